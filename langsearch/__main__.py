@@ -1,0 +1,5 @@
+"""`python -m langsearch` is `langsearch`."""
+
+from langsearch.cli import main
+
+main()

@@ -1,0 +1,276 @@
+"""The order in which pairs are trained on, and the tensors of a batch.
+
+Sizes in shapes: rows = pairs in a batch, src_len and tgt_len = longest side with its language and end token.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from langsearch.data.directions import Direction
+from langsearch.data.store import TokenStore
+from langsearch.space.problems import InputError
+
+IGNORED_LABEL = -100
+"""The label of padding, which the loss leaves out (PyTorch's default `ignore_index`)."""
+
+NUM_MARKS = 2
+"""Tokens that a side has beside its text: the language and the end."""
+
+_MICROBATCHES_PER_CHUNK = 100
+_ROWS_STREAM, _COUNTS_STREAM, _ORDER_STREAM = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class BatchVocabulary:
+    """The ids of the special tokens of a base."""
+
+    pad_id: int
+    eos_id: int
+    decoder_start_id: int
+    language_ids: Mapping[str, int]
+    """The token of each language, by the space's code."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pairs of mixed directions, in the form of M2M-100: both sides begin with their language and end with eos."""
+
+    src_ids: Tensor
+    """(rows, src_len) int64: language, text, eos, pads."""
+
+    src_mask: Tensor
+    """(rows, src_len) int64: 1 at tokens, 0 at pads."""
+
+    decoder_input_ids: Tensor
+    """(rows, tgt_len) int64: the decoder's start, then the labels without their last."""
+
+    labels: Tensor
+    """(rows, tgt_len) int64: language, text, eos, then -100."""
+
+    src_lang: Tensor
+    """(rows,) int64: index of the source language."""
+
+    tgt_lang: Tensor
+    """(rows,) int64: index of the target language."""
+
+    num_tgt_tokens: int
+    """Labels that count, over the batch."""
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """Returns the batch on a device."""
+        moved = {
+            field.name: getattr(self, field.name).to(device, non_blocking=True)
+            for field in fields(self)
+            if field.name != "num_tgt_tokens"
+        }
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """The pairs of one epoch, cut into microbatches."""
+
+    microbatches: tuple[NDArray[np.int32], ...]
+    """In training order; each (rows, 2): index of the direction, row of the sentence."""
+
+    num_pairs: int
+    """Pairs in the epoch, repetitions counted."""
+
+    num_left_out: int
+    """Pairs that are too long, over all directions; never drawn."""
+
+
+def plan_epoch(
+    store: TokenStore,
+    directions: Sequence[Direction],
+    *,
+    epoch: int,
+    seed: int,
+    temperature: float,
+    max_tokens: int,
+    pairs_per_epoch: int | None,
+    max_length: int,
+) -> EpochPlan:
+    """Returns the microbatches of an epoch; the arguments alone decide them, so that a run resumes at any epoch.
+
+    A direction with n pairs gets a share proportional to n ** (1 / temperature) of the epoch, exact to one pair, and
+    goes on in the next epoch where it stopped: no pair comes again before all of its direction have come.
+
+    Args:
+        store: The tokens. A pair is there if both sides are.
+        directions: The directions, all mixed in each microbatch.
+        epoch: Which epoch, from 0.
+        seed: At least 0.
+        temperature: Above 0. 1: proportional to size; large: all directions alike.
+        max_tokens: A microbatch has rows * max(src_len, tgt_len) <= max_tokens.
+        pairs_per_epoch: Pairs drawn. None: as many as there are over all directions.
+        max_length: Pairs with a side of more tokens (with language and end), or above `max_tokens`, are left out.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        InputError: If no direction has a pair.
+    """
+    if epoch < 0 or seed < 0 or temperature <= 0 or (pairs_per_epoch is not None and pairs_per_epoch < 1):
+        got = f"epoch={epoch}, seed={seed}, temperature={temperature}, pairs_per_epoch={pairs_per_epoch}"
+        raise ValueError(f"epoch, seed >= 0, temperature > 0 and pairs_per_epoch >= 1 must hold, but got {got}")
+    usable, lengths, num_left_out = _usable_pairs(store, directions, min(max_length, max_tokens))
+    sizes = np.array([len(rows) for rows in usable])
+    if not sizes.sum():
+        rule = f"Training needs a pair with both sides of at most {min(max_length, max_tokens)} tokens"
+        raise InputError(f"{rule}, but {len(directions)} directions have none ({num_left_out} are longer)")
+    num_pairs = int(sizes.sum()) if pairs_per_epoch is None else pairs_per_epoch
+    counts = [_counts(sizes, temperature, num_pairs, seed, earlier) for earlier in range(epoch + 1)]
+    starts = sum(counts[:-1], start=np.zeros_like(sizes))
+    pairs = np.empty((num_pairs, 2), np.int32)
+    longest = np.empty(num_pairs, np.int32)
+    end = 0
+    for index, count in enumerate(counts[-1].tolist()):
+        if not count:
+            continue
+        begin, end = end, end + count
+        drawn = _draw(len(usable[index]), int(starts[index]), count, (seed, _ROWS_STREAM, index))
+        pairs[begin:end, 0] = index
+        pairs[begin:end, 1] = usable[index][drawn]
+        longest[begin:end] = lengths[index][drawn]
+    rng = np.random.default_rng((seed, _ORDER_STREAM, epoch))
+    return EpochPlan(_cut(pairs, longest, max_tokens, rng), num_pairs, num_left_out)
+
+
+def evaluation_pairs(
+    store: TokenStore, directions: Sequence[Direction], num_sentences: int | None = None
+) -> NDArray[np.int32]:
+    """Returns (pairs, 2) [index of the direction, row], direction by direction, rows ascending.
+
+    Args:
+        store: The tokens. A pair is there if both sides are; long ones stay, for a score must not skip them.
+        directions: The directions.
+        num_sentences: Pairs of each direction, evenly spaced over those it has. None: all.
+    """
+    parts = [np.empty((0, 2), np.int32)]
+    for index, direction in enumerate(directions):
+        rows = np.flatnonzero((store.lengths(direction.src) >= 0) & (store.lengths(direction.tgt) >= 0))
+        if num_sentences is not None and num_sentences < len(rows):
+            rows = rows[np.arange(num_sentences) * len(rows) // num_sentences]
+        parts.append(np.stack([np.full(len(rows), index), rows], axis=1).astype(np.int32))
+    return np.concatenate(parts)
+
+
+def collate(
+    store: TokenStore,
+    directions: Sequence[Direction],
+    rows: NDArray[np.int32],
+    vocabulary: BatchVocabulary,
+    languages: Sequence[str],
+) -> Batch:
+    """Returns the tensors of a microbatch.
+
+    Args:
+        store: The tokens.
+        directions: Those that the plan was made with.
+        rows: (rows, 2): index of the direction, row of the sentence.
+        vocabulary: The special tokens.
+        languages: The order that `src_lang` and `tgt_lang` count in: the slots of the adapters.
+
+    Raises:
+        ValueError: If a sentence is missing in its language.
+    """
+    pairs = [(directions[index], row) for index, row in rows.tolist()]
+    src_ids, src_lengths = _padded([(d.src, store.tokens(d.src, row)) for d, row in pairs], vocabulary)
+    tgt_ids, tgt_lengths = _padded([(d.tgt, store.tokens(d.tgt, row)) for d, row in pairs], vocabulary)
+    decoder_input_ids = np.empty_like(tgt_ids)
+    decoder_input_ids[:, 0] = vocabulary.decoder_start_id
+    decoder_input_ids[:, 1:] = tgt_ids[:, :-1]
+    labels = np.where(_is_token(tgt_ids, tgt_lengths), tgt_ids, IGNORED_LABEL)
+    position = {language: index for index, language in enumerate(languages)}
+    return Batch(
+        src_ids=torch.from_numpy(src_ids),
+        src_mask=torch.from_numpy(_is_token(src_ids, src_lengths).astype(np.int64)),
+        decoder_input_ids=torch.from_numpy(decoder_input_ids),
+        labels=torch.from_numpy(labels),
+        src_lang=torch.tensor([position[d.src] for d, _ in pairs], dtype=torch.int64),
+        tgt_lang=torch.tensor([position[d.tgt] for d, _ in pairs], dtype=torch.int64),
+        num_tgt_tokens=int(tgt_lengths.sum()),
+    )
+
+
+def _padded(
+    sides: Sequence[tuple[str, NDArray[np.int32]]], vocabulary: BatchVocabulary
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Returns ids (rows, length) as [language] text [eos] pads, and lengths (rows,)."""
+    lengths = np.fromiter((len(tokens) for _, tokens in sides), np.int64, len(sides)) + NUM_MARKS
+    ids = np.full((len(sides), int(lengths.max())), vocabulary.pad_id, np.int64)
+    place = np.arange(ids.shape[1])
+    is_text = (place >= 1) & (place < lengths[:, None] - 1)
+    # A mask is filled row by row, which is the order of the joined texts.
+    ids[is_text] = np.concatenate([tokens for _, tokens in sides])
+    ids[:, 0] = [vocabulary.language_ids[language] for language, _ in sides]
+    ids[np.arange(len(sides)), lengths - 1] = vocabulary.eos_id
+    return ids, lengths
+
+
+def _is_token(ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
+    return np.arange(ids.shape[1]) < lengths[:, None]
+
+
+def _usable_pairs(
+    store: TokenStore, directions: Sequence[Direction], limit: int
+) -> tuple[list[NDArray[np.int32]], list[NDArray[np.int32]], int]:
+    """Returns for each direction its rows and the length of their longer side, and how many pairs are too long."""
+    usable, lengths, num_left_out = [], [], 0
+    for direction in directions:
+        src, tgt = store.lengths(direction.src), store.lengths(direction.tgt)
+        rows = np.flatnonzero((src >= 0) & (tgt >= 0)).astype(np.int32)
+        longer = np.maximum(src[rows], tgt[rows]) + NUM_MARKS
+        fits = longer <= limit
+        usable.append(rows[fits])
+        lengths.append(longer[fits])
+        num_left_out += int((~fits).sum())
+    return usable, lengths, num_left_out
+
+
+def _counts(sizes: NDArray[np.int64], temperature: float, num_pairs: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Returns the pairs of each direction in an epoch: systematic sampling, so each is within one of its share."""
+    rng = np.random.default_rng((seed, _COUNTS_STREAM, epoch))
+    order = rng.permutation(np.flatnonzero(sizes))
+    # Divided first, so that a huge size to a huge power cannot overflow.
+    weights = (sizes[order] / sizes.max()) ** (1 / temperature)
+    ends = np.cumsum(weights) * (num_pairs / weights.sum())
+    ends[-1] = num_pairs
+    # The offset keeps clear of 0 and 1, so that rounding never moves a share that is a whole number.
+    bounds = np.floor(ends + rng.uniform(1e-3, 1 - 1e-3)).astype(np.int64)
+    counts = np.zeros_like(sizes)
+    counts[order] = np.diff(bounds, prepend=0)
+    return counts
+
+
+def _draw(size: int, start: int, count: int, entropy: tuple[int, ...]) -> NDArray[np.int64]:
+    """Returns positions `start` to `start + count` of an endless row of permutations of `size`."""
+    first, last = start // size, (start + count - 1) // size
+    passes = [np.random.default_rng((*entropy, number)).permutation(size) for number in range(first, last + 1)]
+    begin = start - first * size
+    return np.concatenate(passes)[begin : begin + count]
+
+
+def _cut(
+    pairs: NDArray[np.int32], longest: NDArray[np.int32], max_tokens: int, rng: np.random.Generator
+) -> tuple[NDArray[np.int32], ...]:
+    """Returns microbatches of pairs of like length, in random order. Sorting in chunks keeps their mix random."""
+    shuffled = rng.permutation(len(pairs))
+    rows_per_microbatch = max(1, int(max_tokens / longest.mean()))
+    chunk_size = rows_per_microbatch * _MICROBATCHES_PER_CHUNK
+    microbatches = []
+    for start in range(0, len(pairs), chunk_size):
+        chunk = shuffled[start : start + chunk_size]
+        chunk = chunk[np.argsort(-longest[chunk], kind="stable")]
+        begin = 0
+        while begin < len(chunk):
+            # The first is the longest, so the others fit where it fits.
+            end = begin + max_tokens // int(longest[chunk[begin]])
+            microbatches.append(pairs[chunk[begin:end]])
+            begin = end
+    return tuple(microbatches[index] for index in rng.permutation(len(microbatches)))

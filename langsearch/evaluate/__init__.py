@@ -1,0 +1,1 @@
+"""Decoding of mixed directions, and spBLEU with its signature."""

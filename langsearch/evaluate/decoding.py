@@ -1,0 +1,135 @@
+"""Decoding of rows in different directions in one batch: each row is forced into its own target language."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import LogitsProcessorList
+
+from langsearch.data.batches import BatchVocabulary
+from langsearch.evaluate.greedy import greedy_search
+from langsearch.model.base import BaseTokenizer
+from langsearch.model.learners import Learner
+from langsearch.space.settings import DecodingSettings
+
+
+@dataclass(frozen=True)
+class DecodingRow:
+    """One sentence to translate."""
+
+    tokens: np.ndarray
+    """Piece ids of the source, (num_tokens,), without language and end tokens."""
+    src: str
+    tgt: str
+
+
+class ForceLanguageAndEnd:
+    """A logits processor that makes each row start with its own language and end at its own longest length.
+
+    Exact for greedy and beams; a list given as `forced_bos_token_id` is silently wrong, and language tokens in
+    `decoder_input_ids` change the beams' lengths. The length limit is a row's own, so that a translation does not
+    depend on the other rows of its batch.
+    """
+
+    def __init__(self, language_ids: Tensor, max_lengths: Tensor, eos_id: int) -> None:
+        self._language_ids, self._max_lengths, self._eos_id = language_ids, max_lengths, eos_id
+        self._first_end = int(max_lengths.min())
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        length = input_ids.shape[1]
+        num_beams = scores.shape[0] // self._language_ids.shape[0]
+        if length == 1:
+            forced = self._language_ids.repeat_interleave(num_beams)
+            return torch.full_like(scores, -torch.inf).scatter_(1, forced[:, None], 0.0)
+        if length < self._first_end:
+            return scores
+        ends = (self._max_lengths <= length).repeat_interleave(num_beams)
+        scores = scores.masked_fill(ends[:, None], -torch.inf)
+        scores[:, self._eos_id] = scores[:, self._eos_id].masked_fill(ends, 0.0)
+        return scores
+
+
+def decode_rows(
+    learner: Learner,
+    rows: Sequence[DecodingRow],
+    *,
+    tokenizer: BaseTokenizer,
+    vocabulary: BatchVocabulary,
+    languages: Sequence[str],
+    settings: DecodingSettings,
+) -> list[str]:
+    """Translates rows of any directions, batched by length, and returns their texts in the order given.
+
+    Args:
+        learner: The model.
+        rows: What to translate.
+        tokenizer: Turns ids into text.
+        vocabulary: The special ids.
+        languages: What the learner's language indices refer to.
+        settings: Beams, length and batch size.
+    """
+    texts = [""] * len(rows)
+    for indices, hypotheses in decode_batches(
+        learner, rows, vocabulary=vocabulary, languages=languages, settings=settings
+    ):
+        for index, text in zip(indices, tokenizer.decode(hypotheses), strict=True):
+            texts[index] = text
+    return texts
+
+
+@torch.inference_mode()
+def decode_batches(
+    learner: Learner,
+    rows: Sequence[DecodingRow],
+    *,
+    vocabulary: BatchVocabulary,
+    languages: Sequence[str],
+    settings: DecodingSettings,
+) -> Iterator[tuple[list[int], list[list[int]]]]:
+    """Yields (indices of the rows, their token ids) batch by batch, longest sources first."""
+    model: Any = learner.model
+    model.eval()
+    device = model.get_input_embeddings().weight.device
+    index_of = {language: index for index, language in enumerate(languages)}
+    order = sorted(range(len(rows)), key=lambda index: (-len(rows[index].tokens), index))
+    num_rows = max(settings.rows_per_batch // settings.beams, 1)
+    for start in range(0, len(order), num_rows):
+        indices = order[start : start + num_rows]
+        batch = [rows[index] for index in indices]
+        src_ids, src_mask = _pad(batch, vocabulary)
+        src_lang = torch.tensor([index_of[row.src] for row in batch], device=device)
+        tgt_lang = torch.tensor([index_of[row.tgt] for row in batch], device=device)
+        forced = torch.tensor([vocabulary.language_ids[row.tgt] for row in batch], device=device)
+        # text, plus the language and the end token
+        limits = torch.tensor([int(settings.max_length_factor * len(row.tokens)) + 10 + 2 for row in batch]).to(device)
+        src_ids, src_mask = src_ids.to(device), src_mask.to(device)
+        if settings.beams == 1:
+            yield indices, greedy_search(learner, src_ids, src_mask, src_lang, tgt_lang, forced, limits, vocabulary)
+            continue
+        with learner.route(src_lang, tgt_lang):
+            output = model.generate(
+                input_ids=src_ids,
+                attention_mask=src_mask,
+                num_beams=settings.beams,
+                do_sample=False,
+                max_new_tokens=int(limits.max()),
+                logits_processor=LogitsProcessorList([ForceLanguageAndEnd(forced, limits, vocabulary.eos_id)]),
+            )
+        yield indices, output.tolist()
+
+
+def _pad(batch: Sequence[DecodingRow], vocabulary: BatchVocabulary) -> tuple[Tensor, Tensor]:
+    """Returns source ids and mask, (rows, src_len), in M2M-100's form [language] X [end]."""
+    width = max(len(row.tokens) for row in batch) + 2
+    ids = np.full((len(batch), width), vocabulary.pad_id, dtype=np.int64)
+    mask = np.zeros((len(batch), width), dtype=np.int64)
+    for index, row in enumerate(batch):
+        length = len(row.tokens)
+        ids[index, 0] = vocabulary.language_ids[row.src]
+        ids[index, 1 : length + 1] = row.tokens
+        ids[index, length + 1] = vocabulary.eos_id
+        mask[index, : length + 2] = 1
+    return torch.from_numpy(ids), torch.from_numpy(mask)

@@ -1,0 +1,203 @@
+"""spBLEU: BLEU over SentencePiece pieces, by sacreBLEU, with its signature and interval.
+
+Goyal et al. 2022 (FLORES-101, arXiv 2106.03193, section 5). Every number is sacreBLEU's; here pieces are made,
+statistics kept by sentence, and directions averaged.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+from sacrebleu.metrics import BLEU
+from sacrebleu.utils import SACREBLEU_DIR
+
+from langsearch.data.directions import Direction, class_pair
+from langsearch.space.problems import InputError
+
+NUM_BOOTSTRAP = 500
+"""Resamples of an interval."""
+
+_MODEL_FILES = {"flores101": "sacrebleu_tokenizer_spm.model", "flores200": "flores200sacrebleuspm"}
+"""Where sacreBLEU keeps its models: $SACREBLEU/models/FILE."""
+
+
+@dataclass(frozen=True)
+class ScoreTokenizer:
+    """What splits text into pieces for a score: sacreBLEU's own, or a SentencePiece file as a stand-in.
+
+    Build it with `find_tokenizer`.
+    """
+
+    name: str
+    """"flores101", "flores200", or "spm:NAME" for a file."""
+
+    model: bytes = field(repr=False)
+    """The SentencePiece model's file; it travels to workers that do not have the file."""
+
+    sha256: str
+    """Of the model's file."""
+
+    @property
+    def is_stand_in(self) -> bool:
+        """Whether scores are comparable only among themselves, not with published spBLEU."""
+        return self.name not in _MODEL_FILES
+
+
+@dataclass(frozen=True)
+class DirectionScore:
+    """spBLEU of one direction."""
+
+    direction: Direction
+    spbleu: float
+    num_sentences: int
+
+
+@dataclass(frozen=True)
+class Scores:
+    """spBLEU of a set of directions over the same sentences."""
+
+    by_direction: tuple[DirectionScore, ...]
+    spbleu: float
+    """Mean over directions."""
+    spbleu_low: float
+    """Lower end of the 95 % interval, paired bootstrap over sentences."""
+    spbleu_high: float
+    """Upper end."""
+    num_sentences: int
+    signature: str
+
+    def by_class_pair(self, classes: Mapping[str, Sequence[str]]) -> dict[tuple[str, str], float]:
+        """Returns the mean over the directions of each (source class, target class) that has any."""
+        groups: dict[tuple[str, str], list[float]] = {}
+        for score in self.by_direction:
+            groups.setdefault(class_pair(score.direction, classes), []).append(score.spbleu)
+        return {pair: float(np.mean(values)) for pair, values in groups.items()}
+
+
+def find_tokenizer(spec: str, base_spm: Path) -> ScoreTokenizer:
+    """Returns the tokenizer of a space's `evaluation.spbleu`, fetched once if needed and seen to work.
+
+    Args:
+        spec: "flores101", "flores200", "spm:FILE", or "base" for the base's own SentencePiece model.
+        base_spm: The base's model.
+
+    Raises:
+        InputError: If a file is missing or is no SentencePiece model, or a model cannot be fetched.
+    """
+    if spec in _MODEL_FILES:
+        path = Path(SACREBLEU_DIR) / "models" / _MODEL_FILES[spec]
+        if not path.exists() or path.stat().st_size == 0:
+            _fetch(spec, path)
+        name = spec
+    elif spec == "base" or spec.startswith("spm:"):
+        path = base_spm if spec == "base" else Path(spec.removeprefix("spm:"))
+        name = "spm:base" if spec == "base" else f"spm:{path.stem}"
+    else:
+        raise InputError(f"`evaluation.spbleu` must be flores101, flores200, base or spm:FILE, but got {spec!r}.")
+    if not path.is_file():
+        raise InputError(f"`evaluation.spbleu` must name a SentencePiece file, but {path} does not exist.")
+    model = path.read_bytes()
+    try:
+        sentencepiece.SentencePieceProcessor(model_proto=model)
+    except (RuntimeError, OSError) as error:
+        way_out = " Delete it; it is fetched again." if name in _MODEL_FILES else ""
+        raise InputError(f"{path} must be a SentencePiece model, but cannot be read as one.{way_out}") from error
+    return ScoreTokenizer(name, model, hashlib.sha256(model).hexdigest())
+
+
+class SpBleu:
+    """Scores hypotheses with one tokenizer.
+
+    Args:
+        tokenizer: From `find_tokenizer`.
+    """
+
+    def __init__(self, tokenizer: ScoreTokenizer) -> None:
+        self.tokenizer = tokenizer
+        # The pieces are made here for every tokenizer alike, from the same model file that sacreBLEU would use:
+        # with them joined by spaces, sacreBLEU's "none" gives what its own tokenizer gives (shown by a test).
+        self._bleu = BLEU(tokenize="none", force=True)
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model)
+        self._pieces = lru_cache(maxsize=1 << 17)(self._split)
+
+    @property
+    def signature(self) -> str:
+        """SacreBLEU's signature; a stand-in names its file and the start of its SHA-256."""
+        self._bleu.corpus_score(["a"], [["a"]])  # a signature knows the number of references only after a score
+        name = self.tokenizer.name
+        if self.tokenizer.is_stand_in:
+            name += f"-{self.tokenizer.sha256[:8]}"
+        return str(self._bleu.get_signature().format()).replace("tok:none", f"tok:{name}")
+
+    def statistics(self, hypotheses: Sequence[str], references: Sequence[str]) -> np.ndarray:
+        """Returns BLEU's sufficient statistics, (sentences, 10): lengths, then matches and totals of 1- to 4-grams."""
+        hypothesis_pieces = [self._pieces(text) for text in hypotheses]
+        reference_pieces = [self._pieces(text) for text in references]
+        rows = self._bleu._extract_corpus_statistics(hypothesis_pieces, [reference_pieces])
+        return np.array(rows, dtype=np.int64)
+
+    def from_statistics(self, total: np.ndarray) -> float:
+        """Returns spBLEU, 0 to 100, from statistics summed over sentences, (10,)."""
+        return float(self._bleu._compute_score_from_stats(total.tolist()).score)
+
+    def score(
+        self, hypotheses: Mapping[Direction, Sequence[str]], references: Mapping[Direction, Sequence[str]]
+    ) -> Scores:
+        """Scores several directions over the same sentences.
+
+        The interval resamples sentences, the same ones in every direction, since line n of a multi-parallel set
+        is one sentence: Koehn 2004 (W04-3250), section 3, applied to the mean over directions.
+
+        Args:
+            hypotheses: Texts of each direction, in the same order of sentences.
+            references: Likewise.
+        """
+        directions = list(hypotheses)
+        statistics = [self.statistics(hypotheses[direction], references[direction]) for direction in directions]
+        scores = tuple(
+            DirectionScore(direction, self.from_statistics(rows.sum(axis=0)), len(rows))
+            for direction, rows in zip(directions, statistics, strict=True)
+        )
+        low, high = self._interval(statistics)
+        return Scores(
+            by_direction=scores,
+            spbleu=float(np.mean([score.spbleu for score in scores])),
+            spbleu_low=low,
+            spbleu_high=high,
+            num_sentences=max(score.num_sentences for score in scores),
+            signature=self.signature,
+        )
+
+    def _interval(self, statistics: Sequence[np.ndarray]) -> tuple[float, float]:
+        rng = np.random.default_rng(12345)
+        sizes = {len(rows) for rows in statistics}
+        means = np.zeros(NUM_BOOTSTRAP)
+        shared = {size: rng.multinomial(size, np.full(size, 1 / size), size=NUM_BOOTSTRAP) for size in sizes}
+        for rows in statistics:
+            totals = shared[len(rows)] @ rows
+            means += [self.from_statistics(total) for total in totals]
+        means /= len(statistics)
+        low, high = np.percentile(means, [2.5, 97.5])
+        return float(low), float(high)
+
+    def _split(self, text: str) -> str:
+        return " ".join(self._processor.encode(text, out_type=str))
+
+
+def _fetch(name: str, path: Path) -> None:
+    try:
+        BLEU(tokenize=name)  # sacreBLEU fetches its model on first use
+    except Exception as error:
+        if path.exists() and path.stat().st_size == 0:
+            path.unlink()
+        raise InputError(
+            f"spBLEU with the {name} tokenizer needs sacreBLEU's model, and it could not be fetched "
+            f"({type(error).__name__}). Where there is a network, run `sacrebleu --tok {name}` once and copy "
+            f"~/.sacrebleu/models/{path.name} to {path}, or set SACREBLEU to a folder that has it (now "
+            f"{os.environ.get('SACREBLEU', 'not set')}), or use a stand-in: `evaluation.spbleu: spm:FILE` or `base`."
+        ) from error

@@ -1,0 +1,272 @@
+"""A base model and its tokenizer: loading, sharing its weights between processes without a copy."""
+
+import hashlib
+import json
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, M2M100Config, M2M100ForConditionalGeneration
+from transformers.utils import logging as transformers_logging
+
+from langsearch.data.batches import BatchVocabulary
+from langsearch.space.architecture import BaseShape
+from langsearch.space.languages import match_code
+from langsearch.space.problems import InputError
+
+EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
+"""Bases that travel with the package, by folder name."""
+
+_TOKENIZER_FILES = (
+    "config.json",
+    "generation_config.json",
+    "sentencepiece.bpe.model",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+)
+
+
+class BaseTokenizer:
+    """The base's own tokenizer, seen as pieces of sentences plus one token a language.
+
+    Args:
+        folder: A folder with the tokenizer's files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        if not hasattr(self._tokenizer, "lang_code_to_id"):
+            raise InputError(
+                f"A base must have an M2M-100 tokenizer, but {folder} has {type(self._tokenizer).__name__}."
+            )
+        self.language_ids: Mapping[str, int] = dict(self._tokenizer.lang_code_to_id)
+        self._special_ids = {*self._tokenizer.all_special_ids, *self.language_ids.values()}
+
+    @property
+    def spm_path(self) -> Path:
+        """The SentencePiece model, which can also split text for a score."""
+        return self.folder / "sentencepiece.bpe.model"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits over the vocabulary and the SentencePiece model: equal pieces, equal fingerprint."""
+        digest = hashlib.sha256()
+        for name in ("sentencepiece.bpe.model", "vocab.json", "tokenizer.json"):
+            if (self.folder / name).exists():
+                digest.update(name.encode() + (self.folder / name).read_bytes())
+        return digest.hexdigest()[:16]
+
+    def encode(self, sentences: Sequence[str]) -> list[list[int]]:
+        """Returns the ids of each sentence's pieces, without language and end tokens."""
+        ids: list[list[int]] = self._tokenizer(list(sentences), add_special_tokens=False)["input_ids"]
+        return ids
+
+    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """Returns the text of each row; language, padding and end tokens are dropped."""
+        kept = [[token for token in row if token not in self._special_ids] for row in ids]
+        texts: list[str] = self._tokenizer.batch_decode(kept, skip_special_tokens=True)
+        return texts
+
+    def vocabulary(self, languages: Sequence[str], decoder_start_id: int) -> BatchVocabulary:
+        """Returns the special ids that batches need.
+
+        Raises:
+            InputError: If the base does not know a language; the near ones are listed.
+        """
+        problems: list[str] = []
+        ids = {}
+        for language in languages:
+            try:
+                ids[language] = self.language_ids[match_code(language, self.language_ids)]
+            except InputError as error:
+                problems.extend(error.problems)
+        if problems:
+            raise InputError(problems)
+        return BatchVocabulary(
+            pad_id=self._tokenizer.pad_token_id,
+            eos_id=self._tokenizer.eos_token_id,
+            decoder_start_id=decoder_start_id,
+            language_ids=ids,
+        )
+
+
+@dataclass(frozen=True)
+class Base:
+    """A frozen base: its model in evaluation mode, its tokenizer and its sizes."""
+
+    name: str
+    model: M2M100ForConditionalGeneration
+    tokenizer: BaseTokenizer
+    shape: BaseShape
+
+    def vocabulary(self, languages: Sequence[str]) -> BatchVocabulary:
+        """Returns the special ids that batches need. Raises InputError for a language that the base does not know."""
+        return self.tokenizer.vocabulary(languages, self.model.config.decoder_start_token_id)
+
+
+@dataclass(frozen=True)
+class SharedBase:
+    """A base as plain arrays and bytes: what Ray's object store keeps once a node and maps without a copy."""
+
+    name: str
+    files: Mapping[str, bytes]
+    weights: Mapping[str, np.ndarray]
+    dtypes: Mapping[str, str]
+    shape: BaseShape
+
+
+def find_base(name: str) -> Path:
+    """Returns the folder of a base: an embedded name, a folder, or a hub id (fetched into the hub's cache).
+
+    Raises:
+        InputError: If there is no such base, or the hub cannot be reached.
+    """
+    if (EMBEDDED_FOLDER / name / "config.json").exists():
+        return EMBEDDED_FOLDER / name
+    if Path(name).is_dir():
+        if not (Path(name) / "config.json").exists():
+            raise InputError(f"A base folder must hold a config.json, but {name} has none.")
+        return Path(name)
+    embedded = ", ".join(sorted(folder.name for folder in EMBEDDED_FOLDER.iterdir() if folder.is_dir()))
+    if name.count("/") != 1 or name.startswith((".", "/")):
+        raise InputError(f"A base must be an embedded name ({embedded}), a folder or a hub id, but got {name!r}.")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model"]))
+    except Exception as error:
+        raise InputError(
+            f"The base {name!r} is no folder here and could not be fetched from the hub ({type(error).__name__}). "
+            f"Fetch it where there is a network and give its folder, or use an embedded base: {embedded}."
+        ) from error
+
+
+def read_shape(folder: Path) -> BaseShape:
+    """Returns a base's sizes from its configuration alone; the weights are counted on the meta device."""
+    config = _read_config(folder)
+    with torch.device("meta"):
+        model = M2M100ForConditionalGeneration(config)
+    return BaseShape(
+        encoder_layers=config.encoder_layers,
+        decoder_layers=config.decoder_layers,
+        d_model=config.d_model,
+        encoder_ffn_dim=config.encoder_ffn_dim,
+        decoder_ffn_dim=config.decoder_ffn_dim,
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+    )
+
+
+def load_base(name: str, dtype: torch.dtype = torch.float32) -> Base:
+    """Loads a base, frozen and in evaluation mode.
+
+    Args:
+        name: An embedded name, a folder or a hub id.
+        dtype: The type that its weights are held in.
+
+    Raises:
+        InputError: If there is no such base, it is of another family, or its weights are not in safetensors.
+    """
+    folder = find_base(name)
+    _read_config(folder)
+    if not list(folder.glob("*.safetensors")):
+        raise InputError(
+            f"A base's weights must be in safetensors, but {folder} has none. "
+            "Convert them: model.save_pretrained(FOLDER) writes safetensors."
+        )
+    with _quiet_transformers():
+        model = M2M100ForConditionalGeneration.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, local_files_only=True
+        )
+        tokenizer = BaseTokenizer(folder)
+    return Base(name, _freeze(model), tokenizer, read_shape(folder))
+
+
+def share_base(base: Base) -> SharedBase:
+    """Returns a base as arrays and bytes. bfloat16 travels as its bits, since numpy has no such type."""
+    folder = base.tokenizer.folder
+    files = {name: (folder / name).read_bytes() for name in _TOKENIZER_FILES if (folder / name).exists()}
+    weights, dtypes = {}, {}
+    for name, tensor in base.model.state_dict().items():
+        dtypes[name] = str(tensor.dtype).removeprefix("torch.")
+        bits = tensor.view(torch.int16) if tensor.dtype is torch.bfloat16 else tensor
+        weights[name] = bits.cpu().numpy()
+    # Tied weights are one tensor under several names: send one, tie again on arrival.
+    for tied in ("lm_head.weight", "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight"):
+        if base.model.config.tie_word_embeddings:
+            weights.pop(tied, None)
+    return SharedBase(base.name, files, weights, dtypes, base.shape)
+
+
+def attach_base(shared: SharedBase) -> Base:
+    """Builds a base on arrays that are not copied: read-only memory of the object store serves as its weights."""
+    folder = Path(tempfile.mkdtemp(prefix="langsearch-base-"))
+    for name, content in shared.files.items():
+        (folder / name).write_bytes(content)
+    config = _read_config(folder)
+    with torch.device("meta"):
+        model = M2M100ForConditionalGeneration(config)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        tensors = {name: torch.from_numpy(array) for name, array in shared.weights.items()}
+    for name, tensor in tensors.items():
+        if shared.dtypes[name] == "bfloat16":
+            tensors[name] = tensor.view(torch.bfloat16)
+    missing, unexpected = model.load_state_dict(tensors, strict=False, assign=True)
+    model.tie_weights()
+    assert not unexpected, unexpected
+    assert all("embed_tokens" in name or name == "lm_head.weight" for name in missing), missing
+    for stack in (model.model.encoder, model.model.decoder):
+        positions = stack.embed_positions
+        table = positions.get_embedding(
+            positions.num_positions + positions.offset, positions.embedding_dim, positions.padding_idx
+        )
+        positions.weights = nn.Buffer(table, persistent=False)
+    return Base(shared.name, _freeze(model), BaseTokenizer(folder), shared.shape)
+
+
+def to_device(base: Base, device: torch.device) -> Base:
+    """Returns the base with its weights on a device."""
+    return replace(base, model=base.model.to(device))
+
+
+def _freeze(model: M2M100ForConditionalGeneration) -> M2M100ForConditionalGeneration:
+    model.requires_grad_(False)
+    model.eval()
+    # A base's own generation defaults (beams, lengths, penalties) must not change scores behind the space's back.
+    model.generation_config = GenerationConfig.from_model_config(model.config)
+    return model
+
+
+def _read_config(folder: Path) -> M2M100Config:
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    if not isinstance(config, M2M100Config):
+        model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        raise InputError(
+            "A base must be of the M2M-100 family (M2M-100, M2M-124, NLLB dense, SMaLL-100), "
+            f"but {folder} is {model_type!r}."
+        )
+    return config
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keeps the loading bars and reports of transformers off our terminal."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        transformers_logging.enable_progress_bar()

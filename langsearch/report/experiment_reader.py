@@ -1,0 +1,365 @@
+"""An experiment's folder as frozen values. Optional files may be missing: a note says so, and nothing fails.
+
+Only JSON, Parquet and text are read, so a folder from somebody else cannot run code here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from langsearch.report.lenient import (
+    as_integer,
+    as_mapping,
+    as_number,
+    as_text,
+    as_texts,
+    parse_object,
+    read_json,
+    read_rows,
+    read_table,
+    read_text,
+)
+from langsearch.space.architecture import Architecture
+from langsearch.space.problems import InputError
+
+Kind = Literal["searched", "baseline"]
+State = Literal["running", "complete", "pruned", "failed"]
+Split = Literal["validation", "test"]
+
+STATES: tuple[State, ...] = ("complete", "pruned", "failed", "running")
+
+_EXPERIMENT_FILES = ("experiment.json", "results.parquet", "space.yaml")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """spBLEU of one trial on one split: the macro average over directions, with its 95 % bootstrap interval."""
+
+    spbleu: float
+    low: float | None
+    high: float | None
+    num_sentences: int | None
+    num_directions: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One row of the results. None: the experiment does not say."""
+
+    name: str
+    kind: Kind
+    state: State
+    cause: str | None
+    epochs: int | None
+    max_epochs: int | None
+    validation: Score | None
+    test: Score | None
+    trainable_parameters: int | None
+    trainable_percent: float | None
+    nonzero_parameters: int | None
+    train_seconds: float | None
+    seconds: float | None
+    peak_memory_bytes: int | None
+    is_front: bool
+    fingerprint: str | None
+    signature: str | None
+    started: str | None
+    finished: str | None
+    worker: str | None
+    params: Mapping[str, Any]
+    summary: str
+
+    def score(self, split: Split) -> Score | None:
+        """Returns the score on a split, None where it was not measured."""
+        return self.test if split == "test" else self.validation
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvePoint:
+    """What one trial had reached after one epoch."""
+
+    epoch: int
+    updates: int | None
+    train_loss: float | None
+    spbleu: float | None
+    lr: float | None
+    seconds: float | None
+    nonzero_parameters: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DirectionScore:
+    """spBLEU of one trial in one direction."""
+
+    split: Split
+    src: str
+    tgt: str
+    spbleu: float
+    num_sentences: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Translation:
+    """One translated sentence. `row` is its index in the split, the same in all languages."""
+
+    src: str
+    tgt: str
+    row: int
+    source: str
+    hypothesis: str
+    reference: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Why a trial failed."""
+
+    cause: str
+    message: str
+    traceback: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialDetails:
+    """The files of one trial's folder."""
+
+    architecture: Architecture | None
+    curve: tuple[CurvePoint, ...]
+    scores: tuple[DirectionScore, ...]
+    failure: Failure | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One experiment as its folder tells it."""
+
+    folder: Path
+    name: str
+    base: str | None
+    base_parameters: int | None
+    languages: tuple[str, ...]
+    classes: Mapping[str, tuple[str, ...]]
+    directions: tuple[str, ...]
+    tokenizer: str | None
+    is_stand_in: bool
+    """Whether the tokenizer stands in for FLORES's own; such scores compare only among themselves."""
+
+    signature: str | None
+    versions: Mapping[str, str]
+    git_commit: str | None
+    seed: int | None
+    objectives: Mapping[str, str]
+    started: str | None
+    finished: str | None
+    seconds: float | None
+    num_trials: int | None
+    resources: Mapping[str, Any]
+    space_text: str | None
+    trials: tuple[Trial, ...]
+    notes: tuple[str, ...]
+    """One sentence for everything that is missing or cannot be read."""
+
+
+def read_experiment(folder: Path) -> Experiment:
+    """Reads what describes an experiment and its trial table; the trials' own files stay for `read_details`.
+
+    Raises:
+        InputError: If the folder is missing, or holds none of the files that make an experiment.
+    """
+    if not folder.is_dir():
+        raise InputError(f"An experiment must be a folder, but {folder} is not one. `langsearch run` writes it.")
+    if not any((folder / name).is_file() for name in _EXPERIMENT_FILES):
+        raise InputError(
+            f"An experiment's folder must hold one of {', '.join(_EXPERIMENT_FILES)}, but {folder} holds none of them. "
+            "Name the folder of one experiment, such as experiments/NAME."
+        )
+    notes: list[str] = []
+    about = read_json(folder / "experiment.json", notes)
+    rows = read_rows(folder / "results.parquet", notes)
+    space_text = read_text(folder / "space.yaml", notes)
+    trials = _trials(rows, notes)
+    classes = {str(name): as_texts(members) for name, members in as_mapping(about.get("classes")).items()}
+    tokenizer = as_mapping(about.get("tokenizer"))
+    return Experiment(
+        folder=folder,
+        name=as_text(about.get("name")) or folder.resolve().name,
+        base=as_text(about.get("base")),
+        base_parameters=as_integer(about.get("base_parameters")),
+        languages=as_texts(about.get("languages")) or tuple(code for members in classes.values() for code in members),
+        classes=MappingProxyType(classes),
+        directions=as_texts(about.get("directions")),
+        tokenizer=as_text(tokenizer.get("name")),
+        is_stand_in=tokenizer.get("stand_in") is True,
+        signature=as_text(about.get("signature"))
+        or next((trial.signature for trial in trials if trial.signature), None),
+        versions=MappingProxyType({str(key): str(value) for key, value in as_mapping(about.get("versions")).items()}),
+        git_commit=as_text(about.get("git_commit")),
+        seed=as_integer(about.get("seed")),
+        objectives=MappingProxyType(
+            {str(key): str(value) for key, value in as_mapping(about.get("objectives")).items()}
+        ),
+        started=as_text(about.get("started")),
+        finished=as_text(about.get("finished")),
+        seconds=as_number(about.get("seconds")),
+        num_trials=as_integer(about.get("num_trials")),
+        resources=MappingProxyType(dict(as_mapping(about.get("resources")))),
+        space_text=space_text,
+        trials=trials,
+        notes=tuple(notes),
+    )
+
+
+def read_details(experiment: Experiment, name: str) -> TrialDetails:
+    """Reads a trial's architecture, curve, direction scores and failure; what is missing or torn is left out."""
+    folder = _trial_folder(experiment, name)
+    if folder is None:
+        return TrialDetails(architecture=None, curve=(), scores=(), failure=None)
+    ignored: list[str] = []
+    curve = sorted(
+        (point for row in read_rows(folder / "curve.parquet", ignored) if (point := _curve_point(row)) is not None),
+        key=lambda point: point.epoch,
+    )
+    scores = [_direction_score(row) for row in read_rows(folder / "scores.parquet", ignored)]
+    failure = read_json(folder / "failure.json", ignored)
+    return TrialDetails(
+        architecture=_read_architecture(folder / "architecture.json"),
+        curve=tuple(curve),
+        scores=tuple(score for score in scores if score is not None),
+        failure=Failure(
+            cause=as_text(failure.get("cause")) or "unknown",
+            message=as_text(failure.get("message")) or "",
+            traceback=as_text(failure.get("traceback")) or "",
+        )
+        if failure
+        else None,
+    )
+
+
+def read_translations(
+    experiment: Experiment, name: str, split: Split, directions: frozenset[tuple[str, str]]
+) -> tuple[Translation, ...]:
+    """Reads a trial's translations of some (src, tgt) directions of one split, in the order of the file."""
+    folder = _trial_folder(experiment, name)
+    table = None if folder is None else read_table(folder / "translations.parquet", [])
+    needed = {"split", "src", "tgt", "row", "source", "hypothesis", "reference"}
+    if table is None or not needed <= set(table.column_names):
+        return ()
+    # Filtered in Arrow: a full test set of 30 languages has 880,000 rows.
+    kept = pc.and_(
+        pc.equal(table["split"], split),
+        pc.and_(
+            pc.is_in(table["src"], value_set=pa.array(sorted({src for src, _ in directions}), pa.string())),
+            pc.is_in(table["tgt"], value_set=pa.array(sorted({tgt for _, tgt in directions}), pa.string())),
+        ),
+    )
+    return tuple(
+        Translation(
+            src=row["src"],
+            tgt=row["tgt"],
+            row=as_integer(row["row"]) or 0,
+            source=as_text(row["source"]) or "",
+            hypothesis=as_text(row["hypothesis"]) or "",
+            reference=as_text(row["reference"]) or "",
+        )
+        for row in table.filter(kept).to_pylist()
+        if (row["src"], row["tgt"]) in directions
+    )
+
+
+def _trial_folder(experiment: Experiment, name: str) -> Path | None:
+    """Returns None for a name that would lead out of the experiment: names come from a file."""
+    if name in ("", ".", "..") or any(sign in name for sign in "/\\\0"):
+        return None
+    return experiment.folder / "trials" / name
+
+
+def _trials(rows: list[dict[str, Any]], notes: list[str]) -> tuple[Trial, ...]:
+    trials = [_trial(row) for row in rows]
+    known = [trial for trial in trials if trial is not None]
+    if len(known) < len(trials):
+        notes.append(f"{len(trials) - len(known)} rows of results.parquet have no name or no known state; left out.")
+    return tuple(known)
+
+
+def _trial(row: Mapping[str, Any]) -> Trial | None:
+    name, state = as_text(row.get("name")), as_text(row.get("state"))
+    known_state = next((known for known in STATES if known == state), None)
+    if name is None or known_state is None:
+        return None
+    return Trial(
+        name=name,
+        kind="baseline" if row.get("kind") == "baseline" else "searched",
+        state=known_state,
+        cause=as_text(row.get("cause")),
+        epochs=as_integer(row.get("epochs")),
+        max_epochs=as_integer(row.get("max_epochs")),
+        validation=_score(row, ""),
+        test=_score(row, "test_"),
+        trainable_parameters=as_integer(row.get("trainable_parameters")),
+        trainable_percent=as_number(row.get("trainable_percent")),
+        nonzero_parameters=as_integer(row.get("nonzero_parameters")),
+        train_seconds=as_number(row.get("train_seconds")),
+        seconds=as_number(row.get("seconds")),
+        peak_memory_bytes=as_integer(row.get("peak_memory_bytes")),
+        is_front=row.get("is_front") is True,
+        fingerprint=as_text(row.get("fingerprint")),
+        signature=as_text(row.get("signature")),
+        started=as_text(row.get("started")),
+        finished=as_text(row.get("finished")),
+        worker=as_text(row.get("worker")),
+        params=MappingProxyType(parse_object(row.get("params"))),
+        summary=as_text(row.get("summary")) or "",
+    )
+
+
+def _score(row: Mapping[str, Any], prefix: str) -> Score | None:
+    spbleu = as_number(row.get(f"{prefix}spbleu"))
+    if spbleu is None:
+        return None
+    return Score(
+        spbleu=spbleu,
+        low=as_number(row.get(f"{prefix}spbleu_low")),
+        high=as_number(row.get(f"{prefix}spbleu_high")),
+        num_sentences=as_integer(row.get(f"{prefix}num_sentences")),
+        num_directions=as_integer(row.get(f"{prefix}num_directions")),
+    )
+
+
+def _curve_point(row: Mapping[str, Any]) -> CurvePoint | None:
+    epoch = as_integer(row.get("epoch"))
+    if epoch is None:
+        return None
+    return CurvePoint(
+        epoch=epoch,
+        updates=as_integer(row.get("updates")),
+        train_loss=as_number(row.get("train_loss")),
+        spbleu=as_number(row.get("spbleu")),
+        lr=as_number(row.get("lr")),
+        seconds=as_number(row.get("seconds")),
+        nonzero_parameters=as_integer(row.get("nonzero_parameters")),
+    )
+
+
+def _direction_score(row: Mapping[str, Any]) -> DirectionScore | None:
+    src, tgt, spbleu = as_text(row.get("src")), as_text(row.get("tgt")), as_number(row.get("spbleu"))
+    if src is None or tgt is None or spbleu is None:
+        return None
+    return DirectionScore(
+        split="test" if row.get("split") == "test" else "validation",
+        src=src,
+        tgt=tgt,
+        spbleu=spbleu,
+        num_sentences=as_integer(row.get("num_sentences")),
+    )
+
+
+def _read_architecture(path: Path) -> Architecture | None:
+    try:
+        return Architecture.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None

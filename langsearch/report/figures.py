@@ -1,0 +1,339 @@
+"""The report's Plotly figures as plain values, drawn by the page's script.
+
+Colours are named by the page's custom properties, such as "var(--front)": the script fills them in for light,
+dark and print. Plotly reads some HTML tags in text, so every text that comes from data passes `plotly_text`.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from langsearch.report import wording
+from langsearch.report.experiment_reader import CurvePoint, Experiment, Split, Trial
+from langsearch.report.summary import Summary
+
+Figure = dict[str, Any]
+
+STATE_WORDS = {"complete": "complete", "pruned": "stopped early", "failed": "failed", "running": "running"}
+
+_STATE_MARKS = {
+    "complete": ("circle", "var(--dominated)"),
+    "pruned": ("circle-open", "var(--pruned)"),
+    "failed": ("x-thin-open", "var(--failed)"),
+    "running": ("diamond-open", "var(--running)"),
+}
+_FRONT_COLOURS = tuple(f"var(--line-{number})" for number in range(1, 8))
+_BASELINE_DASHES = ("dash", "dot", "dashdot", "longdash")
+_FRONT_SYMBOLS = ("circle", "square", "triangle-up", "cross")
+MAX_OTHER_CURVES = 200
+MAX_OTHER_POINTS = 800
+"""Of each state. Of more trials, evenly spaced ones are drawn; the front and the baselines always."""
+
+_SPACE = "\u2002"
+_LABEL_SHARE = 0.12
+"""About the width of a label, as a share of the figure's."""
+
+
+def plotly_text(text: str, max_chars: int = 300) -> str:
+    """Returns a text that Plotly shows as it is: it would take <b> or <a href> in data for formatting."""
+    if len(text) > max_chars:
+        text = f"{text[: max_chars - 1]}…"
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def front_figure(experiment: Experiment, summary: Summary, split: Split) -> Figure | None:
+    """Returns spBLEU over trainable parameters, None where no trial has both.
+
+    Trial names are in `meta` of each trace, in the order of its points.
+    """
+    shown = [trial for trial in experiment.trials if _is_drawn(trial, split)]
+    if not shown:
+        return None
+    scale = _ParameterScale([trial.trainable_parameters or 0 for trial in shown])
+    members = [trial for trial in summary.front if _is_drawn(trial, split)]
+    names = {trial.name for trial in members}
+    traces = []
+    for state, (symbol, colour) in _STATE_MARKS.items():
+        group = [
+            trial for trial in shown if trial.state == state and trial.kind == "searched" and trial.name not in names
+        ]
+        if group:
+            group = group[:: math.ceil(len(group) / MAX_OTHER_POINTS)]
+            trace = _points(group, split, scale, name=STATE_WORDS[state])
+            mark = {"symbol": symbol, "color": colour, "size": 8, "line": {"width": 1.6, "color": colour}}
+            traces.append(trace | {"mode": "markers", "marker": mark})
+    if members:
+        traces.append(_front_trace(members, summary, split, scale, shown))
+    if baselines := [trial for trial in shown if trial.kind == "baseline"]:
+        traces.append(_baseline_trace(baselines, split, scale, shown))
+    layout: Figure = {
+        "xaxis": scale.axis(),
+        "yaxis": {"title": {"text": plotly_text(f"{wording.metric_label(experiment)}, {split}")}},
+        "hovermode": "closest",
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        "margin": {"l": 56, "r": 16, "t": 40, "b": 56},
+        "shapes": _front_shapes(summary, split, scale),
+    }
+    return {"data": traces, "layout": layout}
+
+
+def _is_drawn(trial: Trial, split: Split) -> bool:
+    return trial.score(split) is not None and trial.trainable_parameters is not None
+
+
+def _front_trace(
+    members: Sequence[Trial], summary: Summary, split: Split, scale: "_ParameterScale", shown: Sequence[Trial]
+) -> Figure:
+    named = {trial.name for trial in (summary.best, summary.smallest) if trial is not None}
+    is_selection = split == "validation"
+    return (
+        _points(members, split, scale, name="front")
+        | _intervals(members, split, "var(--front)")
+        | {
+            "mode": "lines+markers+text",
+            "marker": {"symbol": "circle", "color": "var(--front)", "size": 10},
+            # On the split that chose the front, what lies below a step is dominated; on test nothing is promised.
+            "line": {"color": "var(--front)", "width": 2, "shape": "hv" if is_selection else "linear"}
+            | ({} if is_selection else {"dash": "dot"}),
+            "text": [f"{_SPACE}{plotly_text(trial.name)}{_SPACE}" if trial.name in named else "" for trial in members],
+            "textposition": [
+                _label_place(trial, shown, split, scale, _front_places(trial, members)) for trial in members
+            ],
+            "textfont": {"color": "var(--front)"},
+        }
+    )
+
+
+def _baseline_trace(
+    baselines: Sequence[Trial], split: Split, scale: "_ParameterScale", shown: Sequence[Trial]
+) -> Figure:
+    return (
+        _points(baselines, split, scale, name="baselines")
+        | _intervals(baselines, split, "var(--baseline)")
+        | {
+            "mode": "markers+text",
+            "marker": {"symbol": "diamond", "color": "var(--baseline)", "size": 11},
+            "text": [f"{_SPACE}{plotly_text(wording.trial_label(trial))}{_SPACE}" for trial in baselines],
+            "textposition": [_label_place(trial, shown, split, scale, _baseline_places(trial)) for trial in baselines],
+            "textfont": {"color": "var(--baseline)"},
+        }
+    )
+
+
+def _front_places(trial: Trial, members: Sequence[Trial]) -> tuple[str, ...]:
+    # The line leaves a member to the right, but ends at the largest one.
+    if trial is members[-1]:
+        return "middle right", "top right", "bottom right", "top left"
+    return "top left", "bottom right", "top right", "bottom left"
+
+
+def _baseline_places(trial: Trial) -> tuple[str, ...]:
+    # A dashed line runs through full fine-tuning, so its name stands above or below.
+    if trial.name == "full_finetuning":
+        return "top left", "bottom left", "top right", "bottom right"
+    return "middle right", "bottom right", "middle left", "top right", "bottom left", "top left"
+
+
+def _label_place(
+    trial: Trial, shown: Sequence[Trial], split: Split, scale: "_ParameterScale", places: Sequence[str]
+) -> str:
+    """Returns the first place where a label stays inside and meets no other point or interval, else the first."""
+    spans = {other.name: _span(other, split) for other in shown}
+    height = 0.055 * (max(high for _, high in spans.values()) - min(low for low, _ in spans.values()))
+    score = trial.score(split)
+    for place in places:
+        vertical, side = place.split()
+        sign = 1 if side == "right" else -1
+        middle = (0.0 if score is None else score.spbleu) + {"top": height, "middle": 0.0, "bottom": -height}[vertical]
+        is_inside = 0.0 < scale.share(trial) + sign * _LABEL_SHARE < 1.0
+        is_free = not any(
+            -0.01 <= sign * (scale.share(other) - scale.share(trial)) < _LABEL_SHARE
+            and spans[other.name][0] < middle + height / 2
+            and spans[other.name][1] > middle - height / 2
+            for other in shown
+            if other.name != trial.name
+        )
+        if is_inside and is_free:
+            return place
+    return places[0]
+
+
+def _span(trial: Trial, split: Split) -> tuple[float, float]:
+    score = trial.score(split)
+    if score is None:
+        return 0.0, 0.0
+    has_bar = (trial.is_front or trial.kind == "baseline") and score.low is not None and score.high is not None
+    return (score.low or 0.0, score.high or 0.0) if has_bar else (score.spbleu, score.spbleu)
+
+
+def _points(trials: Sequence[Trial], split: Split, scale: "_ParameterScale", *, name: str) -> Figure:
+    scores = [trial.score(split) for trial in trials]
+    return {
+        "type": "scatter",
+        "name": name,
+        "meta": [trial.name for trial in trials],
+        "x": [scale.position(trial) for trial in trials],
+        "y": [None if score is None else round(score.spbleu, 4) for score in scores],
+        "customdata": [[plotly_text(text) for text in _hover_texts(trial, split)] for trial in trials],
+        "hovertemplate": (
+            "<b>%{customdata[0]}</b> · %{customdata[1]}<br>%{customdata[2]}<br>%{customdata[3]}<br>%{customdata[4]}"
+            "<extra></extra>"
+        ),
+    }
+
+
+def _hover_texts(trial: Trial, split: Split) -> list[str]:
+    score = trial.score(split)
+    state = STATE_WORDS[trial.state]
+    if trial.epochs is not None and trial.max_epochs is not None:
+        state += f", epoch {trial.epochs} of {trial.max_epochs}"
+    size = f"{wording.parameters(trial.trainable_parameters)} trainable ({wording.percent(trial.trainable_percent)} %)"
+    scored = f"{wording.spbleu(None if score is None else score.spbleu)} spBLEU, 95 % {wording.interval(score)}"
+    return [wording.trial_label(trial), state, scored, size, trial.summary[:60]]
+
+
+def _intervals(trials: Iterable[Trial], split: Split, colour: str) -> Figure:
+    above, below = [], []
+    for trial in trials:
+        score = trial.score(split)
+        above.append(0.0 if score is None or score.high is None else round(score.high - score.spbleu, 4))
+        below.append(0.0 if score is None or score.low is None else round(score.spbleu - score.low, 4))
+    error = {"type": "data", "symmetric": False, "array": above, "arrayminus": below}
+    return {"error_y": error | {"color": colour, "thickness": 1.2, "width": 4}}
+
+
+def _front_shapes(summary: Summary, split: Split, scale: "_ParameterScale") -> list[Figure]:
+    shapes: list[Figure] = []
+    full = None if summary.full_finetuning is None else summary.full_finetuning.score(split)
+    if full is not None:
+        line = {"color": "var(--baseline)", "width": 1, "dash": "dash"}
+        level = {"xref": "paper", "x0": 0, "x1": 1, "y0": full.spbleu, "y1": full.spbleu}
+        shapes.append({"type": "line", "layer": "below", "opacity": 0.6, "line": line} | level)
+    if scale.has_zero:
+        line = {"color": "var(--muted)", "width": 1, "dash": "dot"}
+        gap = {"yref": "paper", "x0": scale.gap, "x1": scale.gap, "y0": 0, "y1": 1}
+        shapes.append({"type": "line", "layer": "below", "line": line} | gap)
+    return shapes
+
+
+class _ParameterScale:
+    """A logarithmic axis with a place for 0, left of the smallest positive count and set apart by a gap.
+
+    Args:
+        counts: All parameter counts to show, at least one.
+    """
+
+    def __init__(self, counts: Sequence[int]) -> None:
+        positive = [count for count in counts if count > 0] or [1]
+        self.has_zero = min(counts) <= 0
+        self._low, self._high = min(positive), max(positive)
+        self._decades = max(math.log10(self._high / self._low), 0.5)
+        self._zero = self._low / 10 ** (0.22 * self._decades)
+        self.gap = self._low / 10 ** (0.11 * self._decades)
+        left = math.log10(self._zero if self.has_zero else self._low)
+        self._range = [left - 0.06 * self._decades, math.log10(self._high) + 0.08 * self._decades]
+
+    def position(self, trial: Trial) -> float:
+        """Returns the x of a trial, in the axis's units."""
+        count = trial.trainable_parameters or 0
+        return float(count) if count > 0 else self._zero
+
+    def share(self, trial: Trial) -> float:
+        """Returns how far right a trial stands, from 0 to 1."""
+        return (math.log10(self.position(trial)) - self._range[0]) / (self._range[1] - self._range[0])
+
+    def axis(self) -> Figure:
+        """Returns the layout of the axis."""
+        steps = (1, 2, 5) if self._decades < 1.5 else (1, 3) if self._decades < 3 else (1,)
+        exponents = range(math.floor(math.log10(self._low)) - 1, math.ceil(math.log10(self._high)) + 1)
+        ticks = [step * 10**exponent for exponent in exponents if exponent >= 0 for step in steps]
+        ticks = [tick for tick in ticks if self._low * 0.8 <= tick <= self._high * 1.25]
+        texts = [
+            f"{tick:g}" if tick < 1000 else wording.parameters(tick).replace(".00", "").replace(".0", "")
+            for tick in ticks
+        ]
+        return {
+            "type": "log",
+            "title": {"text": "trainable parameters"},
+            "range": self._range,
+            "tickvals": ([self._zero] if self.has_zero else []) + [float(tick) for tick in ticks],
+            "ticktext": (["0"] if self.has_zero else []) + texts,
+        }
+
+
+def curve_figure(
+    experiment: Experiment, summary: Summary, curves: Mapping[str, Sequence[CurvePoint]], quantity: str, title: str
+) -> Figure | None:
+    """Returns a quantity over the epochs: the front and the baselines by name, the other trials as one grey group.
+
+    Args:
+        experiment: The experiment.
+        summary: Its findings.
+        curves: The points of each trial, by trial name.
+        quantity: A field of `CurvePoint`.
+        title: The title of the y axis.
+    """
+    front = {trial.name for trial in summary.front}
+    others = [trial for trial in experiment.trials if trial.kind == "searched" and trial.name not in front]
+    traces = []
+    for index, trial in enumerate(reversed(summary.front)):
+        style = {
+            "line": {"color": _FRONT_COLOURS[index % len(_FRONT_COLOURS)], "width": 2},
+            "marker": {"symbol": _FRONT_SYMBOLS[index // len(_FRONT_COLOURS) % len(_FRONT_SYMBOLS)], "size": 5},
+        }
+        traces.append(_curve(trial, curves.get(trial.name, ()), quantity) | style)
+    drawn = [trial for trial in summary.baselines if curves.get(trial.name)]
+    for index, trial in enumerate(drawn):
+        style = {
+            "line": {"color": "var(--baseline)", "width": 2, "dash": _BASELINE_DASHES[index % len(_BASELINE_DASHES)]},
+            "marker": {"symbol": "diamond", "size": 5},
+        }
+        traces.append(_curve(trial, curves[trial.name], quantity) | style)
+    # Drawn first, so that it lies below; named last.
+    grey = _other_curves([(trial, curves.get(trial.name, ())) for trial in others], quantity)
+    traces = [trace for trace in (grey, *traces) if trace["x"]]
+    if not traces:
+        return None
+    layout: Figure = {
+        "xaxis": {"title": {"text": "epoch"}, "rangemode": "tozero", "tickformat": "d"},
+        "yaxis": {"title": {"text": plotly_text(title)}},
+        "hovermode": "closest",
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        "margin": {"l": 56, "r": 16, "t": 40, "b": 48},
+    }
+    return {"data": traces, "layout": layout}
+
+
+def _curve(trial: Trial, points: Sequence[CurvePoint], quantity: str) -> Figure:
+    drawn = [(point.epoch, value) for point in points if (value := getattr(point, quantity)) is not None]
+    label = plotly_text(wording.trial_label(trial))
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": label,
+        "meta": [trial.name],
+        "x": [epoch for epoch, _ in drawn],
+        "y": [round(value, 5) for _, value in drawn],
+        "customdata": [label] * len(drawn),
+        "hovertemplate": "<b>%{customdata}</b><br>epoch %{x}: %{y:.4~g}<extra></extra>",
+    }
+
+
+def _other_curves(others: Sequence[tuple[Trial, Sequence[CurvePoint]]], quantity: str) -> Figure:
+    """One trace with gaps: hundreds of traces would make the page slow."""
+    trace: Figure = {"x": [], "y": [], "customdata": [], "meta": []}
+    step = max(1, math.ceil(len(others) / MAX_OTHER_CURVES))
+    for trial, points in others[::step]:
+        curve = _curve(trial, points, quantity)
+        for key in ("x", "y", "customdata"):
+            trace[key] += [*curve[key], None] if curve["x"] else []
+        trace["meta"].append(trial.name)
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": "other trials",
+        "legendrank": 2000,
+        "line": {"color": "var(--dominated)", "width": 1},
+        "marker": {"size": 3},
+        "hovertemplate": "<b>%{customdata}</b><br>epoch %{x}: %{y:.4~g}<extra></extra>",
+    } | trace

@@ -1,0 +1,85 @@
+"""The front against the baselines as a table for the terminal; plain lines where the output is no terminal."""
+
+from textwrap import shorten
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from langsearch.report import wording
+from langsearch.report.experiment_reader import Experiment, Trial
+from langsearch.report.summary import Summary, gain, summarise
+
+MAX_SUMMARY_CHARS = 60
+"""At 80 columns the last column has 20 left: three or four lines a trial at most."""
+
+
+def front_table(experiment: Experiment) -> Table:
+    """Returns the members of the front, the best first, and below them the baselines; readable at 80 columns.
+
+    The scores are those on test where there are any, else on validation; the title says which. Names and
+    summaries come from files, so they are shown as text, never as markup.
+    """
+    summary = summarise(experiment)
+    table = Table(
+        title=Text(_title(experiment, summary)),
+        caption=Text(_caption(experiment, summary)),
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=0,  # the box keeps one space between columns already
+    )
+    table.add_column("front", no_wrap=True)
+    table.add_column("spBLEU", justify="right", no_wrap=True)
+    table.add_column("95 %", justify="right", no_wrap=True)
+    table.add_column("to full", justify="right", no_wrap=True)
+    table.add_column("params", justify="right", no_wrap=True)
+    table.add_column("%", justify="right", no_wrap=True)
+    table.add_column("architecture", min_width=16, overflow="fold")
+    for trial in reversed(summary.front):
+        _add_row(table, trial, summary, "bold" if trial is summary.best else "")
+    if not summary.front:
+        table.add_row(Text("none"), *[wording.MISSING] * 5, Text("no trial on the front"))
+    table.add_section()
+    for trial in summary.baselines:
+        _add_row(table, trial, summary, "dim" if trial.score(summary.split) is None else "")
+    return table
+
+
+def _add_row(table: Table, trial: Trial, summary: Summary, style: str) -> None:
+    score = trial.score(summary.split)
+    full = summary.full_finetuning
+    is_full = full is not None and trial.name == full.name
+    name = wording.trial_label(trial)
+    if trial.kind == "baseline":
+        name = f"= {name}"
+    elif trial is summary.best:
+        name = f"* {name}"
+    else:
+        name = f"  {name}"
+    text = trial.summary if trial.state == "complete" or not trial.cause else f"{trial.state}: {trial.cause}"
+    table.add_row(
+        Text(name),
+        wording.spbleu(None if score is None else score.spbleu),
+        wording.interval(score),
+        wording.MISSING if is_full else wording.difference(gain(trial, full, summary.split)),
+        wording.parameters(trial.trainable_parameters),
+        wording.percent(trial.trainable_percent),
+        Text(shorten(text, MAX_SUMMARY_CHARS, placeholder=" …")),
+        style=style,
+    )
+
+
+def _title(experiment: Experiment, summary: Summary) -> str:
+    scores = [trial.score(summary.split) for trial in (*summary.front, *summary.baselines)]
+    size = wording.sample_size(next((score for score in scores if score is not None), None), summary.split)
+    return f"{experiment.name}: {wording.metric_label(experiment)} on {size}"
+
+
+def _caption(experiment: Experiment, summary: Summary) -> str:
+    lines = ["* best by validation   = baseline   params: trainable, and in % of the base"]
+    if experiment.signature:
+        lines.append(experiment.signature)
+    if summary.split == "validation":
+        lines.append("Not scored on a test set: these scores chose the front, so they flatter it.")
+    return "\n".join(lines)

@@ -1,0 +1,104 @@
+"""Numbers and names as people read them, the same in the terminal and on the page."""
+
+from langsearch.report.experiment_reader import Experiment, Score, Split, Trial
+
+MISSING = "–"
+
+_BASELINES = {
+    "pretrained": "pretrained",
+    "full_finetuning": "full fine-tuning",
+    "shared_lora": "shared LoRA",
+    "published": "published",
+}
+
+
+def trial_label(trial: Trial) -> str:
+    """Returns a baseline's name in words, or a searched trial's number as its folder has it."""
+    return _BASELINES.get(trial.name, trial.name) if trial.kind == "baseline" else trial.name
+
+
+def metric_label(experiment: Experiment) -> str:
+    """Returns "spBLEU", with the tokenizer where it is a stand-in: such scores compare only among themselves."""
+    if experiment.is_stand_in:
+        return f"spBLEU (stand-in tokenizer {experiment.tokenizer or 'of unknown name'})"
+    return "spBLEU"
+
+
+def sample_size(score: Score | None, split: Split) -> str:
+    """Returns "test, 104 sentences, 56 directions", as far as it is known."""
+    parts: list[str] = [split]
+    if score is not None and score.num_sentences is not None:
+        parts.append(f"{score.num_sentences:,} sentences")
+    if score is not None and score.num_directions is not None:
+        parts.append(f"{score.num_directions:,} directions")
+    return ", ".join(parts)
+
+
+def spbleu(value: float | None) -> str:
+    """Returns a score with two digits."""
+    return MISSING if value is None else f"{value:.2f}"
+
+
+def interval(score: Score | None) -> str:
+    """Returns "13.90–14.75"."""
+    if score is None or score.low is None or score.high is None:
+        return MISSING
+    return f"{score.low:.2f}–{score.high:.2f}"
+
+
+def difference(value: float | None) -> str:
+    """Returns a difference of scores with its sign."""
+    if value is None:
+        return MISSING
+    return "0.00" if abs(value) < 0.005 else f"{value:+.2f}".replace("-", "−")
+
+
+def parameters(count: int | None) -> str:
+    """Returns a parameter count with three digits: 15.3M."""
+    if count is None:
+        return MISSING
+    for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        # 999,950 would otherwise read 1000k.
+        if count >= size * 0.9995:
+            value = count / size
+            return (
+                f"{value:.0f}{unit}"
+                if value >= 99.95
+                else f"{value:.1f}{unit}"
+                if value >= 9.995
+                else f"{value:.2f}{unit}"
+            )
+    return str(count)
+
+
+def percent(value: float | None) -> str:
+    """Returns a percentage with about three digits, without the sign."""
+    if value is None:
+        return MISSING
+    if value == 0 or value >= 99.95:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}" if value >= 0.01 else f"{value:.1g}"
+
+
+def duration(seconds: float | None) -> str:
+    """Returns "2 h 05 min", "3 min 20 s" or "4.2 s"."""
+    if seconds is None:
+        return MISSING
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600:,} h {whole % 3600 // 60:02d} min"
+
+
+def memory(num_bytes: int | None) -> str:
+    """Returns a size in binary units."""
+    if num_bytes is None:
+        return MISSING
+    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.0f} MiB"
+
+
+def counted(count: int, noun: str) -> str:
+    """Returns "1 trial", "2 trials"."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

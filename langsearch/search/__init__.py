@@ -1,0 +1,1 @@
+"""One trial, the Optuna searcher, schedulers, the runner, and the experiment's folder."""

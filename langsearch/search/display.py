@@ -1,0 +1,172 @@
+"""What a person sees while a search runs: a live table on a terminal, plain lines without one."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from langsearch.search.table import State, TrialRow
+from langsearch.search.task import TrialTask
+from langsearch.search.trial import TrialResult
+
+_MAX_ROWS = 16
+
+
+@dataclass(frozen=True)
+class _Line:
+    name: str
+    kind: str
+    summary: str
+    num_epochs: int
+    state: str
+    result: TrialResult | None = None
+    order: int = 0
+
+
+class Display:
+    """Keeps what is known of each trial and shows it.
+
+    Args:
+        console: Where to show; live if it is a terminal.
+        title: The experiment's name.
+        num_trials: Searched trials planned.
+        num_baselines: Baselines planned.
+        is_quiet: Show nothing.
+    """
+
+    def __init__(
+        self, console: Console, title: str, num_trials: int, num_baselines: int, *, is_quiet: bool = False
+    ) -> None:
+        self._console, self._title, self._is_quiet = console, title, is_quiet
+        self._num_planned = num_trials + num_baselines
+        self._lines: dict[str, _Line] = {}
+        self._started = time.monotonic()
+        self._num_ended_before = 0
+        self._live: Live | None = None
+
+    @contextmanager
+    def showing(self) -> Iterator[None]:
+        """Shows the live table inside the context, if there is a terminal."""
+        if self._is_quiet or not self._console.is_terminal:
+            yield
+            return
+        with Live(console=self._console, get_renderable=self._render, refresh_per_second=2) as live:
+            self._live = live
+            try:
+                yield
+            finally:
+                live.update(self._render(), refresh=True)
+                self._live = None
+
+    def message(self, text: str) -> None:
+        """Shows a sentence."""
+        if not self._is_quiet:
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def known(self, rows: list[TrialRow], tasks: dict[str, TrialTask]) -> None:
+        """Takes in trials that an earlier run finished."""
+        for row in rows:
+            if row.name in tasks and row.state.is_finished:
+                self.started(tasks[row.name], is_quiet=True)
+                self._update(row.name, state=row.state.value, result=row.result)
+                self._num_ended_before += 1
+
+    def started(self, task: TrialTask, *, is_quiet: bool = False) -> None:
+        """A trial has started, or started again."""
+        old = self._lines.get(task.name)
+        order = old.order if old else len(self._lines)
+        result = old.result if old else None
+        self._lines[task.name] = _Line(
+            task.name, task.kind, task.summary, task.num_epochs, State.RUNNING.value, result, order
+        )
+        if not is_quiet:
+            self._plain(f"{task.name:<15} started   {task.summary}")
+
+    def epoch(self, name: str, result: TrialResult) -> None:
+        """A trial has ended an epoch."""
+        self._update(name, result=result)
+        line = self._lines[name]
+        loss = "" if result.train_loss is None else f" · loss {result.train_loss:.3f}"
+        self._plain(
+            f"{name:<15} epoch {result.epoch:>2}/{line.num_epochs:<2}  spBLEU {result.spbleu:5.2f}"
+            f"{self._difference(result)}{loss} · {result.seconds:.0f} s"
+        )
+
+    def ended(self, name: str, state: State, cause: str | None = None) -> None:
+        """A trial has ended."""
+        self._update(name, state=state.value)
+        if state is not State.COMPLETE:
+            self._plain(f"{name:<15} {state.value}{f': {cause}' if cause else ''}")
+
+    def _update(self, name: str, state: str | None = None, result: TrialResult | None = None) -> None:
+        line = self._lines[name]
+        self._lines[name] = replace(line, state=state or line.state, result=result or line.result)
+
+    def _plain(self, text: str) -> None:
+        if self._live is None and not self._console.is_terminal:
+            self.message(text)
+
+    def _difference(self, result: TrialResult) -> str:
+        pretrained = self._lines.get("pretrained")
+        if pretrained is None or pretrained.result is None or pretrained.result is result:
+            return ""
+        return f" ({result.spbleu - pretrained.result.spbleu:+.2f})"
+
+    def _render(self) -> RenderableType:
+        table = Table(box=None, pad_edge=False, expand=True, header_style="bold")
+        table.add_column("trial", no_wrap=True)
+        for name in ("epoch", "spBLEU", "vs base", "parameters"):
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("state", no_wrap=True)
+        table.add_column("architecture", ratio=1, no_wrap=True, overflow="ellipsis")
+        for line in self._shown():
+            table.add_row(*self._cells(line), style="dim" if line.state == State.PRUNED.value else "")
+        num_ended = sum(line.state != State.RUNNING.value for line in self._lines.values())
+        bar = ProgressBar(total=max(self._num_planned, 1), completed=num_ended, width=30)
+        status = Table.grid(padding=(0, 1))
+        status.add_row(Text(self._title, style="bold"), bar, self._status(num_ended))
+        return Group(table, status)
+
+    def _cells(self, line: _Line) -> list[str]:
+        colours = {"running": "cyan", "complete": "green", "failed": "red", "pruned": "yellow"}
+        state = f"[{colours[line.state]}]{line.state}[/]"
+        result = line.result
+        if result is None:
+            return [line.name, f"0/{line.num_epochs}", "", "", "", state, line.summary]
+        difference = self._difference(result).strip(" ()")
+        epochs = f"{result.epoch}/{line.num_epochs}"
+        score, size = f"{result.spbleu:.2f}", f"{result.trainable_parameters:,}"
+        return [line.name, epochs, score, difference, size, state, line.summary]
+
+    def _shown(self) -> list[_Line]:
+        """Returns the baselines, the running trials, the best ones and the latest, in order."""
+        lines = sorted(self._lines.values(), key=lambda line: (line.kind != "baseline", line.order))
+        if len(lines) <= _MAX_ROWS:
+            return lines
+        first = [line for line in lines if line.kind == "baseline" or line.state == State.RUNNING.value]
+        rest = [line for line in lines if line not in first]
+        by_score = sorted(rest, key=lambda line: -line.result.spbleu if line.result else 0.0)
+        room = max(_MAX_ROWS - len(first), 4)
+        chosen = {line.name for line in first + by_score[: room // 2] + rest[-(room - room // 2) :]}
+        return [line for line in lines if line.name in chosen]
+
+    def _status(self, num_ended: int) -> str:
+        elapsed = time.monotonic() - self._started
+        ended_now = num_ended - self._num_ended_before
+        left = ""
+        if ended_now >= 2:
+            remaining = elapsed / ended_now * max(self._num_planned - num_ended, 0)
+            left = f" · about {_clock(remaining)} left"
+        return f"{num_ended}/{self._num_planned} trials · {_clock(elapsed)}{left}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

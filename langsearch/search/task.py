@@ -1,0 +1,126 @@
+"""What one trial is to do, as a file in its folder: the driver writes it, a worker reads it."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from langsearch.search.folder import TrialFolder, read_json, write_json, write_text
+from langsearch.space.architecture import Architecture, BaseShape
+from langsearch.space.schema import Space
+from langsearch.space.settings import TrainerSettings
+
+Method = Literal["adapters", "full", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialTask:
+    """One architecture, or a baseline, and how it is trained."""
+
+    name: str
+    """The trial's number in five digits, or the baseline's name."""
+
+    kind: Literal["searched", "baseline"]
+    method: Method
+    """adapters: an architecture in the frozen base. full: all parameters. none: the base as it is."""
+
+    trainer: TrainerSettings
+    architecture: Architecture | None
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits over all that decides the result: equal tasks train once."""
+        adapters = self.architecture.fingerprint if self.architecture else self.method
+        text = json.dumps([adapters, self.method, asdict(self.trainer)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs of training, 0 where nothing is trained."""
+        return 0 if self.method == "none" else self.trainer.epochs
+
+    def num_trainable(self, shape: BaseShape) -> int:
+        """Returns how many parameters are trained and stored."""
+        if self.method == "adapters":
+            assert self.architecture is not None
+            return self.architecture.num_parameters(shape)
+        return shape.num_parameters if self.method == "full" else 0
+
+    @property
+    def summary(self) -> str:
+        """A line on the adapters: ranks by slot, layers by side."""
+        if self.architecture is None or not self.architecture.adapters:
+            return {"full": "all parameters", "none": "the base as it is", "adapters": "no adapters"}[self.method]
+        return summarize(self.architecture)
+
+    def write(self, folder: TrialFolder) -> None:
+        """Writes the task into its folder."""
+        if self.architecture is not None:
+            write_text(folder.architecture, self.architecture.to_json() + "\n")
+        value = {"name": self.name, "kind": self.kind, "method": self.method, "trainer": asdict(self.trainer)}
+        write_json(folder.task, {**value, "fingerprint": self.fingerprint, "summary": self.summary})
+
+    @classmethod
+    def read(cls, folder: TrialFolder) -> "TrialTask":
+        """Reads a task from its folder. Raises OSError if it has none."""
+        value = read_json(folder.task)
+        architecture = None
+        if folder.architecture.exists():
+            architecture = Architecture.from_json(folder.architecture.read_text(encoding="utf-8"))
+        return cls(
+            name=value["name"],
+            kind=value["kind"],
+            method=value["method"],
+            trainer=TrainerSettings(**value["trainer"]),
+            architecture=architecture,
+        )
+
+
+def searched_task(space: Space, shape: BaseShape, number: int, point: dict[str, object]) -> TrialTask:
+    """Returns the task of a point of the space."""
+    return TrialTask(
+        name=f"{number:05d}",
+        kind="searched",
+        method="adapters",
+        trainer=space.trainer(point),
+        architecture=space.architecture(point, shape),
+    )
+
+
+def baseline_task(space: Space, shape: BaseShape, name: str) -> TrialTask:
+    """Returns the task of one of the space's baselines."""
+    methods: dict[str, Method] = {"pretrained": "none", "full_finetuning": "full"}
+    method = methods.get(name, "adapters")
+    architecture = space.baseline_architecture(name, shape) if method == "adapters" else None
+    return TrialTask(
+        name=name, kind="baseline", method=method, trainer=space.baseline_trainer(name), architecture=architecture
+    )
+
+
+def summarize(architecture: Architecture) -> str:
+    """Returns an architecture in a line: "r de,en 2 · sw 8 · 13 modules in 6 layers · src 20, tgt 58"."""
+    largest: dict[str, int] = {}
+    for entry in architecture.adapters:
+        for slot, rank in entry.ranks:
+            largest[slot] = max(largest.get(slot, 0), rank)
+    by_rank: dict[int, list[str]] = {}
+    for slot, rank in largest.items():
+        by_rank.setdefault(rank, []).append(slot)
+    ranks = " ".join(f"{','.join(slots)}:{rank}" for rank, slots in sorted(by_rank.items()))
+    layers = {"encoder": set[int](), "decoder": set[int]()}
+    for entry in architecture.adapters:
+        layers[entry.site.stack].add(entry.site.layer)
+    num_src = sum(entry.side == "src" for entry in architecture.adapters)
+    sites = f"{len(architecture.adapters)} sites ({num_src} src)"
+    return f"{ranks} · enc {_ranges(layers['encoder'])} dec {_ranges(layers['decoder'])} · {sites}"
+
+
+def _ranges(layers: set[int]) -> str:
+    """Returns layers as "0-2,5", or "-" for none."""
+    parts: list[list[int]] = []
+    for layer in sorted(layers):
+        if parts and parts[-1][-1] == layer - 1:
+            parts[-1].append(layer)
+        else:
+            parts.append([layer])
+    return ",".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts) or "-"

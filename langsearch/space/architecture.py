@@ -1,0 +1,283 @@
+"""An architecture as a value: which adapters a base gets, and nothing about how they are trained.
+
+Two settings that mean the same adapters are equal, have one fingerprint, and train once.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Literal, get_args
+
+from langsearch.space.sites import MODULES, BaseShape, Side, Site, Stack
+
+__all__ = [
+    "FORMAT_VERSION",
+    "MODULES",
+    "Architecture",
+    "BaseShape",
+    "Init",
+    "Pruning",
+    "Scaling",
+    "Scope",
+    "Side",
+    "Site",
+    "SiteAdapters",
+    "Stack",
+    "uniform_ranks",
+]
+
+Init = Literal["published", "peft"]
+Scaling = Literal["none", "alpha/r", "alpha/sqrt_r"]
+Scope = Literal["language", "layer"]
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class SiteAdapters:
+    """The adapters at one site: indexed by one side of the direction, with a rank for each slot that has one."""
+
+    site: Site
+    side: Side
+    ranks: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruning:
+    """Gradual magnitude pruning of B by the cubic law (Zhu & Gupta 2017, arXiv 1710.01878, section 3)."""
+
+    targets: tuple[tuple[str, float], ...]
+    """The share of B's entries that each slot loses in the end; slots that lose none are not named."""
+
+    start: int
+    """First epoch of pruning, counted from 1."""
+
+    duration: int
+    """Epochs from the start to the full target."""
+
+    scope: Scope = "language"
+    """language: one ranking for each slot over all sites. layer: one ranking for each layer over all slots."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """Which adapters a base gets. Canonical on construction: what changes nothing is dropped, the rest is sorted.
+
+    Slots are renamed after who shares them: a language's own slot after the language, one for all languages
+    "all", any other "en+fr". A slot without an adapter shares nothing, so its languages stand alone.
+
+    Raises:
+        ValueError: On a negative rank, a site or a language named twice, a slot that no language uses, an unknown
+            word, a pruning target outside [0, 1], or different targets for slots ranked together (scope "layer").
+    """
+
+    slots: tuple[tuple[str, str], ...]
+    """(language, slot) for every language."""
+
+    adapters: tuple[SiteAdapters, ...]
+    """The adapted sites; one that is absent, or a slot that is absent there, has no adapter (rank 0)."""
+
+    pruning: Pruning | None = None
+    init: Init = "published"
+    scaling: Scaling = "none"
+    alpha: float = 1.0
+    ffn_slice: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(dict(self.slots)) < len(self.slots):
+            raise ValueError(f"A language must be named once, but got {[language for language, _ in self.slots]}")
+        for name, value in (("init", self.init), ("scaling", self.scaling)):
+            if value not in (valid := get_args({"init": Init, "scaling": Scaling}[name])):
+                raise ValueError(f"`{name}` must be one of {', '.join(valid)}, but got {value!r}")
+        if not self.alpha > 0:
+            raise ValueError(f"`alpha` must be above 0, but got {self.alpha}")
+        if self.ffn_slice is not None and self.ffn_slice < 1:
+            raise ValueError(f"`ffn_slice` must be 1 or more, or None, but got {self.ffn_slice}")
+        checked = _checked_adapters(self.adapters, set(dict(self.slots).values()))
+        used = {slot for entry in checked for slot, _ in entry.ranks}
+        names = _canonical_slots(dict(self.slots), used)
+        # With one slot for all languages both sides pick the same adapter, so the side means nothing.
+        one_slot = len(set(names.values())) == 1
+        renamed = {old: names[language] for language, old in self.slots}
+        adapters = [
+            SiteAdapters(
+                entry.site,
+                "tgt" if one_slot else entry.side,
+                tuple(sorted((renamed[slot], rank) for slot, rank in entry.ranks)),
+            )
+            for entry in sorted(checked, key=lambda entry: entry.site.order)
+        ]
+        has_ffn = any(entry.site.module in ("fc1", "fc2") for entry in adapters)
+        set_field = object.__setattr__
+        set_field(self, "slots", tuple(sorted(names.items())))
+        set_field(self, "adapters", tuple(adapters))
+        set_field(self, "pruning", _canonical_pruning(self.pruning, renamed, used))
+        set_field(self, "alpha", 1.0 if self.scaling == "none" else float(self.alpha))
+        set_field(self, "ffn_slice", self.ffn_slice if has_ffn else None)
+        if not adapters:
+            set_field(self, "init", "published")
+            set_field(self, "scaling", "none")
+            set_field(self, "alpha", 1.0)
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The languages, sorted."""
+        return tuple(language for language, _ in self.slots)
+
+    def rank(self, site: Site, language: str) -> int:
+        """Returns the rank of a language's adapter at a site, 0 where it has none."""
+        slot = dict(self.slots)[language]
+        return next((dict(entry.ranks).get(slot, 0) for entry in self.adapters if entry.site == site), 0)
+
+    def num_parameters_by_slot(self, shape: BaseShape) -> dict[str, int]:
+        """Returns the stored adapter parameters of each slot: the sum over its sites of rank * (in + out)."""
+        counts = {slot: 0 for _, slot in self.slots}
+        for entry in self.adapters:
+            unit = sum(shape.features(entry.site.stack, entry.site.module, self.ffn_slice))
+            for slot, rank in entry.ranks:
+                counts[slot] += rank * unit
+        return counts
+
+    def num_parameters(self, shape: BaseShape) -> int:
+        """Returns the stored adapter parameters over all slots (before pruning)."""
+        return sum(self.num_parameters_by_slot(shape).values())
+
+    def scale(self, rank: int) -> float:
+        """Returns the factor on B A x: 1 as published, or alpha / r, or alpha / sqrt(r) (rsLoRA, arXiv 2312.03732)."""
+        if self.scaling == "none":
+            return 1.0
+        return self.alpha / (rank if self.scaling == "alpha/r" else rank**0.5)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the JSON form. Sites with equal side and ranks stand together, so that it stays readable."""
+
+        def alike(entry: SiteAdapters) -> tuple[Side, tuple[tuple[str, int], ...]]:
+            return entry.side, entry.ranks
+
+        groups = [
+            {"side": side, "ranks": dict(ranks), "sites": [str(entry.site) for entry in entries]}
+            for (side, ranks), entries in groupby(sorted(self.adapters, key=alike), key=alike)
+        ]
+        value: dict[str, Any] = {"format": FORMAT_VERSION, "slots": dict(self.slots), "adapters": groups}
+        value |= {"init": self.init, "scaling": self.scaling, "alpha": self.alpha, "ffn_slice": self.ffn_slice}
+        value["pruning"] = None
+        if self.pruning is not None:
+            pruning = self.pruning
+            value["pruning"] = {"targets": dict(pruning.targets), "start": pruning.start}
+            value["pruning"] |= {"duration": pruning.duration, "scope": pruning.scope}
+        return value
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> "Architecture":
+        """Reads the JSON form.
+
+        Raises:
+            ValueError: If a key is missing or unknown, the format is newer than this version, or a value is wrong.
+        """
+        keys = ("format", "slots", "adapters", "init", "scaling", "alpha", "ffn_slice", "pruning")
+        _check_keys("An architecture", value, keys)
+        if value["format"] != FORMAT_VERSION:
+            raise ValueError(f"The architecture's format must be {FORMAT_VERSION}, but got {value['format']}")
+        adapters = []
+        for group in value["adapters"]:
+            _check_keys("A group of adapters", group, ("side", "ranks", "sites"))
+            ranks = tuple(group["ranks"].items())
+            adapters += [SiteAdapters(Site.parse(site), group["side"], ranks) for site in group["sites"]]
+        pruning = value["pruning"]
+        if pruning is not None:
+            _check_keys("A pruning", pruning, ("targets", "start", "duration", "scope"))
+            pruning = Pruning(**{**pruning, "targets": tuple(pruning["targets"].items())})
+        return cls(
+            slots=tuple(value["slots"].items()),
+            adapters=tuple(adapters),
+            pruning=pruning,
+            init=value["init"],
+            scaling=value["scaling"],
+            alpha=value["alpha"],
+            ffn_slice=value["ffn_slice"],
+        )
+
+    def to_json(self) -> str:
+        """Returns the canonical JSON text."""
+        return json.dumps(self.to_dict(), sort_keys=True, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Architecture":
+        """Reads what `to_json` wrote. Raises ValueError as `from_dict` does, or if the text is not JSON."""
+        return cls.from_dict(json.loads(text))
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that name these adapters: equal for equal architectures, on every machine."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+
+
+def _check_keys(what: str, value: object, keys: tuple[str, ...]) -> None:
+    if not isinstance(value, Mapping) or set(value) != set(keys):
+        got = sorted(value) if isinstance(value, Mapping) else repr(value)
+        raise ValueError(f"{what} has the keys {', '.join(keys)}, but got {got}")
+
+
+def uniform_ranks(sites: Iterable[tuple[Site, Side]], ranks: Mapping[str, int]) -> tuple[SiteAdapters, ...]:
+    """Returns the same ranks at every given site.
+
+    Args:
+        sites: The sites, each with the side that indexes it.
+        ranks: Rank of each slot.
+    """
+    return tuple(SiteAdapters(site, side, tuple(ranks.items())) for site, side in sites)
+
+
+def _checked_adapters(adapters: Iterable[SiteAdapters], slots: set[str]) -> list[SiteAdapters]:
+    """Returns the sites that have an adapter, with the slots that have one. Raises ValueError on a wrong one."""
+    seen: set[Site] = set()
+    kept = []
+    for entry in adapters:
+        if entry.site in seen:
+            raise ValueError(f"A site must be named once, but {entry.site} is named twice")
+        seen.add(entry.site)
+        if entry.side not in get_args(Side):
+            raise ValueError(f"A side must be src or tgt, but {entry.site} has {entry.side!r}")
+        if unknown := sorted({slot for slot, _ in entry.ranks} - slots):
+            raise ValueError(f"A slot must be used by a language, but {entry.site} names {', '.join(unknown)}")
+        if wrong := {slot: rank for slot, rank in entry.ranks if not isinstance(rank, int) or rank < 0}:
+            raise ValueError(f"A rank must be a whole number, 0 or more, but {entry.site} has {wrong}")
+        if ranks := tuple((slot, rank) for slot, rank in dict(entry.ranks).items() if rank > 0):
+            kept.append(SiteAdapters(entry.site, entry.side, ranks))
+    return kept
+
+
+def _canonical_slots(slots: Mapping[str, str], used: set[str]) -> dict[str, str]:
+    """Returns the slot of each language, named after the languages that share it."""
+    members: dict[str, list[str]] = {}
+    for language in sorted(slots):
+        members.setdefault(slots[language], []).append(language)
+    names: dict[str, str] = {}
+    for slot, languages in members.items():
+        shared = "all" if len(languages) == len(slots) > 1 else "+".join(languages)
+        names |= {language: shared if slot in used else language for language in languages}
+    return names
+
+
+def _canonical_pruning(pruning: Pruning | None, renamed: Mapping[str, str], used: set[str]) -> Pruning | None:
+    """Returns the pruning of the slots that have adapters, by their canonical names; None if they lose nothing."""
+    if pruning is None:
+        return None
+    targets = dict(pruning.targets)
+    if unknown := sorted(set(targets) - set(renamed)):
+        raise ValueError(f"A pruning target must be for a slot that a language uses, but got {', '.join(unknown)}")
+    if outside := {slot: target for slot, target in targets.items() if not 0 <= target <= 1}:
+        raise ValueError(f"A pruning target must lie in [0, 1], but got {outside}")
+    epochs = pruning.start, pruning.duration
+    if not all(isinstance(number, int) and number >= 1 for number in epochs):
+        raise ValueError(f"Pruning needs whole numbers start >= 1 and duration >= 1, but got {epochs}")
+    if pruning.scope not in get_args(Scope):
+        raise ValueError(f"A pruning scope must be language or layer, but got {pruning.scope!r}")
+    kept = tuple(sorted((renamed[slot], float(targets[slot])) for slot in used if targets.get(slot, 0.0) > 0))
+    if not kept:
+        return None
+    if pruning.scope == "layer" and len({targets.get(slot, 0.0) for slot in used}) > 1:
+        raise ValueError(f"Pruning with scope layer needs one target for all, but got {targets}")
+    return Pruning(targets=kept, start=pruning.start, duration=pruning.duration, scope=pruning.scope)

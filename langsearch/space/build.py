@@ -1,0 +1,184 @@
+"""One point of a space as an architecture, and the architectures of the baselines."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from langsearch.space.architecture import Architecture, BaseShape, Pruning, Side, Site, Stack, uniform_ranks
+from langsearch.space.placement import Layers, Modules, published_modules
+from langsearch.space.problems import InputError
+from langsearch.space.sections import ArchitectureSection, DecoderSection, EncoderSection, PruningSection
+from langsearch.space.settings import Baseline
+from langsearch.space.values import pick
+
+Classes = Mapping[str, tuple[str, ...]]
+"""The languages of each class."""
+
+PUBLISHED_RANKS = {"high": 2, "medium": 2, "low": 8}
+"""Ranks 2;2;8 of the public release of Cao et al. 2024 (arXiv 2409.05224)."""
+
+PUBLISHED_PRUNING_TARGET = 0.9
+PUBLISHED_PRUNING_START = 2
+PUBLISHED_PRUNING_DURATION = 10
+
+
+def build_architecture(
+    section: ArchitectureSection, classes: Classes, point: Mapping[str, Any], shape: BaseShape
+) -> Architecture:
+    """Returns the architecture at a point.
+
+    Args:
+        section: The space's `architecture`.
+        classes: The languages of each class.
+        point: The value of each dimension; others than the architecture's are not read.
+        shape: The base's sizes.
+
+    Raises:
+        ValueError: If the point lacks a dimension.
+        InputError: If a layer lies outside the base.
+    """
+    sharing = pick(section.sharing, "sharing", point)
+    slots = {
+        language: {"language": language, "class": name, "all": "all"}[sharing]
+        for name, languages in classes.items()
+        for language in languages
+    }
+    sites = [
+        *_stack_sites("encoder", section.encoder, point, shape),
+        *_stack_sites("decoder", section.decoder, point, shape),
+    ]
+    ranks = {}
+    targets = {}
+    for class_name, languages in classes.items():
+        for language in languages:
+            name, value = section.rank.entry("rank", language, class_name)
+            ranks[slots[language]] = pick(value, name, point)
+            if section.pruning is not None:
+                name, value = section.pruning.target.entry("pruning.target", language, class_name)
+                targets[slots[language]] = pick(value, name, point)
+    return Architecture(
+        slots=tuple(slots.items()),
+        adapters=uniform_ranks(sites, ranks),
+        pruning=_pruning(section.pruning, targets, point),
+        init=pick(section.init, "init", point),
+        scaling=pick(section.scaling, "scaling", point),
+        alpha=pick(section.alpha, "alpha", point),
+        ffn_slice=_effective_slice(pick(section.ffn_slice, "ffn_slice", point), shape),
+    )
+
+
+def baseline_architecture(baseline: Baseline, classes: Classes, shape: BaseShape) -> Architecture | None:
+    """Returns a baseline's architecture; None for full fine-tuning, which trains the base itself.
+
+    pretrained has no adapters. shared_lora has one slot for all languages in every layer and module that
+    the release adapts, PEFT's start, and no scaling (PEFT's default alpha 8 over its default rank 8 is 1).
+    published is the release: ranks 2;2;8, the first 9 of 12 encoder layers by source and the rest by target,
+    the first `d_model` hidden units of the feed-forward blocks. Classes other than high, medium and low get
+    rank 2, and the last of them 8.
+    """
+    languages = [language for members in classes.values() for language in members]
+    own = tuple((language, language) for language in languages)
+    match baseline.name:
+        case "full_finetuning":
+            return None
+        case "pretrained":
+            return Architecture(slots=own, adapters=())
+        case "shared_lora":
+            shared = uniform_ranks(_published_sites(shape), {"all": baseline.rank})
+            slots = tuple((language, "all") for language in languages)
+            return Architecture(slots=slots, adapters=shared, init="peft")
+        case "published":
+            ranks = published_ranks(classes)
+            by_language = {language: ranks[name] for name, members in classes.items() for language in members}
+            return Architecture(
+                slots=own,
+                adapters=uniform_ranks(_published_sites(shape), by_language),
+                pruning=_published_pruning(languages) if baseline.is_pruned else None,
+                ffn_slice=_effective_slice(shape.d_model, shape),
+            )
+
+
+def published_ranks(classes: Classes) -> dict[str, int]:
+    """Returns the published rank of each class."""
+    if set(classes) <= set(PUBLISHED_RANKS):
+        return {name: PUBLISHED_RANKS[name] for name in classes}
+    last = list(classes)[-1]
+    return {name: PUBLISHED_RANKS["low" if name == last else "high"] for name in classes}
+
+
+def _published_pruning(languages: Sequence[str]) -> Pruning:
+    return Pruning(
+        targets=tuple((language, PUBLISHED_PRUNING_TARGET) for language in languages),
+        start=PUBLISHED_PRUNING_START,
+        duration=PUBLISHED_PRUNING_DURATION,
+    )
+
+
+def _published_sites(shape: BaseShape) -> list[tuple[Site, Side]]:
+    by_source = shape.encoder_layers * 3 // 4
+    sites: list[tuple[Site, Side]] = []
+    for layer in range(shape.encoder_layers):
+        side: Side = "src" if layer < by_source else "tgt"
+        sites += [(Site("encoder", layer, module), side) for module in published_modules("encoder")]
+    for layer in range(shape.decoder_layers):
+        sites += [(Site("decoder", layer, module), "tgt") for module in published_modules("decoder")]
+    return sites
+
+
+def _stack_sites(
+    stack: Stack, section: EncoderSection | DecoderSection, point: Mapping[str, Any], shape: BaseShape
+) -> list[tuple[Site, Side]]:
+    num_layers = shape.num_layers(stack)
+    layers = _layers(stack, section.layers, point, num_layers)
+    modules = _modules(stack, section.modules, point)
+    by_source = pick(section.source_layers, f"{stack}.source_layers", point)
+    by_source = num_layers if by_source is None else by_source
+    if modules and (outside := [layer for layer in layers if not 0 <= layer < num_layers]):
+        raise InputError(f"`{stack}.layers` must lie in the base's {num_layers} layers, but got {outside}")
+    return [
+        (Site(stack, layer, module), "src" if layer < by_source else "tgt") for layer in layers for module in modules
+    ]
+
+
+def _layers(stack: Stack, layers: Layers, point: Mapping[str, Any], num_layers: int) -> list[int]:
+    name = f"{stack}.layers"
+    match layers.kind:
+        case "all":
+            return list(range(num_layers))
+        case "list":
+            return list(layers.listed)
+        case "first":
+            return list(range(pick(layers.count, f"{name}.first", point)))
+        case "last":
+            return list(range(num_layers - pick(layers.count, f"{name}.last", point), num_layers))
+        case "window":
+            if layers.high - layers.low == 1:
+                return [layers.low]
+            if missing := {f"{name}.start", f"{name}.length"} - set(point):
+                raise ValueError(f"A point must have every dimension, but {', '.join(sorted(missing))} is missing")
+            start = point[f"{name}.start"]
+            return list(range(start, min(start + point[f"{name}.length"], layers.high)))
+
+
+def _modules(stack: Stack, modules: Modules, point: Mapping[str, Any]) -> list[str]:
+    names = {module: f"{stack}.modules.{module}" for module in modules.subset}
+    if missing := sorted(set(names.values()) - set(point)):
+        raise ValueError(f"A point must have every dimension, but {', '.join(missing)} is missing")
+    return [*modules.fixed, *(module for module, name in names.items() if point[name])]
+
+
+def _pruning(section: PruningSection | None, targets: Mapping[str, float], point: Mapping[str, Any]) -> Pruning | None:
+    if section is None:
+        return None
+    return Pruning(
+        targets=tuple(targets.items()),
+        start=pick(section.start, "pruning.start", point),
+        duration=pick(section.duration, "pruning.duration", point),
+        scope=pick(section.scope, "pruning.scope", point),
+    )
+
+
+def _effective_slice(ffn_slice: int | None, shape: BaseShape) -> int | None:
+    """Returns None for a slice that leaves nothing out, so that it has the fingerprint of no slice."""
+    if ffn_slice is None or ffn_slice >= max(shape.encoder_ffn_dim, shape.decoder_ffn_dim):
+        return None
+    return ffn_slice

@@ -1,0 +1,197 @@
+"""A YAML 1.2 file as plain data that remembers the line of every key, with `--set key=value` on top."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
+
+from langsearch.space.problems import InputError
+
+KeyPath = tuple[str | int, ...]
+
+MAX_VALUES = 20_000
+"""Aliases are followed, so a few lines can stand for billions of values; nobody writes a space this large."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """A mapping read from YAML.
+
+    Args:
+        name: The file as the user wrote it, for messages.
+        data: Dictionaries with text keys, lists and scalars.
+        origins: Where each key path was written: FILE:LINE, or the `--set` that gave it.
+    """
+
+    name: str
+    data: dict[str, Any]
+    origins: Mapping[KeyPath, str]
+
+    def where(self, path: KeyPath) -> str:
+        """Returns where a key was written; for a missing key, where the nearest one around it was."""
+        for length in range(len(path), 0, -1):
+            if path[:length] in self.origins:
+                return self.origins[path[:length]]
+        return f"{self.name}:1"
+
+    def problem(self, path: KeyPath, text: str) -> str:
+        """Returns the sentence of a problem at a key: FILE:LINE: `key.path` text."""
+        return f"{self.where(path)}: `{show_path(path)}` {text}"
+
+
+def show_path(path: KeyPath) -> str:
+    """Returns a.b[0].c for ("a", "b", 0, "c")."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return text.removeprefix(".")
+
+
+def read_document(path: Path, overrides: Sequence[str] = ()) -> Document:
+    """Reads a YAML mapping.
+
+    Args:
+        path: The file, UTF-8.
+        overrides: `key.path=value` each, applied in order; the value is YAML. Mappings on the way that are
+            not there are made.
+
+    Raises:
+        InputError: If the file cannot be read, is not YAML, repeats a key, is not a mapping, or an override
+            is not of that form or leads through a value that is no mapping. All that can be seen at once.
+    """
+    name = str(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as e:
+        line = e.object[: e.start].count(b"\n") + 1
+        raise InputError(
+            f"{name}:{line}: The file must be UTF-8, but byte {e.start} is {e.object[e.start]:#04x}"
+        ) from e
+    except OSError as e:
+        raise InputError(f"{name}: The file must be readable, but got: {e.strerror}") from e
+    walk = _Walk()
+    data = walk.read(text, name)
+    if not walk.problems and not isinstance(data, dict):
+        walk.problems.append(f"{name}:1: The file must hold a mapping, but got {show(data)}")
+    origins = {key: f"{name}:{line}" for key, line in walk.lines.items()}
+    problems = list(walk.problems)
+    if isinstance(data, dict):
+        for override in overrides:
+            problems += _apply(override, data, origins)
+    if problems:
+        raise InputError(problems)
+    return Document(name, data, origins)
+
+
+def show(value: object) -> str:
+    """Returns a value for a message, shortened to one readable line."""
+    if value is None or isinstance(value, bool):
+        return {None: "nothing", True: "true", False: "false"}[value]
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def dump(data: Mapping[str, Any]) -> str:
+    """Returns data as YAML text in the order of its keys."""
+    yaml = _yaml()
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.default_flow_style = None
+    yaml.width = 120
+    stream = StringIO()
+    yaml.dump(dict(data), stream)
+    return stream.getvalue()
+
+
+def _yaml() -> YAML:
+    return YAML(typ="safe", pure=True)
+
+
+class _Walk:
+    """Turns YAML nodes into plain data and notes the lines and the problems on the way."""
+
+    def __init__(self) -> None:
+        self.lines: dict[KeyPath, int] = {}
+        self.problems: list[str] = []
+        self._num_values = 0
+
+    def read(self, text: str, name: str) -> Any:
+        """Returns the data of a YAML text; None where there is a problem.
+
+        Args:
+            text: One YAML document.
+            name: The file, for messages.
+        """
+        self._name = name
+        self._yaml = _yaml()
+        try:
+            node = self._yaml.compose(text)
+            return None if node is None else self._value(node, (), ())
+        except MarkedYAMLError as e:
+            line = e.problem_mark.line + 1 if e.problem_mark else 1
+            self.problems.append(f"{name}:{line}: The file must be YAML, but {e.problem or e.context}")
+        except YAMLError as e:
+            self.problems.append(f"{name}:1: The file must be YAML, but {e}")
+        return None
+
+    def _value(self, node: Node, path: KeyPath, parents: tuple[Node, ...]) -> Any:
+        self._num_values += 1
+        line = node.start_mark.line + 1
+        if self._num_values > MAX_VALUES:
+            raise YAMLError(f"it holds more than {MAX_VALUES} values")
+        if any(node is parent for parent in parents):
+            raise YAMLError(f"line {line} refers to itself")
+        self.lines.setdefault(path, line)
+        parents = (*parents, node)
+        if isinstance(node, MappingNode):
+            return self._mapping(node, path, parents)
+        if isinstance(node, SequenceNode):
+            return [self._value(child, (*path, index), parents) for index, child in enumerate(node.value)]
+        return self._yaml.constructor.construct_object(node)
+
+    def _mapping(self, node: MappingNode, path: KeyPath, parents: tuple[Node, ...]) -> dict[str, Any]:
+        data: dict[str, Any] = {}
+        for key_node, child in node.value:
+            line = key_node.start_mark.line + 1
+            key = self._value(key_node, (*path, "<key>"), parents)
+            if not isinstance(key, str):
+                self._report(line, path, f"must have text keys, but got {show(key)}. Write it in quotes.")
+                continue
+            if key in data:
+                first = self.lines[(*path, key)]
+                self._report(line, (*path, key), f"must be written once, but line {first} has it too.")
+                continue
+            self.lines[(*path, key)] = line
+            data[key] = self._value(child, (*path, key), parents)
+        self.lines.pop((*path, "<key>"), None)
+        return data
+
+    def _report(self, line: int, path: KeyPath, text: str) -> None:
+        self.problems.append(f"{self._name}:{line}: `{show_path(path) or 'the file'}` {text}")
+
+
+def _apply(override: str, data: dict[str, Any], origins: dict[KeyPath, str]) -> list[str]:
+    """Puts one override into the data and its origins; returns the problems."""
+    name, equals, text = override.partition("=")
+    keys = tuple(name.strip().split("."))
+    origin = f"--set {override}"
+    if not equals or not all(keys):
+        return [f"--set must read key.path=value, but got {override!r}. Example: --set trainer.epochs=3"]
+    walk = _Walk()
+    value = walk.read(text, origin)
+    if walk.problems:
+        return [problem.replace("The file must", "The value must") for problem in walk.problems]
+    inner = data
+    for length, key in enumerate(keys[:-1], start=1):
+        child = inner.setdefault(key, {})
+        if not isinstance(child, dict):
+            path = show_path(keys[:length])
+            return [f"{origin}: `{path}` must be a mapping, but got {show(child)}. Set `{path}` as a whole."]
+        inner = child
+    inner[keys[-1]] = value
+    for old in [path for path in origins if path[: len(keys)] == keys]:
+        del origins[old]
+    origins[keys] = origin
+    return []

@@ -1,0 +1,32 @@
+"""The one error for wrong input: it carries all problems found, not only the first."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Input that a person can put right. The command line prints it and exits with code 2.
+
+    Args:
+        problems: One sentence a problem: the rule, then the value, then the way out.
+    """
+
+    def __init__(self, problems: Iterable[str] | str) -> None:
+        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
+        assert self.problems, "an InputError without a problem"
+        super().__init__("\n".join(self.problems))
+
+
+def near_names(name: str, valid: Iterable[str], limit: int = 3) -> str:
+    """Returns " Did you mean a, b?" for the valid names that look like `name`, or the whole short list.
+
+    Args:
+        name: What was written.
+        valid: The names that would have been right.
+        limit: The most names to suggest.
+    """
+    names = list(valid)
+    close = difflib.get_close_matches(name, names, n=limit, cutoff=0.5)
+    if close:
+        return f" Did you mean {', '.join(close)}?"
+    return f" Valid: {', '.join(names)}." if len(names) <= 20 else ""

@@ -1,0 +1,235 @@
+"""The sections `data`, `evaluation`, `baselines`, `search` and `resources` as pydantic models and plain settings."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, PlainValidator
+
+from langsearch.space.document import show
+from langsearch.space.problems import near_names
+from langsearch.space.sections import Section, TrainerSection, fixed
+from langsearch.space.settings import (
+    FINAL_DECODING,
+    Baseline,
+    BaselineName,
+    DataSettings,
+    DecodingSettings,
+    EvaluationSettings,
+    Source,
+    SourceKind,
+)
+
+Split = Annotated[str | None, fixed("text", names=("dev", "devtest"))]
+_Path = Annotated[str | None, fixed("text")]
+
+SOURCE_KINDS: tuple[SourceKind, ...] = ("flores101", "flores200", "files", "tsv", "parquet", "embedded")
+
+
+class SourceSection(Section):
+    """One source of `data.train`, `data.validation` or `data.test`; names exactly one kind."""
+
+    flores101: Split = None
+    flores200: Split = None
+    files: _Path = None
+    tsv: _Path = None
+    parquet: _Path = None
+    embedded: Annotated[str | None, fixed("text", names=("quickstart",))] = None
+    holdout: Annotated[int | None, fixed("int", low=1)] = None
+    folder: _Path = None
+    part: Annotated[str | None, fixed("text", names=("train", "validation", "test"))] = None
+
+    @property
+    def kinds(self) -> list[SourceKind]:
+        """The kinds that it names; one if it is right and no holdout."""
+        return [kind for kind in SOURCE_KINDS if kind in self.model_fields_set]
+
+    def source(self, folder: str | None) -> Source:
+        """Returns the plain source.
+
+        Args:
+            folder: For FLORES without a folder of its own.
+        """
+        (kind,) = self.kinds
+        value = getattr(self, kind)
+        if kind in ("flores101", "flores200"):
+            return Source(kind, self.folder or folder, value)
+        return Source(kind, value, self.part)
+
+
+def _as_list(raw: object) -> object:
+    return raw if isinstance(raw, list) else [raw]
+
+
+Sources = Annotated[list[SourceSection], BeforeValidator(_as_list), Field(min_length=1)]
+
+
+def _parse_directions(raw: object) -> Literal["all", "english"] | tuple[str, ...]:
+    if raw == "all" or raw == "english":
+        return raw
+    if isinstance(raw, list) and raw and all(isinstance(item, str) for item in raw):
+        if len(set(raw)) < len(raw):
+            raise ValueError(f"must list each direction once, but got {show(raw)}")
+        return tuple(raw)
+    raise ValueError(f"must be all, english, or a list of SRC-TGT, but got {show(raw)}")
+
+
+class DataSection(Section):
+    """`data`."""
+
+    train: Sources
+    validation: Sources
+    test: Sources
+    directions: Annotated[Literal["all", "english"] | tuple[str, ...], PlainValidator(_parse_directions)] = "all"
+    folder: _Path = None
+    """The folder of the FLORES sources that have none of their own."""
+
+    def settings(self) -> DataSettings:
+        """Returns the plain settings; the section must have passed the checks."""
+        holdouts = [source.holdout for source in self.validation if source.holdout is not None]
+        return DataSettings(
+            train=tuple(source.source(self.folder) for source in self.train),
+            validation=() if holdouts else tuple(source.source(self.folder) for source in self.validation),
+            holdout=holdouts[0] if holdouts else None,
+            test=tuple(source.source(self.folder) for source in self.test),
+            directions=self.directions,
+        )
+
+
+_Many = Annotated[int | None, fixed("int", low=1, words={"all": None})]
+
+
+class DecodingSection(Section):
+    """`evaluation.search` and `evaluation.final`: `settings.DecodingSettings`, of which the keys that are set count."""
+
+    directions: _Many = None
+    sentences: _Many = None
+    beams: Annotated[int, fixed("int", low=1)] = 1
+    max_length_factor: Annotated[float, fixed("float", low=0, is_low_open=True)] = 1.0
+    rows_per_batch: Annotated[int, fixed("int", low=1)] = 1
+
+    def over(self, settings: DecodingSettings) -> DecodingSettings:
+        """Returns the settings with those keys replaced that the section sets."""
+        return replace(settings, **{name: getattr(self, name) for name in self.model_fields_set})
+
+
+def _parse_spbleu(raw: object) -> str:
+    if isinstance(raw, str) and (raw in ("flores101", "flores200", "base") or raw.startswith("spm:")):
+        return raw
+    raise ValueError(f"must be flores101, flores200, base or spm:FILE, but got {show(raw)}")
+
+
+class EvaluationSection(Section):
+    """`evaluation`."""
+
+    spbleu: Annotated[str, PlainValidator(_parse_spbleu)] = EvaluationSettings().spbleu
+    search: DecodingSection = DecodingSection()
+    final: DecodingSection = DecodingSection()
+
+    def settings(self) -> EvaluationSettings:
+        """Returns the plain settings."""
+        search, final = self.search.over(DecodingSettings()), self.final.over(FINAL_DECODING)
+        return EvaluationSettings(spbleu=self.spbleu, search=search, final=final)
+
+
+BASELINES: tuple[BaselineName, ...] = ("pretrained", "full_finetuning", "shared_lora", "published")
+
+
+def _none_as_empty(raw: object) -> object:
+    return {} if raw is None else raw
+
+
+class NoOptions(Section):
+    """A baseline without options."""
+
+
+class FullFinetuningSection(TrainerSection):
+    """Options of `full_finetuning`: trainer settings of its own, fixed."""
+
+
+class SharedLoraSection(TrainerSection):
+    """Options of `shared_lora`: its rank, and trainer settings of its own, fixed."""
+
+    rank: Annotated[int, fixed("int", low=1)] = Baseline.rank
+
+
+class PublishedSection(TrainerSection):
+    """Options of `published`: whether it is pruned as in the release, and trainer settings of its own, fixed."""
+
+    pruning: bool = Baseline.is_pruned
+
+
+class BaselineSection(Section):
+    """An item of `baselines`: a name, or {name: options}."""
+
+    pretrained: Annotated[NoOptions, BeforeValidator(_none_as_empty)] = NoOptions()
+    full_finetuning: Annotated[FullFinetuningSection, BeforeValidator(_none_as_empty)] = FullFinetuningSection()
+    shared_lora: Annotated[SharedLoraSection, BeforeValidator(_none_as_empty)] = SharedLoraSection()
+    published: Annotated[PublishedSection, BeforeValidator(_none_as_empty)] = PublishedSection()
+
+    @property
+    def names(self) -> list[BaselineName]:
+        """The baselines that it names; one if it is right."""
+        return [name for name in BASELINES if name in self.model_fields_set]
+
+    def settings(self) -> Baseline:
+        """Returns the plain settings; the section must name one baseline."""
+        (name,) = self.names
+        options: Section = getattr(self, name)
+        trainer = {key: getattr(options, key) for key in TrainerSection.model_fields if key in options.model_fields_set}
+        baseline = Baseline(name=name, trainer=tuple(trainer.items()))
+        if isinstance(options, SharedLoraSection):
+            return replace(baseline, rank=options.rank)
+        return replace(baseline, is_pruned=options.pruning) if isinstance(options, PublishedSection) else baseline
+
+
+def _as_mapping(raw: object) -> object:
+    if isinstance(raw, str) and raw not in BASELINES:
+        raise ValueError(f"must be a baseline, but {show(raw)} is none.{near_names(raw, BASELINES)}")
+    return {raw: None} if isinstance(raw, str) else raw
+
+
+BaselineItem = Annotated[BaselineSection, BeforeValidator(_as_mapping)]
+
+OBJECTIVES: Mapping[str, str] = {"spbleu": "max", "trainable_parameters": "min"}
+"""What a search can optimise, and the direction that makes sense."""
+
+
+def _parse_objectives(raw: object) -> dict[str, str]:
+    if not isinstance(raw, dict) or "spbleu" not in raw or any(OBJECTIVES.get(key) != raw[key] for key in raw):
+        valid = ", ".join(f"{name}: {direction}" for name, direction in OBJECTIVES.items())
+        raise ValueError(f"must be {{{valid}}} or its first alone, but got {show(raw)}")
+    return {name: direction for name, direction in OBJECTIVES.items() if name in raw}
+
+
+class SearchSection(Section):
+    """`search`."""
+
+    objectives: Annotated[dict[str, str], PlainValidator(_parse_objectives)] = Field(
+        default_factory=lambda: dict(OBJECTIVES)
+    )
+    sampler: Annotated[str, fixed("text", names=("tpe", "random", "gp", "nsga2"))] = "tpe"
+    scheduler: Annotated[str, fixed("text", names=("asha", "none"))] = "asha"
+    grace_epochs: Annotated[int, fixed("int", low=1)] = 1
+    """asha: no trial is stopped before this epoch."""
+
+    reduction_factor: Annotated[int, fixed("int", low=2)] = 3
+    """asha: one in so many goes on at each rung; rungs are grace_epochs times its powers."""
+
+    trials: Annotated[int, fixed("int", low=1)] = 64
+    max_hours: Annotated[float | None, fixed("float", low=0, is_low_open=True, words={"none": None})] = None
+    seed: Annotated[int, fixed("int", low=0)] = 0
+    storage: str | None = None
+    """A database URL for the trial table. None: SQLite in the experiment's folder."""
+
+
+class ResourcesSection(Section):
+    """`resources` of one trial."""
+
+    cpu: Annotated[float, fixed("float", low=0, is_low_open=True)] = 1.0
+    gpu: Annotated[float, fixed("float", low=0)] = 0.0
+    trials_per_gpu: Annotated[int, fixed("int", low=1)] = 1
+    """How many trials share one GPU."""
+
+    max_failures: Annotated[int, fixed("int", low=0)] = 3
+    """How often a trial is started again after its worker or node was lost."""

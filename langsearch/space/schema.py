@@ -1,0 +1,206 @@
+"""A space: the file that says what is searched, read, checked as a whole, and ready to give architectures."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from optuna.distributions import BaseDistribution
+
+from langsearch.space.architecture import Architecture, BaseShape
+from langsearch.space.build import baseline_architecture, build_architecture
+from langsearch.space.checks import Parsed, check_baseline_shape, check_shape, check_space
+from langsearch.space.dimensions import baseline_trainer_settings, search_dimensions, trainer_settings
+from langsearch.space.document import Document, dump, read_document, show
+from langsearch.space.problems import InputError, near_names
+from langsearch.space.run_sections import (
+    BaselineItem,
+    DataSection,
+    EvaluationSection,
+    ResourcesSection,
+    SearchSection,
+)
+from langsearch.space.sections import ArchitectureSection, TrainerSection, fixed
+from langsearch.space.settings import Baseline, DataSettings, DecodingSettings, EvaluationSettings, TrainerSettings
+from langsearch.space.validation import validate
+
+_SECTIONS: Mapping[str, Any] = {
+    "name": Annotated[str, fixed("text")],
+    "base": Annotated[str, fixed("text")],
+    "languages": dict[str, list[str]],
+    "data": DataSection,
+    "architecture": ArchitectureSection,
+    "trainer": TrainerSection,
+    "evaluation": EvaluationSection,
+    "baselines": list[BaselineItem],
+    "search": SearchSection,
+    "resources": ResourcesSection,
+}
+_REQUIRED = ("base", "languages", "data", "architecture")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Space:
+    """What one experiment searches, checked as far as it can be without the base. `load_space` makes it."""
+
+    name: str
+    """Names the experiment's folder."""
+
+    base: str
+    """A hub id, a folder, or the embedded tiny-m2m."""
+
+    classes: Mapping[str, tuple[str, ...]]
+    """The languages of each class, in the file's order."""
+
+    data: DataSettings
+    evaluation: EvaluationSettings
+    baselines: tuple[Baseline, ...]
+    search: SearchSection
+    resources: ResourcesSection
+    text: str
+    """The space as YAML with overrides and defaults filled in; loading it gives an equal space."""
+
+    architecture_section: ArchitectureSection = field(repr=False)
+    trainer_section: TrainerSection = field(repr=False)
+    document: Document = field(repr=False, compare=False)
+    """What was read, for messages with lines."""
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """All languages, class after class."""
+        return tuple(language for members in self.classes.values() for language in members)
+
+    def dimensions(self) -> dict[str, BaseDistribution]:
+        """Returns the Optuna distribution of each searched value by its flat name; see `dimensions`."""
+        return search_dimensions(self.architecture_section, self.trainer_section)
+
+    def architecture(self, point: Mapping[str, Any], shape: BaseShape) -> Architecture:
+        """Returns the architecture at a point.
+
+        Args:
+            point: The value of each dimension.
+            shape: The base's sizes; `check` must have found nothing.
+
+        Raises:
+            ValueError: If the point lacks a dimension or has one that the space has not.
+            InputError: If a layer lies outside the base.
+        """
+        self._check_point(point)
+        return build_architecture(self.architecture_section, self.classes, point, shape)
+
+    def trainer(self, point: Mapping[str, Any]) -> TrainerSettings:
+        """Returns the trainer's settings at a point. Raises ValueError as `architecture` does."""
+        self._check_point(point)
+        return trainer_settings(self.trainer_section, point)
+
+    def baseline_architecture(self, name: str, shape: BaseShape) -> Architecture | None:
+        """Returns a baseline's architecture, None for full_finetuning; see `build.baseline_architecture`.
+
+        Raises:
+            ValueError: If the space does not list the baseline.
+        """
+        return baseline_architecture(self._baseline(name), self.classes, shape)
+
+    def baseline_trainer(self, name: str) -> TrainerSettings:
+        """Returns a baseline's trainer settings; see `dimensions.baseline_trainer_settings`.
+
+        Raises:
+            ValueError: If the space does not list the baseline.
+        """
+        return baseline_trainer_settings(self.trainer_section, self._baseline(name))
+
+    def check(self, shape: BaseShape) -> list[str]:
+        """Returns the problems that depend on the base: layers, ranks and widths that it does not have."""
+        problems = check_shape(self.architecture_section, shape) + check_baseline_shape(self.baselines, shape)
+        return [self.document.problem(path, text) for path, text in problems]
+
+    def _baseline(self, name: str) -> Baseline:
+        for baseline in self.baselines:
+            if baseline.name == name:
+                return baseline
+        raise ValueError(f"A baseline must be one of {[item.name for item in self.baselines]}, but got {name!r}")
+
+    def _check_point(self, point: Mapping[str, Any]) -> None:
+        names = set(self.dimensions())
+        if names != set(point):
+            missing, unknown = sorted(names - set(point)), sorted(set(point) - names)
+            raise ValueError(f"A point must have the space's dimensions, but lacks {missing} and adds {unknown}")
+
+
+def load_space(path: Path | str, overrides: Sequence[str] = ()) -> Space:
+    """Reads and checks a space.
+
+    Args:
+        path: The YAML file.
+        overrides: `key.path=value` each, as `--set` gives them.
+
+    Raises:
+        InputError: With every problem of the file: its line, its key, the rule, the value and the way out.
+    """
+    document = read_document(Path(path), overrides)
+    data = {"name": Path(path).stem} | document.data
+    parsed, problems = _parse(data, document)
+    problems += [document.problem(key, text) for key, text in check_space(Parsed(**parsed))]
+    if problems:
+        raise InputError(problems)
+    return Space(
+        name=data["name"],
+        base=data["base"],
+        classes={name: tuple(languages) for name, languages in parsed["languages"].items()},
+        data=parsed["data"].settings(),
+        evaluation=parsed["evaluation"].settings(),
+        baselines=tuple(item.settings() for item in parsed["baselines"]),
+        search=parsed["search"],
+        resources=parsed["resources"],
+        text=dump(_resolve(data, parsed)),
+        architecture_section=parsed["architecture"],
+        trainer_section=parsed["trainer"],
+        document=document,
+    )
+
+
+def _parse(data: Mapping[str, Any], document: Document) -> tuple[dict[str, Any], list[str]]:
+    """Returns the sections that are right by themselves, the others as None, and the problems."""
+    problems = []
+    for key in data:
+        if key not in _SECTIONS:
+            hint = near_names(key, _SECTIONS)
+            problems.append(document.problem((key,), f"must be a section of a space, but is none.{hint}"))
+    parsed: dict[str, Any] = {}
+    for key, kind in _SECTIONS.items():
+        if key in _REQUIRED and key not in data:
+            problems.append(document.problem((key,), "must be given, but is missing."))
+            parsed[key] = None
+            continue
+        empty: object = [] if key == "baselines" else {}
+        value, found = validate(kind, data.get(key, empty), (key,), document)
+        parsed[key] = value
+        problems += found
+    name = parsed["name"]
+    if name is not None and not re.fullmatch(r"[\w-][\w.-]*", name):
+        problems.append(document.problem(("name",), f"must be letters, digits, ., _ and -, but got {show(name)}"))
+    return parsed, problems
+
+
+def _resolve(data: Mapping[str, Any], parsed: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the YAML's data with the defaults of plain settings filled in, in the order of the sections."""
+    evaluation = parsed["evaluation"].settings()
+    filled: dict[str, Any] = {
+        "trainer": asdict(TrainerSettings()),
+        "search": SearchSection().model_dump(),
+        "resources": ResourcesSection().model_dump(),
+        "baselines": [],
+    }
+    for key, default in filled.items():
+        filled[key] = default | (data.get(key) or {}) if isinstance(default, dict) else data.get(key, default)
+    filled["evaluation"] = {
+        "spbleu": evaluation.spbleu,
+        "search": _decoding(evaluation.search),
+        "final": _decoding(evaluation.final),
+    }
+    return {key: filled.get(key, data.get(key)) for key in _SECTIONS}
+
+
+def _decoding(settings: DecodingSettings) -> dict[str, Any]:
+    return {name: "all" if value is None else value for name, value in asdict(settings).items()}

@@ -1,0 +1,158 @@
+"""Plain settings with their defaults: the one place where a default of the trainer or the evaluation lives."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerSettings:
+    """How one architecture is trained. The defaults follow the public release of Cao et al. 2024 (arXiv 2409.05224)."""
+
+    epochs: int = 15
+    """Passes over the training pairs; also the highest rung of early stopping."""
+
+    pairs_per_epoch: int | None = None
+    """Sentence pairs drawn an epoch. None: as many as there are over all directions."""
+
+    tokens_per_batch: int = 16_000
+    """Padded tokens an update, counted on the longer of the two sides (fairseq's `--max-tokens` times accumulation)."""
+
+    accumulation: int = 4
+    """Microbatches an update is split into. Changes memory and time, not the expected gradient."""
+
+    lr: float = 3e-3
+    """Peak learning rate, reached after the warmup."""
+
+    optimizer: Literal["adam", "adamw"] = "adam"
+    """Adam with betas (0.9, 0.98) and eps 1e-8; adamw decouples the weight decay."""
+
+    weight_decay: float = 0.0
+    """Decay of the trained parameters an update (adam: as an L2 gradient; adamw: decoupled)."""
+
+    schedule: Literal["inverse_sqrt", "constant"] = "inverse_sqrt"
+    """inverse_sqrt: lr * sqrt(warmup / update) after the warmup (Vaswani et al. 2017, section 5.3, as in fairseq)."""
+
+    warmup_updates: int = 1
+    """Updates of linear warmup, at least 1."""
+
+    label_smoothing: float = 0.2
+    """Share of the probability spread evenly over the vocabulary."""
+
+    dropout: float = 0.1
+    """Dropout of the base's residual and embedding positions while training."""
+
+    clip_norm: float = 0.0
+    """Largest gradient norm. 0: no clipping, as published."""
+
+    temperature: float = 5.0
+    """Directions are drawn with probability proportional to size ** (1 / temperature)."""
+
+    max_length: int = 256
+    """Longest side in tokens, language and end tokens included; longer pairs are left out and counted."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: fp32 on the CPU; on a GPU bf16 where the chip has it, else fp16 with loss scaling."""
+
+    seed: int = 0
+    """Seed of the adapters' start, the order of the data and the dropout."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodingSettings:
+    """What is decoded, and how, for one score."""
+
+    directions: int | None = None
+    """How many directions, spread evenly over the class pairs. None: all."""
+
+    sentences: int | None = None
+    """How many sentences of the set, evenly spaced over it. None: all."""
+
+    beams: int = 1
+    """1: greedy."""
+
+    max_length_factor: float = 2.0
+    """A hypothesis has at most this many times the source's tokens, plus 10."""
+
+    rows_per_batch: int = 128
+    """Hypotheses decoded together, beams counted."""
+
+
+FINAL_DECODING = DecodingSettings(beams=5)
+"""How the final score is decoded unless the space says otherwise (the public release: beam 5, every direction)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """How scores are computed, while searching and in the end."""
+
+    spbleu: str = "flores101"
+    """The pieces that BLEU counts: flores101, flores200, spm:FILE, or base (the base's own SentencePiece model)."""
+
+    search: DecodingSettings = DecodingSettings()
+    """For the scores that select, on the validation part."""
+
+    final: DecodingSettings = FINAL_DECODING
+    """For the front and the baselines, on the test part."""
+
+
+SourceKind = Literal["flores101", "flores200", "files", "tsv", "parquet", "embedded"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where parallel text comes from."""
+
+    kind: SourceKind
+
+    path: str | None
+    """Folder (flores101, flores200, files), file (tsv, parquet) or the embedded set's name. Relative to the
+    current folder."""
+
+    split: str | None
+    """dev or devtest (flores101, flores200); train, validation or test (embedded); None for the others."""
+
+    def __str__(self) -> str:
+        split = f" {self.split}" if self.split else ""
+        return f"{self.kind}{split} in {self.path}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """The text of an experiment. Several sources of a part are read one after the other."""
+
+    train: tuple[Source, ...]
+
+    validation: tuple[Source, ...]
+    """What selects. Empty if it is held out of train."""
+
+    holdout: int | None
+    """The last so many rows of train select and are not trained on. None: validation has its own sources."""
+
+    test: tuple[Source, ...]
+
+    directions: Literal["all", "english"] | tuple[str, ...] = "all"
+    """all ordered pairs, those with English on one side, or a list of SRC-TGT."""
+
+
+BaselineName = Literal["pretrained", "full_finetuning", "shared_lora", "published"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """One of the systems that the front is compared with."""
+
+    name: BaselineName
+
+    trainer: tuple[tuple[str, float | int | str | None], ...] = ()
+    """Trainer settings of this baseline alone."""
+
+    rank: int = 8
+    """shared_lora: its rank (PEFT's default)."""
+
+    is_pruned: bool = False
+    """published: with the release's pruning, 0.9 of B from epoch 2 over 10 epochs."""
+
+
+FULL_FINETUNING_LR = 3e-4
+"""Learning rate of full fine-tuning unless its item in `baselines` sets one: a rate that suits adapters is too high
+for a pretrained model's own weights, so the space's `trainer.lr` is not used."""

@@ -1,0 +1,263 @@
+"""The training loop: a generator that yields its progress and can be checkpointed at every yield.
+
+Resumes bitwise: from a checkpoint it goes through the same batches and the same losses as if it had never stopped.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from langsearch.data.batches import IGNORED_LABEL, Batch, BatchVocabulary, collate, plan_epoch
+from langsearch.data.directions import Direction
+from langsearch.data.store import TokenStore
+from langsearch.model.learners import Learner
+from langsearch.space.settings import TrainerSettings
+from langsearch.train.checkpoint import Checkpoint
+from langsearch.train.loss import smoothed_cross_entropy
+from langsearch.train.optimizer import learning_rate, load_optimizer_state, make_optimizer, optimizer_state
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The loss became NaN or infinite; more training cannot mend it."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The sentences to train on, and in which directions."""
+
+    store: TokenStore
+    directions: Sequence[Direction]
+    languages: Sequence[str]
+    vocabulary: BatchVocabulary
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands when it yields.
+
+    `checkpoint` must be called before the generator goes on; the tensors in it are the live ones, not copies.
+    """
+
+    epoch: int
+    """Counted from 1."""
+    microbatch: int
+    """Microbatches of this epoch done."""
+    num_microbatches: int
+    """Microbatches of this epoch."""
+    updates: int
+    """Updates since the start of training."""
+    train_loss: float
+    """Label-smoothed cross-entropy of this epoch so far, nats a target token."""
+    lr: float
+    """Learning rate of the last update."""
+    train_seconds: float
+    """Seconds spent in updates since the start of training, over all resumes."""
+    checkpoint: Callable[[], Checkpoint]
+
+    @property
+    def is_epoch_end(self) -> bool:
+        """Whether the epoch is complete."""
+        return self.microbatch == self.num_microbatches
+
+
+def train(
+    learner: Learner,
+    data: TrainingData,
+    settings: TrainerSettings,
+    *,
+    resume: Checkpoint | None = None,
+    updates_between_yields: int | None = None,
+) -> Iterator[Progress]:
+    """Trains a learner; yields at the end of every epoch, and every so many updates if asked to.
+
+    Between two yields the caller may use the model and the random number generators as it likes: both are
+    set back before training goes on.
+
+    Args:
+        learner: What is trained, on the device where its parameters are.
+        data: Sentences and directions.
+        settings: How to train.
+        resume: A checkpoint of the same learner, data and settings; training goes on right behind it.
+        updates_between_yields: Yield also within epochs. None: only at their ends.
+
+    Raises:
+        NonFiniteLossError: If the loss becomes NaN or infinite.
+    """
+    return _Run(learner, data, settings).go(resume, updates_between_yields)
+
+
+class _Run:
+    def __init__(self, learner: Learner, data: TrainingData, settings: TrainerSettings) -> None:
+        self.learner, self.data, self.settings = learner, data, settings
+        self.parameters = learner.parameters()
+        self.optimizer = make_optimizer(self.parameters, settings)
+        self.device = next(iter(self.parameters.values())).device
+        self.precision = _precision(settings, self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision is torch.float16)
+        self.epoch, self.microbatch, self.updates = 1, 0, 0
+        self.loss_sum, self.num_tokens, self.train_seconds = 0.0, 0, 0.0
+        self.lr = settings.lr
+
+    def go(self, resume: Checkpoint | None, updates_between_yields: int | None) -> Iterator[Progress]:
+        settings = self.settings
+        torch.manual_seed(settings.seed)
+        _set_dropout(self.learner.model, settings.dropout)
+        if resume is not None:
+            self._load(resume)
+        while self.epoch <= settings.epochs:
+            plan = plan_epoch(
+                self.data.store,
+                self.data.directions,
+                epoch=self.epoch - 1,
+                seed=settings.seed,
+                temperature=settings.temperature,
+                max_tokens=max(settings.tokens_per_batch // settings.accumulation, 1),
+                pairs_per_epoch=settings.pairs_per_epoch,
+                max_length=settings.max_length,
+            )
+            if self.microbatch == 0:
+                self.learner.begin_epoch(self.epoch)
+            while self.microbatch < len(plan.microbatches):
+                group = plan.microbatches[self.microbatch : self.microbatch + settings.accumulation]
+                started = time.perf_counter()
+                self._update(
+                    [
+                        collate(self.data.store, self.data.directions, rows, self.data.vocabulary, self.data.languages)
+                        for rows in group
+                    ]
+                )
+                self.train_seconds += time.perf_counter() - started
+                self.microbatch += len(group)
+                ended = self.microbatch == len(plan.microbatches)
+                if ended or (updates_between_yields and self.updates % updates_between_yields == 0):
+                    yield from self._yield(len(plan.microbatches))
+            self.epoch, self.microbatch, self.loss_sum, self.num_tokens = self.epoch + 1, 0, 0.0, 0
+
+    def _yield(self, num_microbatches: int) -> Iterator[Progress]:
+        rng = _rng_state(self.device)
+        self.learner.model.eval()
+        yield Progress(
+            epoch=self.epoch,
+            microbatch=self.microbatch,
+            num_microbatches=num_microbatches,
+            updates=self.updates,
+            train_loss=self.loss_sum / max(self.num_tokens, 1),
+            lr=self.lr,
+            train_seconds=self.train_seconds,
+            checkpoint=lambda: self._checkpoint(rng, num_microbatches),
+        )
+        _set_rng_state(rng)
+
+    def _update(self, batches: Sequence[Batch]) -> None:
+        self.learner.model.train()
+        num_tokens = sum(batch.num_tgt_tokens for batch in batches)
+        loss_sum = torch.zeros((), device=self.device)
+        for batch in batches:
+            loss = self._loss(batch.to(self.device))
+            self.scaler.scale(loss / num_tokens).backward()  # type: ignore[no-untyped-call]
+            loss_sum += loss.detach()
+        self.updates += 1
+        value = float(loss_sum)
+        if not torch.isfinite(loss_sum):
+            raise NonFiniteLossError(
+                f"The loss must stay finite, but it is {value} at update {self.updates} (epoch {self.epoch}, learning "
+                f"rate {self.lr:.2g}). Lower `trainer.lr`, set `trainer.clip_norm`, or lengthen the warmup."
+            )
+        self.lr = learning_rate(self.updates, self.settings)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr
+        if self.settings.clip_norm > 0:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.settings.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.learner.after_update()
+        self.loss_sum += value
+        self.num_tokens += num_tokens
+
+    def _loss(self, batch: Batch) -> Tensor:
+        """Returns the label-smoothed cross-entropy summed over target tokens, nats."""
+        autocast: AbstractContextManager[Any] = nullcontext()
+        if self.precision is not torch.float32:
+            autocast = torch.autocast(self.device.type, dtype=self.precision)
+        model = self.learner.model
+        with self.learner.route(batch.src_lang, batch.tgt_lang), autocast:
+            hidden = model.model(
+                input_ids=batch.src_ids,
+                attention_mask=batch.src_mask,
+                decoder_input_ids=batch.decoder_input_ids,
+                use_cache=False,
+            ).last_hidden_state
+        counts = batch.labels != IGNORED_LABEL
+        return smoothed_cross_entropy(
+            hidden[counts], model.lm_head.weight, batch.labels[counts], self.settings.label_smoothing
+        )
+
+    def _checkpoint(self, rng: dict[str, Tensor], num_microbatches: int) -> Checkpoint:
+        ended = self.microbatch == num_microbatches
+        tensors = {f"model/{name}": tensor for name, tensor in self.learner.state().items()}
+        state = optimizer_state(self.optimizer, self.parameters)
+        tensors |= {f"optimizer/{name}": tensor for name, tensor in state.items()}
+        tensors |= {f"rng/{name}": tensor for name, tensor in rng.items()}
+        return Checkpoint(
+            tensors,
+            {
+                "epoch": self.epoch + ended,
+                "microbatch": 0 if ended else self.microbatch,
+                "updates": self.updates,
+                "loss_sum": 0.0 if ended else self.loss_sum,
+                "num_tokens": 0 if ended else self.num_tokens,
+                "train_seconds": self.train_seconds,
+                "lr": self.lr,
+                "scaler": self.scaler.state_dict(),
+            },
+        )
+
+    def _load(self, checkpoint: Checkpoint) -> None:
+        tensors, state = checkpoint.tensors, checkpoint.state
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+        self.learner.load_state(part("model/"))
+        load_optimizer_state(self.optimizer, self.parameters, part("optimizer/"))
+        _set_rng_state(part("rng/"))
+        self.epoch, self.microbatch, self.updates = state["epoch"], state["microbatch"], state["updates"]
+        self.loss_sum, self.num_tokens = state["loss_sum"], state["num_tokens"]
+        self.train_seconds, self.lr = state["train_seconds"], state["lr"]
+        self.scaler.load_state_dict(state["scaler"])
+
+
+def _precision(settings: TrainerSettings, device: torch.device) -> torch.dtype:
+    if settings.precision == "auto":
+        if device.type != "cuda":
+            return torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[settings.precision]
+
+
+def _set_dropout(model: Any, dropout: float) -> None:
+    """Sets the residual and embedding dropout; layers are never dropped whole, which adapters would not survive."""
+    for stack in (model.model.encoder, model.model.decoder):
+        stack.dropout, stack.layerdrop = dropout, 0.0
+        for layer in stack.layers:
+            layer.dropout = dropout
+
+
+def _rng_state(device: torch.device) -> dict[str, Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def _set_rng_state(state: dict[str, Tensor]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

@@ -1,0 +1,385 @@
+import pickle
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from langsearch.space.architecture import BaseShape
+from langsearch.space.document import dump, read_document
+from langsearch.space.problems import InputError
+from langsearch.space.schema import Space, load_space
+from langsearch.space.sections import TrainerSection
+from langsearch.space.settings import Baseline, DecodingSettings, Source, TrainerSettings
+
+SHIPPED = sorted((Path(__file__).parent.parent / "search_spaces").rglob("*.yaml"))
+M2M100_418M = BaseShape(
+    encoder_layers=12,
+    decoder_layers=12,
+    d_model=1024,
+    encoder_ffn_dim=4096,
+    decoder_ffn_dim=4096,
+    num_parameters=483_905_536,
+)
+TINY = BaseShape(
+    encoder_layers=3,
+    decoder_layers=3,
+    d_model=128,
+    encoder_ffn_dim=512,
+    decoder_ffn_dim=512,
+    num_parameters=2_430_000,
+)
+SHAPES = {"tiny-m2m": TINY, "facebook/m2m100_418M": M2M100_418M}
+SMALL = """\
+base: tiny-m2m
+languages: {high: [en, fr], low: [sw]}
+data:
+  train: {embedded: quickstart, part: train}
+  validation: {embedded: quickstart, part: validation}
+  test: {embedded: quickstart, part: test}
+architecture:
+  rank: 4
+"""
+
+
+def load(folder: Path, text: str = SMALL, *overrides: str) -> Space:
+    path = folder / "small.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_space(path, overrides)
+
+
+def problems(folder: Path, text: str, *overrides: str) -> list[str]:
+    with pytest.raises(InputError, match=r".") as caught:
+        load(folder, text, *overrides)
+    return [problem.replace(f"{folder}/", "") for problem in caught.value.problems]
+
+
+def test_every_shipped_space_is_found() -> None:
+    assert [path.stem for path in SHIPPED] == ["flores12", "flores8", "quickstart"]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_space_loads_and_fits_its_base(path: Path) -> None:
+    space = load_space(path)
+    assert space.name == path.stem
+    assert space.check(SHAPES[space.base]) == []
+    header = path.read_text(encoding="utf-8").partition("name:")[0]
+    assert [word for word in ("Command:", "Hardware:", "Time:", "Score:") if word not in header] == []
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_resolved_text_loads_as_an_equal_space(path: Path, tmp_path: Path) -> None:
+    space = load_space(path, ["trainer.seed=3"])
+    resolved = load(tmp_path, space.text)
+    assert resolved == space
+    assert resolved.text == space.text
+    assert "seed: 3" in space.text and "clip_norm: 0.0" in space.text
+
+
+def test_flores12_means_what_it_says() -> None:
+    space = load_space(next(path for path in SHIPPED if path.stem == "flores12"))
+    assert dict(space.classes)["medium"] == ("nl", "zh", "ja", "ko")
+    assert space.data.train == (Source("flores101", "data/flores101", "dev"),)
+    assert (space.data.holdout, space.data.validation, space.data.directions) == (100, (), "all")
+    assert space.evaluation.spbleu == "flores101"
+    assert space.evaluation.search == DecodingSettings(directions=24, sentences=100, beams=1)
+    assert space.evaluation.final == DecodingSettings(directions=None, sentences=None, beams=5)
+    assert [item.name for item in space.baselines] == ["pretrained", "full_finetuning", "shared_lora", "published"]
+    assert space.search.objectives == {"spbleu": "max", "trainable_parameters": "min"}
+    assert (space.search.trials, space.search.max_hours, space.search.sampler) == (64, 12.0, "tpe")
+    assert (space.search.grace_epochs, space.search.reduction_factor) == (1, 3)
+    assert (space.resources.gpu, space.resources.cpu, space.resources.max_failures) == (1, 4, 3)
+
+
+def test_one_override_moves_both_flores_sources() -> None:
+    space = load_space(next(path for path in SHIPPED if path.stem == "flores8"), ["data.folder=/elsewhere"])
+    assert space.data.train == (Source("flores101", "/elsewhere", "dev"),)
+    assert space.data.test == (Source("flores101", "/elsewhere", "devtest"),)
+
+
+def test_a_small_space_has_the_defaults(tmp_path: Path) -> None:
+    space = load(tmp_path)
+    assert space.name == "small"
+    assert space.languages == ("en", "fr", "sw")
+    assert space.dimensions() == {}
+    assert space.trainer({}) == TrainerSettings()
+    assert space.evaluation.final == DecodingSettings(beams=5)
+    assert space.baselines == ()
+    assert space.data.validation == (Source("embedded", "quickstart", "validation"),)
+
+
+def test_the_trainer_section_has_every_setting_with_its_default() -> None:
+    assert list(TrainerSection.model_fields) == [field.name for field in fields(TrainerSettings)]
+    assert TrainerSettings(**TrainerSection().model_dump()) == TrainerSettings()
+
+
+def test_a_space_can_be_sent_to_another_process(tmp_path: Path) -> None:
+    space = load(tmp_path)
+    assert pickle.loads(pickle.dumps(space)) == space  # noqa: S301
+
+
+def test_overrides_are_yaml_and_make_their_way(tmp_path: Path) -> None:
+    space = load(tmp_path, SMALL, "trainer.epochs=3", "search.trials=5", "trainer.lr={float: [1e-4, 1e-2], log: true}")
+    assert space.trainer({"trainer.lr": 0.001}).epochs == 3
+    assert space.search.trials == 5
+    assert list(space.dimensions()) == ["trainer.lr"]
+
+
+def test_a_source_may_be_a_list_and_directions_may_be_listed(tmp_path: Path) -> None:
+    text = SMALL.replace(
+        "train: {embedded: quickstart, part: train}",
+        "train: [{tsv: a.tsv}, {parquet: b.parquet}, {files: c}]\n  directions: [en-fr, sw-en]",
+    )
+    space = load(tmp_path, text)
+    assert space.data.train == (
+        Source("tsv", "a.tsv", None),
+        Source("parquet", "b.parquet", None),
+        Source("files", "c", None),
+    )
+    assert space.data.directions == ("en-fr", "sw-en")
+
+
+def test_norwegian_is_a_language_and_not_a_boolean(tmp_path: Path) -> None:
+    assert load(tmp_path, SMALL.replace("[sw]", "[no]")).languages == ("en", "fr", "no")
+
+
+def test_all_problems_are_told_at_once_with_line_and_key(tmp_path: Path) -> None:
+    text = """\
+base: 3
+languages: {high: [en, fr, eng], low: [sw]}
+data:
+  train: {flores101: dv}
+  validation: {holdout: 0}
+  tst: {flores101: devtest}
+architecture:
+  rank: {high: {choise: [1]}, low: 2}
+  encoder: {modules: [q_prj]}
+trainer:
+  epoch: 3
+  epochs: 2.5
+baselines: [publishd]
+search: {sampler: tpo}
+serch: {}
+"""
+    assert problems(tmp_path, text, "trainer.seed=x") == [
+        "small.yaml:15: `serch` must be a section of a space, but is none. Did you mean search?",
+        "small.yaml:1: `base` must be text, but got 3.",
+        "small.yaml:4: `data.train.flores101` must be one of dev, devtest, but got 'dv'. Did you mean dev?",
+        "small.yaml:5: `data.validation.holdout` must be a whole number of at least 1, but got 0",
+        "small.yaml:3: `data.test` must be given, but is missing.",
+        "small.yaml:6: `data.tst` must be a key of `data`, but is none. Did you mean test?",
+        "small.yaml:8: `architecture.rank.high` must be a whole number of at least 0, or one of choice, int, float, "
+        "but got 'choise'. Did you mean choice?",
+        "small.yaml:9: `architecture.encoder.modules` must name modules of the encoder, but got 'q_prj'. "
+        "Did you mean q_proj, v_proj, k_proj?",
+        "small.yaml:12: `trainer.epochs` must be a whole number of at least 1, but got 2.5",
+        "--set trainer.seed=x: `trainer.seed` must be a whole number of at least 0, but got 'x'",
+        "small.yaml:11: `trainer.epoch` must be a key of `trainer`, but is none. Did you mean epochs, pairs_per_epoch?",
+        "small.yaml:13: `baselines[0]` must be a baseline, but 'publishd' is none. Did you mean published?",
+        "small.yaml:14: `search.sampler` must be one of tpe, random, gp, nsga2, but got 'tpo'. Did you mean tpe?",
+        "small.yaml:2: `languages.high[2]` must name each language once, but 'en' is the same as 'eng'",
+    ]
+
+
+FLORES = "train: {flores101: dev, folder: f}"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[sw]", "[]", "`languages.low` must have at least one language"),
+        ("low: [sw]", "choice: [sw]", "`languages.choice` is no name for a class"),
+        ("low: [sw]", "en: [sw]", "`languages.en` must not be named as a language is"),
+        ("[sw]", "[s-w]", "must be a language code of letters, digits and _, but got 's-w'"),
+        ("train: {embedded: quickstart, part: train}", "train: {}", "must name one of flores101, .*, but got none"),
+        ("train: {embedded: quickstart, part: train}", "train: {flores101: dev}", "needs a folder"),
+        ("train: {embedded: quickstart, part: train}", "train: {tsv: a, files: b}", "must name one of"),
+        ("part: train}", "part: train, folder: x}", "`data.train.folder` belongs to flores101"),
+        ("part: train}", "part: train}\n  folder: x", "`data.folder` reaches no source"),
+        ("{embedded: quickstart, part: train}", "{holdout: 3}", "`data.train.holdout` belongs to data.validation"),
+        ("part: validation}", "part: test}", "`data.test` must not share a source with data.validation"),
+        ("part: test}", "part: test}\n  directions: [en-de]", r"directions\[0\]` must read SRC-TGT .* got 'en-de'"),
+        ("part: test}", "part: test}\n  directions: [en-fr]", "must use every language, but none has sw"),
+        ("rank: 4", "rank: 0", "`architecture.rank` must be above 0 somewhere"),
+        ("rank: 4", "rank: {high: 4}", "`architecture.rank.low` must be given for every class, but is missing"),
+        ("rank: 4", "rank: {high: 4, low: 1, hihg: 2}", "must name a class, but 'hihg' is none. Did you mean high"),
+        ("rank: 4", "rank: {high: 4, low: 1, languages: {sv: 2}}", "but 'sv' is none. Did you mean sw"),
+        ("rank: 4", "rank: {high: 4, low: 1, languages: {sw: 2}}", "`architecture.rank.low` touches nothing"),
+        ("rank: 4", "rank: {choice: [2, 2]}", "must list each choice once"),
+        ("rank: 4", "rank: {int: [4, 2]}", "must have low <= high, but got low=4, high=2"),
+        ("rank: 4", "rank: {float: [4, 8]}", "must be a whole number of at least 0, but got the range"),
+        ("rank: 4", "rank: {int: [0, 8], log: true}", "must have low > 0 and `log: true`"),
+        ("rank: 4", "rank: {choice: [2], int: [1, 2]}", "must name one of choice, int, float"),
+        ("rank: 4", "rank: true", "`architecture.rank` must be a whole number of at least 0, but got true"),
+        (
+            "rank: 4",
+            "rank: 4\n  sharing: all\n  encoder: {source_layers: {int: [0, 3]}}",
+            "source_layers` touches noth",
+        ),
+        ("rank: 4", "rank: {high: 4, low: 8}\n  sharing: all", "`architecture.rank` must be one value for all"),
+        ("rank: 4", "rank: {high: 4, low: 8, languages: {en: 2}}\n  sharing: class", "needs sharing language"),
+        ("rank: 4", "rank: 4\n  alpha: 8", "`architecture.alpha` is read by scaling"),
+        (
+            "rank: 4",
+            "rank: 4\n  pruning: {target: 0.5, start: 4, duration: 12}",
+            r"at most trainer.epochs \(15\), .* 16",
+        ),
+        (
+            "rank: 4",
+            "rank: 4\n  pruning: {target: {high: 0.5, low: 0.1}, scope: layer}",
+            "`architecture.pruning.target` must be one value for all with scope layer",
+        ),
+        (
+            "rank: 4",
+            "rank: 4\n  encoder: {modules: [], source_layers: 2}",
+            "`architecture.encoder.source_layers` touches nothing",
+        ),
+        ("rank: 4", "rank: 4\n  encoder: {modules: []}\n  decoder: {layers: []}", "must adapt at least one module"),
+        (
+            "rank: 4",
+            "rank: 4\n  ffn_slice: 64\n  encoder: {modules: [q_proj]}\n  decoder: {modules: [q_proj]}",
+            "`architecture.ffn_slice` touches nothing",
+        ),
+        ("rank: 4", "rank: 4\n  decoder: {layers: {window: [0]}}", r"must read {window: \[low, high\]}"),
+        ("rank: 4", "rank: 4\n  decoder: {layers: some}", "must be all, a list, {first: n}"),
+        ("rank: 4", "rank: 4\ntrainer: {epochs: {int: [1, 3]}}", "`trainer.epochs` must be .*, and cannot be searched"),
+        ("rank: 4", "rank: 4\nbaselines: [pretrained, pretrained]", "must list each baseline once"),
+        ("rank: 4", "rank: 4\nbaselines: [{shared_lora: {lr: {choice: [1, 2]}}}]", "a baseline is not searched"),
+        (
+            "rank: 4",
+            "rank: 4\nbaselines: [{published: {pruning: true, epochs: 3}}]",
+            "needs at least 12 epochs, but got 3",
+        ),
+        ("rank: 4", "rank: 4\nsearch: {objectives: {spbleu: min}}", "`search.objectives` must be {spbleu: max"),
+        ("rank: 4", "rank: 4\nsearch: {grace_epochs: 20}", "must be at most trainer.epochs, but got 20"),
+        ("rank: 4", "rank: 4\nresources: {trials_per_gpu: 2}", "needs resources.gpu above 0"),
+        ("rank: 4", "rank: 4\nevaluation: {spbleu: bleu}", "must be flores101, flores200, base or spm:FILE"),
+        ("rank: 4", "rank: 4\nsearch:", "`search` must be a mapping, but got nothing"),
+        ("base: tiny-m2m", "base: tiny-m2m\nname: a/b", "`name` must be letters, digits"),
+    ],
+)
+def test_a_wrong_space_is_refused(old: str, new: str, message: str, tmp_path: Path) -> None:
+    assert old in SMALL
+    text = SMALL.replace(old, new)
+    with pytest.raises(InputError, match=message) as caught:
+        load(tmp_path, text)
+    assert len(caught.value.problems) == 1
+
+
+def test_flores_needs_languages_of_its_table(tmp_path: Path) -> None:
+    text = SMALL.replace("train: {embedded: quickstart, part: train}", FLORES).replace("[sw]", "[tlh]")
+    assert problems(tmp_path, text) == [
+        "small.yaml:2: `languages.low[0]` must be one of FLORES-101's, by code, but got 'tlh'. "
+        "Did you mean tl, th, tha?"
+    ]
+
+
+def test_flores_dev_in_two_editions_is_one_source(tmp_path: Path) -> None:
+    text = SMALL.replace("train: {embedded: quickstart, part: train}", FLORES).replace(
+        "test: {embedded: quickstart, part: test}", "test: {flores200: dev, folder: g}"
+    )
+    assert "must not share a source with data.train" in problems(tmp_path, text)[0]
+
+
+def test_english_directions_need_english(tmp_path: Path) -> None:
+    text = SMALL.replace("part: test}", "part: test}\n  directions: english")
+    assert load(tmp_path, text).data.directions == "english"
+    assert "needs English" in problems(tmp_path, text.replace("[en, fr]", "[de, fr]"))[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ("rank: 200", "architecture.rank` must be at most the narrowest adapted layer's width, 128, but got 200"),
+        ("rank: {high: 2, low: {int: [1, 129]}}", "architecture.rank.low` must be at most .* 128, but got 129"),
+        ("rank: {high: 2, low: 1, languages: {en: 300}}", "architecture.rank.languages.en` must be at most"),
+        ("rank: 40\n  ffn_slice: 32", "layer's width, 32, but got 40"),
+        ("rank: 4\n  ffn_slice: 600", "ffn_slice` must be at most the feed-forward block's hidden width, 512"),
+        ("rank: 4\n  encoder: {layers: [0, 3]}", r"encoder.layers` must lie within the base's 3 layers.* got \[3\]"),
+        ("rank: 4\n  decoder: {layers: {last: {int: [1, 4]}}}", "decoder.layers.last` must lie within .* but got 4"),
+        (
+            "rank: 4\n  decoder: {layers: {window: [0, 4]}}",
+            r"decoder.layers.window` must lie within .* but got \[0, 4\]",
+        ),
+        ("rank: 4\n  encoder: {source_layers: 5}", "encoder.source_layers` must lie within .* but got 5"),
+        (
+            "rank: 4\nbaselines: [{shared_lora: {rank: 129}}]",
+            "shared_lora.rank` must be at most the width 128, but got 129",
+        ),
+    ],
+)
+def test_what_the_base_does_not_have_is_a_problem(changes: str, message: str, tmp_path: Path) -> None:
+    (problem,) = load(tmp_path, SMALL.replace("rank: 4", changes)).check(TINY)
+    assert re.search(message, problem)
+    assert re.search(r"small.yaml:\d+: `", problem)
+
+
+def test_baselines_take_options(tmp_path: Path) -> None:
+    text = SMALL + "baselines: [{shared_lora: {rank: 16, lr: 0.01}}, {published: {pruning: true}}, full_finetuning]\n"
+    space = load(tmp_path, text, "trainer.lr={float: [1e-4, 1e-2]}", "trainer.clip_norm=1")
+    assert space.baselines == (
+        Baseline(name="shared_lora", trainer=(("lr", 0.01),), rank=16),
+        Baseline(name="published", is_pruned=True),
+        Baseline(name="full_finetuning"),
+    )
+    assert space.baseline_trainer("shared_lora") == TrainerSettings(lr=0.01, clip_norm=1)
+    assert space.baseline_trainer("published") == TrainerSettings(clip_norm=1)
+    assert space.baseline_trainer("full_finetuning") == TrainerSettings(lr=3e-4, clip_norm=1)
+    with pytest.raises(ValueError, match=r"must be one of .*, but got 'pretrained'"):
+        space.baseline_trainer("pretrained")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: 1\nb: \xff\n", r":2: The file must be UTF-8, but byte 8 is 0xff"),
+        (b"a: [1\nb: 2\n", r":2: The file must be YAML, but expected ',' or '\]'"),
+        (b"- 1\n", r":1: The file must hold a mapping"),
+        (b"", r":1: The file must hold a mapping, but got nothing"),
+        (
+            b"a: 1\nb: {c: 1, c: 2}\na: 3\n",
+            r":2: `b.c` must be written once.*\n.*:3: `a` must be written once, but line 1",
+        ),
+        (b"a: !!python/object:os.system 1\n", r":1: The file must be YAML, but could not determine a constructor"),
+        (b"a: &a [*a]\n", "refers to itself"),
+        (b"1: a\n", r":1: `the file` must have text keys, but got 1"),
+        (
+            b"a: &a [x, x, x, x, x, x, x, x, x]\n"
+            + b"".join(b"%c: &%c [%s]\n" % (k, k, b", ".join([b"*%c" % (k - 1)] * 9)) for k in range(98, 106)),
+            "holds more than 20000 values",
+        ),
+    ],
+    ids=["utf-8", "syntax", "list", "empty", "twice", "tag", "recursion", "number as key", "billion laughs"],
+)
+def test_a_file_that_is_no_space_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_document(path)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="must be readable, but got: No such file"):
+        load_space(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer", "--set must read key.path=value, but got 'trainer'"),
+        ("base.x=1", "`base` must be a mapping, but got 'tiny-m2m'"),
+        ("trainer.lr=[1", "The value must be YAML"),
+    ],
+)
+def test_a_wrong_override_is_refused(override: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        load(tmp_path, SMALL, override)
+
+
+def test_yaml_comes_back_equal_and_in_order(tmp_path: Path) -> None:
+    data = {"z": 1, "a": {"no": "no", "x": [1e-8, None, True], "text": "1e-3"}}
+    path = tmp_path / "x.yaml"
+    path.write_text(dump(data), encoding="utf-8")
+    read = read_document(path)
+    assert read.data == data and list(read.data) == ["z", "a"]
+    assert read.where(("a", "x", 0)).endswith("x.yaml:4")
