@@ -1,5 +1,6 @@
 """The command line: parse, build, call. Exit codes: 0 done, 1 failed, 2 the input is wrong."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -83,7 +84,8 @@ def run(
     from langsearch.search.runner import run_search
     from langsearch.space.schema import load_space
 
-    given = {"name": name, "search.trials": trials, "search.max_hours": hours}
+    # In quotes, so that --name 7 is a text too.
+    given = {"name": name and json.dumps(name), "search.trials": trials, "search.max_hours": hours}
     settings = [f"{key}={value}" for key, value in given.items() if value is not None]
     loaded = load_space(space, [*(overrides or ()), *settings])
     checked = check_space(loaded)
@@ -93,9 +95,11 @@ def run(
         export_front(checked, outcome.folder)
     report = write_report(outcome.folder.path)
     _print_front(outcome.folder.path)
-    if not outcome.is_complete:
-        _out.print("Not all trials have ended. Go on with the same command and --resume.")
     _out.print(f"Report: {report}", soft_wrap=True)
+    if not outcome.is_complete:
+        why = "The time is up" if outcome.is_late else "Interrupted"
+        _out.print(f"{why}: not all trials have ended. Go on with the same command and --resume.")
+        raise typer.Exit(0 if outcome.is_late else 130)
     if outcome.num_complete == 0:
         _err.print("No searched trial could finish; the causes are in the report.")
         raise typer.Exit(1)

@@ -39,6 +39,7 @@ class ForceLanguageAndEnd:
         self._first_end = int(max_lengths.min())
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Called by `generate` before each token; (rows * beams, length), (rows * beams, vocab) -> the latter."""
         length = input_ids.shape[1]
         num_beams = scores.shape[0] // self._language_ids.shape[0]
         if length == 1:

@@ -58,6 +58,15 @@ class DirectionScore:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """How much better one system is than another, in spBLEU, with a 95 % interval of the paired bootstrap."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Scores:
     """spBLEU of a set of directions over the same sentences."""
 
@@ -103,7 +112,8 @@ def find_tokenizer(spec: str, base_spm: Path) -> ScoreTokenizer:
         raise InputError(f"`evaluation.spbleu` must name a SentencePiece file, but {path} does not exist.")
     model = path.read_bytes()
     try:
-        sentencepiece.SentencePieceProcessor(model_proto=model)
+        # Without a file's content nothing is loaded, and nothing said before the first use.
+        sentencepiece.SentencePieceProcessor(model_proto=model).encode("")
     except (RuntimeError, OSError) as error:
         way_out = " Delete it; it is fetched again." if name in _MODEL_FILES else ""
         raise InputError(f"{path} must be a SentencePiece model, but cannot be read as one.{way_out}") from error
@@ -173,17 +183,45 @@ class SpBleu:
             signature=self.signature,
         )
 
+    def difference(
+        self,
+        hypotheses: Mapping[Direction, Sequence[str]],
+        others: Mapping[Direction, Sequence[str]],
+        references: Mapping[Direction, Sequence[str]],
+    ) -> Difference:
+        """Returns how much better one system is than another on the same sentences, as means over directions.
+
+        The interval is that of the paired bootstrap: both systems are scored on the same resampled sentences, so
+        what makes a sentence hard for both cancels out (Koehn 2004, W04-3250, section 4).
+
+        Args:
+            hypotheses: The system's texts of each direction.
+            others: The other's, for the same directions and sentences.
+            references: Likewise.
+        """
+        directions = list(hypotheses)
+        samples = []
+        values = []
+        for texts in (hypotheses, others):
+            statistics = [self.statistics(texts[direction], references[direction]) for direction in directions]
+            values.append(np.mean([self.from_statistics(rows.sum(axis=0)) for rows in statistics]))
+            samples.append(self._resampled_means(statistics))
+        low, high = np.percentile(samples[0] - samples[1], [2.5, 97.5])
+        return Difference(float(values[0] - values[1]), float(low), float(high))
+
     def _interval(self, statistics: Sequence[np.ndarray]) -> tuple[float, float]:
-        rng = np.random.default_rng(12345)
-        sizes = {len(rows) for rows in statistics}
-        means = np.zeros(NUM_BOOTSTRAP)
-        shared = {size: rng.multinomial(size, np.full(size, 1 / size), size=NUM_BOOTSTRAP) for size in sizes}
-        for rows in statistics:
-            totals = shared[len(rows)] @ rows
-            means += [self.from_statistics(total) for total in totals]
-        means /= len(statistics)
-        low, high = np.percentile(means, [2.5, 97.5])
+        low, high = np.percentile(self._resampled_means(statistics), [2.5, 97.5])
         return float(low), float(high)
+
+    def _resampled_means(self, statistics: Sequence[np.ndarray]) -> np.ndarray:
+        """Returns the mean over directions of each resample, (resamples,): the same sentences in each direction."""
+        rng = np.random.default_rng(12345)
+        sizes = sorted({len(rows) for rows in statistics})
+        drawn = {size: rng.multinomial(size, np.full(size, 1 / size), size=NUM_BOOTSTRAP) for size in sizes}
+        means = np.zeros(NUM_BOOTSTRAP)
+        for rows in statistics:
+            means += [self.from_statistics(total) for total in drawn[len(rows)] @ rows]
+        return means / len(statistics)
 
     def _split(self, text: str) -> str:
         return " ".join(self._processor.encode(text, out_type=str))
@@ -192,7 +230,7 @@ class SpBleu:
 def _fetch(name: str, path: Path) -> None:
     try:
         BLEU(tokenize=name)  # sacreBLEU fetches its model on first use
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # sacreBLEU exits the process where a certificate is wrong
         if path.exists() and path.stat().st_size == 0:
             path.unlink()
         raise InputError(

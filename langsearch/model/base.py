@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import shutil
 import tempfile
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, M2M100Config, M2M100ForConditionalGeneration
 from transformers.utils import logging as transformers_logging
@@ -41,11 +44,17 @@ class BaseTokenizer:
 
     Args:
         folder: A folder with the tokenizer's files.
+
+    Raises:
+        InputError: If a file is missing or torn, or it is a tokenizer of another kind.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+            raise InputError(f"A base must have its tokenizer's files, but {folder} has not: {error}") from error
         if not hasattr(self._tokenizer, "lang_code_to_id"):
             raise InputError(
                 f"A base must have an M2M-100 tokenizer, but {folder} has {type(self._tokenizer).__name__}."
@@ -175,7 +184,8 @@ def load_base(name: str, dtype: torch.dtype = torch.float32) -> Base:
         dtype: The type that its weights are held in.
 
     Raises:
-        InputError: If there is no such base, it is of another family, or its weights are not in safetensors.
+        InputError: If there is no such base, it is of another family, its weights are not in safetensors, or a file
+            is torn or lacks something.
     """
     folder = find_base(name)
     _read_config(folder)
@@ -185,9 +195,17 @@ def load_base(name: str, dtype: torch.dtype = torch.float32) -> Base:
             "Convert them: model.save_pretrained(FOLDER) writes safetensors."
         )
     with _quiet_transformers():
-        model = M2M100ForConditionalGeneration.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, local_files_only=True
-        )
+        try:
+            model, report = M2M100ForConditionalGeneration.from_pretrained(
+                folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+            )
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise InputError(
+                f"A base's weights must be whole and fit its config.json, but {folder}: {error}"
+            ) from error
+        # Without this check, what is missing would be filled with random numbers.
+        if missing := sorted(report["missing_keys"]):
+            raise InputError(f"A base's weights must be all there, but {folder} lacks {', '.join(missing[:5])}.")
         tokenizer = BaseTokenizer(folder)
     return Base(name, _freeze(model), tokenizer, read_shape(folder))
 
@@ -231,8 +249,11 @@ def attach_base(shared: SharedBase) -> Base:
         table = positions.get_embedding(
             positions.num_positions + positions.offset, positions.embedding_dim, positions.padding_idx
         )
-        positions.weights = nn.Buffer(table, persistent=False)
-    return Base(shared.name, _freeze(model), BaseTokenizer(folder), shared.shape)
+        # In the weights' type, as `from_pretrained` has it: a sum of two types would be of the wider one.
+        positions.weights = nn.Buffer(table.to(model.dtype), persistent=False)
+    tokenizer = BaseTokenizer(folder)
+    weakref.finalize(tokenizer, shutil.rmtree, folder, ignore_errors=True)
+    return Base(shared.name, _freeze(model), tokenizer, shared.shape)
 
 
 def to_device(base: Base, device: torch.device) -> Base:
@@ -249,7 +270,12 @@ def _freeze(model: M2M100ForConditionalGeneration) -> M2M100ForConditionalGenera
 
 
 def _read_config(folder: Path) -> M2M100Config:
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{folder}/config.json must be a model's configuration, but cannot be read: {error}"
+        ) from error
     if not isinstance(config, M2M100Config):
         model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
         raise InputError(

@@ -98,11 +98,9 @@ class AdaptedModel:
             state |= {f"{site}.alive": alive for site, alive in self.masks.alive.items()}
         return state
 
-    @torch.no_grad()
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Takes back what `state` gave."""
-        for name, tensor in self.state().items():
-            tensor.copy_(state[name])
+        _copy_all(self.state(), state)
 
     @contextmanager
     def route(self, src_lang: Tensor, tgt_lang: Tensor) -> Iterator[None]:
@@ -152,11 +150,9 @@ class FullModel:
         """Returns the parameters."""
         return {name: parameter.data for name, parameter in self.parameters().items()}
 
-    @torch.no_grad()
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Takes back what `state` gave."""
-        for name, tensor in self.state().items():
-            tensor.copy_(state[name])
+        _copy_all(self.state(), state)
 
     @contextmanager
     def route(self, src_lang: Tensor, tgt_lang: Tensor) -> Iterator[None]:
@@ -183,6 +179,16 @@ def module_path(site: Site) -> str:
     else:
         name = f"self_attn.{site.module}"
     return f"model.{site.stack}.layers.{site.layer}.{name}"
+
+
+@torch.no_grad()
+def _copy_all(targets: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    for name, target in targets.items():
+        # `copy_` alone would stretch a smaller tensor to fit.
+        if state[name].shape != target.shape:
+            shapes = f"the shape {tuple(target.shape)}, but has {tuple(state[name].shape)}"
+            raise RuntimeError(f"The state's {name} must have {shapes}")
+        target.copy_(state[name])
 
 
 def _linear(model: nn.Module, site: Site) -> nn.Linear:

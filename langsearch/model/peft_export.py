@@ -55,6 +55,8 @@ def export_peft(learner: AdaptedModel, folder: Path, base: str, card: str) -> li
     Raises:
         InputError: If the folder is there and is no export.
     """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"An export's place must be a folder, but {folder} is a file.")
     if folder.exists() and any(folder.iterdir()) and not (folder / FORMAT_FILE).exists():
         raise InputError(f"An export's folder must be new or an earlier export, but {folder} holds other files.")
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
@@ -125,6 +127,13 @@ def load_export(learner: AdaptedModel, folder: Path) -> None:
             stored_a, stored_b = tensors.get(f"{key}.lora_A.weight"), tensors.get(f"{key}.lora_B.weight")
             if stored_a is None or stored_b is None or stored_a.shape[0] != a.shape[0]:
                 problems.append(f"{path} must have rank {a.shape[0]} at {entry}, but has {_shape(stored_a)}.")
+                continue
+            sizes = layer.base.in_features, layer.base.out_features
+            if stored_a.shape[1:] != sizes[:1] or stored_b.shape != (sizes[1], a.shape[0]):
+                rule = f"{path} must fit a layer of {sizes[0]} inputs and {sizes[1]} outputs at {entry}"
+                problems.append(
+                    f"{rule}, but is for {stored_a.shape[-1]} and {stored_b.shape[0]}. Is the base the same?"
+                )
                 continue
             a.copy_(stored_a[:, : a.shape[1]])
             b.copy_(stored_b[: b.shape[0]] / scale)

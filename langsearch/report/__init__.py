@@ -1,1 +1,1 @@
-"""See DESIGN in README."""
+"""What a search found, for reading: tables on the terminal and the HTML report."""

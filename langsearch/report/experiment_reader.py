@@ -48,6 +48,15 @@ class Score:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PairedDifference:
+    """How much better a trial is than a baseline on the test set, spBLEU, with its 95 % paired bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Trial:
     """One row of the results. None: the experiment does not say."""
 
@@ -73,6 +82,8 @@ class Trial:
     worker: str | None
     params: Mapping[str, Any]
     summary: str
+    test_to_pretrained: PairedDifference | None = None
+    test_to_full: PairedDifference | None = None
 
     def score(self, split: Split) -> Score | None:
         """Returns the score on a split, None where it was not measured."""
@@ -314,7 +325,16 @@ def _trial(row: Mapping[str, Any]) -> Trial | None:
         worker=as_text(row.get("worker")),
         params=MappingProxyType(parse_object(row.get("params"))),
         summary=as_text(row.get("summary")) or "",
+        test_to_pretrained=_difference(row, "test_to_pretrained"),
+        test_to_full=_difference(row, "test_to_full"),
     )
+
+
+def _difference(row: Mapping[str, Any], name: str) -> PairedDifference | None:
+    value, low, high = (as_number(row.get(name + end)) for end in ("", "_low", "_high"))
+    if value is None or low is None or high is None:
+        return None
+    return PairedDifference(value=value, low=low, high=high)
 
 
 def _score(row: Mapping[str, Any], prefix: str) -> Score | None:

@@ -118,7 +118,10 @@ def _comparison(best: Trial, other: Trial, words: str, split: Split, scores: Map
     if mine is None or theirs is None:
         return f"There is no {split} score of {words} to compare with."
     text = f"Against {words}, {_scored(theirs)}, that is {wording.difference(mine.spbleu - theirs.spbleu)} spBLEU"
-    if mine.low is not None and mine.high is not None and theirs.low is not None and theirs.high is not None:
+    paired = {"pretrained": best.test_to_pretrained, "full_finetuning": best.test_to_full}.get(other.name)
+    if split == "test" and paired is not None:
+        text += f" (95 % interval {wording.paired_interval(paired.low, paired.high)}, paired bootstrap)"
+    elif mine.low is not None and mine.high is not None and theirs.low is not None and theirs.high is not None:
         overlap = mine.low <= theirs.high and theirs.low <= mine.high
         text += f"; the two intervals {'overlap' if overlap else 'do not overlap'}"
     ours, others = scores.get(best.name, {}), scores.get(other.name, {})

@@ -78,6 +78,14 @@ def _title(experiment: Experiment, summary: Summary) -> str:
 
 def _caption(experiment: Experiment, summary: Summary) -> str:
     lines = ["* best by validation   = baseline   params: trainable, and in % of the base"]
+    best = summary.best
+    for words, paired in (
+        ("the pretrained base", best.test_to_pretrained if best else None),
+        ("full fine-tuning", best.test_to_full if best else None),
+    ):
+        if paired is not None and summary.split == "test":
+            interval = wording.paired_interval(paired.low, paired.high)
+            lines.append(f"* against {words}: {wording.difference(paired.value)}, 95 % {interval} (paired bootstrap)")
     if experiment.signature:
         lines.append(experiment.signature)
     if summary.split == "validation":

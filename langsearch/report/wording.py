@@ -46,6 +46,11 @@ def interval(score: Score | None) -> str:
     return f"{score.low:.2f}–{score.high:.2f}"
 
 
+def paired_interval(low: float, high: float) -> str:
+    """Returns the interval of a difference, both ends with their signs."""
+    return f"{difference(low)} to {difference(high)}"
+
+
 def difference(value: float | None) -> str:
     """Returns a difference of scores with its sign."""
     if value is None:

@@ -1,6 +1,7 @@
 """What `langsearch check` shows of a space."""
 
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 import optuna
@@ -40,25 +41,29 @@ def print_check(console: Console, checked: CheckedSpace) -> None:
     console.print(f"adapters    {low:,} to {high:,} parameters ({percent[0]:.2f} to {percent[1]:.2f} % of the base)")
     sample = space.architecture(_sample(dimensions), shape)
     console.print(
-        f"a sample    {summarize(sample)}: {sample.num_parameters(shape):,} parameters", soft_wrap=True, markup=False
+        f"a sample    {summarize(sample, space.classes)}: {sample.num_parameters(shape):,} parameters",
+        soft_wrap=True,
+        markup=False,
     )
 
 
 def parameter_range(checked: CheckedSpace) -> tuple[int, int]:
     """Returns the fewest and the most adapter parameters of the space.
 
-    The count grows with every rank, module and layer, so the two ends of every dimension give the two ends of it;
-    a window starts at its first layer to have room for its longest length.
+    The count grows with every rank, module and layer, so the two ends of those dimensions give the two ends of it;
+    a window starts at its first layer to have room for its longest length. What has no such order is tried in full.
     """
+    dimensions = checked.space.dimensions()
+    unordered = {name: _choices(dimensions[name]) for name in ("sharing", "ffn_slice") if name in dimensions}
     counts = []
-    for end in (min, max):
-        point = {}
-        for name, distribution in checked.space.dimensions().items():
-            choices = _choices(distribution)
-            pick = min if name.endswith("layers.start") else end
-            point[name] = pick(choices, key=_size)
-        counts.append(checked.space.architecture(point, checked.shape).num_parameters(checked.shape))
-    return counts[0], counts[1]
+    for values in product(*unordered.values()):
+        for end in (min, max):
+            point = dict(zip(unordered, values, strict=True))
+            for name, distribution in dimensions.items():
+                pick = min if name.endswith("layers.start") else end
+                point.setdefault(name, pick(_choices(distribution), key=_size))
+            counts.append(checked.space.architecture(point, checked.shape).num_parameters(checked.shape))
+    return min(counts), max(counts)
 
 
 def _dimensions_table(dimensions: Mapping[str, BaseDistribution]) -> Table:

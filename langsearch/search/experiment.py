@@ -10,8 +10,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pyarrow as pa
 from ruamel.yaml import YAML
+from sqlalchemy.exc import SQLAlchemyError
 
 from langsearch.search.environment import CheckedSpace
 from langsearch.search.folder import ExperimentFolder, read_json, write_json, write_rows, write_text
@@ -20,7 +22,7 @@ from langsearch.search.task import TrialTask
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space, load_space
 
-_PACKAGES = ("langsearch", "torch", "transformers", "ray", "optuna", "sacrebleu", "peft")
+_PACKAGES = ("langsearch", "torch", "transformers", "ray", "optuna", "sacrebleu")
 
 RESULTS = pa.schema(
     [
@@ -42,6 +44,12 @@ RESULTS = pa.schema(
         ("test_spbleu_high", pa.float64()),
         ("test_num_sentences", pa.int64()),
         ("test_num_directions", pa.int64()),
+        ("test_to_pretrained", pa.float64()),
+        ("test_to_pretrained_low", pa.float64()),
+        ("test_to_pretrained_high", pa.float64()),
+        ("test_to_full", pa.float64()),
+        ("test_to_full_low", pa.float64()),
+        ("test_to_full_high", pa.float64()),
         ("trainable_parameters", pa.int64()),
         ("trainable_percent", pa.float64()),
         ("nonzero_parameters", pa.int64()),
@@ -64,10 +72,12 @@ def start_experiment(path: Path, space: Space, *, resume: bool) -> ExperimentFol
     """Makes an experiment's folder, or opens it to go on.
 
     Raises:
-        InputError: If the folder is there and `resume` is not asked for, or not there and it is, or the space is
-            not the one that the experiment was started with.
+        InputError: If the folder is there and `resume` is not asked for, or not there and it is, the space is
+            not the one that the experiment was started with, or its storage has another experiment of this name.
     """
     folder = ExperimentFolder(path)
+    if space.search.storage is not None and not folder.space.exists() and not resume:
+        _check_storage(space.search.storage, space.name)
     if not path.exists():
         if resume:
             raise InputError(f"--resume goes on with an experiment, but {path} does not exist. Start it without.")
@@ -110,13 +120,31 @@ def space_changes(old: str, new: str) -> list[str]:
     ]
 
 
+def _check_storage(url: str, name: str) -> None:
+    """Raises InputError if the database cannot be opened, or has an experiment of this name."""
+    try:
+        names = optuna.get_all_study_names(url)
+    except (ImportError, SQLAlchemyError) as error:
+        cause = str(error).splitlines()[0]
+        raise InputError(
+            f"`search.storage` must be a database that can be opened, but got {url!r} ({cause}). "
+            "Example: postgresql://USER@HOST/DATABASE"
+        ) from error
+    if name in names:
+        raise InputError(
+            f"`search.storage` must not have the experiment yet, but {url} has {name!r} already. "
+            "Start another with --name NAME."
+        )
+
+
 def open_table(folder: ExperimentFolder, space: Space) -> TrialTable:
     """Opens the trial table, or makes it."""
     search = space.search
     url = search.storage or f"sqlite:///{folder.study}"
     objectives = [Objective(name, direction == "max") for name, direction in search.objectives.items()]
-    # A database may serve many experiments: there the study is named after the folder too.
-    return TrialTable(url, space.name, objectives, sampler=search.sampler, seed=search.seed, num_trials=search.trials)
+    # The study keeps the name that the experiment was started with, also where the folder was renamed since.
+    name = load_space(folder.space).name
+    return TrialTable(url, name, objectives, sampler=search.sampler, seed=search.seed, num_trials=search.trials)
 
 
 def write_description(folder: ExperimentFolder, checked: CheckedSpace, signature: str, **values: Any) -> None:
@@ -161,6 +189,10 @@ def _results_row(folder: ExperimentFolder, row: TrialRow, is_front: bool, base_p
     task = TrialTask.read(trial) if trial.task.exists() else None
     values: dict[str, Any] = asdict(row.result) if row.result else {}
     values |= asdict(row.test) if row.test else {}
+    for other, name in (("pretrained", "test_to_pretrained"), ("full_finetuning", "test_to_full")):
+        if other in row.differences:
+            difference = row.differences[other]
+            values |= {name: difference.value, f"{name}_low": difference.low, f"{name}_high": difference.high}
     if row.result:
         values |= {
             "epochs": row.result.epoch,

@@ -57,7 +57,7 @@ def choose_trial(table: TrialTable, name: str | None) -> TrialRow:
         if not front:
             raise InputError("A trial must be complete to be chosen, but none is. Name one with --trial.")
         return max(front, key=lambda row: row.result.spbleu if row.result else 0.0)
-    full = f"{int(name):05d}" if name.isdigit() else name
+    full = f"{int(name):05d}" if name.isdecimal() else name
     if full not in rows:
         raise InputError(f"--trial must name a trial, but {name!r} is none.{near_names(full, rows)}")
     return rows[full]
@@ -97,9 +97,9 @@ tags: [translation, lora, langsearch]
 
 # Language-specific LoRA for {base.name}: trial {row.name}
 
-{task.summary}; {task.num_trainable(base.shape):,} trained parameters,
-{percent:.2f} % of the base. One PEFT adapter for each language and side: a translation activates the source side's adapter of its source language together with the target side's of
-its target language. Found and trained by langsearch.
+{task.summary}; {task.num_trainable(base.shape):,} trained parameters, {percent:.2f} % of the base.
+One PEFT adapter for each language and side: a translation activates the source side's adapter of its source
+language together with the target side's of its target language. Found and trained by langsearch.
 
 | set | spBLEU, mean over directions | 95 % interval | directions | sentences each |
 |---|---|---|---|---|

@@ -1,8 +1,10 @@
 """What follows a search: the front's adapters, and single trials on request."""
 
+import shutil
 from pathlib import Path
 
 from langsearch.model.base import Base, load_base
+from langsearch.model.peft_export import FORMAT_FILE
 from langsearch.search.environment import CheckedSpace, Environment, build_environment, check_space
 from langsearch.search.experiment import open_table
 from langsearch.search.export import choose_trial, export_trial
@@ -14,12 +16,19 @@ from langsearch.space.schema import load_space
 
 
 def export_front(checked: CheckedSpace, folder: ExperimentFolder) -> list[Path]:
-    """Exports the adapters of every front member and returns their folders; one without adapters is left out."""
+    """Exports the adapters of every front member and returns their folders; one without adapters is left out.
+
+    Earlier exports of trials that are no longer on the front are removed.
+    """
     base = load_base(checked.space.base)
     environment = build_environment(checked, base, folder.path.parent / STORE_FOLDER)
     table = open_table(folder, checked.space)
     exported = []
-    for row in table.front():
+    rows = table.front()
+    for old in folder.path.glob("front/*"):
+        if old.name not in {row.name for row in rows} and (old / FORMAT_FILE).exists():
+            shutil.rmtree(old)
+    for row in rows:
         if row.result and row.result.trainable_parameters:
             export_trial(base, environment, folder, row, folder.front(row.name))
             exported.append(folder.front(row.name))

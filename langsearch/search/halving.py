@@ -10,7 +10,7 @@ from langsearch.search.table import Objective, dominates
 
 
 class ParetoHalving(FIFOScheduler):  # type: ignore[misc]  # Ray has no types
-    """At each rung a trial goes on if it is among the best 1/eta of those that have come so far.
+    """At each rung a trial goes on if none dominates it, or it is among the best 1/eta of those that came so far.
 
     Asynchronous halving is ASHA's (Li et al. 2020, arXiv 1810.05934, algorithm 2, the stopping variant); the order
     by non-dominated rank, ties to the less crowded, is MO-ASHA's (Schmucker et al. 2021, arXiv 2106.12639,
@@ -63,13 +63,19 @@ def rungs(max_epochs: int, grace_epochs: int, reduction_factor: int) -> list[int
 
 
 def is_among_best(costs: Sequence[float], seen: Sequence[Sequence[float]], reduction_factor: int) -> bool:
-    """Returns whether costs are among the best ceil(n / reduction_factor) of the n seen, themselves included.
+    """Returns whether costs are dominated by none, or among the best ceil(n / reduction_factor) of the n seen.
+
+    A trial that no other one beats in all objectives is never stopped: it may be a member of the front. There are
+    few of them, about the logarithm of n with two independent objectives; with one objective it is the best, which
+    goes on anyway.
 
     Args:
         costs: Less is better, (objectives,).
         seen: The costs of all trials at this rung, (n, objectives).
         reduction_factor: eta.
     """
+    if not any(dominates(other, costs) for other in seen):
+        return True
     order = sorted(range(len(seen)), key=_ranking(seen).__getitem__)
     best = order[: -(-len(seen) // reduction_factor)]
     return any(list(seen[index]) == list(costs) for index in best)

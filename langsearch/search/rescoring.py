@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from rich.console import Console
@@ -15,7 +16,6 @@ from langsearch.model.peft_export import FORMAT_FILE, load_export, read_export
 from langsearch.search.environment import Environment, build_environment, check_space
 from langsearch.search.export import choose_trial
 from langsearch.search.finish import open_experiment
-from langsearch.search.runner import STORE_FOLDER
 from langsearch.search.trial import Split, load_trained
 from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space
@@ -41,22 +41,23 @@ def print_evaluation(
     """
     if split not in _SPLITS:
         raise InputError(f"--split must be one of {', '.join(_SPLITS)}, but got {split!r}.")
-    if (target / FORMAT_FILE).exists():
-        label, base, environment, learner = _open_adapters(target, space_file)
-    else:
-        label, base, environment, learner = _open_trial(target, trial)
-    settings = environment.evaluation.final
-    if beams is not None:
-        settings = replace(settings, beams=beams)
-    store = environment.test if _SPLITS[split] == "test" else environment.validation
-    vocabulary = base.vocabulary(environment.languages)
-    data = evaluation_set(store, environment.directions, settings, environment.classes, vocabulary)
-    evaluation = evaluate(learner, data, settings, base.tokenizer, SpBleu(environment.tokenizer))
+    with TemporaryDirectory(prefix="langsearch-store-") as temporary:
+        if (target / FORMAT_FILE).exists():
+            label, base, environment, learner = _open_adapters(target, space_file, Path(temporary))
+        else:
+            label, base, environment, learner = _open_trial(target, trial)
+        settings = environment.evaluation.final
+        if beams is not None:
+            settings = replace(settings, beams=beams)
+        store = environment.test if _SPLITS[split] == "test" else environment.validation
+        vocabulary = base.vocabulary(environment.languages)
+        data = evaluation_set(store, environment.directions, settings, environment.classes, vocabulary)
+        evaluation = evaluate(learner, data, settings, base.tokenizer, SpBleu(environment.tokenizer))
     _print(console, label, _SPLITS[split], settings.beams, evaluation, environment)
     return evaluation.scores
 
 
-def _open_adapters(target: Path, space_file: Path | None) -> tuple[str, Base, Environment, Learner]:
+def _open_adapters(target: Path, space_file: Path | None, store_folder: Path) -> tuple[str, Base, Environment, Learner]:
     exported = read_export(target)
     if space_file is None:
         space_file = target.resolve().parents[1] / "space.yaml"
@@ -69,7 +70,7 @@ def _open_adapters(target: Path, space_file: Path | None) -> tuple[str, Base, En
             f"but has {', '.join(checked.space.languages)}."
         )
     base = _on_device(load_base(checked.space.base))
-    environment = build_environment(checked, base, Path("experiments").resolve() / STORE_FOLDER)
+    environment = build_environment(checked, base, store_folder)
     learner = AdaptedModel(base, exported.architecture, environment.languages)
     load_export(learner, target)
     return str(target), base, environment, learner

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from langsearch.evaluate.spbleu import SpBleu
 from langsearch.model.base import SharedBase, load_base, share_base
+from langsearch.search.comparison import compare_tested
 from langsearch.search.display import Display
 from langsearch.search.environment import CheckedSpace, Environment, build_environment
 from langsearch.search.experiment import open_table, start_experiment, write_description, write_results
@@ -36,6 +38,7 @@ STORE_FOLDER = ".store"
 """Token files, beside the experiments that share them."""
 
 _SECONDS_BETWEEN_RESULTS = 5.0
+_SECONDS_TO_CONNECT = 10.0
 
 _ENVIRONMENT = {
     # Baselines report nothing to the scheduler, and our own table is the only log.
@@ -44,6 +47,8 @@ _ENVIRONMENT = {
     # Tune's own state is never read; it need not be written often.
     "TUNE_GLOBAL_CHECKPOINT_S": "600",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    # Our own display takes the place of Tune's.
+    "RAY_AIR_NEW_OUTPUT": "0",
     # Relative paths in a space mean the same on a worker as here.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     # Nothing of a run is sent to anybody.
@@ -60,6 +65,8 @@ class Outcome:
     rows: Sequence[TrialRow]
     is_complete: bool
     """Whether all planned trials have ended; if not, it was interrupted or its time was up."""
+    is_late: bool
+    """Whether its time was up."""
 
     @property
     def num_complete(self) -> int:
@@ -86,6 +93,8 @@ def run_search(
     space = checked.space
     experiments = experiments.resolve()
     _check_local_resources(space, address)
+    if address is not None:
+        _connect(address)
     folder = start_experiment(experiments / space.name, space, resume=resume)
     shutil.rmtree(folder.ray, ignore_errors=True)
     base = load_base(space.base)
@@ -98,7 +107,7 @@ def run_search(
         f"{len(checked.corpus.train):,} training sentences. Starting Ray …"
     )
     shared = share_base(base)
-    _start_ray(address, shared)
+    _start_ray(shared)
     try:
         is_complete = _search(checked, folder, table, shared, environment, display, address)
         if is_complete:
@@ -110,7 +119,8 @@ def run_search(
         shutil.rmtree(folder.ray, ignore_errors=True)
     seconds = time.monotonic() - started
     write_description(folder, checked, signature, **_ended(folder, seconds, is_complete))
-    return Outcome(folder, table.rows(), is_complete)
+    is_late = bool(space.search.max_hours) and seconds >= 3600 * (space.search.max_hours or 0)
+    return Outcome(folder, table.rows(), is_complete, is_late)
 
 
 def _search(
@@ -201,9 +211,12 @@ def _test_front(
         done, pending = ray.wait(pending)
         for reference in done:
             try:
-                table.record_test(names[reference], TestResult(**ray.get(reference)))
+                result = TestResult(**ray.get(reference))
+                table.record_test(names[reference], result)
+                display.message(f"{names[reference]:<15} test spBLEU {result.test_spbleu:5.2f}")
             except Exception:
                 logger.exception("The test of %s failed; --resume tries it again.", names[reference])
+    compare_tested(folder, table, environment)
 
 
 class _Follower(tune.Callback):  # type: ignore[misc]  # Ray has no types
@@ -281,23 +294,44 @@ def _scheduler(space: Space, table: TrialTable) -> TrialScheduler:
     )
 
 
-def _start_ray(address: str | None, shared: SharedBase) -> None:
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+def _connect(address: str) -> None:
+    """Connects to a running cluster. Raises InputError if there is none at the address."""
+    problem = f"--address must be that of a running Ray cluster, but nothing answers at {address!r}"
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        # Ray itself would try for many minutes, and log all the while.
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS_TO_CONNECT).close()
+        except (OSError, OverflowError) as error:
+            raise InputError(f"{problem} ({error}).") from error
+    _set_environment()
+    if not ray.is_initialized():
+        try:
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError) as error:
+            raise InputError(f"{problem} ({error}).") from error
+
+
+def _start_ray(shared: SharedBase) -> None:
+    """Starts Ray on this machine alone, unless this process has a Ray already."""
+    _set_environment()
     if ray.is_initialized():
         return
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address is None:
-        base_bytes = sum(array.nbytes for array in shared.weights.values())
+    base_bytes = sum(array.nbytes for array in shared.weights.values())
+    ray.init(
+        "local",
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        include_dashboard=False,
         # Twice the base and the sentences, not Ray's default of 30 % of the memory.
-        options |= {"include_dashboard": False, "object_store_memory": 2 * base_bytes + 200_000_000}
-        options |= {"_node_ip_address": "127.0.0.1"}  # nothing of a run on one machine is open to others
-    try:
-        ray.init(address or "local", **options)
-    except ConnectionError as error:
-        raise InputError(
-            f"--address must be that of a running Ray cluster, but nothing answers at {address!r} ({error})."
-        ) from error
+        object_store_memory=2 * base_bytes + 200_000_000,
+        _node_ip_address="127.0.0.1",  # nothing of a run on one machine is open to others
+    )
+
+
+def _set_environment() -> None:
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
 
 
 def _check_local_resources(space: Space, address: str | None) -> None:

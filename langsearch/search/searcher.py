@@ -59,6 +59,7 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         self._tasks: dict[str, TrialTask] = {}
         self._waiting: dict[str, list[str]] = {}
         self._has_proposed_all = False
+        self._go_on_waiting()
 
     @property
     def is_done(self) -> bool:
@@ -92,6 +93,9 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         parsed = None if error or not result else parse_result(result)
         if result and FAILED in result:
             self._table.fail(name, str(result[FAILED]))
+        elif parsed is None and not error and self._is_late():
+            self._names[trial_id] = name
+            return
         elif parsed is None:
             self._table.fail(name, "the worker was lost" if error else "no result was reported")
         elif not all(math.isfinite(value) for value in self._table.values(parsed)):
@@ -141,6 +145,17 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
                 self._waiting.setdefault(twin.name, []).append(task.name)
         logger.warning("The last %d proposals were all trained before: the space is exhausted.", MAX_REPEATS)
         return None
+
+    def _go_on_waiting(self) -> None:
+        """Takes over the trials that an earlier driver left waiting for a twin's result."""
+        rows = {row.name: row for row in self._table.rows()}
+        for row in rows.values():
+            if row.same_as is None or row.state.is_finished:
+                continue
+            if rows[row.same_as].state.is_finished:
+                self._table.share(row.name, rows[row.same_as])
+            else:
+                self._waiting.setdefault(row.same_as, []).append(row.name)
 
     def _share(self, name: str) -> None:
         twins = self._waiting.pop(name, [])

@@ -15,7 +15,7 @@ from langsearch.search.folder import TrialFolder
 from langsearch.search.runner import STORE_FOLDER
 from langsearch.search.task import TrialTask
 from langsearch.search.trial import TrialResult, load_trained, run_trial
-from langsearch.space.architecture import Architecture
+from langsearch.space.architecture import Architecture, BaseShape
 from langsearch.space.dimensions import trainer_settings
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space, load_space
@@ -48,7 +48,9 @@ def train_single(
     checked = check_space(space)
     shape = checked.shape
     architecture, trainer = _given_architecture(target, space) if is_architecture else (None, TrainerSettings())
-    if architecture is None:
+    if architecture is not None:
+        _check_fits(architecture, shape, target)
+    else:
         searched = sorted(space.dimensions())
         if searched:
             raise InputError(
@@ -62,7 +64,14 @@ def train_single(
             f"A training must have a folder of its own, but {folder.path} exists. "
             "Go on with it by --resume, or give another with --to DIR."
         )
-    task = TrialTask(name="single", kind="searched", method="adapters", trainer=trainer, architecture=architecture)
+    task = TrialTask(
+        name="single",
+        kind="searched",
+        method="adapters",
+        trainer=trainer,
+        architecture=architecture,
+        classes=space.classes,
+    )
     if folder.task.exists() and TrialTask.read(folder).fingerprint != task.fingerprint:
         raise InputError(f"A training must be resumed as it was started, but {folder.path} has other settings.")
     base = to_device(load_base(space.base), torch.device("cuda" if torch.cuda.is_available() else "cpu"))
@@ -101,6 +110,24 @@ def _given_architecture(path: Path, space: Space) -> tuple[Architecture, Trainer
     if searched:
         raise InputError(f"Training needs fixed settings, but {', '.join(searched)} is searched. Fix it with --set.")
     return architecture, trainer_settings(space.trainer_section, {})
+
+
+def _check_fits(architecture: Architecture, shape: BaseShape, path: Path) -> None:
+    """Raises InputError if an architecture was made for another base: layers or ranks that this one has no room for."""
+    problems = []
+    for entry in architecture.adapters:
+        site, num_layers = entry.site, shape.num_layers(entry.site.stack)
+        if site.layer >= num_layers:
+            problems.append(
+                f"An architecture must fit the base's {num_layers} {site.stack} layers, but {path} names {site}."
+            )
+        width = min(shape.features(site.stack, site.module, architecture.ffn_slice))
+        if (rank := max(rank for _, rank in entry.ranks)) > width:
+            problems.append(
+                f"An architecture must have ranks up to the width {width} of {site}, but {path} has {rank}."
+            )
+    if problems:
+        raise InputError(problems)
 
 
 def _epoch_line(result: TrialResult, num_epochs: int) -> str:

@@ -14,9 +14,11 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from langsearch.evaluate.spbleu import Difference
 from langsearch.search.trial import TestResult, TrialResult
 
 _RESULT, _TEST, _CAUSE, _SAME_AS, _FINGERPRINT, _NAME = "result", "test", "cause", "same_as", "fingerprint", "name"
+_DIFFERENCES = "differences"
 
 
 class State(Enum):
@@ -53,6 +55,8 @@ class TrialRow:
     fingerprint: str | None
     result: TrialResult | None
     test: TestResult | None
+    differences: Mapping[str, Difference]
+    """On the test set, against the baselines by name."""
     cause: str | None
     same_as: str | None
     """The trial with equal adapters and settings whose result this one shares."""
@@ -164,13 +168,24 @@ class TrialTable:
         study, _ = self._find(name)
         study.set_user_attr(f"{_TEST}/{name}", json.dumps(asdict(test)))
 
+    def record_differences(self, name: str, differences: Mapping[str, Difference]) -> None:
+        """Records how a tested trial compares with baselines, by their names."""
+        study, _ = self._find(name)
+        value = {other: asdict(difference) for other, difference in differences.items()}
+        study.set_user_attr(f"{_DIFFERENCES}/{name}", json.dumps(value))
+
     def rows(self) -> list[TrialRow]:
-        """Returns all trials: the baselines, then the searched ones by number."""
-        rows = []
+        """Returns all trials: the baselines, then the searched ones by number.
+
+        Of a baseline that was tried again after a failure, only the last try is returned.
+        """
+        rows: dict[str, TrialRow] = {}
         for study, kind in ((self._baselines, "baseline"), (self._study, "searched")):
             tests = study.user_attrs
-            rows += [_row(trial, kind, tests) for trial in study.get_trials(deepcopy=False)]
-        return rows
+            for trial in study.get_trials(deepcopy=False):
+                row = _row(trial, kind, tests)
+                rows[row.name] = row
+        return list(rows.values())
 
     def values(self, result: TrialResult) -> list[float]:
         """Returns a result's objective values, in the study's order."""
@@ -241,6 +256,7 @@ def _row(trial: FrozenTrial, kind: str, study_attributes: Mapping[str, Any]) -> 
     name = f"{trial.number:05d}" if kind == "searched" else attributes[_NAME]
     result = value(_RESULT)
     test = study_attributes.get(f"{_TEST}/{name}")
+    differences = json.loads(study_attributes.get(f"{_DIFFERENCES}/{name}", "{}"))
     return TrialRow(
         name=name,
         kind=kind,
@@ -249,6 +265,7 @@ def _row(trial: FrozenTrial, kind: str, study_attributes: Mapping[str, Any]) -> 
         fingerprint=value(_FINGERPRINT),
         result=TrialResult(**result) if result else None,
         test=TestResult(**json.loads(test)) if test else None,
+        differences={other: Difference(**difference) for other, difference in differences.items()},
         cause=value(_CAUSE),
         same_as=value(_SAME_AS),
         started=trial.datetime_start,

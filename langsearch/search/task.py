@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from langsearch.search.folder import TrialFolder, read_json, write_json, write_text
@@ -26,6 +27,8 @@ class TrialTask:
 
     trainer: TrainerSettings
     architecture: Architecture | None
+    classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The languages of each class, for the summary's ranks; changes nothing else."""
 
     @property
     def fingerprint(self) -> str:
@@ -51,13 +54,14 @@ class TrialTask:
         """A line on the adapters: ranks by slot, layers by side."""
         if self.architecture is None or not self.architecture.adapters:
             return {"full": "all parameters", "none": "the base as it is", "adapters": "no adapters"}[self.method]
-        return summarize(self.architecture)
+        return summarize(self.architecture, self.classes)
 
     def write(self, folder: TrialFolder) -> None:
         """Writes the task into its folder."""
         if self.architecture is not None:
             write_text(folder.architecture, self.architecture.to_json() + "\n")
         value = {"name": self.name, "kind": self.kind, "method": self.method, "trainer": asdict(self.trainer)}
+        value["classes"] = {name: list(languages) for name, languages in self.classes.items()}
         write_json(folder.task, {**value, "fingerprint": self.fingerprint, "summary": self.summary})
 
     @classmethod
@@ -73,6 +77,7 @@ class TrialTask:
             method=value["method"],
             trainer=TrainerSettings(**value["trainer"]),
             architecture=architecture,
+            classes=value["classes"],
         )
 
 
@@ -84,6 +89,7 @@ def searched_task(space: Space, shape: BaseShape, number: int, point: dict[str, 
         method="adapters",
         trainer=space.trainer(point),
         architecture=space.architecture(point, shape),
+        classes=space.classes,
     )
 
 
@@ -93,26 +99,39 @@ def baseline_task(space: Space, shape: BaseShape, name: str) -> TrialTask:
     method = methods.get(name, "adapters")
     architecture = space.baseline_architecture(name, shape) if method == "adapters" else None
     return TrialTask(
-        name=name, kind="baseline", method=method, trainer=space.baseline_trainer(name), architecture=architecture
+        name=name,
+        kind="baseline",
+        method=method,
+        trainer=space.baseline_trainer(name),
+        architecture=architecture,
+        classes=space.classes,
     )
 
 
-def summarize(architecture: Architecture) -> str:
-    """Returns an architecture in a line: "r de,en 2 · sw 8 · 13 modules in 6 layers · src 20, tgt 58"."""
-    largest: dict[str, int] = {}
+def summarize(architecture: Architecture, classes: Mapping[str, Sequence[str]]) -> str:
+    """Returns an architecture in a short line: "rank 2;4;8 · enc 0-2 dec 1 · 3 src 8 tgt".
+
+    Ranks are the largest of each class, in the classes' order as the published notation has them; a class whose
+    languages differ shows its range. Then the adapted layers, then the number of sites indexed by either side.
+    """
+    slots = dict(architecture.slots)
+    largest = dict.fromkeys(slots.values(), 0)
     for entry in architecture.adapters:
         for slot, rank in entry.ranks:
-            largest[slot] = max(largest.get(slot, 0), rank)
-    by_rank: dict[int, list[str]] = {}
-    for slot, rank in largest.items():
-        by_rank.setdefault(rank, []).append(slot)
-    ranks = " ".join(f"{','.join(slots)}:{rank}" for rank, slots in sorted(by_rank.items()))
+            largest[slot] = max(largest[slot], rank)
+    groups = classes or {"all": list(slots)}
+    ranks = []
+    for languages in groups.values():
+        found = sorted({largest[slots[language]] for language in languages})
+        ranks.append(str(found[0]) if len(found) == 1 else f"{found[0]}-{found[-1]}")
     layers = {"encoder": set[int](), "decoder": set[int]()}
     for entry in architecture.adapters:
         layers[entry.site.stack].add(entry.site.layer)
+    text = f"enc {_ranges(layers['encoder'])} dec {_ranges(layers['decoder'])}"
+    if len(largest) == 1:
+        return f"shared rank {ranks[0]} · {text} · {len(architecture.adapters)} sites"
     num_src = sum(entry.side == "src" for entry in architecture.adapters)
-    sites = f"{len(architecture.adapters)} sites ({num_src} src)"
-    return f"{ranks} · enc {_ranges(layers['encoder'])} dec {_ranges(layers['decoder'])} · {sites}"
+    return f"rank {';'.join(ranks)} · {text} · {num_src} src {len(architecture.adapters) - num_src} tgt"
 
 
 def _ranges(layers: set[int]) -> str:

@@ -86,9 +86,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         OSError: If a file is missing.
-        ValueError: If the tensors are not those that the state was written with.
+        ValueError: If the state is torn, or the tensors are not those that it was written with.
     """
     state = json.loads((path / _STATE).read_text(encoding="utf-8"))
+    if not isinstance(state, dict):
+        raise ValueError(f"{_STATE} must hold a JSON object, but holds {state!r}")  # noqa: TRY004 - torn, not misused
     if (digest := _sha256(path / _TENSORS)) != state.pop("tensors_sha256", None):
         raise ValueError(f"{_TENSORS} must be the file that {_STATE} was written with, but its SHA-256 is {digest}")
     return Checkpoint(load_file(path / _TENSORS), state)

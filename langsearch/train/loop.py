@@ -195,8 +195,9 @@ class _Run:
                 use_cache=False,
             ).last_hidden_state
         counts = batch.labels != IGNORED_LABEL
+        # Autocast's last layer norm gives fp32, with which the largest product of all would be made in fp32 too.
         return smoothed_cross_entropy(
-            hidden[counts], model.lm_head.weight, batch.labels[counts], self.settings.label_smoothing
+            hidden[counts].to(self.precision), model.lm_head.weight, batch.labels[counts], self.settings.label_smoothing
         )
 
     def _checkpoint(self, rng: dict[str, Tensor], num_microbatches: int) -> Checkpoint:

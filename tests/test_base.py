@@ -1,0 +1,168 @@
+import gc
+import json
+import shutil
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from langsearch.model.base import EMBEDDED_FOLDER, Base, attach_base, find_base, load_base, read_shape, share_base
+from langsearch.space.problems import InputError
+
+SENTENCES = ["The house is red.", "La maison est rouge.", "Nyumba ni nyekundu."]
+
+
+def logits(base: Base) -> Tensor:
+    ids = torch.tensor([[8021, 100, 7, 250, 2], [8027, 9, 33, 2, 1]])
+    with torch.no_grad():
+        found: Tensor = base.model(input_ids=ids, attention_mask=(ids != 1).long(), decoder_input_ids=ids).logits
+    return found
+
+
+def test_the_embedded_base_is_frozen_and_ready(embedded_base: Base) -> None:
+    assert not embedded_base.model.training
+    assert not any(parameter.requires_grad for parameter in embedded_base.model.parameters())
+    assert next(embedded_base.model.parameters()).dtype is torch.float32
+    assert embedded_base.shape.num_parameters == sum(p.numel() for p in embedded_base.model.parameters())
+
+
+def test_a_shape_is_read_without_the_weights(tmp_path: Path) -> None:
+    shutil.copy(EMBEDDED_FOLDER / "tiny-m2m" / "config.json", tmp_path)
+    shape = read_shape(tmp_path)
+    assert (shape.encoder_layers, shape.decoder_layers, shape.d_model) == (3, 3, 128)
+    assert (shape.encoder_ffn_dim, shape.decoder_ffn_dim, shape.num_parameters) == (512, 512, 2_427_264)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_attached_base_says_the_same_and_copies_nothing(dtype: torch.dtype) -> None:
+    base = load_base("tiny-m2m", dtype)
+    shared = share_base(base)
+    attached = attach_base(shared)
+    assert torch.equal(logits(attached), logits(base))
+    assert logits(attached).dtype is dtype
+    arrays = {array.__array_interface__["data"][0] for array in shared.weights.values()}
+    assert {parameter.data_ptr() for parameter in attached.model.parameters()} == arrays
+    assert sum(array.nbytes for array in shared.weights.values()) == base.shape.num_parameters * dtype.itemsize
+    assert not any(parameter.requires_grad for parameter in attached.model.parameters())
+    assert not attached.model.training
+    assert (attached.name, attached.shape) == (base.name, base.shape)
+    assert attached.tokenizer.fingerprint == base.tokenizer.fingerprint
+    assert attached.tokenizer.encode(SENTENCES) == base.tokenizer.encode(SENTENCES)
+    assert attached.tokenizer.decode([[8021, 7, 2], [8027, 8]]) == base.tokenizer.decode([[8021, 7, 2], [8027, 8]])
+    assert attached.vocabulary(["en", "sw"]) == base.vocabulary(["en", "sw"])
+
+
+def test_read_only_arrays_serve_as_weights(embedded_base: Base) -> None:
+    shared = share_base(embedded_base)
+    copies = {name: np.array(array) for name, array in shared.weights.items()}
+    for array in copies.values():
+        array.flags.writeable = False
+    attached = attach_base(replace(shared, weights=copies))
+    assert torch.equal(logits(attached), logits(embedded_base))
+
+
+def test_a_base_without_tied_embeddings_is_shared_whole(new_base: Callable[[], Base]) -> None:
+    tied = new_base()
+    config = deepcopy(tied.model.config)
+    config.tie_word_embeddings = False
+    embedded = tied.tokenizer.folder
+    model = type(tied.model)(config).requires_grad_(False).eval()
+    shared = share_base(replace(tied, model=model))
+    assert "lm_head.weight" in shared.weights
+    files = {**shared.files, "config.json": config.to_json_string().encode()}
+    assert files.keys() == {path.name for path in embedded.iterdir()} - {"README.md", "model.safetensors"}
+    assert torch.equal(logits(attach_base(replace(shared, files=files))), logits(replace(tied, model=model)))
+
+
+def test_weights_that_are_not_there_are_never_filled_with_random_numbers(tmp_path: Path) -> None:
+    shutil.copytree(EMBEDDED_FOLDER / "tiny-m2m", tmp_path, dirs_exist_ok=True)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["model.decoder.layers.1.fc1.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"must be all there, but .* lacks model.decoder.layers.1.fc1.weight"):
+        load_base(str(tmp_path))
+
+
+def test_an_attached_base_leaves_no_files_behind(embedded_base: Base) -> None:
+    attached = attach_base(share_base(embedded_base))
+    folder = attached.tokenizer.folder
+    assert folder.is_dir()
+    del attached
+    gc.collect()
+    assert not folder.exists()
+
+
+def test_the_tokenizer_keeps_text_and_drops_marks(embedded_base: Base) -> None:
+    tokenizer = embedded_base.tokenizer
+    ids = tokenizer.encode(SENTENCES)
+    assert all(set(row).isdisjoint({0, 1, 2, *tokenizer.language_ids.values()}) for row in ids)
+    marked = [[tokenizer.language_ids["fr"], *row, 2, 1, 1] for row in ids]
+    assert tokenizer.decode(marked) == SENTENCES
+    assert tokenizer.encode([""]) == [[]]
+    assert tokenizer.decode([[]]) == [""]
+
+
+def test_languages_are_found_by_any_of_their_codes(embedded_base: Base) -> None:
+    vocabulary = embedded_base.vocabulary(["eng_Latn", "fra", "sw"])
+    known = embedded_base.tokenizer.language_ids
+    assert dict(vocabulary.language_ids) == {"eng_Latn": known["en"], "fra": known["fr"], "sw": known["sw"]}
+    assert (vocabulary.pad_id, vocabulary.eos_id, vocabulary.decoder_start_id) == (1, 2, 2)
+
+
+def test_all_unknown_languages_are_named(embedded_base: Base) -> None:
+    with pytest.raises(InputError, match="'qq'") as caught:
+        embedded_base.vocabulary(["en", "qq", "xx-nowhere"])
+    assert len(caught.value.problems) == 2
+
+
+def test_a_base_that_is_not_there_is_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"must hold a config.json, but .* has none"):
+        find_base(str(tmp_path))
+    with pytest.raises(InputError, match=r"embedded name \(tiny-m2m\), a folder or a hub id, but got 'nothing'"):
+        find_base("nothing")
+    with pytest.raises(InputError, match=r"a folder or a hub id, but got './no/where'"):
+        find_base("./no/where")
+
+
+def test_a_hub_that_cannot_be_reached_is_an_input_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def refuse(*_: object, **__: object) -> str:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(InputError, match=r"could not be fetched from the hub \(ConnectionError\).*give its folder"):
+        find_base("facebook/m2m100_418M")
+
+
+def test_a_base_of_another_family_is_an_input_error(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "marian"}))
+    with pytest.raises(InputError, match=r"must be of the M2M-100 family .* is 'marian'"):
+        load_base(str(tmp_path))
+
+
+def test_weights_outside_safetensors_are_an_input_error(tmp_path: Path) -> None:
+    shutil.copy(EMBEDDED_FOLDER / "tiny-m2m" / "config.json", tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
+    with pytest.raises(InputError, match=r"must be in safetensors, but .* has none"):
+        load_base(str(tmp_path))
+
+
+def test_broken_files_of_a_base_are_input_errors(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(InputError, match=r"config.json must be a model's configuration"):
+        load_base(str(tmp_path))
+    shutil.copytree(EMBEDDED_FOLDER / "tiny-m2m", tmp_path, dirs_exist_ok=True)
+    (tmp_path / "vocab.json").unlink()
+    with pytest.raises(InputError, match="must have its tokenizer's files"):
+        load_base(str(tmp_path))
+    content = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match="weights must be whole"):
+        load_base(str(tmp_path))

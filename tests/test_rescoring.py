@@ -1,0 +1,115 @@
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from langsearch.evaluate.spbleu import Scores
+from langsearch.search.rescoring import print_evaluation
+from langsearch.space.problems import InputError
+
+pytest_plugins = ["search_fixtures"]
+
+
+def evaluate(
+    target: Path, split: str = "test", trial: str | None = None, space: Path | None = None, beams: int | None = None
+) -> tuple[Scores, str]:
+    stream = io.StringIO()
+    scores = print_evaluation(Console(file=stream, width=120), target, split, trial, space, beams)
+    return scores, stream.getvalue()
+
+
+def files(folder: Path) -> set[Path]:
+    return set(folder.rglob("*"))
+
+
+def test_a_trial_is_scored_again_and_nothing_is_written(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = files(trained.parent)
+    scores, text = evaluate(trained)
+    assert files(trained.parent) == before
+    assert list(tmp_path.iterdir()) == []
+    assert text.startswith("tiny, trial 00000, test set, greedy\n")
+    assert f"mean over 2 directions of 4 sentences: {scores.spbleu:.2f} spBLEU (stand-in tokenizer)" in text
+    assert text.rstrip().endswith(scores.signature)
+
+
+def test_the_validation_score_is_the_trials_own_where_the_settings_are(trained: Path, tmp_path: Path) -> None:
+    space = tmp_path / "space.yaml"
+    text = (trained / "space.yaml").read_text(encoding="utf-8")
+    space.write_text(re.sub(r"sentences: 4", "sentences: 3", text), encoding="utf-8")
+    scores, shown = evaluate(_front(trained), "validation", space=space)
+    result = json.loads((trained / "trials" / "00000" / "result.json").read_text(encoding="utf-8"))
+    assert scores.spbleu == pytest.approx(result["spbleu"])
+    assert (scores.spbleu_low, scores.spbleu_high) == pytest.approx((result["spbleu_low"], result["spbleu_high"]))
+    assert "validation set" in shown
+
+
+def _front(trained: Path) -> Path:
+    """Exports into the experiment's front once."""
+    from langsearch.search.finish import export_one
+
+    if not (trained / "front" / "00000").exists():
+        export_one(trained, "0", trained / "front" / "00000", "peft")
+    return trained / "front" / "00000"
+
+
+def test_adapters_of_a_front_find_their_data_and_score_as_their_trial(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    adapters = _front(trained)
+    before = files(trained.parent)
+    assert evaluate(adapters)[0] == evaluate(trained, trial="0")[0]
+    assert files(trained.parent) == before
+    assert list(tmp_path.iterdir()) == [], "nothing is written where the command runs"
+
+
+def test_adapters_elsewhere_need_a_space(
+    adapters: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"^Scoring needs data: name a space with --space for the adapters in "):
+        evaluate(adapters)
+    assert evaluate(adapters, space=trained / "space.yaml")[0] == evaluate(trained, trial="0")[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_space_with_other_languages_is_refused(adapters: Path, trained: Path, tmp_path: Path) -> None:
+    text = (trained / "space.yaml").read_text(encoding="utf-8").replace("low: [sw]", "low: [cy]")
+    (tmp_path / "other.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(
+        InputError, match=r"^The space must have the adapters' languages en, fr, sw, but has en, fr, cy"
+    ):
+        evaluate(adapters, space=tmp_path / "other.yaml")
+
+
+@pytest.mark.parametrize(("split", "shown"), [("devtest", "test"), ("test", "test"), ("dev", "validation")])
+def test_splits_have_the_names_of_flores_too(split: str, shown: str, trained: Path) -> None:
+    assert f", {shown} set," in evaluate(trained, split)[1]
+
+
+def test_baselines_are_scored_too_and_the_beams_may_be_given(trained: Path) -> None:
+    assert evaluate(trained, trial="pretrained", beams=2)[1].startswith("tiny, trial pretrained, test set, 2 beams\n")
+
+
+@pytest.mark.parametrize(
+    ("split", "trial", "message"),
+    [
+        ("train", None, r"^--split must be one of validation, dev, test, devtest, but got 'train'\.$"),
+        ("test", "9", r"^--trial must name a trial, but '9' is none\."),
+        ("test", "1", r"^A scored trial must have weights, but 00001 has none \(failed\)\.$"),
+    ],
+)
+def test_a_wrong_split_or_trial_is_refused(split: str, trial: str | None, message: str, trained: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        evaluate(trained, split, trial)
+
+
+def test_a_folder_that_is_neither_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"An experiment's folder holds a space\.yaml, but .* has none\.$"):
+        evaluate(tmp_path)

@@ -1,0 +1,45 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from langsearch.model.base import EMBEDDED_FOLDER
+from langsearch.search.environment import check_space
+from langsearch.space.schema import load_space
+
+FOLDER = Path(__file__).parents[1] / "search_spaces"
+SHIPPED = sorted(FOLDER.rglob("*.yaml"))
+
+
+def test_every_shipped_space_is_known_here() -> None:
+    assert [str(path.relative_to(FOLDER)) for path in SHIPPED] == ["flores12.yaml", "flores8.yaml", "quickstart.yaml"]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_space_loads_under_its_files_name(path: Path) -> None:
+    assert load_space(path).name == path.stem
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_header_tells_command_hardware_time_and_score(path: Path) -> None:
+    header = re.match(r"(#.*\n)+", path.read_text(encoding="utf-8"))
+    assert header is not None
+    for word in ("Command", "Hardware", "Time", "Score"):
+        assert re.search(rf"^# {word}:\s+\S", header[0], flags=re.MULTILINE), f"{word} is missing"
+    assert f"langsearch run search_spaces/{path.name}" in header[0]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_space_that_needs_nothing_from_outside_is_right_as_a_whole(path: Path) -> None:
+    space = load_space(path)
+    sources = {source.kind for source in (*space.data.train, *space.data.validation, *space.data.test)}
+    if not (EMBEDDED_FOLDER / space.base).is_dir() or sources != {"embedded"}:
+        pytest.skip("needs a base or sentences that are not in the package")
+    assert check_space(space).space is space
+
+
+@pytest.mark.shared
+def test_flores8_is_right_with_the_real_sentences(shared_folder: Path) -> None:
+    space = load_space(FOLDER / "flores8.yaml", [f"data.folder={shared_folder / 'data' / 'flores101'}"])
+    corpus = check_space(space).corpus
+    assert [len(text) for text in (corpus.train, corpus.validation, corpus.test)] == [897, 100, 1012]

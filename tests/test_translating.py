@@ -1,0 +1,71 @@
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from langsearch.model.base import EMBEDDED_FOLDER
+from langsearch.search.translating import translate_lines
+from langsearch.space.problems import InputError
+
+pytest_plugins = ["search_fixtures"]
+
+LINES = [b"The house is small.\n", b"\n", b"Where is the water?\r\n", b"   \n", b"No newline"]
+
+
+def translate(adapters: Path, *lines: bytes, src: str = "en", tgt: str = "fr", beams: int = 1) -> list[str]:
+    return list(translate_lines(adapters, lines, src, tgt, beams))
+
+
+def test_every_line_gives_a_line_and_an_empty_one_an_empty_one(adapters: Path) -> None:
+    translations = translate(adapters, *LINES)
+    assert [bool(line) for line in translations] == [True, False, True, False, True]
+    assert not any("\n" in line or "__" in line for line in translations)
+    assert translate(adapters) == []
+
+
+def test_a_line_translates_alike_alone_and_among_others(adapters: Path) -> None:
+    assert translate(adapters, LINES[0]) == translate(adapters, *LINES)[:1]
+    many = LINES[:3] * 30  # more than are translated at once
+    assert translate(adapters, *many) == translate(adapters, *LINES[:3]) * 30
+
+
+def test_any_code_that_means_a_language_serves(adapters: Path) -> None:
+    assert translate(adapters, LINES[0], src="eng", tgt="fra_Latn") == translate(adapters, LINES[0])
+
+
+def test_beams_are_heard(adapters: Path) -> None:
+    assert len(translate(adapters, *LINES, beams=3)) == len(LINES)
+
+
+def test_lines_are_read_as_they_are_needed(adapters: Path) -> None:
+    def endless() -> Iterator[bytes]:
+        while True:
+            yield LINES[0]
+
+    assert next(translate_lines(adapters, endless(), "en", "fr", 1))
+
+
+def test_both_unknown_languages_are_told_with_near_ones(adapters: Path) -> None:
+    with pytest.raises(InputError, match="enn") as caught:
+        translate(adapters, *LINES, src="enn", tgt="swh_Arab")
+    assert len(caught.value.problems) == 2
+    assert all("en, fr, sw" in problem or "Did you mean" in problem for problem in caught.value.problems)
+
+
+def test_broken_utf8_is_refused_with_its_line(adapters: Path) -> None:
+    with pytest.raises(InputError, match=r"^Input must be UTF-8, but line 3 is not \(invalid start byte\)\.$"):
+        translate(adapters, LINES[0], LINES[1], b"caf\xff\n")
+
+
+def test_a_folder_that_is_no_export_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^Adapters must be a folder that `langsearch export` wrote, but "):
+        translate(tmp_path)
+
+
+def test_another_place_of_the_base_may_be_given(adapters: Path, tmp_path: Path) -> None:
+    shutil.copytree(EMBEDDED_FOLDER / "tiny-m2m", tmp_path / "base")
+    moved = list(translate_lines(adapters, LINES, "en", "fr", 1, str(tmp_path / "base")))
+    assert moved == translate(adapters, *LINES)
+    with pytest.raises(InputError, match=r"^A base must be an embedded name \(tiny-m2m\), a folder or a hub id"):
+        next(translate_lines(adapters, LINES, "en", "fr", 1, "no-such-base"))
