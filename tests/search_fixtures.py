@@ -49,6 +49,12 @@ resources: {cpu: 1}
 """
 
 
+@pytest.fixture(scope="session")
+def tiny_space() -> str:
+    """The text of a space that trains in seconds."""
+    return TINY
+
+
 @pytest.fixture
 def space_file(tmp_path: Path) -> Path:
     """A space that trains in seconds, alone in its folder."""

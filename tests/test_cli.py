@@ -147,10 +147,11 @@ def test_several_mistakes_are_told_together_with_their_lines(
     ended = langsearch(command, "tiny.yaml")
     assert ended.code == 2
     assert ended.err.splitlines() == [
-        "error: tiny.yaml:24: `surprise` must be a section of a space, but is none. Valid: name, base, languages, "
+        "error: tiny.yaml:25: `surprise` must be a section of a space, but is none. Valid: name, base, languages, "
         "data, architecture, trainer, evaluation, baselines, search, resources.",
         "error: tiny.yaml:13: `trainer.epochs` must be a whole number of at least 1, but got 'none'",
-        "error: tiny.yaml:22: `search.sampler` must be tpe, random, gp or nsga2, but got 'tpee'. Did you mean tpe?",
+        "error: tiny.yaml:23: `search.sampler` must be one of tpe, random, gp, nsga2, but got 'tpee'. "
+        "Did you mean tpe?",
         "error: tiny.yaml:3: `languages.low[1]` must name each language once, but 'en' is the same as 'en'",
     ]
     assert not Path("experiments").exists()

@@ -51,7 +51,10 @@ def test_json_goes_round_and_keeps_other_scripts_readable(tmp_path: Path) -> Non
 
 
 def test_rows_go_round_with_their_types_and_empty_values(tmp_path: Path) -> None:
-    rows: list[dict[str, Any]] = [{"name": "a", "epochs": 3, "spbleu": 1.5}, {"name": "b", "epochs": None, "spbleu": None}]
+    rows: list[dict[str, Any]] = [
+        {"name": "a", "epochs": 3, "spbleu": 1.5},
+        {"name": "b", "epochs": None, "spbleu": None},
+    ]
     write_rows(tmp_path / "rows.parquet", rows, SCHEMA)
     assert read_rows(tmp_path / "rows.parquet") == rows
     write_rows(tmp_path / "rows.parquet", [], SCHEMA)
