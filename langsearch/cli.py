@@ -55,13 +55,21 @@ def _options(
 
 
 @app.command()
-def check(space: SpaceFile, overrides: Overrides = None) -> None:
-    """Validate a space: languages, directions, sentences, dimensions, sizes. Starts and writes nothing."""
-    from langsearch.search.checking import print_check
+def check(
+    space: SpaceFile,
+    overrides: Overrides = None,
+    is_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
+) -> None:
+    """Validate a space: languages, directions, sentences, dimensions, sizes, plan. Starts and writes nothing."""
+    from langsearch.search.checking import describe_check, print_check
     from langsearch.search.environment import check_space
     from langsearch.space.schema import load_space
 
-    print_check(_out, check_space(load_space(space, overrides or ())))
+    checked = check_space(load_space(space, overrides or ()))
+    if is_json:
+        typer.echo(json.dumps(describe_check(checked), ensure_ascii=False, indent=2))
+    else:
+        print_check(_out, checked)
 
 
 @app.command()
@@ -119,6 +127,46 @@ def train(
     train_single(_out, target, space, to, overrides or (), resume=resume)
 
 
+learn_app = typer.Typer(help="Learn about a space before searching it: sides, or the demand for rank.")
+app.add_typer(learn_app, name="learn", no_args_is_help=True)
+LearnTo = Annotated[Path | None, typer.Option("--to", help="Where to write. [experiments/NAME-sides or -subspace]")]
+LearnResume = Annotated[bool, typer.Option("--resume", help="Go on where an earlier learning stopped.")]
+LearnRank = Annotated[int | None, typer.Option(help="Every language's rank. [as in the space's prior]", min=1)]
+
+
+@learn_app.command("sides")
+def learn_sides(
+    space: SpaceFile,
+    steps: Annotated[int | None, typer.Option(help="Updates. [as in the space's prior, or 200]", min=1)] = None,
+    rank: LearnRank = None,
+    by: Annotated[str | None, typer.Option(help="layer or module: what shares a side. [layer]")] = None,
+    to: LearnTo = None,
+    resume: LearnResume = False,
+    overrides: Overrides = None,
+) -> None:
+    """Learn which layers should be indexed by the source language and which by the target's."""
+    from langsearch.search.learn_command import learn_and_print
+
+    learn_and_print(_out, "sides", space, to, overrides or (), resume=resume, steps=steps, rank=rank, by=by)
+
+
+@learn_app.command("subspace")
+def learn_subspace(
+    space: SpaceFile,
+    rank: LearnRank = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs. [as in the space's prior, or 4]", min=2)] = None,
+    target: Annotated[float | None, typer.Option(help="Share of B to prune. [as in the prior, or 0.9]")] = None,
+    to: LearnTo = None,
+    resume: LearnResume = False,
+    overrides: Overrides = None,
+) -> None:
+    """Learn how much rank each language demands, and propose a narrowed space."""
+    from langsearch.search.learn_command import learn_and_print
+
+    given = {"rank": rank, "epochs": epochs, "target": target}
+    learn_and_print(_out, "subspace", space, to, overrides or (), resume=resume, **given)
+
+
 @app.command()
 def evaluate(
     target: Annotated[Path, typer.Argument(metavar="EXPERIMENT|ADAPTERS", help="An experiment or exported adapters.")],
@@ -151,16 +199,29 @@ def translate(
 
 @app.command()
 def export(
-    experiment: ExperimentFolderArgument,
+    source: Annotated[Path, typer.Argument(metavar="EXPERIMENT|ADAPTERS", help="An experiment or exported adapters.")],
     to: Annotated[Path, typer.Option("--to", help="The folder to write.")],
     trial: TrialName = None,
-    format_: Annotated[str, typer.Option("--format", help="peft: one PEFT LoRA adapter a language and side.")] = "peft",
+    format_: Annotated[
+        str,
+        typer.Option(
+            "--format", help="peft: one PEFT LoRA adapter a language and side. merged: a plain model for a direction."
+        ),
+    ] = "peft",
+    direction: Annotated[str | None, typer.Option(metavar="SRC-TGT", help="The direction, with merged.")] = None,
+    compact: Annotated[bool, typer.Option("--compact", help="Store no pruned rank; computes the same.")] = False,
+    energy: Annotated[
+        float | None, typer.Option(help="Compact by SVD to this share of each product, e.g. 0.99.")
+    ] = None,
 ) -> None:
-    """Export a trial's adapters so that plain PEFT loads them."""
+    """Export a trial's adapters so that plain PEFT loads them, or merge one direction's into a plain model."""
     from langsearch.search.finish import export_one
 
-    names = export_one(experiment, trial, to, format_)
-    _out.print(f"Wrote {len(names)} adapters and a card to {to}", soft_wrap=True)
+    names = export_one(
+        source, trial, to, format_, direction=direction, is_compact=compact, energy=energy, note=_print_text
+    )
+    what = f"a model for {direction}" if format_ == "merged" else f"{len(names)} adapters"
+    _out.print(f"Wrote {what} and a card to {to}", soft_wrap=True)
 
 
 @app.command()
@@ -171,6 +232,10 @@ def report(experiment: ExperimentFolderArgument) -> None:
     path = write_report(experiment)
     _print_front(experiment)
     _out.print(f"Report: {path}", soft_wrap=True)
+
+
+def _print_text(text: str) -> None:
+    _out.print(text, markup=False, soft_wrap=True)
 
 
 def _print_front(experiment: Path) -> None:

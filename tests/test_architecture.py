@@ -196,9 +196,21 @@ def test_a_wrong_architecture_is_refused(changes: dict[str, Any], message: str) 
         ({"adapters": [{"side": "src", "ranks": {}}]}, "A group of adapters has the keys"),
         ({"adapters": [{"side": "up", "ranks": {"en": 1}, "sites": ["encoder.0.fc1"]}]}, "must be src or tgt"),
         ({"adapters": [{"side": "src", "ranks": {"en": 1}, "sites": ["encoder.0.fc3"]}]}, "STACK.LAYER.MODULE"),
-        ({"pruning": {"target": 0.5}}, "A pruning has the keys targets, start, duration, scope"),
+        ({"pruning": {"target": 0.5}}, "A pruning has the keys targets, start, duration, scope, over"),
     ],
 )
 def test_wrong_json_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Architecture.from_dict(example().to_dict() | changes)
+
+
+def test_what_pruning_ranks_by_is_named_only_where_it_is_not_the_default() -> None:
+    pruning = Pruning(targets=(("fr", 0.9),), start=2, duration=10, over="product")
+    over_product = example(pruning=pruning)
+    text = LITERAL.replace('"duration": 10, ', '"duration": 10, "over": "product", ')
+    assert over_product.to_json() == text
+    assert Architecture.from_json(text) == over_product
+    assert Architecture.from_json(text.replace('"product"', '"b"')) == example()
+    assert over_product.fingerprint != example().fingerprint
+    with pytest.raises(ValueError, match="Pruning must be over b or product, but got 'ba'"):
+        Architecture.from_json(text.replace('"product"', '"ba"'))

@@ -1,19 +1,40 @@
 import io
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
-from langsearch.search.checking import parameter_range, print_check
+from langsearch.cli import app
+from langsearch.search.checking import parameter_range, print_check, print_plan
 from langsearch.search.environment import check_space
+from langsearch.space.architecture import Architecture, BaseShape
+from langsearch.space.build import build_architecture
+from langsearch.space.languages import all_languages
 from langsearch.space.schema import load_space
+from langsearch.space.sections import ArchitectureSection
 
 pytest_plugins = ["search_fixtures"]
 
 SHIPPED = Path(__file__).parents[1] / "search_spaces"
-SEARCHED_SHARING = ["architecture.rank={choice: [2, 4]}", "architecture.sharing={choice: [language, class, all]}"]
+SEARCHED_SHARING = [
+    "architecture.rank={choice: [2, 4]}",
+    "architecture.sharing={choice: [language, class, family, all]}",
+]
+SEARCHED_SIDES = [
+    "architecture.rank={high: {src: 1, tgt: {choice: [2, 4]}}, low: 3}",
+    "architecture.encoder={modules: [q_proj], source_layers: {int: [0, 3]}}",
+    "architecture.decoder={modules: [fc2], sides: [tgt, src, {choice: [src, tgt]}]}",
+]
+SEARCHED_OVERRIDES = [
+    "architecture.rank={choice: [2, 4]}",
+    "architecture.encoder={modules: [q_proj, fc1], overrides: [{modules: {subset: [fc1]}, rank: {high: 0}}]}",
+    "architecture.decoder={modules: [q_proj], layers: {window: [0, 3]}, overrides: [{layers: [2], rank: 1}]}",
+]
 SEARCHED_SLICE = ["architecture.ffn_slice={choice: [none, 64, 256]}"]
 SEARCHED_LAYERS = [
     "architecture.encoder={layers: {last: {int: [0, 3]}}, modules: {subset: [q_proj, fc1]}}",
@@ -28,9 +49,12 @@ SEARCHED_LAYERS = [
         (None, SEARCHED_SHARING),
         (None, SEARCHED_SLICE),
         (None, SEARCHED_LAYERS),
+        (None, SEARCHED_SIDES),
+        (None, SEARCHED_OVERRIDES),
         ("quickstart", []),
+        ("grains", []),
     ],
-    ids=["tiny", "sharing", "ffn_slice", "layers", "quickstart"],
+    ids=["tiny", "sharing", "ffn_slice", "layers", "sides", "overrides", "quickstart", "grains"],
 )
 def test_the_parameter_range_contains_every_point_and_is_reached(
     name: str | None, overrides: list[str], space_file: Path
@@ -64,7 +88,7 @@ def test_check_shows_what_a_search_would_do(space_file: Path) -> None:
     stream = io.StringIO()
     print_check(Console(file=stream, width=200), check_space(load_space(space_file)))
     lines = [line.rstrip() for line in stream.getvalue().splitlines()]
-    assert lines[:-1] == [
+    assert lines[: lines.index("the sample's plan") - 1] == [
         "tiny: the space is right. Nothing was started.",
         "base        tiny-m2m: 3+3 layers, d 128, 2,427,264 parameters",
         "class       high: en, fr",
@@ -81,7 +105,7 @@ def test_check_shows_what_a_search_would_do(space_file: Path) -> None:
         # 3 layers of 3 projections 128 + 128 and one 128 + 512; ranks 0 + 0 + 2 and 2 + 2 + 4.
         "adapters    8,448 to 33,792 parameters (0.35 to 1.39 % of the base)",
     ]
-    assert lines[-1].startswith("a sample    rank ")
+    assert lines[lines.index("the sample's plan") - 1].startswith("a sample    rank ")
 
 
 def test_check_of_a_space_without_searched_values_shows_one_size(space_file: Path) -> None:
@@ -90,3 +114,97 @@ def test_check_of_a_space_without_searched_values_shows_one_size(space_file: Pat
     print_check(Console(file=stream, width=200), check_space(load_space(space_file, fixed)))
     assert "0 dimensions" in stream.getvalue()
     assert "adapters    25,344 to 25,344 parameters" in stream.getvalue()
+    lines = [line.rstrip() for line in stream.getvalue().splitlines()]
+    assert lines[-10:] == [
+        "summary     rank 2;2 · enc 0-2 dec 0-2 · 6 src 6 tgt: 25,344 parameters",
+        "the plan",
+        "layers       modules  side  rank high;low",
+        "encoder 0-2  q v      src   2;2",
+        "decoder 0-2  q fc1    tgt   2;2",
+        "parameters",
+        "class  languages  parameters  % of the base",
+        "high           2      16,896          0.696",
+        "low            1       8,448          0.348",
+        "all            3      25,344           1.04",
+    ]
+
+
+def test_a_plan_of_thirty_languages_and_twentyfour_layers_fits_eighty_columns() -> None:
+    languages = [info.flores101 for info in all_languages()[:30]]
+    classes = {"high": tuple(languages[:10]), "medium": tuple(languages[10:20]), "low": tuple(languages[20:])}
+    shape = BaseShape(
+        encoder_layers=24,
+        decoder_layers=24,
+        d_model=1024,
+        encoder_ffn_dim=8192,
+        decoder_ffn_dim=8192,
+        num_parameters=1_370_638_336,
+    )
+    apart = {language: 3 + index for index, language in enumerate(languages[20:])}
+    section = ArchitectureSection.model_validate(
+        {
+            "rank": {"high": 2, "medium": 2, "low": 8},
+            "encoder": {"source_layers": 18, "overrides": [{"layers": {"last": 2}, "rank": {"languages": apart}}]},
+        }
+    )
+    architecture = build_architecture(section, classes, {}, shape)
+    stream = io.StringIO()
+    print_plan(Console(file=stream, width=80), architecture, classes, shape)
+    lines = stream.getvalue().splitlines()
+    assert len(lines) < 30
+    assert max(len(line) for line in lines) <= 80
+    assert [re.sub(r"\s+", " ", line).strip() for line in lines[2:4]] == [
+        "encoder 0-17 q k v fc1 fc2 src 2;2;8",
+        "encoder 18-21 q k v fc1 fc2 tgt 2;2;8",
+    ]
+    assert set(list(apart)[1:]) <= set(stream.getvalue().split())
+
+
+def test_check_says_everything_as_json(space_file: Path) -> None:
+    found = CliRunner().invoke(app, ["check", str(space_file), "--json", "--set", "architecture.rank=2"])
+    assert found.exit_code == 0
+    value = json.loads(found.stdout)
+    assert (value["name"], value["base"]["name"], value["base"]["d_model"]) == ("tiny", "tiny-m2m", 128)
+    assert value["classes"] == {"high": ["en", "fr"], "low": ["sw"]}
+    assert value["sentences"] == {"train": 364, "validation": 52, "test": 104}
+    assert len(value["directions"]) == 6
+    assert value["spbleu"] == {"tokenizer": "spm:base", "is_stand_in": True}
+    assert value["dimensions"] == {
+        "trainer.lr": {
+            "name": "FloatDistribution",
+            "attributes": {"low": 0.001, "high": 0.01, "log": True, "step": None},
+        }
+    }
+    assert value["adapter_parameters"] == {"at_least": 25_344, "at_most": 25_344}
+    sample = value["sample"]
+    assert set(sample["point"]) == {"trainer.lr"}
+    assert sample["plan"] == [
+        {
+            "stack": stack,
+            "layers": [0, 1, 2],
+            "modules": modules,
+            "side": side,
+            "ranks": {"en": 2, "fr": 2, "sw": 2},
+        }
+        for stack, modules, side in (("encoder", ["q_proj", "v_proj"], "src"), ("decoder", ["q_proj", "fc1"], "tgt"))
+    ]
+    assert sample["parameters"]["by_class"] == {"high": 16_896, "low": 8_448}
+    assert sample["parameters"]["total"] == 25_344 and sample["parameters"]["shared"] == 0
+    architecture = Architecture.from_dict(sample["architecture"])
+    assert architecture.fingerprint == sample["fingerprint"]
+
+
+def test_a_range_with_too_many_ends_is_bounded(space_file: Path) -> None:
+    searched = "{modules: {subset: [q_proj, k_proj, v_proj, fc1, fc2]}, rank: {high: 1}}"
+    overrides = [
+        "architecture.rank=2",
+        f"architecture.encoder={{overrides: [{searched}, {{layers: {{last: {{int: [1, 3]}}}}, rank: {{low: 0}}}}]}}",
+        f"architecture.decoder={{overrides: [{searched}]}}",
+    ]
+    checked = check_space(load_space(space_file, overrides))
+    low, high = parameter_range(checked)
+    # A layer's modules cost 3 x 256 + 2 x 640 = 2,048 a unit of rank, the decoder's cross-attention 768 more.
+    # The two high languages lie between 1 and 2, where an override can speak; in the encoder the low one has 0 in the
+    # last layer and 0 to 2 in the others.
+    assert low == 3 * 2 * 2_048 + 3 * 2 * (2_048 + 2 * 768) + 3 * 2 * 2_816
+    assert high == 3 * 4 * 2_048 + 2 * 2 * 2_048 + 3 * 6 * 2_816

@@ -62,7 +62,7 @@ WRONG = {
     ),
     "an unknown section": (
         "trainr=3",
-        "--set trainr=3: `trainr` must be a section of a space, but is none. Did you mean trainer?",
+        "--set trainr=3: `trainr` must be a section of a space, but is none. Did you mean trainer, prior?",
     ),
     "an unknown language": (
         "languages.low=[swx]",
@@ -148,7 +148,7 @@ def test_several_mistakes_are_told_together_with_their_lines(
     assert ended.code == 2
     assert ended.err.splitlines() == [
         "error: tiny.yaml:25: `surprise` must be a section of a space, but is none. Valid: name, base, languages, "
-        "data, architecture, trainer, evaluation, baselines, search, resources.",
+        "data, architecture, trainer, evaluation, baselines, search, resources, prior.",
         "error: tiny.yaml:13: `trainer.epochs` must be a whole number of at least 1, but got 'none'",
         "error: tiny.yaml:23: `search.sampler` must be one of tpe, random, gp, nsga2, but got 'tpee'. "
         "Did you mean tpe?",
@@ -229,7 +229,7 @@ def test_an_address_where_no_cluster_is_is_refused_at_once(address: str, space_f
         (("evaluate", "EXPERIMENT", "--trial", "77"), "--trial must name a trial, but '77' is none. Did you mean"),
         (("evaluate", "absent"), "An experiment's folder holds a space.yaml, but absent has none."),
         (("export", "EXPERIMENT", "--to", "out", "--trial", "77"), "--trial must name a trial, but '77' is none."),
-        (("export", "EXPERIMENT", "--to", "out", "--format", "onnx"), "--format must be peft, but got 'onnx'."),
+        (("export", "EXPERIMENT", "--to", "out", "--format", "onnx"), "--format must be peft or merged, but"),
         (("export", "absent", "--to", "out"), "An experiment's folder holds a space.yaml, but absent has none."),
         (("report", "absent"), "An experiment must be a folder, but absent is not one."),
         (("translate", "absent", "--from", "en", "--to", "fr"), "Adapters must be a folder that `langsearch export`"),
@@ -284,6 +284,18 @@ def test_export_then_translate_reads_lines_and_writes_lines(
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.count("\n") == 3
     assert [bool(line) for line in ended.out.splitlines()] == [True, False, True]
+
+
+def test_adapters_are_merged_and_compacted(adapters: Path, langsearch: Command) -> None:
+    ended = langsearch("export", adapters, "--to", "merged", "--format", "merged", "--direction", "en-fr")
+    assert (ended.code, ended.out) == (0, "Wrote a model for en-fr and a card to merged\n")
+    ended = langsearch("export", adapters, "--to", "small", "--energy", "0.9")
+    assert ended.code == 0
+    assert re.fullmatch(
+        r"Compacted: [\d,]+ -> [\d,]+ stored parameters, ranks [\d,]+ -> [\d,]+ in all; relative error of the products "
+        r"[\d.]+%, at most [\d.]+% of one\.\nWrote 6 adapters and a card to small\n",
+        ended.out,
+    )
 
 
 def test_translate_refuses_broken_utf8_with_its_line(

@@ -76,6 +76,42 @@ def test_each_searched_value_is_a_dimension_with_a_flat_name() -> None:
     }
 
 
+def test_each_grain_has_its_flat_names() -> None:
+    pair, two = {"choice": [1, 2]}, CategoricalDistribution((1, 2))
+    sides, side = {"choice": ["src", "tgt"]}, CategoricalDistribution(("src", "tgt"))
+    found = dimensions(
+        rank={"high": {"src": 1, "tgt": pair}, "low": pair, "languages": {"wo": {"src": pair, "tgt": 3}}},
+        encoder={
+            "sides": ["src", sides, "tgt"],
+            "rank": {"low": pair},
+            "overrides": [
+                {"rank": 3},
+                {"layers": {"window": [0, 3]}, "modules": {"subset": ["fc1"]}, "side": sides, "rank": {"high": pair}},
+                {"layers": {"last": {"int": [1, 2]}}, "rank": {"src": pair}},
+            ],
+        },
+        decoder={"sides": sides, "overrides": [{"rank": pair}]},
+        sharing={"choice": ["language", "class", "family", "all"]},
+    )
+    assert found == {
+        "rank.high.tgt": two,
+        "rank.low": two,
+        "rank.wo.src": two,
+        "encoder.sides.1": side,
+        "encoder.rank.low": two,
+        "encoder.overrides.1.layers.start": IntDistribution(0, 2),
+        "encoder.overrides.1.layers.length": IntDistribution(1, 3),
+        "encoder.overrides.1.modules.fc1": CategoricalDistribution((False, True)),
+        "encoder.overrides.1.side": side,
+        "encoder.overrides.1.rank.high": two,
+        "encoder.overrides.2.layers.last": IntDistribution(1, 2),
+        "encoder.overrides.2.rank.src": two,
+        "decoder.sides": side,
+        "decoder.overrides.0.rank": two,
+        "sharing": CategoricalDistribution(("language", "class", "family", "all")),
+    }
+
+
 def test_one_searched_value_for_all_is_one_dimension() -> None:
     assert dimensions(rank={"choice": [4, 8]}) == {"rank": CategoricalDistribution((4, 8))}
     assert build({"rank": 8}, rank={"choice": [4, 8]}).rank(FC1, "wo") == 8
@@ -115,6 +151,41 @@ def test_the_lowest_layers_are_indexed_by_source() -> None:
     sides = {str(entry.site): entry.side for entry in architecture.adapters}
     assert [sides[f"encoder.{layer}.fc1"] for layer in range(4)] == ["src", "src", "src", "tgt"]
     assert [sides[f"decoder.{layer}.fc1"] for layer in range(4)] == ["tgt"] * 4
+
+
+@pytest.mark.parametrize(
+    ("encoder", "point", "expected"),
+    [
+        ({"source_layers": [0, 3]}, {}, "src tgt tgt src"),
+        ({"source_layers": {"choice": ["all", 1]}}, {"encoder.source_layers": None}, "src src src src"),
+        ({"sides": ["src", "tgt", "src", "tgt"]}, {}, "src tgt src tgt"),
+        ({"sides": "tgt"}, {}, "tgt tgt tgt tgt"),
+        ({"sides": {"choice": ["src", "tgt"]}}, {"encoder.sides": "tgt"}, "tgt tgt tgt tgt"),
+        ({"source_layers": 2, "overrides": [{"layers": {"last": 1}, "side": "src"}]}, {}, "src src tgt src"),
+        (
+            {"overrides": [{"layers": {"window": [0, 4]}, "side": {"choice": ["src", "tgt"]}}]},
+            {
+                "encoder.overrides.0.layers.start": 1,
+                "encoder.overrides.0.layers.length": 2,
+                "encoder.overrides.0.side": "tgt",
+            },
+            "src tgt tgt src",
+        ),
+    ],
+)
+def test_the_sides_of_layers_can_be_said_one_by_one(
+    encoder: dict[str, Any], point: dict[str, Any], expected: str
+) -> None:
+    architecture = build(point, rank=1, encoder={"modules": ["fc1"], **encoder}, decoder={"modules": []})
+    assert [entry.side for entry in architecture.adapters] == expected.split()
+
+
+def test_a_point_without_a_dimension_of_an_override_is_refused() -> None:
+    overrides = [{"layers": {"first": {"int": [1, 2]}}, "rank": {"choice": [1, 2]}}]
+    with pytest.raises(ValueError, match=r"encoder\.overrides\.0\.layers\.first is missing"):
+        build(rank=1, encoder={"overrides": overrides})
+    with pytest.raises(ValueError, match=r"encoder\.overrides\.0\.rank is missing"):
+        build({"encoder.overrides.0.layers.first": 1}, rank=1, encoder={"overrides": overrides})
 
 
 def test_without_source_layers_the_encoder_is_indexed_by_source_and_the_decoder_by_target() -> None:
@@ -246,3 +317,9 @@ def test_the_other_baselines_are_one_shared_adapter_none_and_the_base_itself() -
     pretrained = baseline_architecture(Baseline(name="pretrained"), CLASSES, SHAPE)
     assert pretrained is not None and pretrained.adapters == ()
     assert baseline_architecture(Baseline(name="full_finetuning"), CLASSES, SHAPE) is None
+
+
+def test_what_pruning_ranks_by_can_be_searched() -> None:
+    pruning = {"target": 0.5, "over": {"choice": ["b", "product"]}, "start": 1, "duration": 3}
+    found = [build({"pruning.over": over}, rank=1, pruning=pruning).pruning for over in ("b", "product")]
+    assert [pruning.over for pruning in found if pruning] == ["b", "product"]

@@ -2,9 +2,11 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from langsearch.evaluate.evaluation import evaluation_set
 from langsearch.model.base import Base
@@ -13,6 +15,7 @@ from langsearch.model.peft_export import load_export, read_export
 from langsearch.search.environment import Environment, check_space
 from langsearch.search.export import choose_trial
 from langsearch.search.finish import export_front, export_one, open_experiment
+from langsearch.search.translating import translate_lines
 from langsearch.search.trial import load_trained
 from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space
@@ -96,7 +99,7 @@ def test_a_target_with_other_files_is_refused_and_an_earlier_export_replaced(tra
 
 
 def test_an_unknown_format_and_a_folder_that_is_no_experiment_are_refused(trained: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^--format must be peft, but got 'onnx'\.$"):
+    with pytest.raises(InputError, match=r"^--format must be peft or merged, but got 'onnx'\.$"):
         export_one(trained, "0", tmp_path / "out", "onnx")
     with pytest.raises(InputError, match=rf"holds a space\.yaml, but {re.escape(str(tmp_path))} has none\.$"):
         export_one(tmp_path, "0", tmp_path / "out", "peft")
@@ -130,3 +133,68 @@ def test_an_experiment_opens_with_its_test_sentences(trained: Path) -> None:
     settings = environment.evaluation.final
     data = evaluation_set(environment.test, environment.directions, settings, environment.classes, vocabulary)
     assert {len(rows) for rows in data.rows.values()} == {4}
+
+
+def test_a_merged_export_translates_as_the_adapters_do(trained: Path, adapters: Path, tmp_path: Path) -> None:
+    lines = ["The house is small.", "I drink water in the morning.", "My brother has a dog."]
+    expected = list(translate_lines(adapters, [line.encode() for line in lines], "en", "fr"))
+    assert export_one(trained, "0", tmp_path / "trial", "merged", direction="en-fr") == ["en-fr"]
+    assert export_one(adapters, None, tmp_path / "again", "merged", direction="en-fr") == ["en-fr"]
+    for name in ("trial", "again"):
+        model: Any = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / name)
+        tokenizer: Any = AutoTokenizer.from_pretrained(tmp_path / name)
+        ids = [model.generate(**tokenizer([line], return_tensors="pt"))[0] for line in lines]
+        assert tokenizer.batch_decode(ids, skip_special_tokens=True) == expected
+        card = (tmp_path / name / "README.md").read_text(encoding="utf-8")
+        assert "from en to fr" in card
+        assert "ct2-transformers-converter" in card
+        assert max(len(line) for line in card.splitlines()) <= 120
+
+
+def test_compact_exports_compute_the_same_and_say_what_they_lost(adapters: Path, tmp_path: Path, base: Base) -> None:
+    notes: list[str] = []
+    names = export_one(adapters, None, tmp_path / "same", "peft", is_compact=True, note=notes.append)
+    assert names == [path.name for path in sorted(adapters.iterdir()) if path.is_dir()]
+    assert notes[0].endswith("nothing is lost.")
+    assert notes[0] in (tmp_path / "same" / "README.md").read_text(encoding="utf-8")
+    lines = [b"The house is small."]
+    assert list(translate_lines(tmp_path / "same", lines, "en", "sw")) == list(
+        translate_lines(adapters, lines, "en", "sw")
+    )
+    export_one(adapters, None, tmp_path / "small", "peft", energy=0.7, note=notes.append)
+    assert "relative error of the products" in notes[1]
+    small, whole = read_export(tmp_path / "small").architecture, read_export(adapters).architecture
+    assert small.num_parameters(base.shape) < whole.num_parameters(base.shape)
+
+
+@pytest.mark.parametrize(
+    ("format_name", "options", "message"),
+    [
+        ("merged", {}, r"^--direction SRC-TGT must be given with --format merged, and only there"),
+        ("peft", {"direction": "en-fr"}, r"^--direction SRC-TGT must be given with --format merged, and only there"),
+        (
+            "merged",
+            {"direction": "en-fr", "is_compact": True},
+            "^--compact and --energy must be given with --format peft",
+        ),
+        ("peft", {"energy": 1.5}, r"^--energy must lie above 0 and at most at 1, but got 1\.5\.$"),
+        (
+            "merged",
+            {"direction": "en-xx"},
+            r"^A direction must be SRC-TGT with languages of the space, but got 'en-xx'",
+        ),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(
+    format_name: str, options: dict[str, Any], message: str, adapters: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message):
+        export_one(adapters, None, tmp_path / "out", format_name, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_adapters_have_no_trials_and_are_not_written_over(adapters: Path) -> None:
+    with pytest.raises(InputError, match="--trial must be for an experiment"):
+        export_one(adapters, "0", adapters.parent / "out", "peft")
+    with pytest.raises(InputError, match="--to must be another folder"):
+        export_one(adapters, None, adapters, "peft")

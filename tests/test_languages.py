@@ -1,4 +1,5 @@
 import pytest
+from transformers.models.mbart50.tokenization_mbart50 import FAIRSEQ_LANGUAGE_CODES
 
 from langsearch.space.languages import all_languages, find_language, match_code
 from langsearch.space.problems import InputError
@@ -61,3 +62,25 @@ def test_a_code_that_is_known_wins_even_if_the_table_lacks_it() -> None:
 def test_a_language_that_the_base_lacks_is_refused_by_name() -> None:
     with pytest.raises(InputError, match=r"among the 7 known here, but got 'wo' \(Wolof\)"):
         match_code("wo", M2M100_HUB)
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [("en", "en_XX"), ("zh", "zh_CN"), ("swh_Latn", "sw_KE"), ("lvs", "lv_LV"), ("si", "si_LK"), ("sin_Sinh", "si_LK")],
+)
+def test_a_code_is_matched_to_mbart50(code: str, expected: str) -> None:
+    assert match_code(code, FAIRSEQ_LANGUAGE_CODES) == expected
+
+
+def test_every_code_of_mbart50_is_in_the_table_and_means_one_language() -> None:
+    found = {language.mbart50: language.flores101 for language in all_languages() if language.mbart50}
+    assert set(FAIRSEQ_LANGUAGE_CODES) - set(found) == {"si_LK"}
+    assert len(found) == 51
+    assert all(find_language(code).flores101 == flores101 for code, flores101 in found.items())
+
+
+def test_a_base_s_languages_beyond_flores101_are_found_by_other_codes_too() -> None:
+    assert match_code("gla_Latn", {"gd", "en"}) == "gd"
+    assert match_code("mg", {"plt_Latn"}) == "plt_Latn"
+    with pytest.raises(InputError, match="among the 1 known here, but got 'gd'"):
+        match_code("gd", {"en"})

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -125,3 +126,60 @@ def test_masks_are_part_of_the_state(new_base: Callable[[], Base], make_architec
         layer.B.data += 1.0
     other.after_update()
     assert num_zero(other, "en") == num_zero(one, "en") > 0
+
+
+@pytest.mark.parametrize("scaling", ["none", "alpha/r"])
+def test_over_the_product_an_entry_counts_as_much_as_the_product_loses_with_it(
+    scaling: str, tiny_base: Base, make_architecture: Architect
+) -> None:
+    pruning = Pruning(
+        targets=(("en", 0.4), ("fr", 0.4), ("sw", 0.4)), start=1, duration=1, scope="layer", over="product"
+    )
+    learner = AdaptedModel(
+        tiny_base,
+        make_architecture(pruning=pruning, scaling=scaling, alpha=6.0),
+        LANGUAGES,
+    )
+    generator = torch.Generator().manual_seed(0)
+    for layer in learner.layers.values():
+        layer.A.data *= torch.rand(layer.A.shape[:2], generator=generator)[..., None]
+        for slot in layer.slots:
+            _, b = layer.pair(slot)
+            b.copy_(torch.randn(b.shape, generator=generator))
+    site = next(site for site in learner.layers if site.stack == "decoder" and site.layer == 1)
+    losses = {}
+    for other, layer in learner.layers.items():
+        for slot in layer.slots:
+            if (other.stack, other.layer) != (site.stack, site.layer):
+                continue
+            a, b = layer.pair(slot)
+            scale = learner.architecture.scale(a.shape[0])
+            whole = scale * b @ a
+            for row, column in [(row, column) for row in range(0, b.shape[0], 7) for column in range(b.shape[1])]:
+                without = b.clone()
+                without[row, column] = 0
+                losses[other, slot, row, column] = float((scale * without @ a - whole).norm())
+    learner.begin_epoch(2)
+    kept = [
+        loss
+        for (other, slot, row, column), loss in losses.items()
+        if bool(learner.layers[other].pair(slot)[1][row, column] != 0)
+    ]
+    lost = sorted(losses.values())[: len(losses) - len(kept)]
+    assert lost[-1] <= min(kept) + 1e-6
+    assert len(lost) == pytest.approx(0.4 * len(losses), rel=0.15)
+
+
+def test_over_b_the_rows_of_a_do_not_count(tiny_base: Base, make_architecture: Architect) -> None:
+    pruning = Pruning(targets=(("en", 0.5),), start=1, duration=1)
+    survivors: list[torch.Tensor] = []
+    for setting in (pruning, pruning, replace(pruning, over="product")):
+        learner = pruned_model(tiny_base, make_architecture, setting)
+        for index, layer in enumerate(learner.layers.values()):
+            layer.A.data *= index + 1 if len(survivors) else 1
+        learner.begin_epoch(2)
+        survivors.append(torch.cat([layer.pair("en")[1].flatten() != 0 for layer in learner.layers.values()]))
+        learner.remove()
+    assert torch.equal(survivors[0], survivors[1])
+    assert not torch.equal(survivors[0], survivors[2])
+    assert survivors[0].sum() == survivors[2].sum()

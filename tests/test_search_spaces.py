@@ -12,7 +12,12 @@ SHIPPED = sorted(FOLDER.rglob("*.yaml"))
 
 
 def test_every_shipped_space_is_known_here() -> None:
-    assert [str(path.relative_to(FOLDER)) for path in SHIPPED] == ["flores12.yaml", "flores8.yaml", "quickstart.yaml"]
+    assert [str(path.relative_to(FOLDER)) for path in SHIPPED] == [
+        "flores12.yaml",
+        "flores8.yaml",
+        "grains.yaml",
+        "quickstart.yaml",
+    ]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

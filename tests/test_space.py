@@ -55,7 +55,7 @@ def problems(folder: Path, text: str, *overrides: str) -> list[str]:
 
 
 def test_every_shipped_space_is_found() -> None:
-    assert [path.stem for path in SHIPPED] == ["flores12", "flores8", "quickstart"]
+    assert [path.stem for path in SHIPPED] == ["flores12", "flores8", "grains", "quickstart"]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -123,6 +123,55 @@ def test_overrides_are_yaml_and_make_their_way(tmp_path: Path) -> None:
     assert space.trainer({"trainer.lr": 0.001}).epochs == 3
     assert space.search.trials == 5
     assert list(space.dimensions()) == ["trainer.lr"]
+
+
+def test_an_override_may_lead_into_a_list(tmp_path: Path) -> None:
+    text = SMALL.replace("rank: 4", "rank: 4\n  encoder: {overrides: [{rank: 2}, {layers: [1], rank: 8}]}")
+    space = load(tmp_path, text, "architecture.encoder.overrides.1.rank={choice: [8, 16]}", "languages.low.0=cy")
+    assert list(space.dimensions()) == ["encoder.overrides.1.rank"]
+    assert space.languages == ("en", "fr", "cy")
+    (problem,) = problems(tmp_path, text, "architecture.encoder.overrides.1.rank=-1")
+    assert problem.startswith(
+        "--set architecture.encoder.overrides.1.rank=-1: `architecture.encoder.overrides[1].rank`"
+    )
+
+
+# Taken from the version before ranks by side and overrides: what it trained is found again under these names.
+@pytest.mark.parametrize(
+    ("name", "point", "fingerprint", "baselines"),
+    [
+        (
+            "quickstart",
+            {"encoder.source_layers": 3, "decoder.layers.start": 1, "decoder.layers.length": 3, "trainer.lr": 0.02},
+            "377554392462a4b4",
+            ["f4312e61b4f8dfec", "517e22d025f53a68", "d663efbc4c4f7b0f"],
+        ),
+        (
+            "flores12",
+            {
+                "rank.wo": 64,
+                "encoder.source_layers": 12,
+                **{f"encoder.modules.{module}": True for module in ("q_proj", "k_proj", "v_proj", "fc1", "fc2")},
+                "decoder.layers.start": 1,
+                "decoder.layers.length": 12,
+                "pruning.target.high": 0.95,
+                "pruning.target.medium": 0.95,
+                "trainer.lr": 0.01,
+            },
+            "5afa105893202908",
+            ["520eff57abf1912d", "55395051a71d465b", "361d5e5bb86a6ca8"],
+        ),
+    ],
+)
+def test_the_fingerprints_of_shipped_spaces_stay(
+    name: str, point: dict[str, object], fingerprint: str, baselines: list[str]
+) -> None:
+    space = load_space(next(path for path in SHIPPED if path.stem == name))
+    ranks = {"rank.high": 8, "rank.medium": 8, "rank.low": 16 if name == "quickstart" else 32}
+    shape = SHAPES[space.base]
+    assert space.architecture({**ranks, **point}, shape).fingerprint == fingerprint
+    found = [space.baseline_architecture(baseline, shape) for baseline in ("published", "shared_lora", "pretrained")]
+    assert [architecture and architecture.fingerprint for architecture in found] == baselines
 
 
 def test_a_source_may_be_a_list_and_directions_may_be_listed(tmp_path: Path) -> None:
@@ -368,6 +417,8 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     [
         ("trainer", "--set must read key.path=value, but got 'trainer'"),
         ("base.x=1", "`base` must be a mapping, but got 'tiny-m2m'"),
+        ("languages.low.1=en", r"`languages.low` must have such an item, but got \['sw'\]"),
+        ("languages.low.x=en", r"`languages.low` must have such an item, but got \['sw'\]"),
         ("trainer.lr=[1", "The value must be YAML"),
     ],
 )

@@ -4,10 +4,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from langsearch.search.environment import CheckedSpace
+from langsearch.search.environment import CheckedSpace, check_space
 from langsearch.search.folder import TrialFolder
 from langsearch.search.task import TrialTask, baseline_task, searched_task, summarize
 from langsearch.space.architecture import Architecture, SiteAdapters
+from langsearch.space.problems import InputError
+from langsearch.space.schema import load_space
 from langsearch.space.sites import Site
 
 if TYPE_CHECKING:
@@ -100,3 +102,27 @@ def test_an_empty_architecture_says_so(make_task: "TaskMaker") -> None:
     assert task.summary == "no adapters"
     assert task.architecture is not None
     assert task.architecture.adapters == ()
+
+
+def test_a_start_is_in_the_fingerprint_and_no_start_is_not(make_task: "TaskMaker", tmp_path: Path) -> None:
+    assert make_task().fingerprint == make_task(init_from=None).fingerprint
+    assert make_task(init_from="adapters").fingerprint not in (
+        make_task().fingerprint,
+        make_task(init_from="other").fingerprint,
+    )
+    task = make_task(init_from="adapters")
+    task.write(TrialFolder(tmp_path))
+    assert TrialTask.read(TrialFolder(tmp_path)) == task
+
+
+def test_a_space_s_start_is_absolute_and_for_searched_tasks_alone(
+    checked: CheckedSpace, adapters: Path, space_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(adapters.parent)
+    space = load_space(space_file, [f"trainer.init_from={adapters.name}"])
+    assert check_space(space).shape == checked.shape
+    point: dict[str, object] = {"rank.high": 2, "rank.low": 4, "trainer.lr": 0.01}
+    assert searched_task(space, checked.shape, 0, point).trainer.init_from == str(adapters)
+    assert baseline_task(space, checked.shape, "shared_lora").trainer.init_from is None
+    with pytest.raises(InputError, match="Adapters to start from must be a PEFT adapter"):
+        check_space(load_space(space_file, ["trainer.init_from=nowhere"]))

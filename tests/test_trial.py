@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from langsearch.evaluate.evaluation import Evaluation, evaluate
 from langsearch.model.base import Base
@@ -13,6 +14,7 @@ from langsearch.search.environment import CheckedSpace, Environment
 from langsearch.search.folder import TrialFolder, read_json, read_rows
 from langsearch.search.task import TrialTask, baseline_task
 from langsearch.search.trial import CURVE, SCORES, TRANSLATIONS, TrialResult, evaluate_trial, load_trained, run_trial
+from langsearch.space.architecture import Architecture, Site, uniform_ranks
 from langsearch.train.checkpoint import read_newest_checkpoint
 
 if TYPE_CHECKING:
@@ -231,3 +233,22 @@ def test_a_failure_in_the_middle_leaves_no_adapters_and_the_last_checkpoint(
         with pytest.raises(OSError, match="No space left"):
             next(run)
     assert [result.epoch for result in run_trial(base, environment, task, folder)] == [2]
+
+
+def test_a_trial_starts_from_adapters_cut_to_its_ranks(
+    base: Base, environment: Environment, adapters: Path, make_task: "TaskMaker", tmp_path: Path
+) -> None:
+    sites = uniform_ranks([(Site("encoder", 0, "q_proj"), "src")], {"en": 2, "sw": 2})
+    architecture = Architecture(slots=tuple((name, name) for name in ("en", "fr", "sw")), adapters=sites)
+    still = {"epochs": 1, "lr": 1e-12}
+    task = replace(make_task(init_from=str(adapters), **still), architecture=architecture)
+    run_all(base, environment, task, tmp_path)
+    learner = load_trained(base, environment, TrialFolder(tmp_path))
+    assert isinstance(learner, AdaptedModel)
+    learner.remove()
+    a, b = learner.layers[Site("encoder", 0, "q_proj")].pair("sw")
+    stored = load_file(adapters / "src-sw" / "adapter_model.safetensors")
+    path = "base_model.model.model.encoder.layers.0.self_attn.q_proj"
+    u, values, v = torch.linalg.svd(stored[f"{path}.lora_B.weight"] @ stored[f"{path}.lora_A.weight"])
+    assert values[2] > 1e-3, "rank 4 was stored"
+    assert torch.allclose(b @ a, u[:, :2] * values[:2] @ v[:2], atol=1e-5)

@@ -5,6 +5,7 @@ Sizes in shapes: rows = pairs in a batch, src_len and tgt_len = longest side wit
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,15 +20,26 @@ IGNORED_LABEL = -100
 """The label of padding, which the loss leaves out (PyTorch's default `ignore_index`)."""
 
 NUM_MARKS = 2
-"""Tokens that a side has beside its text: the language and the end."""
+"""Tokens that a side has at most beside its text: the language and the end."""
 
 _MICROBATCHES_PER_CHUNK = 100
 _ROWS_STREAM, _COUNTS_STREAM, _ORDER_STREAM = 0, 1, 2
 
 
 @dataclass(frozen=True)
+class SentenceForm:
+    """Where a base has its language tokens. Both sides end with eos."""
+
+    src_mark: Literal["src", "tgt"] = "src"
+    """Whose language the source begins with: its own, or that of the target (SMaLL-100)."""
+
+    has_tgt_mark: bool = True
+    """Whether the target begins with its language."""
+
+
+@dataclass(frozen=True)
 class BatchVocabulary:
-    """The ids of the special tokens of a base."""
+    """The ids of the special tokens of a base, and where they stand."""
 
     pad_id: int
     eos_id: int
@@ -35,10 +47,21 @@ class BatchVocabulary:
     language_ids: Mapping[str, int]
     """The token of each language, by the space's code."""
 
+    form: SentenceForm = SentenceForm()
+
+    def src_marks(self, directions: Sequence[Direction]) -> list[int]:
+        """Returns the token that the source of each direction begins with."""
+        by_src = self.form.src_mark == "src"
+        return [self.language_ids[direction.src if by_src else direction.tgt] for direction in directions]
+
+    def tgt_marks(self, directions: Sequence[Direction]) -> list[int] | None:
+        """Returns the token that the target of each direction begins with; None if they begin with their text."""
+        return [self.language_ids[direction.tgt] for direction in directions] if self.form.has_tgt_mark else None
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Pairs of mixed directions, in the form of M2M-100: both sides begin with their language and end with eos."""
+    """Pairs of mixed directions, in the form of the base: `SentenceForm`."""
 
     src_ids: Tensor
     """(rows, src_len) int64: language, text, eos, pads."""
@@ -50,7 +73,7 @@ class Batch:
     """(rows, tgt_len) int64: the decoder's start, then the labels without their last."""
 
     labels: Tensor
-    """(rows, tgt_len) int64: language, text, eos, then -100."""
+    """(rows, tgt_len) int64: language if the form has it, text, eos, then -100."""
 
     src_lang: Tensor
     """(rows,) int64: index of the source language."""
@@ -180,16 +203,21 @@ def collate(
         ValueError: If a sentence is missing in its language.
     """
     pairs = [(directions[index], row) for index, row in rows.tolist()]
-    src_ids, src_lengths = _padded([(d.src, store.tokens(d.src, row)) for d, row in pairs], vocabulary)
-    tgt_ids, tgt_lengths = _padded([(d.tgt, store.tokens(d.tgt, row)) for d, row in pairs], vocabulary)
+    of_rows = [direction for direction, _ in pairs]
+    src_ids, src_lengths = padded(
+        [store.tokens(d.src, row) for d, row in pairs], vocabulary.src_marks(of_rows), vocabulary
+    )
+    tgt_ids, tgt_lengths = padded(
+        [store.tokens(d.tgt, row) for d, row in pairs], vocabulary.tgt_marks(of_rows), vocabulary
+    )
     decoder_input_ids = np.empty_like(tgt_ids)
     decoder_input_ids[:, 0] = vocabulary.decoder_start_id
     decoder_input_ids[:, 1:] = tgt_ids[:, :-1]
-    labels = np.where(_is_token(tgt_ids, tgt_lengths), tgt_ids, IGNORED_LABEL)
+    labels = np.where(is_token(tgt_ids, tgt_lengths), tgt_ids, IGNORED_LABEL)
     position = {language: index for index, language in enumerate(languages)}
     return Batch(
         src_ids=torch.from_numpy(src_ids),
-        src_mask=torch.from_numpy(_is_token(src_ids, src_lengths).astype(np.int64)),
+        src_mask=torch.from_numpy(is_token(src_ids, src_lengths).astype(np.int64)),
         decoder_input_ids=torch.from_numpy(decoder_input_ids),
         labels=torch.from_numpy(labels),
         src_lang=torch.tensor([position[d.src] for d, _ in pairs], dtype=torch.int64),
@@ -198,22 +226,31 @@ def collate(
     )
 
 
-def _padded(
-    sides: Sequence[tuple[str, NDArray[np.int32]]], vocabulary: BatchVocabulary
+def padded(
+    texts: Sequence[NDArray[np.int32]], marks: Sequence[int] | None, vocabulary: BatchVocabulary
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Returns ids (rows, length) as [language] text [eos] pads, and lengths (rows,)."""
-    lengths = np.fromiter((len(tokens) for _, tokens in sides), np.int64, len(sides)) + NUM_MARKS
-    ids = np.full((len(sides), int(lengths.max())), vocabulary.pad_id, np.int64)
+    """Returns ids (rows, length) as [mark] text [eos] pads, and lengths (rows,).
+
+    Args:
+        texts: The pieces of each row, (num_tokens,).
+        marks: The token that each row begins with. None: the rows begin with their text.
+        vocabulary: The special tokens.
+    """
+    first = 0 if marks is None else 1
+    lengths = np.fromiter((len(tokens) for tokens in texts), np.int64, len(texts)) + first + 1
+    ids = np.full((len(texts), int(lengths.max())), vocabulary.pad_id, np.int64)
     place = np.arange(ids.shape[1])
-    is_text = (place >= 1) & (place < lengths[:, None] - 1)
+    is_text = (place >= first) & (place < lengths[:, None] - 1)
     # A mask is filled row by row, which is the order of the joined texts.
-    ids[is_text] = np.concatenate([tokens for _, tokens in sides])
-    ids[:, 0] = [vocabulary.language_ids[language] for language, _ in sides]
-    ids[np.arange(len(sides)), lengths - 1] = vocabulary.eos_id
+    ids[is_text] = np.concatenate(texts)
+    if marks is not None:
+        ids[:, 0] = marks
+    ids[np.arange(len(texts)), lengths - 1] = vocabulary.eos_id
     return ids, lengths
 
 
-def _is_token(ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
+def is_token(ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Returns (rows, length): whether there is a token and no pad."""
     return np.arange(ids.shape[1]) < lengths[:, None]
 
 

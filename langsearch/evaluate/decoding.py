@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessorList
 
-from langsearch.data.batches import BatchVocabulary
+from langsearch.data.batches import BatchVocabulary, is_token, padded
+from langsearch.data.directions import Direction
 from langsearch.evaluate.greedy import greedy_search
 from langsearch.model.base import BaseTokenizer
 from langsearch.model.learners import Learner
@@ -30,19 +31,19 @@ class ForceLanguageAndEnd:
     """A logits processor that makes each row start with its own language and end at its own longest length.
 
     Exact for greedy and beams; a list given as `forced_bos_token_id` is silently wrong, and language tokens in
-    `decoder_input_ids` change the beams' lengths. The length limit is a row's own, so that a translation does not
-    depend on the other rows of its batch.
+    `decoder_input_ids` change the beams' lengths. Without language ids rows start with their text. The length limit
+    is a row's own, so that a translation does not depend on the other rows of its batch.
     """
 
-    def __init__(self, language_ids: Tensor, max_lengths: Tensor, eos_id: int) -> None:
+    def __init__(self, language_ids: Tensor | None, max_lengths: Tensor, eos_id: int) -> None:
         self._language_ids, self._max_lengths, self._eos_id = language_ids, max_lengths, eos_id
         self._first_end = int(max_lengths.min())
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Called by `generate` before each token; (rows * beams, length), (rows * beams, vocab) -> the latter."""
         length = input_ids.shape[1]
-        num_beams = scores.shape[0] // self._language_ids.shape[0]
-        if length == 1:
+        num_beams = scores.shape[0] // self._max_lengths.shape[0]
+        if length == 1 and self._language_ids is not None:
             forced = self._language_ids.repeat_interleave(num_beams)
             return torch.full_like(scores, -torch.inf).scatter_(1, forced[:, None], 0.0)
         if length < self._first_end:
@@ -100,13 +101,19 @@ def decode_batches(
     for start in range(0, len(order), num_rows):
         indices = order[start : start + num_rows]
         batch = [rows[index] for index in indices]
-        src_ids, src_mask = _pad(batch, vocabulary)
+        directions = [Direction(row.src, row.tgt) for row in batch]
+        ids, lengths = padded([row.tokens for row in batch], vocabulary.src_marks(directions), vocabulary)
+        src_ids = torch.from_numpy(ids).to(device)
+        src_mask = torch.from_numpy(is_token(ids, lengths).astype(np.int64)).to(device)
         src_lang = torch.tensor([index_of[row.src] for row in batch], device=device)
         tgt_lang = torch.tensor([index_of[row.tgt] for row in batch], device=device)
-        forced = torch.tensor([vocabulary.language_ids[row.tgt] for row in batch], device=device)
-        # text, plus the language and the end token
-        limits = torch.tensor([int(settings.max_length_factor * len(row.tokens)) + 10 + 2 for row in batch]).to(device)
-        src_ids, src_mask = src_ids.to(device), src_mask.to(device)
+        marks = vocabulary.tgt_marks(directions)
+        forced = None if marks is None else torch.tensor(marks, device=device)
+        # text, plus the language, if there is one, and the end token
+        num_marks = 1 if marks is None else 2
+        limits = torch.tensor(
+            [int(settings.max_length_factor * len(row.tokens)) + 10 + num_marks for row in batch], device=device
+        )
         if settings.beams == 1:
             yield indices, greedy_search(learner, src_ids, src_mask, src_lang, tgt_lang, forced, limits, vocabulary)
             continue
@@ -120,17 +127,3 @@ def decode_batches(
                 logits_processor=LogitsProcessorList([ForceLanguageAndEnd(forced, limits, vocabulary.eos_id)]),
             )
         yield indices, output.tolist()
-
-
-def _pad(batch: Sequence[DecodingRow], vocabulary: BatchVocabulary) -> tuple[Tensor, Tensor]:
-    """Returns source ids and mask, (rows, src_len), in M2M-100's form [language] X [end]."""
-    width = max(len(row.tokens) for row in batch) + 2
-    ids = np.full((len(batch), width), vocabulary.pad_id, dtype=np.int64)
-    mask = np.zeros((len(batch), width), dtype=np.int64)
-    for index, row in enumerate(batch):
-        length = len(row.tokens)
-        ids[index, 0] = vocabulary.language_ids[row.src]
-        ids[index, 1 : length + 1] = row.tokens
-        ids[index, length + 1] = vocabulary.eos_id
-        mask[index, : length + 2] = 1
-    return torch.from_numpy(ids), torch.from_numpy(mask)

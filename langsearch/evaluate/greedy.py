@@ -24,11 +24,11 @@ def greedy_search(
     src_mask: Tensor,
     src_lang: Tensor,
     tgt_lang: Tensor,
-    forced_ids: Tensor,
+    forced_ids: Tensor | None,
     max_lengths: Tensor,
     vocabulary: BatchVocabulary,
 ) -> list[list[int]]:
-    """Returns each row's tokens, from its language token to its end token.
+    """Returns each row's tokens, from its language token, if the base has one there, to its end token.
 
     Args:
         learner: The model, in evaluation mode.
@@ -36,7 +36,7 @@ def greedy_search(
         src_mask: (rows, src_len) 1 at tokens.
         src_lang: (rows,) language indices.
         tgt_lang: (rows,) likewise.
-        forced_ids: (rows,) the token that each row starts with.
+        forced_ids: (rows,) the token that each row starts with; None: the model's choice.
         max_lengths: (rows,) the most tokens of each row, language and end included; the last one is the end.
         vocabulary: The special ids.
     """
@@ -58,7 +58,7 @@ def greedy_search(
                 past_key_values=cache,
                 use_cache=True,
             ).last_hidden_state
-        if step == 0:
+        if step == 0 and forced_ids is not None:
             chosen = forced_ids
         else:
             chosen = model.lm_head(hidden[:, -1]).float().argmax(dim=-1)

@@ -1,7 +1,6 @@
 """A base model and its tokenizer: loading, sharing its weights between processes without a copy."""
 
 import hashlib
-import json
 import shutil
 import tempfile
 import warnings
@@ -17,10 +16,11 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, M2M100Config, M2M100ForConditionalGeneration
+from transformers import GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from langsearch.data.batches import BatchVocabulary
+from langsearch.model.families import Family, TranslationModel, find_family, read_config
 from langsearch.space.architecture import BaseShape
 from langsearch.space.languages import match_code
 from langsearch.space.problems import InputError
@@ -28,7 +28,8 @@ from langsearch.space.problems import InputError
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 """Bases that travel with the package, by folder name."""
 
-_TOKENIZER_FILES = (
+TOKENIZER_FILES = (
+    "added_tokens.json",
     "config.json",
     "generation_config.json",
     "sentencepiece.bpe.model",
@@ -46,20 +47,19 @@ class BaseTokenizer:
         folder: A folder with the tokenizer's files.
 
     Raises:
-        InputError: If a file is missing or torn, or it is a tokenizer of another kind.
+        InputError: If a file is missing or torn, or the base is of a family that is not known.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-            raise InputError(f"A base must have its tokenizer's files, but {folder} has not: {error}") from error
-        if not hasattr(self._tokenizer, "lang_code_to_id"):
-            raise InputError(
-                f"A base must have an M2M-100 tokenizer, but {folder} has {type(self._tokenizer).__name__}."
-            )
-        self.language_ids: Mapping[str, int] = dict(self._tokenizer.lang_code_to_id)
+        self.family: Family = find_family(folder)
+        with quiet_transformers():
+            try:
+                self._tokenizer: Any = self.family.tokenizer_class.from_pretrained(folder, local_files_only=True)
+            except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+                raise InputError(f"A base must have its tokenizer's files, but {folder} has not: {error}") from error
+        vocab_size = read_config(folder).vocab_size
+        self.language_ids: Mapping[str, int] = self.family.read_language_ids(self._tokenizer, vocab_size)
         self._special_ids = {*self._tokenizer.all_special_ids, *self.language_ids.values()}
 
     @property
@@ -75,6 +75,10 @@ class BaseTokenizer:
             if (self.folder / name).exists():
                 digest.update(name.encode() + (self.folder / name).read_bytes())
         return digest.hexdigest()[:16]
+
+    def language_token(self, language: str) -> str:
+        """Returns the text of a language's token. Raises InputError for a language that the base does not know."""
+        return self.family.token_format.format(match_code(language, self.language_ids))
 
     def encode(self, sentences: Sequence[str]) -> list[list[int]]:
         """Returns the ids of each sentence's pieces, without language and end tokens."""
@@ -107,6 +111,7 @@ class BaseTokenizer:
             eos_id=self._tokenizer.eos_token_id,
             decoder_start_id=decoder_start_id,
             language_ids=ids,
+            form=self.family.form,
         )
 
 
@@ -115,13 +120,15 @@ class Base:
     """A frozen base: its model in evaluation mode, its tokenizer and its sizes."""
 
     name: str
-    model: M2M100ForConditionalGeneration
+    model: TranslationModel
     tokenizer: BaseTokenizer
     shape: BaseShape
 
     def vocabulary(self, languages: Sequence[str]) -> BatchVocabulary:
         """Returns the special ids that batches need. Raises InputError for a language that the base does not know."""
-        return self.tokenizer.vocabulary(languages, self.model.config.decoder_start_token_id)
+        config: Any = self.model.config
+        start = config.decoder_start_token_id
+        return self.tokenizer.vocabulary(languages, config.eos_token_id if start is None else start)
 
 
 @dataclass(frozen=True)
@@ -163,9 +170,9 @@ def find_base(name: str) -> Path:
 
 def read_shape(folder: Path) -> BaseShape:
     """Returns a base's sizes from its configuration alone; the weights are counted on the meta device."""
-    config = _read_config(folder)
+    config = read_config(folder)
     with torch.device("meta"):
-        model = M2M100ForConditionalGeneration(config)
+        model = find_family(folder).model_class(config)
     return BaseShape(
         encoder_layers=config.encoder_layers,
         decoder_layers=config.decoder_layers,
@@ -188,15 +195,15 @@ def load_base(name: str, dtype: torch.dtype = torch.float32) -> Base:
             is torn or lacks something.
     """
     folder = find_base(name)
-    _read_config(folder)
+    family = find_family(folder)
     if not list(folder.glob("*.safetensors")):
         raise InputError(
             f"A base's weights must be in safetensors, but {folder} has none. "
             "Convert them: model.save_pretrained(FOLDER) writes safetensors."
         )
-    with _quiet_transformers():
+    with quiet_transformers():
         try:
-            model, report = M2M100ForConditionalGeneration.from_pretrained(
+            model, report = family.model_class.from_pretrained(
                 folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
             )
         except (OSError, SafetensorError, RuntimeError) as error:
@@ -206,6 +213,7 @@ def load_base(name: str, dtype: torch.dtype = torch.float32) -> Base:
         # Without this check, what is missing would be filled with random numbers.
         if missing := sorted(report["missing_keys"]):
             raise InputError(f"A base's weights must be all there, but {folder} lacks {', '.join(missing[:5])}.")
+        _check_logits_bias(model, folder)
         tokenizer = BaseTokenizer(folder)
     return Base(name, _freeze(model), tokenizer, read_shape(folder))
 
@@ -213,7 +221,7 @@ def load_base(name: str, dtype: torch.dtype = torch.float32) -> Base:
 def share_base(base: Base) -> SharedBase:
     """Returns a base as arrays and bytes. bfloat16 travels as its bits, since numpy has no such type."""
     folder = base.tokenizer.folder
-    files = {name: (folder / name).read_bytes() for name in _TOKENIZER_FILES if (folder / name).exists()}
+    files = {name: (folder / name).read_bytes() for name in TOKENIZER_FILES if (folder / name).exists()}
     weights, dtypes = {}, {}
     for name, tensor in base.model.state_dict().items():
         dtypes[name] = str(tensor.dtype).removeprefix("torch.")
@@ -231,9 +239,8 @@ def attach_base(shared: SharedBase) -> Base:
     folder = Path(tempfile.mkdtemp(prefix="langsearch-base-"))
     for name, content in shared.files.items():
         (folder / name).write_bytes(content)
-    config = _read_config(folder)
     with torch.device("meta"):
-        model = M2M100ForConditionalGeneration(config)
+        model = find_family(folder).model_class(read_config(folder))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         tensors = {name: torch.from_numpy(array) for name, array in shared.weights.items()}
@@ -246,6 +253,8 @@ def attach_base(shared: SharedBase) -> Base:
     assert all("embed_tokens" in name or name == "lm_head.weight" for name in missing), missing
     for stack in (model.model.encoder, model.model.decoder):
         positions = stack.embed_positions
+        if isinstance(positions, nn.Embedding):
+            continue  # learned (mBART), so they came with the weights
         table = positions.get_embedding(
             positions.num_positions + positions.offset, positions.embedding_dim, positions.padding_idx
         )
@@ -261,7 +270,7 @@ def to_device(base: Base, device: torch.device) -> Base:
     return replace(base, model=base.model.to(device))
 
 
-def _freeze(model: M2M100ForConditionalGeneration) -> M2M100ForConditionalGeneration:
+def _freeze(model: TranslationModel) -> TranslationModel:
     model.requires_grad_(False)
     model.eval()
     # A base's own generation defaults (beams, lengths, penalties) must not change scores behind the space's back.
@@ -269,24 +278,15 @@ def _freeze(model: M2M100ForConditionalGeneration) -> M2M100ForConditionalGenera
     return model
 
 
-def _read_config(folder: Path) -> M2M100Config:
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{folder}/config.json must be a model's configuration, but cannot be read: {error}"
-        ) from error
-    if not isinstance(config, M2M100Config):
-        model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-        raise InputError(
-            "A base must be of the M2M-100 family (M2M-100, M2M-124, NLLB dense, SMaLL-100), "
-            f"but {folder} is {model_type!r}."
-        )
-    return config
+def _check_logits_bias(model: TranslationModel, folder: Path) -> None:
+    """Raises InputError if an mBART adds something to its logits: the published ones add 0, and so do we."""
+    bias = getattr(model, "final_logits_bias", None)
+    if bias is not None and bool(bias.any()):
+        raise InputError(f"A base's final_logits_bias must be 0, as in published ones, but in {folder} it is not.")
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Keeps the loading bars and reports of transformers off our terminal."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()

@@ -8,9 +8,9 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import M2M100ForConditionalGeneration
 
 from langsearch.model.base import Base
+from langsearch.model.families import TranslationModel
 from langsearch.model.lora import LanguageLoRALinear, Routing
 from langsearch.model.pruning import PruningMasks
 from langsearch.space.architecture import Architecture, Site
@@ -19,7 +19,7 @@ from langsearch.space.architecture import Architecture, Site
 class Learner(Protocol):
     """A model some of whose parameters are trained. The trainer calls it; `AdaptedModel` and `FullModel` are ones."""
 
-    model: M2M100ForConditionalGeneration
+    model: TranslationModel
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Returns what is trained, by name, in an order that never changes."""
@@ -171,7 +171,7 @@ class FullModel:
 
 
 def module_path(site: Site) -> str:
-    """Returns where a site's linear layer lives in M2M100ForConditionalGeneration."""
+    """Returns where a site's linear layer lives in a model of any family."""
     if site.module.startswith("cross_"):
         name = f"encoder_attn.{site.module.removeprefix('cross_')}"
     elif site.module.startswith("fc"):

@@ -5,8 +5,6 @@ alpha equals r everywhere, and any other factor is folded into B.
 """
 
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +15,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from langsearch.model.export_folder import FORMAT_FILE, export_folder
 from langsearch.model.learners import AdaptedModel, module_path
 from langsearch.space.architecture import Architecture, Side
 from langsearch.space.problems import InputError
 
-FORMAT_FILE = "langsearch.json"
-"""Beside the PEFT adapters: the base, the languages and the architecture, for `langsearch translate` and `evaluate`."""
+__all__ = ["FORMAT_FILE", "ExportedAdapters", "adapter_name", "export_peft", "load_export", "read_export"]
 
 
 @dataclass(frozen=True)
@@ -55,15 +53,8 @@ def export_peft(learner: AdaptedModel, folder: Path, base: str, card: str) -> li
     Raises:
         InputError: If the folder is there and is no export.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"An export's place must be a folder, but {folder} is a file.")
-    if folder.exists() and any(folder.iterdir()) and not (folder / FORMAT_FILE).exists():
-        raise InputError(f"An export's folder must be new or an earlier export, but {folder} holds other files.")
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
     names = []
-    try:
+    with export_folder(folder) as aside:
         for side, slot in _sides_and_slots(learner.architecture):
             tensors, ranks = _peft_tensors(learner, side, slot)
             target = aside / adapter_name(side, slot)
@@ -76,10 +67,6 @@ def export_peft(learner: AdaptedModel, folder: Path, base: str, card: str) -> li
             {"base": base, "languages": list(learner.languages), "architecture": learner.architecture.to_dict()},
         )
         (aside / "README.md").write_text(card, encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        aside.rename(folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return names
 
 

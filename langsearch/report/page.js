@@ -233,6 +233,7 @@
     "score-plot": scoreFigure,
     "rank-plot": rankFigure,
     "curve-plot": () => view(data.curves, "curve-view"),
+    "prior-plot": () => view(data.priors, "prior-view"),
   };
   const redraw = (id) => draw(id, figures[id]());
   const redrawAll = () => Object.keys(figures).forEach(redraw);
@@ -242,6 +243,7 @@
     "score-reference": "score-plot",
     "rank-member": "rank-plot",
     "curve-view": "curve-plot",
+    "prior-view": "prior-plot",
   };
   for (const [control, plot] of Object.entries(controls)) byId(control)?.addEventListener("change", () => redraw(plot));
   redrawAll();

@@ -23,6 +23,7 @@ from langsearch.report.experiment_reader import (
     read_experiment,
 )
 from langsearch.report.figures import MAX_OTHER_POINTS, STATE_WORDS, Figure, curve_figure, front_figure, plotly_text
+from langsearch.report.learned import prior_views, read_priors, seed_sentences
 from langsearch.report.matrices import adapted_sites, class_of, ordered_languages, rank_matrix, score_matrix
 from langsearch.report.summary import DirectionScores, Summary, headline, sentences, summarise
 from langsearch.space.architecture import Architecture
@@ -139,12 +140,15 @@ def _context(material: _Material) -> dict[str, Any]:
         for quantity, title in quantities
         if (figure := curve_figure(experiment, summary, material.curves, quantity, title)) is not None
     ]
+    priors = read_priors(experiment)
+    learned_views = prior_views(priors, experiment)
     scores, score_names = _score_payload(material)
     ranks, rank_names = _rank_payload(material)
     labels = {trial.name: _member_label(trial, summary) for trial in experiment.trials}
     payload = {
         "front": [figure for _, figure in front_views],
         "curves": [figure for _, figure in curve_views],
+        "priors": [figure for _, figure in learned_views],
         "scores": scores,
         "ranks": ranks,
     }
@@ -164,6 +168,8 @@ def _context(material: _Material) -> dict[str, Any]:
         "state_words": STATE_WORDS,
         "front_views": [label for label, _ in front_views],
         "curve_views": [title for title, _ in curve_views],
+        "prior_views": [title for title, _ in learned_views],
+        "prior_sentences": seed_sentences(priors),
         "front_rows": page_tables.front_rows(summary),
         "settings": _settings(summary),
         "score_labels": [labels[name] for name in score_names],

@@ -1,17 +1,41 @@
 """What `langsearch check` shows of a space."""
 
+import json
 from collections.abc import Mapping
-from itertools import product
+from dataclasses import asdict
+from itertools import islice, product
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    IntDistribution,
+    distribution_to_json,
+)
 from rich.console import Console
 from rich.table import Table
 
 from langsearch.data.directions import class_pair
 from langsearch.search.environment import CheckedSpace
 from langsearch.search.task import summarize
+from langsearch.space.architecture import Architecture, BaseShape
+from langsearch.space.plan import (
+    Classes,
+    num_parameters_by_class,
+    plan_rows,
+    shared_slots,
+    show_layers,
+    show_modules,
+    show_ranks,
+)
+from langsearch.space.reach import parameter_bounds
+from langsearch.space.rules import STACKS, stack_rules
+from langsearch.space.schema import Space
+from langsearch.space.values import Value, extremes, options
+
+MAX_ENDS = 256
+"""So many points are tried at most to find the ends of the parameter range; each costs milliseconds."""
 
 
 def print_check(console: Console, checked: CheckedSpace) -> None:
@@ -40,11 +64,49 @@ def print_check(console: Console, checked: CheckedSpace) -> None:
     percent = [100 * count / shape.num_parameters for count in (low, high)]
     console.print(f"adapters    {low:,} to {high:,} parameters ({percent[0]:.2f} to {percent[1]:.2f} % of the base)")
     sample = space.architecture(_sample(dimensions), shape)
+    which = "a sample    " if dimensions else "summary     "
     console.print(
-        f"a sample    {summarize(sample, space.classes)}: {sample.num_parameters(shape):,} parameters",
+        f"{which}{summarize(sample, space.classes)}: {sample.num_parameters(shape):,} parameters",
         soft_wrap=True,
         markup=False,
     )
+    print_plan(console, sample, space.classes, shape, "the sample's plan" if dimensions else "the plan")
+
+
+def describe_check(checked: CheckedSpace) -> dict[str, Any]:
+    """Returns all that `print_check` shows, and the sample in full, as JSON data."""
+    space, shape, corpus = checked.space, checked.shape, checked.corpus
+    dimensions = space.dimensions()
+    low, high = parameter_range(checked)
+    point = _sample(dimensions)
+    sample = space.architecture(point, shape)
+    by_class, shared = num_parameters_by_class(sample, space.classes, shape)
+    return {
+        "name": space.name,
+        "base": {"name": space.base, **asdict(shape)},
+        "classes": {name: list(languages) for name, languages in space.classes.items()},
+        "directions": [str(direction) for direction in checked.directions],
+        "sentences": {"train": len(corpus.train), "validation": len(corpus.validation), "test": len(corpus.test)},
+        "spbleu": {"tokenizer": checked.tokenizer.name, "is_stand_in": checked.tokenizer.is_stand_in},
+        "search": space.search.model_dump(),
+        "baselines": [baseline.name for baseline in space.baselines],
+        "dimensions": {name: json.loads(distribution_to_json(found)) for name, found in dimensions.items()},
+        "adapter_parameters": {"at_least": low, "at_most": high},
+        "sample": {
+            "point": point,
+            "fingerprint": sample.fingerprint,
+            "summary": summarize(sample, space.classes),
+            "architecture": sample.to_dict(),
+            "plan": [asdict(row) for row in plan_rows(sample)],
+            "parameters": {
+                "total": sample.num_parameters(shape),
+                "percent": 100 * sample.num_parameters(shape) / shape.num_parameters,
+                "by_class": by_class,
+                "shared": shared,
+                "by_slot": sample.num_parameters_by_slot(shape),
+            },
+        },
+    }
 
 
 def parameter_range(checked: CheckedSpace) -> tuple[int, int]:
@@ -52,30 +114,102 @@ def parameter_range(checked: CheckedSpace) -> tuple[int, int]:
 
     The count grows with every rank, module and layer, so the two ends of those dimensions give the two ends of it;
     a window starts at its first layer to have room for its longest length. What has no such order is tried in full.
+    Where that is too much, the range is that of `parameter_bounds`, whose ends need not be reached.
     """
-    dimensions = checked.space.dimensions()
-    unordered = {name: _choices(dimensions[name]) for name in ("sharing", "ffn_slice") if name in dimensions}
+    space, shape = checked.space, checked.shape
+    dimensions = space.dimensions()
+    unordered = {name: _all_values(dimensions[name]) for name in dimensions if _is_unordered(name, space)}
+    combinations = list(islice(product(*unordered.values()), MAX_ENDS + 1))
+    if len(combinations) > MAX_ENDS:
+        section = space.architecture_section
+        bounds = [
+            parameter_bounds(section, space.classes, sharing, ffn_slice, shape)
+            for sharing in map(str, options(section.sharing))
+            for ffn_slice in _slices(section.ffn_slice)
+        ]
+        return min(low for low, _ in bounds), max(high for _, high in bounds)
     counts = []
-    for values in product(*unordered.values()):
+    for values in combinations:
         for end in (min, max):
             point = dict(zip(unordered, values, strict=True))
             for name, distribution in dimensions.items():
                 pick = min if name.endswith("layers.start") else end
                 point.setdefault(name, pick(_choices(distribution), key=_size))
-            counts.append(checked.space.architecture(point, checked.shape).num_parameters(checked.shape))
+            counts.append(space.architecture(point, shape).num_parameters(shape))
     return min(counts), max(counts)
 
 
-def _dimensions_table(dimensions: Mapping[str, BaseDistribution]) -> Table:
-    table = Table(
-        "dimension",
-        "values",
-        box=None,
-        pad_edge=False,
-        title=f"{len(dimensions)} dimensions",
-        title_justify="left",
-        title_style="bold",
+def _slices(ffn_slice: Value) -> tuple[Any, ...]:
+    """Returns the slices between which all others lie."""
+    return options(ffn_slice) or extremes(ffn_slice)
+
+
+def _is_unordered(name: str, space: Space) -> bool:
+    """Returns whether the count may go up and down with a dimension.
+
+    What an override takes away grows with its layers and modules; where ranks depend on the side, or an override
+    on the layer, it matters which layers there are and not only how many.
+    """
+    rules = [rule for stack in STACKS for rule in stack_rules(space.architecture_section, stack)]
+    if name in ("sharing", "ffn_slice"):
+        return True
+    if ".overrides." in name and (".layers." in name or ".modules." in name):
+        return True
+    is_side = name.endswith((".side", ".sides", ".source_layers")) or ".sides." in name
+    if is_side:
+        return any(rule.rank is not None and rule.rank.is_by_side for rule in rules)
+    return name.endswith("layers.start") and any(
+        rule.is_override or (rule.rank is not None and rule.rank.is_by_side) for rule in rules
     )
+
+
+def print_plan(
+    console: Console, architecture: Architecture, classes: Classes, shape: BaseShape, title: str = "the plan"
+) -> None:
+    """Prints a row for all layers and modules that are alike, and the parameters of each class.
+
+    Args:
+        console: Where to.
+        architecture: Of all languages of the classes.
+        classes: The languages of each class.
+        shape: The base's sizes.
+        title: Stands above the rows.
+    """
+    shared = shared_slots(architecture)
+    is_one_slot = set(shared) == {"all"}
+    for languages in shared.values():
+        console.print(f"one slot    {', '.join(languages)}", soft_wrap=True, markup=False)
+    ranks = ";".join(classes)
+    plan = _table(title, "layers", "modules", "side", f"rank {ranks}")
+    for row in plan_rows(architecture):
+        side = "any" if is_one_slot else row.side
+        where = f"{row.stack} {show_layers(row.layers)}"
+        plan.add_row(where, show_modules(row.modules), side, show_ranks(row.ranks, classes))
+    console.print(plan)
+    by_class, in_common = num_parameters_by_class(architecture, classes, shape)
+    counts = _table("parameters", "class", "languages", "parameters", "% of the base", right=3)
+    rows = [(name, len(classes[name]), count) for name, count in by_class.items()]
+    if in_common:
+        across = [
+            members for members in shared.values() if not any(set(members) <= set(own) for own in classes.values())
+        ]
+        rows.append(("of several classes", sum(len(members) for members in across), in_common))
+    rows.append(("all", len(architecture.languages), architecture.num_parameters(shape)))
+    for name, num_languages, count in rows:
+        counts.add_row(name, str(num_languages), f"{count:,}", f"{100 * count / shape.num_parameters:.3g}")
+    console.print(counts)
+
+
+def _table(title: str, *columns: str, right: int = 0) -> Table:
+    """Returns a plain table; its last `right` columns hold numbers."""
+    table = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index >= len(columns) - right else "left", overflow="fold")
+    return table
+
+
+def _dimensions_table(dimensions: Mapping[str, BaseDistribution]) -> Table:
+    table = _table(f"{len(dimensions)} dimensions", "dimension", "values")
     for name, distribution in dimensions.items():
         table.add_row(name, _describe(distribution))
     return table
@@ -93,6 +227,12 @@ def _choices(distribution: BaseDistribution) -> list[Any]:
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
     return [distribution.low, distribution.high]
+
+
+def _all_values(distribution: BaseDistribution) -> list[Any]:
+    if isinstance(distribution, IntDistribution):
+        return list(range(distribution.low, distribution.high + 1, distribution.step))
+    return _choices(distribution)
 
 
 def _size(value: Any) -> float:

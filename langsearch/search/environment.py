@@ -10,6 +10,7 @@ from langsearch.data.readers import read_sources
 from langsearch.data.store import TokenStore
 from langsearch.evaluate.spbleu import ScoreTokenizer, find_tokenizer
 from langsearch.model.base import Base, BaseTokenizer, find_base, read_shape
+from langsearch.model.peft_import import read_adapters
 from langsearch.space.architecture import BaseShape
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space
@@ -63,6 +64,8 @@ def check_space(space: Space) -> CheckedSpace:
         folder = find_base(space.base)
         shape = read_shape(folder)
         problems += space.check(shape)
+        if space.trainer_section.init_from is not None:
+            read_adapters(Path(space.trainer_section.init_from), shape)
         base_tokenizer = BaseTokenizer(folder)
         tokenizer = find_tokenizer(space.evaluation.spbleu, base_tokenizer.spm_path)
         base_tokenizer.vocabulary(space.languages, decoder_start_id=0)

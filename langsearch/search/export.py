@@ -1,10 +1,16 @@
-"""A trial's adapters as PEFT's, with a card."""
+"""A trial's adapters as PEFT's, or merged into a plain model, with a card."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from langsearch.model.base import Base
+from langsearch.data.directions import Direction, parse_directions
+from langsearch.model.base import Base, load_base
+from langsearch.model.compact import compact
 from langsearch.model.learners import AdaptedModel
-from langsearch.model.peft_export import adapter_name, export_peft
+from langsearch.model.merged_export import export_merged
+from langsearch.model.peft_export import adapter_name, export_peft, load_export, read_export
 from langsearch.search.environment import Environment
 from langsearch.search.folder import ExperimentFolder
 from langsearch.search.table import TrialRow, TrialTable
@@ -13,11 +19,54 @@ from langsearch.search.trial import load_trained
 from langsearch.space.architecture import Architecture
 from langsearch.space.problems import InputError, near_names
 
+Note = Callable[[str], None]
+"""Called with a sentence for the user."""
+
+
+def _ignore(_: str) -> None:
+    """Shows nothing."""
+
+
+@dataclass(frozen=True)
+class ExportForm:
+    """What an export writes.
+
+    Raises:
+        InputError: If options do not fit each other.
+    """
+
+    format_name: str = "peft"
+    """peft: an adapter for each language and side. merged: a plain model for one direction."""
+    direction: str | None = None
+    is_compact: bool = False
+    energy: float | None = None
+    """See `compact`; one that is given compacts too."""
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.format_name not in ("peft", "merged"):
+            problems.append(f"--format must be peft or merged, but got {self.format_name!r}.")
+        elif (self.format_name == "merged") != (self.direction is not None):
+            rule = "--direction SRC-TGT must be given with --format merged, and only there"
+            problems.append(f"{rule}, but got --format {self.format_name} and the direction {self.direction}.")
+        if self.format_name == "merged" and (self.is_compact or self.energy is not None):
+            problems.append("--compact and --energy must be given with --format peft: a merged model has no adapters.")
+        if self.energy is not None and not 0 < self.energy <= 1:
+            problems.append(f"--energy must lie above 0 and at most at 1, but got {self.energy}.")
+        if problems:
+            raise InputError(problems)
+
 
 def export_trial(
-    base: Base, environment: Environment, folder: ExperimentFolder, row: TrialRow, target: Path
+    base: Base,
+    environment: Environment,
+    folder: ExperimentFolder,
+    row: TrialRow,
+    target: Path,
+    form: ExportForm = ExportForm(),
+    note: Note = _ignore,
 ) -> list[str]:
-    """Exports a trial's kept weights as PEFT adapters and returns their names.
+    """Exports a trial's kept weights and returns the names of what was written: the adapters, or the direction.
 
     Raises:
         InputError: If the trial has no adapters, has no weights yet, or the target holds other files.
@@ -35,8 +84,58 @@ def export_trial(
             f"An exported trial must have weights, but {row.name} has none ({row.state.value})."
         ) from error
     assert isinstance(learner, AdaptedModel)
+    return _export(base, learner, target, form, partial(_card, base, row, task), f"trial {row.name}", note)
+
+
+def export_again(adapters: Path, target: Path, form: ExportForm, note: Note = _ignore) -> list[str]:
+    """Exports adapters that were exported before in another form; returns as `export_trial`.
+
+    Raises:
+        InputError: If the adapters are wrong, their base is not there, or the target holds other files.
+    """
+    if target.resolve() == adapters.resolve():
+        raise InputError(f"--to must be another folder than that of the adapters, but both are {adapters}.")
+    exported = read_export(adapters)
+    base = load_base(exported.base)
+    learner = AdaptedModel(base, exported.architecture, exported.languages)
+    load_export(learner, adapters)
+    card = adapters / "README.md"
+    text = card.read_text(encoding="utf-8") if card.exists() else f"# Adapters for {base.name}\n"
+    return _export(base, learner, target, form, lambda _: text, adapters.name, note)
+
+
+def _export(
+    base: Base,
+    learner: AdaptedModel,
+    target: Path,
+    form: ExportForm,
+    card: Callable[[Architecture], str],
+    what: str,
+    note: Note,
+) -> list[str]:
+    """Writes a model in a form and takes its adapters out of the base.
+
+    Args:
+        base: The base that the learner is in.
+        learner: The trained model.
+        target: The folder to write.
+        form: What to write.
+        card: Gives the text of README.md for PEFT, for the architecture that is written.
+        what: What the adapters are, for the card of a merged model.
+        note: Called with a sentence on what compacting lost.
+    """
     try:
-        return export_peft(learner, target, base.name, _card(base, row, task, task.architecture))
+        if form.direction is not None:
+            direction = parse_directions([form.direction], learner.languages)[0]
+            export_merged(learner, base, direction, target, _merged_card(base, direction, what))
+            return [str(direction)]
+        if not form.is_compact and form.energy is None:
+            return export_peft(learner, target, base.name, card(learner.architecture))
+        learner, compaction = compact(base, learner, form.energy)
+        note(f"Compacted: {compaction.summary}.")
+        return export_peft(
+            learner, target, base.name, f"{card(learner.architecture)}\nCompacted: {compaction.summary}.\n"
+        )
     finally:
         learner.remove()
 
@@ -86,7 +185,8 @@ def _card(base: Base, row: TrialRow, task: TrialTask, architecture: Architecture
             f"{test.test_num_directions} | {test.test_num_sentences} |"
         )
     loads = "\n".join(f'model.load_adapter("{name}", adapter_name="{name}")' for name in names[1:])
-    percent = 100 * task.num_trainable(base.shape) / base.shape.num_parameters
+    num_parameters = architecture.num_parameters(base.shape)
+    percent = 100 * num_parameters / base.shape.num_parameters
     signature = row.result.signature if row.result else "none"
     return f"""---
 base_model: {base.name}
@@ -97,7 +197,7 @@ tags: [translation, lora, langsearch]
 
 # Language-specific LoRA for {base.name}: trial {row.name}
 
-{task.summary}; {task.num_trainable(base.shape):,} trained parameters, {percent:.2f} % of the base.
+{task.summary}; {num_parameters:,} stored parameters, {percent:.2f} % of the base.
 One PEFT adapter for each language and side: a translation activates the source side's adapter of its source
 language together with the target side's of its target language. Found and trained by langsearch.
 
@@ -119,4 +219,34 @@ model.base_model.set_adapter({names})
 ```
 
 Or with langsearch: `langsearch translate . --from {languages[0]} --to {languages[-1]}`.
+"""
+
+
+def _merged_card(base: Base, direction: Direction, what: str) -> str:
+    vocabulary = base.vocabulary([direction.src, direction.tgt])
+    first = vocabulary.src_marks([direction])[0]
+    prefix = ""
+    if vocabulary.form.has_tgt_mark:
+        token = base.tokenizer.language_token(direction.tgt)
+        prefix = f',\nand `target_prefix=[["{token}"]]` for each sentence'
+    return f"""---
+base_model: {base.name}
+language: [{direction.src}, {direction.tgt}]
+pipeline_tag: translation
+tags: [translation, langsearch]
+---
+
+# {base.name} from {direction.src} to {direction.tgt}
+
+The base with the language-specific LoRA of {what} merged into its weights, for this direction only.
+The source must be `[{first}] X [{vocabulary.eos_id}]`, as its tokenizer makes it (an M2M-124's has to be mended first,
+as the base's).
+
+```python
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained("."), AutoTokenizer.from_pretrained(".")
+print(tokenizer.batch_decode(model.generate(**tokenizer(["..."], return_tensors="pt")), skip_special_tokens=True))
+```
+
+For CTranslate2: `ct2-transformers-converter --model . --output_dir OUT`{prefix}.
 """

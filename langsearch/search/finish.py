@@ -1,13 +1,14 @@
 """What follows a search: the front's adapters, and single trials on request."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from langsearch.model.base import Base, load_base
 from langsearch.model.peft_export import FORMAT_FILE
 from langsearch.search.environment import CheckedSpace, Environment, build_environment, check_space
 from langsearch.search.experiment import open_table
-from langsearch.search.export import choose_trial, export_trial
+from langsearch.search.export import ExportForm, choose_trial, export_again, export_trial
 from langsearch.search.folder import ExperimentFolder
 from langsearch.search.runner import STORE_FOLDER
 from langsearch.search.table import TrialTable
@@ -35,16 +36,39 @@ def export_front(checked: CheckedSpace, folder: ExperimentFolder) -> list[Path]:
     return exported
 
 
-def export_one(experiment: Path, trial: str | None, target: Path, format_name: str) -> list[str]:
-    """Exports one trial of an experiment and returns the adapters' names.
+def export_one(
+    source: Path,
+    trial: str | None,
+    target: Path,
+    format_name: str,
+    *,
+    direction: str | None = None,
+    is_compact: bool = False,
+    energy: float | None = None,
+    note: Callable[[str], None] = lambda _: None,
+) -> list[str]:
+    """Exports one trial of an experiment, or adapters again; returns the adapters' names, or the direction's.
+
+    Args:
+        source: An experiment, or adapters that were exported before.
+        trial: The trial of an experiment. None: the best.
+        target: The folder to write.
+        format_name: peft or merged.
+        direction: SRC-TGT; with merged, and only there.
+        is_compact: With peft: store the smallest dense adapters that compute the same.
+        energy: With peft: compact further, keeping this share of each product's squared norm.
+        note: Called with a sentence on what compacting lost.
 
     Raises:
-        InputError: If the format, the experiment, the trial or the target is wrong.
+        InputError: If an option, the source, the trial or the target is wrong.
     """
-    if format_name != "peft":
-        raise InputError(f"--format must be peft, but got {format_name!r}.")
-    folder, base, environment, table = open_experiment(experiment)
-    return export_trial(base, environment, folder, choose_trial(table, trial), target)
+    form = ExportForm(format_name, direction, is_compact, energy)
+    if (source / FORMAT_FILE).exists():
+        if trial is not None:
+            raise InputError(f"--trial must be for an experiment, but {source} holds the adapters of one trial.")
+        return export_again(source, target, form, note)
+    folder, base, environment, table = open_experiment(source)
+    return export_trial(base, environment, folder, choose_trial(table, trial), target, form, note)
 
 
 def open_experiment(experiment: Path) -> tuple[ExperimentFolder, Base, Environment, TrialTable]:

@@ -39,6 +39,16 @@ class ExperimentFolder:
         return self.path / "results.parquet"
 
     @property
+    def sides(self) -> Path:
+        """The sides that were learned before the search, if the space asks for them."""
+        return self.path / "priors" / "sides"
+
+    @property
+    def subspace(self) -> Path:
+        """The demand for rank that was estimated before the search, if the space asks for it."""
+        return self.path / "priors" / "subspace"
+
+    @property
     def ray(self) -> Path:
         """Ray Tune's own bookkeeping; never read by langsearch, removed when a run ends."""
         return self.path / ".ray"

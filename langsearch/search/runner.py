@@ -24,11 +24,12 @@ from langsearch.search.environment import CheckedSpace, Environment, build_envir
 from langsearch.search.experiment import open_table, start_experiment, write_description, write_results
 from langsearch.search.folder import ExperimentFolder, read_json
 from langsearch.search.halving import ParetoHalving, rungs
+from langsearch.search.priors import Seeding, describe_task, next_task, seed
 from langsearch.search.searcher import FAILED, TableSearcher, parse_result
 from langsearch.search.table import State, TrialRow, TrialTable
 from langsearch.search.task import TrialTask, baseline_task, searched_task
 from langsearch.search.trial import TestResult
-from langsearch.search.worker import TrialTrainable, test_on_worker
+from langsearch.search.worker import TrialTrainable, learn_on_worker, test_on_worker
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space
 
@@ -109,7 +110,10 @@ def run_search(
     shared = share_base(base)
     _start_ray(shared)
     try:
-        is_complete = _search(checked, folder, table, shared, environment, display, address)
+        seeding = _learn_priors(checked, folder, shared, environment, display)
+        described = {"prior": seeding.describe()} if seeding.points else {}
+        write_description(folder, checked, signature, **described)
+        is_complete = _search(checked, folder, table, shared, environment, display, address, seeding)
         if is_complete:
             _test_front(folder, table, shared, environment, display, space)
     finally:
@@ -118,7 +122,7 @@ def run_search(
             ray.shutdown()
         shutil.rmtree(folder.ray, ignore_errors=True)
     seconds = time.monotonic() - started
-    write_description(folder, checked, signature, **_ended(folder, seconds, is_complete))
+    write_description(folder, checked, signature, **described, **_ended(folder, seconds, is_complete))
     is_late = bool(space.search.max_hours) and seconds >= 3600 * (space.search.max_hours or 0)
     return Outcome(folder, table.rows(), is_complete, is_late)
 
@@ -131,6 +135,7 @@ def _search(
     environment: Environment,
     display: Display,
     address: str | None,
+    seeding: Seeding,
 ) -> bool:
     """Runs the trials; returns whether all that were planned have ended."""
     space, shape = checked.space, checked.shape
@@ -145,7 +150,14 @@ def _search(
     display.known(table.rows(), tasks)
     deadline = time.monotonic() + 3600 * space.search.max_hours if space.search.max_hours else None
     searcher = TableSearcher(
-        table, folder, make_task, space.dimensions(), unfinished, space.search.trials, deadline=deadline
+        table,
+        folder,
+        make_task,
+        seeding.distributions,
+        unfinished,
+        space.search.trials,
+        deadline=deadline,
+        seeds=seeding.points,
     )
     resources = space.resources
     gpus = resources.gpu / resources.trials_per_gpu
@@ -181,6 +193,29 @@ def _search(
     with display.showing():
         tuner.fit()
     return searcher.is_done
+
+
+def _learn_priors(
+    checked: CheckedSpace, folder: ExperimentFolder, shared: SharedBase, environment: Environment, display: Display
+) -> Seeding:
+    """Learns what the space's `prior` asks for, each part once over all resumes, and returns how the search begins.
+
+    Raises:
+        InputError: If a part cannot be learned.
+    """
+    space, resources = checked.space, checked.space.resources
+    worker = ray.remote(learn_on_worker).options(
+        num_cpus=resources.cpu, num_gpus=resources.gpu / resources.trials_per_gpu, max_retries=resources.max_failures
+    )
+    while (task := next_task(space, checked.shape, folder)) is not None:
+        display.message(f"Learning the {describe_task(task, checked.shape)} …")
+        if problems := ray.get(worker.remote(shared, environment, folder.path, task, max(int(resources.cpu), 1))):
+            raise InputError(problems)
+    seeding = seed(space, checked.shape, folder)
+    if seeding.points:
+        first = ", ".join(f"{name} {value}" for name, value in seeding.points[0].items())
+        display.message(f"The search begins at {first}.")
+    return seeding
 
 
 def _test_front(

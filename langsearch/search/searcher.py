@@ -6,7 +6,7 @@ Ray's own OptunaSearch keeps a second, pickled state, calls stopped trials compl
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ray.tune.search import Searcher
@@ -39,6 +39,7 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         num_trials: How many searched trials are trained in all; shared results do not count.
         deadline: `time.monotonic()` after which nothing new is proposed, and a trial that Tune stops stays running
             in the table, to go on when the search is resumed.
+        seeds: Points, or parts of points, that the first searched trials have.
     """
 
     def __init__(
@@ -50,8 +51,10 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         unfinished: list[TrialTask],
         num_trials: int,
         deadline: float | None = None,
+        seeds: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         super().__init__()
+        self._seeds = seeds
         self._deadline = deadline
         self._table, self._folder, self._make_task = table, folder, make_task
         self._distributions, self._unfinished, self._num_trials = distributions, list(unfinished), num_trials
@@ -132,7 +135,7 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
             rows = [row for row in self._table.rows() if row.kind == "searched"]
             if sum(row.same_as is None for row in rows) >= self._num_trials:
                 return None
-            number, point = self._table.propose(self._distributions)
+            number, point = self._table.propose(self._distributions, self._seeds)
             task = self._make_task(number, point)
             self._table.describe(task.name, task.fingerprint)
             twin = _twin(rows, task.fingerprint)

@@ -37,7 +37,6 @@ class State(Enum):
 
 _STATES = {
     TrialState.RUNNING: State.RUNNING,
-    TrialState.WAITING: State.RUNNING,
     TrialState.COMPLETE: State.COMPLETE,
     TrialState.PRUNED: State.PRUNED,
     TrialState.FAIL: State.FAILED,
@@ -104,10 +103,22 @@ class TrialTable:
             for study in (self._study, self._baselines):
                 study.set_metric_names([objective.name for objective in objectives])
 
-    def propose(self, distributions: Mapping[str, BaseDistribution]) -> tuple[int, dict[str, Any]]:
-        """Returns a new running trial: its number and its point."""
-        number = len(self._study.get_trials(deepcopy=False))
+    def propose(
+        self, distributions: Mapping[str, BaseDistribution], seeds: Sequence[Mapping[str, Any]] = ()
+    ) -> tuple[int, dict[str, Any]]:
+        """Returns a new running trial: its number and its point.
+
+        Args:
+            distributions: The search dimensions.
+            seeds: Points, or parts of points, that the first trials have; the sampler draws what one leaves open.
+        """
+        trials = self._study.get_trials(deepcopy=False)
+        # One is waiting if an earlier driver was killed between the two calls.
+        waiting = [trial.number for trial in trials if trial.state is TrialState.WAITING]
+        number = waiting[0] if waiting else len(trials)
         self._study.sampler = make_sampler(self._sampler_name, self._seed, number, self._num_trials)
+        if number < len(seeds) and not waiting:
+            self._study.enqueue_trial(dict(seeds[number]))
         trial = self._study.ask(fixed_distributions=dict(distributions))
         assert trial.number == number, "only one driver may write a study"
         return trial.number, trial.params
@@ -183,6 +194,8 @@ class TrialTable:
         for study, kind in ((self._baselines, "baseline"), (self._study, "searched")):
             tests = study.user_attrs
             for trial in study.get_trials(deepcopy=False):
+                if trial.state is TrialState.WAITING:  # a seed that nothing was proposed from yet
+                    continue
                 row = _row(trial, kind, tests)
                 rows[row.name] = row
         return list(rows.values())

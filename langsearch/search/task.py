@@ -8,6 +8,7 @@ from typing import Literal
 
 from langsearch.search.folder import TrialFolder, read_json, write_json, write_text
 from langsearch.space.architecture import Architecture, BaseShape
+from langsearch.space.plan import show_layers
 from langsearch.space.schema import Space
 from langsearch.space.settings import TrainerSettings
 
@@ -34,7 +35,10 @@ class TrialTask:
     def fingerprint(self) -> str:
         """16 hexadecimal digits over all that decides the result: equal tasks train once."""
         adapters = self.architecture.fingerprint if self.architecture else self.method
-        text = json.dumps([adapters, self.method, asdict(self.trainer)], sort_keys=True)
+        trainer = asdict(self.trainer)
+        if trainer["init_from"] is None:
+            del trainer["init_from"]  # so that the fingerprints of tasks without a start stay as they were
+        text = json.dumps([adapters, self.method, trainer], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
@@ -127,19 +131,8 @@ def summarize(architecture: Architecture, classes: Mapping[str, Sequence[str]]) 
     layers = {"encoder": set[int](), "decoder": set[int]()}
     for entry in architecture.adapters:
         layers[entry.site.stack].add(entry.site.layer)
-    text = f"enc {_ranges(layers['encoder'])} dec {_ranges(layers['decoder'])}"
+    text = f"enc {show_layers(layers['encoder'])} dec {show_layers(layers['decoder'])}"
     if len(largest) == 1:
         return f"shared rank {ranks[0]} · {text} · {len(architecture.adapters)} sites"
     num_src = sum(entry.side == "src" for entry in architecture.adapters)
     return f"rank {';'.join(ranks)} · {text} · {num_src} src {len(architecture.adapters) - num_src} tgt"
-
-
-def _ranges(layers: set[int]) -> str:
-    """Returns layers as "0-2,5", or "-" for none."""
-    parts: list[list[int]] = []
-    for layer in sorted(layers):
-        if parts and parts[-1][-1] == layer - 1:
-            parts[-1].append(layer)
-        else:
-            parts.append([layer])
-    return ",".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts) or "-"

@@ -5,6 +5,7 @@ import resource
 import time
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ from langsearch.evaluate.evaluation import Evaluation, EvaluationSet, evaluate, 
 from langsearch.evaluate.spbleu import SpBleu
 from langsearch.model.base import Base
 from langsearch.model.learners import AdaptedModel, FullModel, Learner
+from langsearch.model.peft_import import read_adapters, start_from
 from langsearch.search.environment import Environment
 from langsearch.search.folder import TrialFolder, read_json, read_rows, write_json, write_rows
 from langsearch.search.task import TrialTask
@@ -119,6 +121,8 @@ def run_trial(
             yield result
             return
         checkpoint = read_newest_checkpoint(folder.checkpoint)
+        if checkpoint is None and task.trainer.init_from is not None and isinstance(learner, AdaptedModel):
+            start_from(learner, read_adapters(Path(task.trainer.init_from), base.shape))
         history: list[dict[str, Any]] = list(checkpoint.state["history"]) if checkpoint else []
         kept = TrialResult(**checkpoint.state["kept"]) if checkpoint else None
         seconds = float(checkpoint.state["seconds"]) if checkpoint else 0.0

@@ -14,9 +14,12 @@ from ray import tune
 from langsearch.model.base import Base, SharedBase, attach_base, to_device
 from langsearch.search.environment import Environment
 from langsearch.search.folder import ExperimentFolder, TrialFolder, write_json
+from langsearch.search.learning import LearningTask
+from langsearch.search.priors import learn
 from langsearch.search.searcher import FAILED
 from langsearch.search.task import TrialTask
 from langsearch.search.trial import TrialResult, evaluate_trial, run_trial, test_result
+from langsearch.space.problems import InputError
 from langsearch.train.loop import NonFiniteLossError
 
 logger = logging.getLogger(__name__)
@@ -84,6 +87,18 @@ def test_on_worker(
     folder = ExperimentFolder(experiment).trial(name)
     evaluation = evaluate_trial(_attached(base), environment, folder, "test", environment.evaluation.final)
     return asdict(test_result(evaluation))
+
+
+def learn_on_worker(
+    base: SharedBase, environment: Environment, experiment: Path, task: LearningTask, num_threads: int
+) -> list[str]:
+    """Learns a prior in the experiment's folder; a Ray task. Returns the problems, none if it was learned."""
+    torch.set_num_threads(num_threads)
+    try:
+        learn(_attached(base), environment, task, ExperimentFolder(experiment))
+    except InputError as error:
+        return list(error.problems)
+    return []
 
 
 test_on_worker.__test__ = False  # type: ignore[attr-defined]

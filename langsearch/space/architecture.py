@@ -6,7 +6,7 @@ Two settings that mean the same adapters are equal, have one fingerprint, and tr
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Literal, get_args
 
@@ -18,6 +18,7 @@ __all__ = [
     "Architecture",
     "BaseShape",
     "Init",
+    "Over",
     "Pruning",
     "Scaling",
     "Scope",
@@ -31,6 +32,7 @@ __all__ = [
 Init = Literal["published", "peft"]
 Scaling = Literal["none", "alpha/r", "alpha/sqrt_r"]
 Scope = Literal["language", "layer"]
+Over = Literal["b", "product"]
 
 FORMAT_VERSION = 1
 
@@ -59,6 +61,10 @@ class Pruning:
 
     scope: Scope = "language"
     """language: one ranking for each slot over all sites. layer: one ranking for each layer over all slots."""
+
+    over: Over = "b"
+    """What ranks the entries of B. b: their magnitude. product: |s B[o, r]| * ||A[r]||, how much the entry adds to
+    the product s B A: the Frobenius norm of what the product loses with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +173,8 @@ class Architecture:
             pruning = self.pruning
             value["pruning"] = {"targets": dict(pruning.targets), "start": pruning.start}
             value["pruning"] |= {"duration": pruning.duration, "scope": pruning.scope}
+            # Left out where it is the default, so that older fingerprints hold.
+            value["pruning"] |= {"over": pruning.over} if pruning.over != "b" else {}
         return value
 
     @classmethod
@@ -187,7 +195,8 @@ class Architecture:
             adapters += [SiteAdapters(Site.parse(site), group["side"], ranks) for site in group["sites"]]
         pruning = value["pruning"]
         if pruning is not None:
-            _check_keys("A pruning", pruning, ("targets", "start", "duration", "scope"))
+            pruning = {"over": "b", **pruning} if isinstance(pruning, Mapping) else pruning
+            _check_keys("A pruning", pruning, ("targets", "start", "duration", "scope", "over"))
             pruning = Pruning(**{**pruning, "targets": tuple(pruning["targets"].items())})
         return cls(
             slots=tuple(value["slots"].items()),
@@ -275,9 +284,11 @@ def _canonical_pruning(pruning: Pruning | None, renamed: Mapping[str, str], used
         raise ValueError(f"Pruning needs whole numbers start >= 1 and duration >= 1, but got {epochs}")
     if pruning.scope not in get_args(Scope):
         raise ValueError(f"A pruning scope must be language or layer, but got {pruning.scope!r}")
+    if pruning.over not in get_args(Over):
+        raise ValueError(f"Pruning must be over b or product, but got {pruning.over!r}")
     kept = tuple(sorted((renamed[slot], float(targets[slot])) for slot in used if targets.get(slot, 0.0) > 0))
     if not kept:
         return None
     if pruning.scope == "layer" and len({targets.get(slot, 0.0) for slot in used}) > 1:
         raise ValueError(f"Pruning with scope layer needs one target for all, but got {targets}")
-    return Pruning(targets=kept, start=pruning.start, duration=pruning.duration, scope=pruning.scope)
+    return replace(pruning, targets=kept)

@@ -1,17 +1,24 @@
 """One point of a space as an architecture, and the architectures of the baselines."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from langsearch.space.architecture import Architecture, BaseShape, Pruning, Side, Site, Stack, uniform_ranks
-from langsearch.space.placement import Layers, Modules, published_modules
+from langsearch.space.architecture import (
+    Architecture,
+    BaseShape,
+    Pruning,
+    Side,
+    Site,
+    SiteAdapters,
+    Stack,
+    uniform_ranks,
+)
+from langsearch.space.placement import published_modules
 from langsearch.space.problems import InputError
-from langsearch.space.sections import ArchitectureSection, DecoderSection, EncoderSection, PruningSection
+from langsearch.space.rules import Classes, StackAtPoint, slots_of_languages
+from langsearch.space.sections import ArchitectureSection, PruningSection
 from langsearch.space.settings import Baseline
 from langsearch.space.values import pick
-
-Classes = Mapping[str, tuple[str, ...]]
-"""The languages of each class."""
 
 PUBLISHED_RANKS = {"high": 2, "medium": 2, "low": 8}
 """Ranks 2;2;8 of the public release of Cao et al. 2024 (arXiv 2409.05224)."""
@@ -34,30 +41,22 @@ def build_architecture(
 
     Raises:
         ValueError: If the point lacks a dimension.
-        InputError: If a layer lies outside the base.
+        InputError: If a layer lies outside the base, or the family of a language is asked for and not known.
     """
-    sharing = pick(section.sharing, "sharing", point)
-    slots = {
-        language: {"language": language, "class": name, "all": "all"}[sharing]
-        for name, languages in classes.items()
-        for language in languages
-    }
-    sites = [
-        *_stack_sites("encoder", section.encoder, point, shape),
-        *_stack_sites("decoder", section.decoder, point, shape),
-    ]
-    ranks = {}
+    slots = slots_of_languages(pick(section.sharing, "sharing", point), classes)
     targets = {}
-    for class_name, languages in classes.items():
-        for language in languages:
-            name, value = section.rank.entry("rank", language, class_name)
-            ranks[slots[language]] = pick(value, name, point)
-            if section.pruning is not None:
-                name, value = section.pruning.target.entry("pruning.target", language, class_name)
-                targets[slots[language]] = pick(value, name, point)
+    if section.pruning is not None:
+        for class_name, languages in classes.items():
+            for language in languages:
+                entry = section.pruning.target.entry("pruning.target", language, class_name)
+                assert entry is not None, "every class must have a target"
+                targets[slots[language]] = pick(entry.value, entry.name, point)
     return Architecture(
         slots=tuple(slots.items()),
-        adapters=uniform_ranks(sites, ranks),
+        adapters=(
+            *_stack_adapters("encoder", section, classes, slots, point, shape),
+            *_stack_adapters("decoder", section, classes, slots, point, shape),
+        ),
         pruning=_pruning(section.pruning, targets, point),
         init=pick(section.init, "init", point),
         scaling=pick(section.scaling, "scaling", point),
@@ -124,46 +123,25 @@ def _published_sites(shape: BaseShape) -> list[tuple[Site, Side]]:
     return sites
 
 
-def _stack_sites(
-    stack: Stack, section: EncoderSection | DecoderSection, point: Mapping[str, Any], shape: BaseShape
-) -> list[tuple[Site, Side]]:
+def _stack_adapters(
+    stack: Stack,
+    section: ArchitectureSection,
+    classes: Classes,
+    slots: Mapping[str, str],
+    point: Mapping[str, Any],
+    shape: BaseShape,
+) -> Iterator[SiteAdapters]:
     num_layers = shape.num_layers(stack)
-    layers = _layers(stack, section.layers, point, num_layers)
-    modules = _modules(stack, section.modules, point)
-    by_source = pick(section.source_layers, f"{stack}.source_layers", point)
-    by_source = num_layers if by_source is None else by_source
-    if modules and (outside := [layer for layer in layers if not 0 <= layer < num_layers]):
+    at_point = StackAtPoint(section, stack, classes, point, num_layers)
+    outside = [layer for layer in at_point.layers if not 0 <= layer < num_layers]
+    if at_point.modules and outside:
         raise InputError(f"`{stack}.layers` must lie in the base's {num_layers} layers, but got {outside}")
-    return [
-        (Site(stack, layer, module), "src" if layer < by_source else "tgt") for layer in layers for module in modules
-    ]
-
-
-def _layers(stack: Stack, layers: Layers, point: Mapping[str, Any], num_layers: int) -> list[int]:
-    name = f"{stack}.layers"
-    match layers.kind:
-        case "all":
-            return list(range(num_layers))
-        case "list":
-            return list(layers.listed)
-        case "first":
-            return list(range(pick(layers.count, f"{name}.first", point)))
-        case "last":
-            return list(range(num_layers - pick(layers.count, f"{name}.last", point), num_layers))
-        case "window":
-            if layers.high - layers.low == 1:
-                return [layers.low]
-            if missing := {f"{name}.start", f"{name}.length"} - set(point):
-                raise ValueError(f"A point must have every dimension, but {', '.join(sorted(missing))} is missing")
-            start = point[f"{name}.start"]
-            return list(range(start, min(start + point[f"{name}.length"], layers.high)))
-
-
-def _modules(stack: Stack, modules: Modules, point: Mapping[str, Any]) -> list[str]:
-    names = {module: f"{stack}.modules.{module}" for module in modules.subset}
-    if missing := sorted(set(names.values()) - set(point)):
-        raise ValueError(f"A point must have every dimension, but {', '.join(missing)} is missing")
-    return [*modules.fixed, *(module for module, name in names.items() if point[name])]
+    for layer in at_point.layers:
+        for module in at_point.modules:
+            side, ranks = at_point.adapters(layer, module)
+            # The languages of a slot have one rank, which `checks` made sure of.
+            by_slot = {slots[language]: rank for language, rank in ranks.items()}
+            yield SiteAdapters(Site(stack, layer, module), side, tuple(by_slot.items()))
 
 
 def _pruning(section: PruningSection | None, targets: Mapping[str, float], point: Mapping[str, Any]) -> Pruning | None:
@@ -174,6 +152,7 @@ def _pruning(section: PruningSection | None, targets: Mapping[str, float], point
         start=pick(section.start, "pruning.start", point),
         duration=pick(section.duration, "pruning.duration", point),
         scope=pick(section.scope, "pruning.scope", point),
+        over=pick(section.over, "pruning.over", point),
     )
 
 

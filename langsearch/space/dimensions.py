@@ -2,12 +2,20 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from langsearch.space.placement import Layers, Modules
-from langsearch.space.sections import ArchitectureSection, DecoderSection, EncoderSection, TrainerSection
+from langsearch.space.sections import (
+    ArchitectureSection,
+    OverrideSection,
+    PerClass,
+    PruningSection,
+    StackSection,
+    TrainerSection,
+)
 from langsearch.space.settings import FULL_FINETUNING_LR, Baseline, TrainerSettings
 from langsearch.space.values import Choice, IntRange, Searched, Value, pick
 
@@ -16,7 +24,7 @@ def search_dimensions(architecture: ArchitectureSection, trainer: TrainerSection
     """Returns the distribution of every searched value, by its flat name, in a fixed order.
 
     Names: rank, rank.CLASS, rank.LANGUAGE; encoder.layers.first, .last, or .start and .length of a window;
-    encoder.source_layers; encoder.modules.MODULE; pruning.target as rank; pruning.start, .duration, .scope;
+    encoder.source_layers; encoder.modules.MODULE; pruning.target as rank; pruning.start, .duration, .scope, .over;
     init, scaling, alpha, ffn_slice, sharing; trainer.FIELD. The decoder as the encoder.
     """
     values = [*_architecture_values(architecture), *_trainer_values(trainer)]
@@ -24,12 +32,15 @@ def search_dimensions(architecture: ArchitectureSection, trainer: TrainerSection
 
 
 def trainer_settings(trainer: TrainerSection, point: Mapping[str, Any]) -> TrainerSettings:
-    """Returns the trainer's settings at a point.
+    """Returns the trainer's settings at a point; a relative `init_from` is one of the current folder.
 
     Raises:
         ValueError: If the point lacks a searched setting.
     """
     picked = {name: pick(getattr(trainer, name), f"trainer.{name}", point) for name in TrainerSection.model_fields}
+    if picked["init_from"] is not None:
+        # Workers have other current folders than the driver.
+        picked["init_from"] = str(Path(picked["init_from"]).absolute())
     return TrainerSettings(**picked)
 
 
@@ -37,44 +48,70 @@ def baseline_trainer_settings(trainer: TrainerSection, baseline: Baseline) -> Tr
     """Returns the trainer's settings of a baseline.
 
     The baseline's own settings win over those that the space fixes. What the space searches is at its default in
-    `TrainerSettings`. Full fine-tuning has a learning rate of its own, never that of the adapters.
+    `TrainerSettings`. A baseline starts anew, whatever the space starts from. Full fine-tuning has a learning rate of
+    its own, never that of the adapters.
     """
     values = {name: getattr(trainer, name) for name in TrainerSection.model_fields}
     settings: dict[str, Any] = {name: value for name, value in values.items() if not isinstance(value, Searched)}
+    del settings["init_from"]
     if baseline.name == "full_finetuning":
         settings["lr"] = FULL_FINETUNING_LR
     return replace(TrainerSettings(), **(settings | dict(baseline.trainer)))
 
 
-def _stack_values(name: str, layers: Layers, source_layers: Value, modules: Modules) -> Iterator[tuple[str, Value]]:
-    """Yields the values of one stack by name.
-
-    Args:
-        name: encoder or decoder.
-        layers: Its layers.
-        source_layers: Its lowest layers indexed by source.
-        modules: Its modules; each of a subset is in or out by itself.
-    """
+def _layers_values(name: str, layers: Layers) -> Iterator[tuple[str, Value]]:
     if layers.kind in ("first", "last"):
-        yield f"{name}.layers.{layers.kind}", layers.count
+        yield f"{name}.{layers.kind}", layers.count
     if layers.kind == "window" and layers.high - layers.low > 1:
-        yield f"{name}.layers.start", IntRange(layers.low, layers.high - 1)
-        yield f"{name}.layers.length", IntRange(1, layers.high - layers.low)
-    yield f"{name}.source_layers", source_layers
+        yield f"{name}.start", IntRange(layers.low, layers.high - 1)
+        yield f"{name}.length", IntRange(1, layers.high - layers.low)
+
+
+def _modules_values(name: str, modules: Modules) -> Iterator[tuple[str, Value]]:
     for module in modules.subset:
-        yield f"{name}.modules.{module}", Choice((False, True))
+        yield f"{name}.{module}", Choice((False, True))
+
+
+def _stack_values(name: str, stack: StackSection) -> Iterator[tuple[str, Value]]:
+    """Yields the values of the encoder or the decoder by name."""
+    yield from _layers_values(f"{name}.layers", stack.layers)
+    if isinstance(stack.sides, tuple):
+        for layer, side in enumerate(stack.sides):
+            yield f"{name}.sides.{layer}", side
+    else:
+        yield f"{name}.sides", stack.sides
+    if not isinstance(stack.source_layers, tuple):
+        yield f"{name}.source_layers", stack.source_layers
+    yield from _modules_values(f"{name}.modules", stack.modules)
+    if stack.rank is not None:
+        yield from _entries(stack.rank, f"{name}.rank")
+    for index, override in enumerate(stack.overrides):
+        yield from _override_values(f"{name}.overrides.{index}", override)
+
+
+def _override_values(name: str, override: OverrideSection) -> Iterator[tuple[str, Value]]:
+    yield from _layers_values(f"{name}.layers", override.layers)
+    if override.modules is not None:
+        yield from _modules_values(f"{name}.modules", override.modules)
+    yield f"{name}.side", override.side
+    if override.rank is not None:
+        yield from _entries(override.rank, f"{name}.rank")
+
+
+def _entries(section: PerClass, name: str) -> Iterator[tuple[str, Value]]:
+    for entry in section.entries(name):
+        yield entry.name, entry.value
 
 
 def _architecture_values(section: ArchitectureSection) -> Iterator[tuple[str, Value]]:
-    yield from section.rank.entries("rank")
-    stacks: tuple[tuple[str, EncoderSection | DecoderSection], ...]
-    stacks = ("encoder", section.encoder), ("decoder", section.decoder)
-    for name, stack in stacks:
-        yield from _stack_values(name, stack.layers, stack.source_layers, stack.modules)
+    yield from _entries(section.rank, "rank")
+    yield from _stack_values("encoder", section.encoder)
+    yield from _stack_values("decoder", section.decoder)
     if section.pruning is not None:
-        yield from section.pruning.target.entries("pruning.target")
-        for name in ("start", "duration", "scope"):
-            yield f"pruning.{name}", getattr(section.pruning, name)
+        yield from _entries(section.pruning.target, "pruning.target")
+        for name in PruningSection.model_fields:
+            if name != "target":
+                yield f"pruning.{name}", getattr(section.pruning, name)
     for name in ("init", "scaling", "alpha", "ffn_slice", "sharing"):
         yield name, getattr(section, name)
 

@@ -56,7 +56,7 @@ def read_document(path: Path, overrides: Sequence[str] = ()) -> Document:
     Args:
         path: The file, UTF-8.
         overrides: `key.path=value` each, applied in order; the value is YAML. Mappings on the way that are
-            not there are made.
+            not there are made; an item of a list is named by its number, from 0.
 
     Raises:
         InputError: If the file cannot be read, is not YAML, repeats a key, is not a mapping, or an override
@@ -183,15 +183,25 @@ def _apply(override: str, data: dict[str, Any], origins: dict[KeyPath, str]) -> 
     value = walk.read(text, origin)
     if walk.problems:
         return [problem.replace("The file must", "The value must") for problem in walk.problems]
-    inner = data
-    for length, key in enumerate(keys[:-1], start=1):
-        child = inner.setdefault(key, {})
-        if not isinstance(child, dict):
-            path = show_path(keys[:length])
-            return [f"{origin}: `{path}` must be a mapping, but got {show(child)}. Set `{path}` as a whole."]
-        inner = child
-    inner[keys[-1]] = value
-    for old in [path for path in origins if path[: len(keys)] == keys]:
+    inner: Any = data
+    path: KeyPath = ()
+    for key in keys:
+        parent, step = inner, _step(inner, key)
+        if step is None:
+            where, kind = show_path(path), "have such an item" if isinstance(inner, list) else "be a mapping"
+            return [f"{origin}: `{where}` must {kind}, but got {show(inner)}. Set `{where}` as a whole."]
+        path = (*path, step)
+        if len(path) < len(keys):
+            inner = inner[step] if isinstance(step, int) else inner.setdefault(step, {})
+    parent[path[-1]] = value
+    for old in [other for other in origins if other[: len(path)] == path]:
         del origins[old]
-    origins[keys] = origin
+    origins[path] = origin
     return []
+
+
+def _step(inner: object, key: str) -> str | int | None:
+    """Returns what a part of an override's key means in the value that it leads into; None if nothing."""
+    if isinstance(inner, list):
+        return int(key) if key.isdecimal() and int(key) < len(inner) else None
+    return key if isinstance(inner, dict) else None

@@ -13,6 +13,15 @@ _HUB_M2M100_CODES = {"zho": "zh", "nso": "ns"}
 _OTHER_CODES = {"nb": "nob", "fil": "tgl", "swa": "swh"}
 """Codes in common use that no family of the table has, by their FLORES-101 code."""
 
+_BEYOND_FLORES101 = (
+    *(("bak_Cyrl", "bak", "ba"), ("bre", "br"), ("fry", "fy"), ("gla_Latn", "gla", "gd"), ("hat_Latn", "hat", "ht")),
+    *(("ilo_Latn", "ilo"), ("plt_Latn", "plt", "mlg", "mg"), ("sin_Sinh", "sin", "si", "si_LK")),
+    *(("als_Latn", "als", "sqi", "sq"), ("ssw_Latn", "ssw", "ss"), ("sun_Latn", "sun", "su")),
+    *(("tsn_Latn", "tsn", "tn"), ("ydd_Hebr", "ydd", "yid", "yi")),
+)
+"""The codes of each language that M2M-100 or mBART-50 knows and FLORES-101 lacks: FLORES-200, ISO 639-3 and 639-1,
+mBART-50. Sources: the tokenizers of transformers; the language list of FLORES-200."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageInfo:
@@ -37,12 +46,16 @@ class LanguageInfo:
     family: str
     """Topmost group in Glottolog."""
 
+    mbart50: str | None = None
+    """Code in mBART-50: en_XX; None where it lacks the language."""
+
     @property
     def codes(self) -> tuple[str, ...]:
         """All codes, those that say most first."""
         other = [code for code, flores101 in _OTHER_CODES.items() if flores101 == self.flores101]
         hub = _HUB_M2M100_CODES.get(self.m2m100, self.m2m100)
-        return tuple(dict.fromkeys([self.flores200, self.flores101, self.m2m100, hub, self.iso639_3, *other]))
+        codes = [self.flores200, self.flores101, self.mbart50, self.m2m100, hub, self.iso639_3, *other]
+        return tuple(dict.fromkeys(code for code in codes if code))
 
 
 @cache
@@ -60,6 +73,7 @@ def all_languages() -> tuple[LanguageInfo, ...]:
             name=record["name"],
             script=record["script"],
             family=record["family"],
+            mbart50=None if record["mbart50_code"] == "-" else record["mbart50_code"],
         )
         for record in records
     )
@@ -105,7 +119,8 @@ def match_code(code: str, known: Collection[str]) -> str:
     if code in known:
         return code
     language = _languages_by_code().get(code)
-    for candidate in language.codes if language else ():
+    beyond = next((codes for codes in _BEYOND_FLORES101 if code in codes), ())
+    for candidate in language.codes if language else beyond:
         if candidate in known:
             return candidate
     name = f" ({language.name})" if language else ""

@@ -9,10 +9,12 @@ from typing import Annotated, Any
 from optuna.distributions import BaseDistribution
 
 from langsearch.space.architecture import Architecture, BaseShape
+from langsearch.space.architecture_checks import check_shape
 from langsearch.space.build import baseline_architecture, build_architecture
-from langsearch.space.checks import Parsed, check_baseline_shape, check_shape, check_space
+from langsearch.space.checks import Parsed, check_baseline_shape, check_space
 from langsearch.space.dimensions import baseline_trainer_settings, search_dimensions, trainer_settings
 from langsearch.space.document import Document, dump, read_document, show
+from langsearch.space.priors import PriorSection, check_prior_shape
 from langsearch.space.problems import InputError, near_names
 from langsearch.space.run_sections import (
     BaselineItem,
@@ -22,7 +24,14 @@ from langsearch.space.run_sections import (
     SearchSection,
 )
 from langsearch.space.sections import ArchitectureSection, TrainerSection, fixed
-from langsearch.space.settings import Baseline, DataSettings, DecodingSettings, EvaluationSettings, TrainerSettings
+from langsearch.space.settings import (
+    Baseline,
+    DataSettings,
+    DecodingSettings,
+    EvaluationSettings,
+    PriorSettings,
+    TrainerSettings,
+)
 from langsearch.space.validation import validate
 
 _SECTIONS: Mapping[str, Any] = {
@@ -36,6 +45,7 @@ _SECTIONS: Mapping[str, Any] = {
     "baselines": list[BaselineItem],
     "search": SearchSection,
     "resources": ResourcesSection,
+    "prior": PriorSection | None,
 }
 _REQUIRED = ("base", "languages", "data", "architecture")
 
@@ -58,6 +68,7 @@ class Space:
     baselines: tuple[Baseline, ...]
     search: SearchSection
     resources: ResourcesSection
+    prior: PriorSettings
     text: str
     """The space as YAML with overrides and defaults filled in; loading it gives an equal space."""
 
@@ -112,7 +123,9 @@ class Space:
 
     def check(self, shape: BaseShape) -> list[str]:
         """Returns the problems that depend on the base: layers, ranks and widths that it does not have."""
-        problems = check_shape(self.architecture_section, shape) + check_baseline_shape(self.baselines, shape)
+        problems = check_shape(self.architecture_section, self.classes, shape)
+        problems += check_baseline_shape(self.baselines, shape)
+        problems += check_prior_shape(self.prior, self.architecture_section, shape)
         return [self.document.problem(path, text) for path, text in problems]
 
     def _baseline(self, name: str) -> Baseline:
@@ -153,6 +166,7 @@ def load_space(path: Path | str, overrides: Sequence[str] = ()) -> Space:
         baselines=tuple(item.settings() for item in parsed["baselines"]),
         search=parsed["search"],
         resources=parsed["resources"],
+        prior=parsed["prior"].settings() if parsed["prior"] is not None else PriorSettings(),
         text=dump(_resolve(data, parsed)),
         architecture_section=parsed["architecture"],
         trainer_section=parsed["trainer"],
@@ -173,7 +187,7 @@ def _parse(data: Mapping[str, Any], document: Document) -> tuple[dict[str, Any],
             problems.append(document.problem((key,), "must be given, but is missing."))
             parsed[key] = None
             continue
-        empty: object = [] if key == "baselines" else {}
+        empty: object = {"baselines": [], "prior": None}.get(key, {})
         value, found = validate(kind, data.get(key, empty), (key,), document)
         parsed[key] = value
         problems += found
@@ -199,7 +213,12 @@ def _resolve(data: Mapping[str, Any], parsed: Mapping[str, Any]) -> dict[str, An
         "search": _decoding(evaluation.search),
         "final": _decoding(evaluation.final),
     }
-    return {key: filled.get(key, data.get(key)) for key in _SECTIONS}
+    sections = list(_SECTIONS)
+    if parsed["prior"] is None:
+        sections.remove("prior")
+    else:
+        filled["prior"] = {key: value for key, value in asdict(parsed["prior"].settings()).items() if value is not None}
+    return {key: filled.get(key, data.get(key)) for key in sections}
 
 
 def _decoding(settings: DecodingSettings) -> dict[str, Any]:

@@ -3,20 +3,27 @@
 What concerns several keys is in `checks`.
 """
 
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, PlainValidator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, PlainValidator, Tag, model_validator
 
 from langsearch.space.placement import (
+    SIDE,
+    SIDES,
     Layers,
     Modules,
+    Sides,
+    SourceLayers,
     decoder_modules,
     encoder_modules,
     parse_layers,
+    parse_sides,
+    parse_source_layers,
     published_modules,
 )
 from langsearch.space.settings import TrainerSettings
+from langsearch.space.sites import Side
 from langsearch.space.values import SEARCH_KEYS, Rule, Value
 
 ALL = "<all>"
@@ -45,6 +52,47 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+Rank = Annotated[Value, PlainValidator(_COUNT)]
+Target = Annotated[Value, PlainValidator(_SHARE)]
+
+
+class BySide(Section):
+    """A rank at the sites indexed by source and another at those indexed by target; one of them may be left out."""
+
+    src: Rank = 0
+    tgt: Rank = 0
+
+    @property
+    def given(self) -> dict[Side, Value]:
+        """The sides that are written."""
+        return {side: getattr(self, side) for side in SIDES if side in self.model_fields_set}
+
+
+def _rank_form(raw: object) -> str:
+    is_by_side = isinstance(raw, BySide) or (isinstance(raw, dict) and any(side in raw for side in SIDES))
+    return "<by side>" if is_by_side else "<rank>"
+
+
+RankItem = Annotated[
+    Annotated[Rank, Tag("<rank>")] | Annotated[BySide, Tag("<by side>")],
+    Discriminator(_rank_form),
+]
+
+
+class Entry(NamedTuple):
+    """One value of a `PerClass`."""
+
+    name: str
+    """Its dimension: rank, rank.low, rank.low.src, rank.wo."""
+
+    value: Value
+    keys: tuple[str, ...]
+    """Where it stands below the section: (), (low,), (low, src), (languages, wo)."""
+
+    side: Side | None
+    """The side that it holds for; None for both."""
+
+
 class PerClass(Section):
     """A value for each class, or one for all, and values for single languages apart from their class.
 
@@ -56,43 +104,58 @@ class PerClass(Section):
     @model_validator(mode="before")
     @classmethod
     def _one_for_all(cls, raw: Any) -> Any:
-        is_value = not isinstance(raw, dict) or any(key in SEARCH_KEYS for key in raw)
+        is_value = not isinstance(raw, dict) or any(key in (*SEARCH_KEYS, *SIDES) for key in raw)
         return {ALL: raw} if is_value else raw
 
     @property
-    def by_class(self) -> dict[str, Value]:
+    def by_class(self) -> dict[str, Value | BySide]:
         """The value of each class, or {ALL: value}."""
         return dict(self.__pydantic_extra__ or {})
 
     @property
-    def by_language(self) -> dict[str, Value]:
+    def by_language(self) -> dict[str, Value | BySide]:
         """The values of single languages."""
-        languages: dict[str, Value] = getattr(self, "languages", {})
+        languages: dict[str, Value | BySide] = getattr(self, "languages", {})
         return languages
 
-    def entries(self, prefix: str) -> Iterator[tuple[str, Value]]:
-        """Yields the dimension name and the value of each entry: rank.high, rank.wo, or rank for all."""
-        for name, value in (self.by_class | self.by_language).items():
-            yield (prefix if name == ALL else f"{prefix}.{name}"), value
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """Yields every value, its name beginning with `prefix`."""
+        for name, value in self.by_class.items():
+            yield from _entries(prefix, () if name == ALL else (name,), value)
+        for language, value in self.by_language.items():
+            yield from _entries(prefix, ("languages", language), value)
 
-    def entry(self, prefix: str, language: str, class_name: str) -> tuple[str, Value]:
-        """Returns the dimension name and the value that hold for a language."""
+    def entry(self, prefix: str, language: str, class_name: str, side: Side | None = None) -> Entry | None:
+        """Returns the value that holds for a language at the sites of a side; None if nothing is said of it."""
+        found: Iterator[Entry] = iter(())
         if language in self.by_language:
-            return f"{prefix}.{language}", self.by_language[language]
-        if ALL in self.by_class:
-            return prefix, self.by_class[ALL]
-        return f"{prefix}.{class_name}", self.by_class[class_name]
+            found = _entries(prefix, ("languages", language), self.by_language[language])
+        elif class_name in self.by_class:
+            found = _entries(prefix, (class_name,), self.by_class[class_name])
+        elif ALL in self.by_class:
+            found = _entries(prefix, (), self.by_class[ALL])
+        return next((entry for entry in found if entry.side in (None, side)), None)
 
 
-Rank = Annotated[Value, PlainValidator(_COUNT)]
-Target = Annotated[Value, PlainValidator(_SHARE)]
+def _entries(prefix: str, keys: tuple[str, ...], value: Value | BySide) -> Iterator[Entry]:
+    name = ".".join((prefix, *keys[-1:]))
+    if isinstance(value, BySide):
+        for side, rank in value.given.items():
+            yield Entry(f"{name}.{side}", rank, (*keys, side), side)
+    else:
+        yield Entry(name, value, keys, None)
 
 
 class RankSection(PerClass):
-    """`rank`: of a class's adapters, or of one language's; 0 is no adapter."""
+    """`rank`: of a class's adapters, or of one language's, at all sites or by their side; 0 is no adapter."""
 
-    __pydantic_extra__: dict[str, Rank]
-    languages: dict[str, Rank] = {}
+    __pydantic_extra__: dict[str, RankItem]
+    languages: dict[str, RankItem] = {}
+
+    @property
+    def is_by_side(self) -> bool:
+        """Whether a rank depends on the side."""
+        return any(entry.side is not None for entry in self.entries(""))
 
 
 class TargetSection(PerClass):
@@ -102,25 +165,70 @@ class TargetSection(PerClass):
     languages: dict[str, Target] = {}
 
 
-_SourceLayers = Annotated[Value, PlainValidator(Rule(kind="int", low=0, words={"all": None}))]
-
-
-class EncoderSection(Section):
-    """`architecture.encoder`."""
+class OverrideSection(Section):
+    """An item of `overrides`: what holds at some of the stack's adapted layers and modules instead."""
 
     layers: Annotated[Layers, PlainValidator(parse_layers)] = Layers("all")
-    source_layers: _SourceLayers = None
-    """The lowest so many layers of the base are indexed by source, the others by target. None: all by source."""
+    modules: Modules | None = None
+    """None: all that the stack adapts."""
+
+    rank: RankSection | None = None
+    """Classes, languages and sides that it does not name keep what held before."""
+
+    side: Annotated[Value, PlainValidator(SIDE)] = None
+    """None: what held before."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "OverrideSection":
+        if self.rank is None and self.side is None:
+            raise ValueError("must say `rank` or `side`, but says neither.")
+        return self
+
+
+class EncoderOverride(OverrideSection):
+    """An item of `architecture.encoder.overrides`."""
+
+    modules: Annotated[Modules | None, PlainValidator(encoder_modules)] = None
+
+
+class DecoderOverride(OverrideSection):
+    """An item of `architecture.decoder.overrides`."""
+
+    modules: Annotated[Modules | None, PlainValidator(decoder_modules)] = None
+
+
+class StackSection(Section):
+    """What `architecture.encoder` and `architecture.decoder` have in common."""
+
+    layers: Annotated[Layers, PlainValidator(parse_layers)] = Layers("all")
+    modules: Modules
+    rank: RankSection | None = None
+    """The ranks of this stack; classes, languages and sides that it does not name have those of the architecture."""
+
+    source_layers: Annotated[SourceLayers, PlainValidator(parse_source_layers)] = None
+    """The lowest so many layers of the base, or those listed, are indexed by source, the others by target.
+    None: all by source."""
+
+    sides: Annotated[Sides, PlainValidator(parse_sides)] = None
+    """One side for all layers or a list with one for each layer of the base, instead of `source_layers`."""
+
+    overrides: Sequence[OverrideSection] = []
+    """In order: a later one wins over an earlier one, and all win over `rank`, `source_layers` and `sides`."""
+
+
+class EncoderSection(StackSection):
+    """`architecture.encoder`. Indexed by source unless `source_layers` or `sides` says otherwise."""
 
     modules: Annotated[Modules, PlainValidator(encoder_modules)] = Modules(published_modules("encoder"))
+    overrides: list[EncoderOverride] = []
 
 
-class DecoderSection(Section):
-    """`architecture.decoder`. As the encoder, but indexed by target unless `source_layers` says otherwise."""
+class DecoderSection(StackSection):
+    """`architecture.decoder`. Indexed by target unless `source_layers` or `sides` says otherwise."""
 
-    layers: Annotated[Layers, PlainValidator(parse_layers)] = Layers("all")
-    source_layers: _SourceLayers = 0
+    source_layers: Annotated[SourceLayers, PlainValidator(parse_source_layers)] = 0
     modules: Annotated[Modules, PlainValidator(decoder_modules)] = Modules(published_modules("decoder"))
+    overrides: list[DecoderOverride] = []
 
 
 class PruningSection(Section):
@@ -130,6 +238,7 @@ class PruningSection(Section):
     start: Annotated[Value, PlainValidator(_WHOLE)] = 2
     duration: Annotated[Value, PlainValidator(_WHOLE)] = 10
     scope: Annotated[Value, _words("language", "layer")] = "language"
+    over: Annotated[Value, _words("b", "product")] = "b"
 
 
 class ArchitectureSection(Section):
@@ -152,7 +261,8 @@ class ArchitectureSection(Section):
     ] = "none"
     alpha: Annotated[Value, PlainValidator(_POSITIVE)] = 1.0
     ffn_slice: Annotated[Value, PlainValidator(Rule(kind="int", low=1, words={"none": None}))] = None
-    sharing: Annotated[Value, _words("language", "class", "all")] = "language"
+    sharing: Annotated[Value, _words("language", "class", "family", "all")] = "language"
+    """Who shares a slot, and with it an adapter: nobody, the languages of a class, those of a family, or all."""
 
 
 class TrainerSection(Section):
@@ -174,3 +284,4 @@ class TrainerSection(Section):
     max_length: Annotated[int, fixed("int", low=4)] = _DEFAULT.max_length
     precision: Annotated[str, fixed("text", names=("auto", "fp32", "bf16", "fp16"))] = _DEFAULT.precision
     seed: Annotated[int, fixed("int", low=0)] = _DEFAULT.seed
+    init_from: Annotated[str | None, fixed("text", words={"none": None})] = _DEFAULT.init_from

@@ -56,6 +56,10 @@ class TrainerSettings:
     seed: int = 0
     """Seed of the adapters' start, the order of the data and the dropout."""
 
+    init_from: str | None = None
+    """A folder of PEFT LoRA adapters that the adapters start from, cut by SVD where they are wider. None: anew.
+    Baselines start anew."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DecodingSettings:
@@ -156,3 +160,45 @@ class Baseline:
 FULL_FINETUNING_LR = 3e-4
 """Learning rate of full fine-tuning unless its item in `baselines` sets one: a rate that suits adapters is too high
 for a pretrained model's own weights, so the space's `trainer.lr` is not used."""
+
+
+SideGrain = Literal["layer", "module"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SidesPrior:
+    """How the sides are learned before a search (METHOD section 3, weight learning)."""
+
+    steps: int = 200
+    """Updates."""
+
+    rank: int = 4
+    """Rank of every language's adapters, of either side, while learning."""
+
+    by: SideGrain = "layer"
+    """layer: the modules of a layer share one side. module: each has its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubspacePrior:
+    """How the demand for rank is estimated before a search (METHOD section 3, intrinsic subspace estimation)."""
+
+    epochs: int = 4
+    """Epochs of training with gradual pruning, at least 2."""
+
+    rank: int = 8
+    """Rank of every language's adapters everywhere, before pruning."""
+
+    target: float = 0.9
+    """The share of B's entries that each layer loses, over all its languages and modules."""
+
+    narrow: bool = False
+    """Also leave out of the search the ranks that are far from the demand."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorSettings:
+    """What a run learns before its search, to begin it there. None: not learned."""
+
+    sides: SidesPrior | None = None
+    subspace: SubspacePrior | None = None

@@ -95,7 +95,7 @@ class Rule:
     names: tuple[str, ...] = ()
     """For text: the allowed words. Empty: any text."""
 
-    words: Mapping[str, Scalar] = field(default_factory=dict)
+    words: Mapping[str, Scalar] = field(default_factory=dict, hash=False)
     """Words that stand for a value of another kind, such as all for None."""
 
     is_searchable: bool = True

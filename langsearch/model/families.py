@@ -1,0 +1,171 @@
+"""The families of bases: which model class each has, how it names languages, and where it places their tokens.
+
+| family | source | target | languages |
+|---|---|---|---|
+| m2m100 | [src] X [eos] | [tgt] X [eos] | `__en__` |
+| small100 | [tgt] X [eos] | X [eos] | `__en__` |
+| nllb | [src] X [eos] | [tgt] X [eos] | `eng_Latn` |
+| mbart50 | [src] X [eos] | [tgt] X [eos] | `en_XX` |
+
+The decoder starts with `decoder_start_token_id` (eos in all published ones), to which the target is appended.
+Sources: the tokenizers of transformers (models m2m_100, nllb, mbart50), and for SMaLL-100 the model card of
+alirezamsh/small100 ("source: [tgt_lang_code] + src_tokens + [EOS], target: tgt_tokens + [EOS]") with its
+tokenization_small100.py, which differs from `M2M100Tokenizer` in nothing else and is never executed here.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from transformers import (
+    AutoConfig,
+    M2M100ForConditionalGeneration,
+    M2M100Tokenizer,
+    MBart50Tokenizer,
+    MBartForConditionalGeneration,
+    NllbTokenizer,
+)
+
+from langsearch.data.batches import SentenceForm
+from langsearch.space.problems import InputError
+
+TranslationModel: TypeAlias = M2M100ForConditionalGeneration | MBartForConditionalGeneration
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """What bases of a family have in common, and others have otherwise."""
+
+    name: str
+
+    model_type: str
+    """`model_type` of config.json."""
+
+    model_class: type[Any]
+
+    tokenizer_names: tuple[str, ...]
+    """What `tokenizer_class` of config.json or tokenizer_config.json names; () for any that no other family names."""
+
+    tokenizer_class: type[Any]
+    """What reads the tokenizer's files."""
+
+    language_token: re.Pattern[str]
+    """Matches a language's token; its group is the language's code."""
+
+    token_format: str
+    """The token of a code."""
+
+    form: SentenceForm
+
+    def read_language_ids(self, tokenizer: Any, vocab_size: int) -> dict[str, int]:
+        """Returns the token of each language that a base has an embedding for, by the base's own code.
+
+        Args:
+            tokenizer: The base's tokenizer.
+            vocab_size: Rows of the base's embedding. Tokenizers add the languages of their class whether the base
+                has them or not, and `len(tokenizer)` need not count them.
+        """
+        ids: dict[str, int] = dict(getattr(tokenizer, "lang_code_to_id", {}))
+        # M2M-124 has its languages within the vocabulary, and `lang_code_to_id` is wrong there.
+        vocabulary: Mapping[str, int] = tokenizer.get_vocab()
+        for token in vocabulary:
+            if match := self.language_token.fullmatch(token):
+                ids[match.group(1)] = vocabulary[token]
+        return {code: index for code, index in ids.items() if index < vocab_size and index != tokenizer.unk_token_id}
+
+
+_M2M100 = Family(
+    name="m2m100",
+    model_type="m2m_100",
+    model_class=M2M100ForConditionalGeneration,
+    tokenizer_names=(),
+    tokenizer_class=M2M100Tokenizer,
+    language_token=re.compile(r"__([A-Za-z_]+?)__"),
+    token_format="__{}__",
+    form=SentenceForm(),
+)
+
+FAMILIES = (
+    Family(
+        name="small100",
+        model_type="m2m_100",
+        model_class=M2M100ForConditionalGeneration,
+        tokenizer_names=("SMALL100Tokenizer",),
+        tokenizer_class=M2M100Tokenizer,
+        language_token=_M2M100.language_token,
+        token_format=_M2M100.token_format,
+        form=SentenceForm(src_mark="tgt", has_tgt_mark=False),
+    ),
+    Family(
+        name="nllb",
+        model_type="m2m_100",
+        model_class=M2M100ForConditionalGeneration,
+        tokenizer_names=("NllbTokenizer",),
+        tokenizer_class=NllbTokenizer,
+        language_token=re.compile(r"([a-z]{3}_[A-Z][a-z]{3})"),
+        token_format="{}",
+        form=SentenceForm(),
+    ),
+    Family(
+        name="mbart50",
+        model_type="mbart",
+        model_class=MBartForConditionalGeneration,
+        tokenizer_names=("MBart50Tokenizer",),
+        tokenizer_class=MBart50Tokenizer,
+        language_token=re.compile(r"([a-z]{2}_[A-Z]{2})"),
+        token_format="{}",
+        form=SentenceForm(),
+    ),
+    _M2M100,
+)
+"""All families; the first that fits a folder is its family."""
+
+
+def read_config(folder: Path) -> Any:
+    """Returns a base's configuration. Raises InputError if it cannot be read."""
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{folder}/config.json must be a model's configuration, but cannot be read: {error}"
+        ) from error
+
+
+def find_family(folder: Path) -> Family:
+    """Returns the family of a base, by `model_type` of its config.json and the class of its tokenizer.
+
+    The class is `tokenizer_class` of config.json, else of tokenizer_config.json. A SMaLL-100 whose files do not say so
+    is made one by `"tokenizer_class": "SMALL100Tokenizer"` in its config.json.
+
+    Raises:
+        InputError: If it is of none.
+    """
+    model_type = getattr(read_config(folder), "model_type", None)
+    names = [_tokenizer_name(folder / name) for name in ("config.json", "tokenizer_config.json")]
+    for family in FAMILIES:
+        if family.model_type == model_type and (
+            not family.tokenizer_names or any(name in family.tokenizer_names for name in names)
+        ):
+            return family
+    if model_type == "mbart":
+        raise InputError(
+            f"An mBART base must be an mBART-50, with the tokenizer MBart50Tokenizer, but {folder} has "
+            f"{names[1] or names[0] or 'none named'}: mBART-25 places its language tokens otherwise."
+        )
+    raise InputError(
+        "A base must be of the M2M-100 family (M2M-100, M2M-124, NLLB dense, SMaLL-100) or an mBART-50, "
+        f"but {folder} is {model_type!r}."
+    )
+
+
+def _tokenizer_name(path: Path) -> str | None:
+    """Returns the tokenizer's class that a JSON file names, without the ending Fast of older versions."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    name = value.get("tokenizer_class") if isinstance(value, dict) else None
+    return name.removesuffix("Fast") if isinstance(name, str) else None
