@@ -167,13 +167,14 @@ def test_a_paired_difference_is_sharper_than_two_intervals(texts: tuple[Texts, T
     hypotheses, references = texts
     better = {d: [*references[d][:6], *rows[6:]] for d, rows in hypotheses.items()}
     one, other = stand_in.score(better, references), stand_in.score(hypotheses, references)
-    found = stand_in.difference(better, hypotheses, references)
+    mine, theirs = stand_in.resample(better, references), stand_in.resample(hypotheses, references)
+    found = mine.minus(theirs)
     assert found.value == pytest.approx(one.spbleu - other.spbleu)
     assert 0 < found.low < found.value < found.high
     assert found.high - found.low < (one.spbleu_high - one.spbleu_low) / 1.5
-    turned = stand_in.difference(hypotheses, better, references)
+    turned = theirs.minus(mine)
     assert (turned.value, turned.low, turned.high) == pytest.approx((-found.value, -found.high, -found.low))
-    same = stand_in.difference(hypotheses, hypotheses, references)
+    same = theirs.minus(theirs)
     assert (same.value, same.low, same.high) == (0, 0, 0)
 
 

@@ -67,6 +67,24 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class Resamples:
+    """A system's mean over directions, and the same on each resample of the sentences."""
+
+    value: float
+    means: np.ndarray
+    """(resamples,)."""
+
+    def minus(self, other: "Resamples") -> Difference:
+        """Returns how much better this system is than another that was scored on the same sentences.
+
+        The interval is that of the paired bootstrap: what makes a sentence hard for both cancels out (Koehn 2004,
+        W04-3250, section 4).
+        """
+        low, high = np.percentile(self.means - other.means, [2.5, 97.5])
+        return Difference(self.value - other.value, float(low), float(high))
+
+
+@dataclass(frozen=True)
 class Scores:
     """spBLEU of a set of directions over the same sentences."""
 
@@ -183,31 +201,16 @@ class SpBleu:
             signature=self.signature,
         )
 
-    def difference(
-        self,
-        hypotheses: Mapping[Direction, Sequence[str]],
-        others: Mapping[Direction, Sequence[str]],
-        references: Mapping[Direction, Sequence[str]],
-    ) -> Difference:
-        """Returns how much better one system is than another on the same sentences, as means over directions.
+    def resample(
+        self, hypotheses: Mapping[Direction, Sequence[str]], references: Mapping[Direction, Sequence[str]]
+    ) -> Resamples:
+        """Returns a system's mean over directions, as it is and on resampled sentences, to compare it with others.
 
-        The interval is that of the paired bootstrap: both systems are scored on the same resampled sentences, so
-        what makes a sentence hard for both cancels out (Koehn 2004, W04-3250, section 4).
-
-        Args:
-            hypotheses: The system's texts of each direction.
-            others: The other's, for the same directions and sentences.
-            references: Likewise.
+        The same sentences are drawn for every system that is scored on equally many.
         """
-        directions = list(hypotheses)
-        samples = []
-        values = []
-        for texts in (hypotheses, others):
-            statistics = [self.statistics(texts[direction], references[direction]) for direction in directions]
-            values.append(np.mean([self.from_statistics(rows.sum(axis=0)) for rows in statistics]))
-            samples.append(self._resampled_means(statistics))
-        low, high = np.percentile(samples[0] - samples[1], [2.5, 97.5])
-        return Difference(float(values[0] - values[1]), float(low), float(high))
+        statistics = [self.statistics(hypotheses[direction], references[direction]) for direction in hypotheses]
+        value = float(np.mean([self.from_statistics(rows.sum(axis=0)) for rows in statistics]))
+        return Resamples(value, self._resampled_means(statistics))
 
     def _interval(self, statistics: Sequence[np.ndarray]) -> tuple[float, float]:
         low, high = np.percentile(self._resampled_means(statistics), [2.5, 97.5])
