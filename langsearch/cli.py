@@ -147,7 +147,9 @@ def learn_sides(
     """Learn which layers should be indexed by the source language and which by the target's."""
     from langsearch.search.learn_command import learn_and_print
 
-    learn_and_print(_out, "sides", space, to, overrides or (), resume=resume, steps=steps, rank=rank, by=by)
+    _show_learned(
+        learn_and_print(_out, "sides", space, to, overrides or (), resume=resume, steps=steps, rank=rank, by=by)
+    )
 
 
 @learn_app.command("subspace")
@@ -164,7 +166,7 @@ def learn_subspace(
     from langsearch.search.learn_command import learn_and_print
 
     given = {"rank": rank, "epochs": epochs, "target": target}
-    learn_and_print(_out, "subspace", space, to, overrides or (), resume=resume, **given)
+    _show_learned(learn_and_print(_out, "subspace", space, to, overrides or (), resume=resume, **given))
 
 
 @app.command()
@@ -236,6 +238,12 @@ def report(experiment: ExperimentFolderArgument) -> None:
 
 def _print_text(text: str) -> None:
     _out.print(text, markup=False, soft_wrap=True)
+
+
+def _show_learned(folder: Path) -> None:
+    from langsearch.report.learned_page import write_learned_page
+
+    _out.print(f"Figures: {write_learned_page(folder)}", soft_wrap=True)
 
 
 def _print_front(experiment: Path) -> None:

@@ -9,6 +9,8 @@ import pytest
 
 from langsearch.report.experiment_reader import Experiment, read_experiment
 from langsearch.report.learned import MAX_TEXT_CELLS, prior_views, read_priors, seed_sentences
+from langsearch.report.learned_page import write_learned_page
+from langsearch.report.matrices import ordered_languages
 from langsearch.report.page import render_page
 
 CLASSES = {"low": ["sw"], "high": ["en", "fr"]}
@@ -40,7 +42,7 @@ def write_experiment(folder: Path, *, num_layers: int = 2, hostile: str = "") ->
 
 
 def figures(experiment: Experiment) -> dict[str, Any]:
-    return dict(prior_views(read_priors(experiment), experiment))
+    return dict(prior_views(read_priors(experiment), ordered_languages(experiment)))
 
 
 def test_the_sides_are_a_map_of_stacks_and_layers(tmp_path: Path) -> None:
@@ -101,7 +103,21 @@ def test_without_priors_the_page_has_no_such_section(damage: str, tmp_path: Path
         sides.write_text('{"weights": {"encoder.0": {"src": "much"}, "encoder": 3}}', encoding="utf-8")
         pq.write_table(pa.Table.from_pylist([{"language": "sw", "stack": "middle"}]), demand)
     experiment = read_experiment(tmp_path)
-    assert prior_views(read_priors(experiment), experiment) == []
+    assert prior_views(read_priors(experiment), ()) == []
     page = render_page(experiment)
     assert '<section id="priors"' not in page
     assert not any("sides.json" in note or "demand" in note for note in experiment.notes)
+
+
+def test_a_learning_of_its_own_has_a_page_that_opens_offline(tmp_path: Path) -> None:
+    write_experiment(tmp_path, hostile="<img src=x onerror=alert(1)>")
+    path = write_learned_page(tmp_path / "priors" / "subspace")
+    assert path is not None
+    page = path.read_text(encoding="utf-8")
+    assert "demand by layer" in page and "demand by module" in page
+    assert "<img src=x" not in page and '<script src="' not in page
+
+
+def test_a_folder_where_nothing_was_learned_has_no_page(tmp_path: Path) -> None:
+    assert write_learned_page(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []

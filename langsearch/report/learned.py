@@ -2,13 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from langsearch.report.experiment_reader import Experiment
 from langsearch.report.figures import Figure, plotly_text
 from langsearch.report.lenient import as_integer, as_mapping, as_number, as_text, read_json, read_rows
-from langsearch.report.matrices import ordered_languages
 from langsearch.report.wording import counted
 from langsearch.space.sites import MODULES
 
@@ -46,30 +46,40 @@ class Priors:
 
 
 def read_priors(experiment: Experiment) -> Priors:
-    """Reads what was learned; what is missing or torn is left out."""
-    folder, ignored = experiment.folder, list[str]()
-    sides = read_json(folder / "priors" / "sides" / "sides.json", ignored)
-    shares = {
-        str(name): share
-        for name, entry in as_mapping(sides.get("weights")).items()
-        if (share := as_number(as_mapping(entry).get("src"))) is not None and _place(str(name)) is not None
-    }
-    rows = read_rows(folder / "priors" / "subspace" / "demand.parquet", ignored)
-    prior = as_mapping(read_json(folder / "experiment.json", ignored).get("prior"))
+    """Reads what an experiment learned before its search; what is missing or torn is left out."""
+    prior = as_mapping(read_json(experiment.folder / "experiment.json", []).get("prior"))
     seeds, narrowed = prior.get("seeds"), prior.get("narrowed")
-    return Priors(
-        source_shares=shares,
-        demand=tuple(cell for row in rows if (cell := _cell(row)) is not None),
+    folder = experiment.folder / "priors"
+    return replace(
+        read_learned(folder / "sides", folder / "subspace"),
         seeds=tuple(as_mapping(point) for point in seeds) if isinstance(seeds, list) else (),
         narrowed=tuple(str(name) for name in narrowed) if isinstance(narrowed, list) else (),
     )
 
 
-def prior_views(priors: Priors, experiment: Experiment) -> list[tuple[str, Figure]]:
-    """Returns the figures with their titles; none where nothing was learned."""
+def read_learned(sides_folder: Path, subspace_folder: Path) -> Priors:
+    """Reads what `langsearch learn` wrote into two folders, which may be one; what is missing or torn is left out."""
+    ignored = list[str]()
+    sides = read_json(sides_folder / "sides.json", ignored)
+    shares = {
+        str(name): share
+        for name, entry in as_mapping(sides.get("weights")).items()
+        if (share := as_number(as_mapping(entry).get("src"))) is not None and _place(str(name)) is not None
+    }
+    rows = read_rows(subspace_folder / "demand.parquet", ignored)
+    demand = tuple(cell for row in rows if (cell := _cell(row)) is not None)
+    return Priors(source_shares=shares, demand=demand, seeds=(), narrowed=())
+
+
+def prior_views(priors: Priors, known: Sequence[str]) -> list[tuple[str, Figure]]:
+    """Returns the figures with their titles; none where nothing was learned.
+
+    Args:
+        priors: What was learned.
+        known: The languages in the order to show them; others follow.
+    """
     views = [("side of each layer", _side_figure(priors.source_shares))] if priors.source_shares else []
     if priors.demand:
-        known = ordered_languages(experiment)
         found = {cell.language for cell in priors.demand}
         languages = [*(code for code in known if code in found), *sorted(found - set(known))]
         layers = {(cell.stack, cell.layer) for cell in priors.demand}
@@ -155,8 +165,8 @@ def _map(
         heat |= {"texttemplate": f"%{{z:.{digits}f}}"}
     layout: Figure = {
         "height": max(220, 30 * len(rows) + 130),
-        "xaxis": {"type": "category", "title": {"text": title}, "showgrid": False},
-        "yaxis": {"type": "category", "autorange": "reversed", "showgrid": False},
+        "xaxis": {"type": "category", "automargin": True, "title": {"text": title}, "showgrid": False},
+        "yaxis": {"type": "category", "automargin": True, "autorange": "reversed", "showgrid": False},
         "margin": {"l": 48, "r": 8, "t": 8, "b": 56},
     }
     return {"data": [heat], "layout": layout}

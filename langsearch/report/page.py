@@ -141,7 +141,7 @@ def _context(material: _Material) -> dict[str, Any]:
         if (figure := curve_figure(experiment, summary, material.curves, quantity, title)) is not None
     ]
     priors = read_priors(experiment)
-    learned_views = prior_views(priors, experiment)
+    learned_views = prior_views(priors, ordered_languages(experiment))
     scores, score_names = _score_payload(material)
     ranks, rank_names = _rank_payload(material)
     labels = {trial.name: _member_label(trial, summary) for trial in experiment.trials}
