@@ -16,6 +16,9 @@ from langsearch.space.problems import InputError
 from langsearch.space.schema import Space
 from langsearch.space.settings import DataSettings, EvaluationSettings
 
+STORE_FOLDER = ".store"
+"""Token files, beside the experiments that share them."""
+
 
 @dataclass(frozen=True)
 class Corpus:

@@ -6,11 +6,10 @@ from pathlib import Path
 
 from langsearch.model.base import Base, load_base
 from langsearch.model.peft_export import FORMAT_FILE
-from langsearch.search.environment import CheckedSpace, Environment, build_environment, check_space
+from langsearch.search.environment import STORE_FOLDER, CheckedSpace, Environment, build_environment, check_space
 from langsearch.search.experiment import open_table
 from langsearch.search.export import ExportForm, choose_trial, export_again, export_trial
 from langsearch.search.folder import ExperimentFolder
-from langsearch.search.runner import STORE_FOLDER
 from langsearch.search.table import TrialTable
 from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space

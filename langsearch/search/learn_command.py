@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from langsearch.model.base import load_base, to_device
-from langsearch.search.environment import CheckedSpace, build_environment, check_space
+from langsearch.search.environment import STORE_FOLDER, CheckedSpace, build_environment, check_space
 from langsearch.search.folder import write_text
 from langsearch.search.learning import (
     STACKS,
@@ -24,7 +24,6 @@ from langsearch.search.learning import (
 )
 from langsearch.search.narrowing import narrowed_space
 from langsearch.search.priors import NARROWED_FILE, describe_task
-from langsearch.search.runner import STORE_FOLDER
 from langsearch.search.sides import SIDES_FILE, LearnedSides, learn_sides, read_sides
 from langsearch.search.subspace import DEMAND_FILE, Demand, learn_subspace, read_demand, share
 from langsearch.space.priors import MIN_SUBSPACE_EPOCHS, check_prior_shape

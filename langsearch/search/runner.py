@@ -1,9 +1,7 @@
 """A search from start to end: Ray Tune runs the trials, the table remembers them, the test set is touched once."""
 
 import logging
-import os
 import shutil
-import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
@@ -20,11 +17,12 @@ from langsearch.evaluate.spbleu import SpBleu
 from langsearch.model.base import SharedBase, load_base, share_base
 from langsearch.search.comparison import compare_tested
 from langsearch.search.display import Display
-from langsearch.search.environment import CheckedSpace, Environment, build_environment
+from langsearch.search.environment import STORE_FOLDER, CheckedSpace, Environment, build_environment
 from langsearch.search.experiment import open_table, start_experiment, write_description, write_results
 from langsearch.search.folder import ExperimentFolder, read_json
 from langsearch.search.halving import ParetoHalving, rungs
 from langsearch.search.priors import Seeding, describe_task, next_task, seed
+from langsearch.search.ray_session import check_local_resources, connect, max_concurrent, start_ray
 from langsearch.search.searcher import FAILED, TableSearcher, parse_result
 from langsearch.search.table import State, TrialRow, TrialTable
 from langsearch.search.task import TrialTask, baseline_task, searched_task
@@ -35,27 +33,7 @@ from langsearch.space.schema import Space
 
 logger = logging.getLogger(__name__)
 
-STORE_FOLDER = ".store"
-"""Token files, beside the experiments that share them."""
-
 _SECONDS_BETWEEN_RESULTS = 5.0
-_SECONDS_TO_CONNECT = 10.0
-
-_ENVIRONMENT = {
-    # Baselines report nothing to the scheduler, and our own table is the only log.
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    # Tune's own state is never read; it need not be written often.
-    "TUNE_GLOBAL_CHECKPOINT_S": "600",
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    # Our own display takes the place of Tune's.
-    "RAY_AIR_NEW_OUTPUT": "0",
-    # Relative paths in a space mean the same on a worker as here.
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    # Nothing of a run is sent to anybody.
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DEDUP_LOGS": "0",
-}
 
 
 @dataclass(frozen=True)
@@ -93,9 +71,9 @@ def run_search(
     started = time.monotonic()
     space = checked.space
     experiments = experiments.resolve()
-    _check_local_resources(space, address)
+    check_local_resources(space, address)
     if address is not None:
-        _connect(address)
+        connect(address)
     folder = start_experiment(experiments / space.name, space, resume=resume)
     shutil.rmtree(folder.ray, ignore_errors=True)
     base = load_base(space.base)
@@ -108,7 +86,7 @@ def run_search(
         f"{len(checked.corpus.train):,} training sentences. Starting Ray …"
     )
     shared = share_base(base)
-    _start_ray(shared)
+    start_ray(shared)
     try:
         seeding = _learn_priors(checked, folder, shared, environment, display)
         described = {"prior": seeding.describe()} if seeding.points else {}
@@ -177,7 +155,7 @@ def _search(
             search_alg=searcher,
             scheduler=_scheduler(space, table),
             num_samples=-1,
-            max_concurrent_trials=_max_concurrent(resources.cpu, gpus) if address is None else None,
+            max_concurrent_trials=max_concurrent(resources.cpu, gpus) if address is None else None,
             reuse_actors=True,
             time_budget_s=3600 * space.search.max_hours if space.search.max_hours else None,
         ),
@@ -327,73 +305,6 @@ def _scheduler(space: Space, table: TrialTable) -> TrialScheduler:
         grace_epochs=search.grace_epochs,
         reduction_factor=search.reduction_factor,
     )
-
-
-def _connect(address: str) -> None:
-    """Connects to a running cluster. Raises InputError if there is none at the address."""
-    problem = f"--address must be that of a running Ray cluster, but nothing answers at {address!r}"
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdecimal():
-        # Ray itself would try for many minutes, and log all the while.
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS_TO_CONNECT).close()
-        except (OSError, OverflowError) as error:
-            raise InputError(f"{problem} ({error}).") from error
-    _set_environment()
-    if not ray.is_initialized():
-        try:
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError) as error:
-            raise InputError(f"{problem} ({error}).") from error
-
-
-def _start_ray(shared: SharedBase) -> None:
-    """Starts Ray on this machine alone, unless this process has a Ray already."""
-    _set_environment()
-    if ray.is_initialized():
-        return
-    base_bytes = sum(array.nbytes for array in shared.weights.values())
-    ray.init(
-        "local",
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        include_dashboard=False,
-        # Twice the base and the sentences, not Ray's default of 30 % of the memory.
-        object_store_memory=2 * base_bytes + 200_000_000,
-        _node_ip_address="127.0.0.1",  # nothing of a run on one machine is open to others
-    )
-
-
-def _set_environment() -> None:
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-
-
-def _check_local_resources(space: Space, address: str | None) -> None:
-    """Raises InputError if this machine alone is to run trials that it has no room for."""
-    if address is not None or ray.is_initialized():
-        return
-    problems = []
-    num_cpus, num_gpus = os.cpu_count() or 1, torch.cuda.device_count()
-    if space.resources.cpu > num_cpus:
-        problems.append(
-            f"`resources.cpu` must be at most the machine's {num_cpus}, but is {space.resources.cpu:g}. "
-            f"Run with --set resources.cpu={num_cpus}, or on a cluster with --address."
-        )
-    if space.resources.gpu > num_gpus:
-        problems.append(
-            f"`resources.gpu` must be at most the machine's {num_gpus}, but is {space.resources.gpu:g}. "
-            f"Run with --set resources.gpu={num_gpus}, or on a cluster with --address."
-        )
-    if problems:
-        raise InputError(problems)
-
-
-def _max_concurrent(cpus: float, gpus: float) -> int:
-    """Returns how many trials fit at once, so that none is proposed before it can start with the latest results."""
-    available = ray.cluster_resources()
-    fits = [int(available.get("CPU", 1) / cpus)] + ([int(available.get("GPU", 0) / gpus)] if gpus else [])
-    return max(min(fits), 1)
 
 
 def _ended(folder: ExperimentFolder, seconds: float, is_complete: bool) -> dict[str, Any]:

@@ -10,9 +10,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from langsearch.model.base import load_base, to_device
 from langsearch.model.learners import AdaptedModel
 from langsearch.model.peft_export import export_peft
-from langsearch.search.environment import build_environment, check_space
+from langsearch.search.environment import STORE_FOLDER, build_environment, check_space
 from langsearch.search.folder import TrialFolder
-from langsearch.search.runner import STORE_FOLDER
 from langsearch.search.task import TrialTask
 from langsearch.search.trial import TrialResult, load_trained, run_trial
 from langsearch.space.architecture import Architecture, BaseShape
