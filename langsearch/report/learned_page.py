@@ -2,12 +2,12 @@
 
 import html
 import json
-import os
 from pathlib import Path
 
 import plotly.io
 
 from langsearch.report.learned import prior_views, read_learned
+from langsearch.search.folder import write_text
 
 PAGE_NAME = "learned.html"
 
@@ -38,7 +38,5 @@ def write_learned_page(folder: Path) -> Path | None:
         )
         parts.append(f"<h2 style='font-family:sans-serif'>{html.escape(title)}</h2>{plot}")
     path = folder / PAGE_NAME
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    aside.write_text("\n".join(parts), encoding="utf-8")
-    aside.replace(path)
+    write_text(path, "\n".join(parts))
     return path

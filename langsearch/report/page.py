@@ -1,7 +1,6 @@
 """The report: one HTML file that opens offline, with its figures, tables and data inside."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from langsearch.report.figures import MAX_OTHER_POINTS, STATE_WORDS, Figure, cur
 from langsearch.report.learned import prior_views, read_priors, seed_sentences
 from langsearch.report.matrices import adapted_sites, class_of, ordered_languages, rank_matrix, score_matrix
 from langsearch.report.summary import DirectionScores, Summary, headline, sentences, summarise
+from langsearch.search.folder import write_text
 from langsearch.space.architecture import Architecture
 
 REPORT_NAME = "report.html"
@@ -71,12 +71,7 @@ def write_report(experiment: Path) -> Path:
     """
     page = render_page(read_experiment(experiment))
     path = experiment / REPORT_NAME
-    aside = experiment / f".{REPORT_NAME}.{os.getpid()}"
-    try:
-        aside.write_text(page, encoding="utf-8")
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_text(path, page)
     return path
 
 
