@@ -3,13 +3,16 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from langsearch import __version__
 from langsearch.space.problems import InputError
+
+if TYPE_CHECKING:
+    from langsearch.search.runner import Outcome
 
 app = typer.Typer(
     help="Find, for each language of a translation model, the smallest adapters that translate best.\n\n"
@@ -22,14 +25,38 @@ app = typer.Typer(
 _out, _err = Console(highlight=False), Console(stderr=True, highlight=False)
 
 SpaceFile = Annotated[Path, typer.Argument(metavar="SPACE", help="The space's YAML file.")]
-ExperimentFolderArgument = Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="An experiment's folder.")]
-Experiments = Annotated[Path, typer.Option("--experiments", help="The folder that holds all experiments.")]
+
+
+def _here(text: str) -> Path:
+    """Returns a folder of this machine; a remote experiment is brought here first."""
+    if "://" not in text:
+        return Path(text)
+    from langsearch.search.working_copy import fetch_experiment
+
+    return fetch_experiment(text)
+
+
+ExperimentFolderArgument = Annotated[
+    Path, typer.Argument(metavar="EXPERIMENT", help="An experiment's folder, or its URL.", parser=_here)
+]
+ExperimentOrAdapters = Annotated[
+    Path,
+    typer.Argument(
+        metavar="EXPERIMENT|ADAPTERS", help="An experiment, or its URL, or exported adapters.", parser=_here
+    ),
+]
+Experiments = Annotated[
+    str,
+    typer.Option(
+        "--experiments", metavar="DIR", help="The folder that holds all experiments, or its URL: s3://…, gs://…"
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Set a value of the space, e.g. trainer.epochs=3. Repeatable."),
 ]
 TrialName = Annotated[str | None, typer.Option("--trial", help="A trial's number or a baseline's name. [best]")]
-EXPERIMENTS = Path("experiments")
+EXPERIMENTS = "experiments"
 
 
 def main() -> None:
@@ -61,11 +88,12 @@ def check(
     is_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
 ) -> None:
     """Validate a space: languages, directions, sentences, dimensions, sizes, plan. Starts and writes nothing."""
-    from langsearch.search.checking import describe_check, print_check
+    from langsearch.search.checking import check_constraints, describe_check, print_check
     from langsearch.search.environment import check_space
     from langsearch.space.schema import load_space
 
     checked = check_space(load_space(space, overrides or ()))
+    check_constraints(checked)
     if is_json:
         typer.echo(json.dumps(describe_check(checked), ensure_ascii=False, indent=2))
     else:
@@ -77,15 +105,54 @@ def run(
     space: SpaceFile,
     experiments: Experiments = EXPERIMENTS,
     name: Annotated[str | None, typer.Option(help="The experiment's name. [the space's name]")] = None,
-    trials: Annotated[int | None, typer.Option(help="Searched trials, baselines not counted.", min=1)] = None,
-    hours: Annotated[float | None, typer.Option(help="Stop after so many hours; --resume goes on.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an experiment that is there.")] = False,
+    trials: Annotated[
+        int | None,
+        typer.Option(help="Searched trials, baselines not counted; with --resume, in all: more adds to them.", min=1),
+    ] = None,
+    hours: Annotated[
+        float | None,
+        typer.Option(help="Stop after so many hours of this run, trials behind a checkpoint; --resume goes on."),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with an experiment after any end. Complete trials stay, running ones go on from their last "
+            "checkpoint.",
+        ),
+    ] = False,
+    retry: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHAT",
+            help="With --resume: try failed trials again. failed: all; 12,17: these; or how their cause begins, "
+            "e.g. 'out of memory'.",
+        ),
+    ] = None,
+    accept_changed_space: Annotated[
+        bool,
+        typer.Option(
+            "--accept-changed-space",
+            help="With --resume: go on with a changed space in the same study; the old one is kept beside it. Base, "
+            "languages, data, evaluation and objectives must stay.",
+        ),
+    ] = False,
     address: Annotated[str | None, typer.Option(help="A Ray cluster's address. [this machine alone]")] = None,
     overrides: Overrides = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show only the result.")] = False,
 ) -> None:
-    """Search: run the trials, test the front and the baselines, write the report."""
+    """Search: run the trials, test the front and the baselines, write the report.
+
+    Ctrl+C once: the trials stop behind a checkpoint. Twice: they stop now, and lose at most the epoch in progress.
+
+    Exit codes: 0 done, or the time was up. 1 no trial could finish, or the space's `failures` stopped the run.
+    2 wrong input. 130 interrupted.
+    """
+    if not resume and (retry is not None or accept_changed_space):
+        option = "--retry" if retry is not None else "--accept-changed-space"
+        raise InputError(f"{option} goes on with an experiment, but --resume is not given. Add it.")
     from langsearch.report.page import write_report
+    from langsearch.search.checking import check_constraints
     from langsearch.search.display import Display
     from langsearch.search.environment import check_space
     from langsearch.search.finish import export_front
@@ -97,20 +164,61 @@ def run(
     settings = [f"{key}={value}" for key, value in given.items() if value is not None]
     loaded = load_space(space, [*(overrides or ()), *settings])
     checked = check_space(loaded)
+    check_constraints(checked)
     display = Display(_out, loaded.name, loaded.search.trials, len(loaded.baselines), is_quiet=quiet)
-    outcome = run_search(checked, experiments, display, resume=resume, address=address)
+    outcome = run_search(
+        checked,
+        experiments,
+        display,
+        resume=resume,
+        accept_changed_space=accept_changed_space,
+        retry=retry,
+        address=address,
+    )
     if outcome.is_complete:
         export_front(checked, outcome.folder)
     report = write_report(outcome.folder.path)
     _print_front(outcome.folder.path)
+    if outcome.copy is not None:
+        outcome.copy.push()
     _out.print(f"Report: {report}", soft_wrap=True)
+    raise typer.Exit(_tell_end(outcome))
+
+
+def _tell_end(outcome: "Outcome") -> int:
+    """Says how a search ended and what can be done next; returns the exit code."""
+    if outcome.num_failed:
+        trials = "1 trial" if outcome.num_failed == 1 else f"{outcome.num_failed} trials"
+        _print_text(f"{trials} failed; the causes are in the report. To try again: --resume --retry failed")
+    reasons = {"time": "The time is up", "interrupted": "Interrupted", "requested": "Stopped on request"}
+    if outcome.stopped_by in reasons:
+        why = reasons[outcome.stopped_by]
+        _print_text(f"{why}: not all trials have ended. Go on with the same command and --resume.")
+        return 130 if outcome.stopped_by == "interrupted" else 0
+    if outcome.stopped_by is not None:
+        way_out = "Remove the cause, or change `failures`"
+        if outcome.stopped_by.startswith("disk full"):
+            way_out = "Make room on the disk, or lower `checkpoints.max_gigabytes`"
+        _err.print(
+            f"Stopped: {outcome.stopped_by.rstrip('.')}. {way_out}; "
+            "then go on with the same command and --resume: no finished epoch is lost.",
+            markup=False,
+            soft_wrap=True,
+        )
+        return 1
     if not outcome.is_complete:
-        why = "The time is up" if outcome.is_late else "Interrupted"
-        _out.print(f"{why}: not all trials have ended. Go on with the same command and --resume.")
-        raise typer.Exit(0 if outcome.is_late else 130)
+        _err.print("The front could not be scored or tested; --resume tries it again.")
+        return 1
     if outcome.num_complete == 0:
         _err.print("No searched trial could finish; the causes are in the report.")
-        raise typer.Exit(1)
+        return 1
+    ends = {
+        "plateau": "Ended before all trials: the last ones gained too little (`search.plateau`).",
+        "exhausted": "Ended before all trials: every point of the space was tried.",
+    }
+    if outcome.ended_by in ends:
+        _print_text(ends[outcome.ended_by])
+    return 0
 
 
 @app.command()
@@ -171,7 +279,7 @@ def learn_subspace(
 
 @app.command()
 def evaluate(
-    target: Annotated[Path, typer.Argument(metavar="EXPERIMENT|ADAPTERS", help="An experiment or exported adapters.")],
+    target: ExperimentOrAdapters,
     split: Annotated[str, typer.Option(help="validation, or test (devtest means test).")] = "test",
     trial: TrialName = None,
     space: Annotated[Path | None, typer.Option(help="The space whose data adapters outside an experiment use.")] = None,
@@ -201,7 +309,7 @@ def translate(
 
 @app.command()
 def export(
-    source: Annotated[Path, typer.Argument(metavar="EXPERIMENT|ADAPTERS", help="An experiment or exported adapters.")],
+    source: ExperimentOrAdapters,
     to: Annotated[Path, typer.Option("--to", help="The folder to write.")],
     trial: TrialName = None,
     format_: Annotated[

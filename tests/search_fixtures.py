@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,8 @@ from langsearch.model.base import Base, load_base
 from langsearch.search.environment import CheckedSpace, Environment, build_environment, check_space
 from langsearch.search.experiment import open_table, start_experiment, write_description, write_results
 from langsearch.search.finish import export_one
-from langsearch.search.table import Objective, TrialTable
+from langsearch.search.front import Objective
+from langsearch.search.table import TrialTable
 from langsearch.search.task import TrialTask, baseline_task, searched_task
 from langsearch.search.trial import TrialResult, run_trial
 from langsearch.space.architecture import Architecture, Pruning, SiteAdapters, uniform_ranks
@@ -93,10 +95,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory, base: Base) -> Path:
     table.add_baseline("pretrained")
     tasks = [baseline_task(checked.space, checked.shape, "pretrained")]
     for _ in range(3):
-        number, _ = table.propose(checked.space.dimensions())
         point: dict[str, object] = {"rank.high": 2, "rank.low": 4, "trainer.lr": 0.01}
-        tasks.append(searched_task(checked.space, checked.shape, number, point))
-        table.describe(tasks[-1].name, tasks[-1].fingerprint)
+        tasks.append(searched_task(checked.space, checked.shape, table.num_searched, point))
+        table.propose(checked.space.dimensions(), fingerprint=tasks[-1].fingerprint)
     for task in tasks[:2]:
         task.write(folder.trial(task.name))
         *_, result = run_trial(base, environment, task, folder.trial(task.name))
@@ -129,6 +130,7 @@ def make_result() -> ResultMaker:
             "num_sentences": 4,
             "num_directions": 2,
             "signature": "nrefs:1|tok:none",
+            "worst_class_spbleu": spbleu,
             "nonzero_parameters": trainable_parameters,
             "train_loss": 5.0,
             "updates": 10 * epoch,
@@ -153,9 +155,10 @@ def make_table() -> TableMaker:
         sampler: str = "tpe",
         seed: int = 0,
         num_trials: int = 8,
+        **values: Any,
     ) -> TrialTable:
         url = f"sqlite:///{file}" if file else "sqlite://"
-        return TrialTable(url, name, objectives, sampler=sampler, seed=seed, num_trials=num_trials)
+        return TrialTable(url, name, objectives, sampler=sampler, seed=seed, num_trials=num_trials, **values)
 
     return make
 

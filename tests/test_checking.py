@@ -10,11 +10,12 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from langsearch.cli import app
-from langsearch.search.checking import parameter_range, print_check, print_plan
+from langsearch.search.checking import check_constraints, parameter_range, print_check, print_plan, search_summary
 from langsearch.search.environment import check_space
 from langsearch.space.architecture import Architecture, BaseShape
 from langsearch.space.build import build_architecture
 from langsearch.space.languages import all_languages
+from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space
 from langsearch.space.sections import ArchitectureSection
 
@@ -97,6 +98,11 @@ def test_check_shows_what_a_search_would_do(space_file: Path) -> None:
         "sentences   train 364 · validation 52 · test 104",
         "spBLEU      tokenizer spm:base (a stand-in: not comparable with published spBLEU)",
         "trials      3 searched by random, baselines: pretrained, full_finetuning, shared_lora, published",
+        "objectives  spbleu max, trainable_parameters min",
+        "stopping    none: every trial is trained to its end",
+        "scores      search 2 directions x 3 sentences, greedy · final 2 directions x 4 sentences, greedy",
+        "failures    stalled retry after 30 min, out of memory halve, non-finite loss fail, disk full stop, other fail",
+        "weights     kept of the front, no limit",
         "3 dimensions",
         "dimension   values",
         "rank.high   0, 2",
@@ -158,6 +164,80 @@ def test_a_plan_of_thirty_languages_and_twentyfour_layers_fits_eighty_columns() 
         "encoder 18-21 q k v fc1 fc2 tgt 2;2;8",
     ]
     assert set(list(apart)[1:]) <= set(stream.getvalue().split())
+
+
+SEARCH = [
+    "trainer.epochs=10",
+    "search.objectives=[spbleu, chrf]",
+    "search.constraints=[trainable_parameters <= 2%, worst_loss.all <= 0.5]",
+    "search.scheduler=asha",
+    "search.plateau={trials: 8}",
+    "evaluation.rungs=[{directions: 1, sentences: 2}, {directions: 1}]",
+    "failures={stall_minutes: none, error: retry}",
+    "checkpoints={keep: all, max_gigabytes: 20}",
+]
+
+
+def test_check_shows_what_a_search_keeps_to_stops_and_survives(space_file: Path) -> None:
+    assert search_summary(load_space(space_file, SEARCH)) == {
+        "objectives": "spbleu max, chrf max",
+        "constraints": "trainable_parameters <= 2 %, worst_loss.all <= 0.5",
+        "stopping": "1 in 3 goes on after epochs 1, 3, 9",
+        "plateau": "ends when 8 trials gain less than 1 %",
+        "scores": "to epoch 1 1 direction x 2 sentences, greedy · to epoch 3 1 direction x 3 sentences, greedy · "
+        "search 2 directions x 3 sentences, greedy · final 2 directions x 4 sentences, greedy",
+        "failures": "out of memory halve, non-finite loss fail, disk full stop, other retry",
+        "weights": "kept of every trial, at most 20 GB",
+    }
+
+
+def test_check_says_what_a_search_does_as_json(space_file: Path) -> None:
+    settings = [part for item in SEARCH for part in ("--set", item)]
+    found = CliRunner().invoke(app, ["check", str(space_file), "--json", *settings])
+    assert found.exit_code == 0
+    value = json.loads(found.stdout)
+    search = value["search"]
+    assert search["objectives"] == {"spbleu": "max", "chrf": "max"}
+    assert search["constraints"] == ["trainable_parameters <= 2 %", "worst_loss.all <= 0.5"]
+    assert (search["plateau"], search["rung_epochs"]) == ({"trials": 8, "min_gain": 0.01}, [1, 3, 9])
+    assert [rung["sentences"] for rung in value["evaluation"]["rungs"]] == [2, 3]
+    assert (value["failures"]["stall_minutes"], value["failures"]["error"]) == (None, "retry")
+    assert value["checkpoints"] == {"keep": "all", "max_gigabytes": 20.0}
+
+
+@pytest.mark.parametrize(
+    ("constraint", "message"),
+    [
+        (
+            "trainable_parameters <= 8447",
+            "must be met by some architecture, but got trainable_parameters <= 8447, and the smallest has 8,448 "
+            "parameters",
+        ),
+        (
+            "trainable_parameters <= 0.3 %",
+            r"must be met by .* <= 0\.3 %, and the smallest has 8,448 parameters \(0\.348 %\)",
+        ),
+        (
+            "worst_loss.low <= 1",
+            r"needs a direction between its languages among those that are scored, but got worst_loss\.low <= 1 with "
+            r"1 of 6 directions\. Raise `evaluation\.search\.directions`\.",
+        ),
+    ],
+)
+def test_a_constraint_that_cannot_be_kept_or_measured_is_refused(
+    constraint: str, message: str, space_file: Path
+) -> None:
+    overrides = [f"search.constraints=['{constraint}']", "evaluation.search.directions=1"]
+    overrides += ["languages={high: [en], low: [fr, sw]}"] if constraint.startswith("worst_loss") else []
+    checked = check_space(load_space(space_file, overrides))
+    with pytest.raises(InputError, match=rf"`search\.constraints\[0\]` {message}$"):
+        check_constraints(checked)
+
+
+@pytest.mark.parametrize("constraint", ["trainable_parameters <= 8448", "worst_loss.high <= 1", "worst_loss.all <= 0"])
+def test_a_constraint_that_some_trial_can_keep_is_taken(constraint: str, space_file: Path) -> None:
+    overrides = [f"search.constraints=['{constraint}']", "evaluation.search.directions=all"]
+    check_constraints(check_space(load_space(space_file, overrides)))
 
 
 def test_check_says_everything_as_json(space_file: Path) -> None:

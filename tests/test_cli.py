@@ -1,5 +1,6 @@
 import io
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,8 @@ import pytest
 import torch
 
 from langsearch import cli
+from langsearch.search.environment import CheckedSpace
+from langsearch.search.folder import ExperimentFolder
 
 pytest_plugins = ["search_fixtures"]
 
@@ -148,9 +151,9 @@ def test_several_mistakes_are_told_together_with_their_lines(
     assert ended.code == 2
     assert ended.err.splitlines() == [
         "error: tiny.yaml:25: `surprise` must be a section of a space, but is none. Valid: name, base, languages, "
-        "data, architecture, trainer, evaluation, baselines, search, resources, prior.",
+        "data, architecture, trainer, evaluation, baselines, search, resources, failures, checkpoints, prior.",
         "error: tiny.yaml:13: `trainer.epochs` must be a whole number of at least 1, but got 'none'",
-        "error: tiny.yaml:23: `search.sampler` must be one of tpe, random, gp, nsga2, but got 'tpee'. "
+        "error: tiny.yaml:23: `search.sampler` must be one of tpe, gp, nsga2, random, grid, but got 'tpee'. "
         "Did you mean tpe?",
         "error: tiny.yaml:3: `languages.low[1]` must name each language once, but 'en' is the same as 'en'",
     ]
@@ -188,6 +191,125 @@ def test_an_experiment_is_not_resumed_with_another_space(trained: Path, langsear
     ended = langsearch(*arguments, "--set", "trainer.seed=9")
     assert ended.code == 2
     assert "error:   trainer.seed: 0 -> 9\n" in ended.err
+
+
+@pytest.mark.parametrize("option", [("--retry", "failed"), ("--accept-changed-space",)])
+def test_what_goes_on_with_an_experiment_needs_resume(
+    option: tuple[str, ...], space_file: Path, langsearch: Command
+) -> None:
+    ended = langsearch("run", space_file, *option)
+    message = f"error: {option[0]} goes on with an experiment, but --resume is not given. Add it.\n"
+    assert (ended.code, ended.err) == (2, message)
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_a_constraint_that_nothing_can_keep_is_refused(command: str, space_file: Path, langsearch: Command) -> None:
+    ended = langsearch(command, space_file, "--set", "search.constraints=[trainable_parameters <= 9]")
+    assert ended.code == 2
+    assert "`search.constraints[0]` must be met by some architecture, but got trainable_parameters <= 9" in ended.err
+    assert not Path("experiments").exists()
+
+
+@dataclass(frozen=True, kw_only=True)
+class End:
+    """As much of a search's outcome as the command line looks at."""
+
+    folder: ExperimentFolder
+    is_complete: bool = True
+    num_complete: int = 1
+    num_failed: int = 0
+    stopped_by: str | None = None
+    ended_by: str | None = None
+
+
+ENDS = {
+    "done": ({"ended_by": "trials"}, 0, "", ""),
+    "done with failures": (
+        {"num_failed": 2},
+        0,
+        "2 trials failed; the causes are in the report. To try again: --resume --retry failed\n",
+        "",
+    ),
+    "plateau": (
+        {"ended_by": "plateau"},
+        0,
+        "Ended before all trials: the last ones gained too little (`search.plateau`).\n",
+        "",
+    ),
+    "exhausted": (
+        {"ended_by": "exhausted"},
+        0,
+        "Ended before all trials: every point of the space was tried.\n",
+        "",
+    ),
+    "nothing complete": (
+        {"num_complete": 0, "num_failed": 1},
+        1,
+        "1 trial failed; the causes are in the report. To try again: --resume --retry failed\n",
+        "No searched trial could finish; the causes are in the report.\n",
+    ),
+    "time": (
+        {"is_complete": False, "stopped_by": "time", "num_complete": 0},
+        0,
+        "The time is up: not all trials have ended. Go on with the same command and --resume.\n",
+        "",
+    ),
+    "interrupted": (
+        {"is_complete": False, "stopped_by": "interrupted"},
+        130,
+        "Interrupted: not all trials have ended. Go on with the same command and --resume.\n",
+        "",
+    ),
+    "disk full": (
+        {"is_complete": False, "stopped_by": "disk full: [Errno 28] No space left on device"},
+        1,
+        "",
+        "Stopped by a trial's failure: disk full: [Errno 28] No space left on device. Make room on the disk, or lower "
+        "`checkpoints.max_gigabytes`; then go on with the same command and --resume: no finished epoch is lost.\n",
+    ),
+    "a failure": (
+        {"is_complete": False, "stopped_by": "ValueError: odd"},
+        1,
+        "",
+        "Stopped by a trial's failure: ValueError: odd. Remove the cause, or change `failures`; then go on with the "
+        "same command and --resume: no finished epoch is lost.\n",
+    ),
+}
+
+
+@pytest.mark.parametrize(("values", "code", "out", "err"), ENDS.values(), ids=ENDS)
+def test_every_end_of_a_search_is_told_with_its_exit_code_and_what_to_do(
+    values: dict[str, object],
+    code: int,
+    out: str,
+    err: str,
+    trained: Path,
+    tmp_path: Path,
+    langsearch: Command,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shutil.copytree(trained, tmp_path / "experiments" / "tiny")
+    given: dict[str, object] = {}
+
+    def run_search(checked: CheckedSpace, experiments: Path, display: object, **options: object) -> End:
+        given.update(options)
+        return End(folder=ExperimentFolder(experiments / checked.space.name), **values)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("langsearch.search.runner.run_search", run_search)
+    monkeypatch.setattr("langsearch.search.finish.export_front", lambda checked, folder: None)
+    space = trained / "space.yaml"
+    ended = langsearch("run", space, "--resume", "--retry", "12,17", "--accept-changed-space", "--quiet")
+    assert given == {"resume": True, "retry": "12,17", "accept_changed_space": True, "address": None}
+    report = "Report: experiments/tiny/report.html\n"
+    assert (ended.code, ended.out.partition(report)[2], ended.err) == (code, out, err)
+
+
+def test_trials_and_hours_set_the_space_s(space_file: Path, langsearch: Command) -> None:
+    ended = langsearch("run", space_file, "--trials", 9, "--hours", 0)
+    assert (ended.code, ended.err) == (
+        2,
+        "error: --set search.max_hours=0.0: `search.max_hours` must be a number above 0 or none, but got 0.0\n",
+    )
 
 
 @pytest.mark.parametrize(

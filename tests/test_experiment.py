@@ -1,27 +1,24 @@
-import json
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from langsearch.search.environment import CheckedSpace
 from langsearch.search.experiment import (
-    RESULTS,
+    check_start,
     open_table,
     space_changes,
+    space_of_version,
+    space_version,
     start_experiment,
+    storage_url,
     write_description,
-    write_results,
 )
-from langsearch.search.folder import ExperimentFolder, read_json, read_rows
-from langsearch.search.task import searched_task
-from langsearch.search.trial import TestResult
+from langsearch.search.folder import ExperimentFolder, read_json, write_text
 from langsearch.space.problems import InputError
-from langsearch.space.schema import load_space
-
-if TYPE_CHECKING:
-    from tests.search_fixtures import ResultMaker
+from langsearch.space.schema import Space, load_space
 
 pytest_plugins = ["search_fixtures"]
 
@@ -66,16 +63,151 @@ def test_a_changed_space_is_refused_with_every_difference(tmp_path: Path, space_
         "  architecture.rank.low: absent -> 4",
         "  architecture.rank.low.choice: [2, 4] -> absent",
         "  trainer.epochs: 2 -> 3",
+        "Undo the changes, start a new experiment with --name NAME, or go on with the new space by "
+        "--accept-changed-space: the trials so far stay.",
+    )
+    assert space_version(ExperimentFolder(tmp_path / "tiny")) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ("base=other", "  base: tiny-m2m -> other"),
+        ("languages.low=[cy]", "  languages.low: ['sw'] -> ['cy']"),
+        ("data.directions=[en-fr, sw-en]", "  data.directions: absent -> ['en-fr', 'sw-en']"),
+        ("evaluation.search.sentences=5", "  evaluation.search.sentences: 3 -> 5"),
+        ("search.objectives=[spbleu]", "  search.objectives: spbleu: max, trainable_parameters: min -> spbleu: max"),
+        (
+            "search.objectives=[trainable_parameters, spbleu]",
+            "  search.objectives: spbleu: max, trainable_parameters: min -> trainable_parameters: min, spbleu: max",
+        ),
+        ("search.storage='sqlite:///x.db'", "  search.storage: None -> sqlite:///x.db"),
+    ],
+)
+def test_what_makes_scores_incomparable_never_changes(change: str, line: str, tmp_path: Path, space_file: Path) -> None:
+    folder = start_experiment(tmp_path / "tiny", load_space(space_file), resume=False)
+    before = folder.space.read_bytes()
+    changed = load_space(space_file, [change, "trainer.epochs=3"])
+    with pytest.raises(InputError, match="must keep its base, languages, data, evaluation, objectives") as caught:
+        start_experiment(tmp_path / "tiny", changed, resume=True, accept_changed_space=True)
+    assert caught.value.problems[1:] == (
+        line,
+        "Undo these changes, or start a new experiment with --name NAME.",
+    )
+    with pytest.raises(InputError, match="must be resumed with its own space") as caught:
+        start_experiment(tmp_path / "tiny", changed, resume=True)
+    assert caught.value.problems[1:] == (
+        line,
+        "  trainer.epochs: 2 -> 3",
         "Undo the changes, or start a new experiment with --name NAME.",
     )
+    assert [path.name for path in folder.path.iterdir()] == ["space.yaml"]
+    assert folder.space.read_bytes() == before
+
+
+CHANGES = [
+    "architecture.rank.low={choice: [2, 4, 8]}",
+    "trainer.epochs=3",
+    "baselines=[pretrained]",
+    "search.sampler=tpe",
+    "search.seed=4",
+    "search.constraints=[train_seconds <= 9]",
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_an_accepted_space_is_the_next_version_and_the_old_one_is_kept(
+    change: str, tmp_path: Path, space_file: Path
+) -> None:
+    old, new = load_space(space_file), load_space(space_file, [change, "name=renamed"])
+    folder = start_experiment(tmp_path / "tiny", old, resume=False)
+    start_experiment(tmp_path / "tiny", new, resume=True, accept_changed_space=True)
+    assert space_version(folder) == 2
+    assert space_of_version(folder, 1) == old
+    assert space_of_version(folder, 2) == new
+    third = load_space(space_file, [change, "search.reduction_factor=2"])
+    start_experiment(tmp_path / "tiny", third, resume=True, accept_changed_space=True)
+    assert [space_of_version(folder, version) for version in (1, 2, 3)] == [old, new, third]
+    assert sorted(path.name for path in folder.path.iterdir()) == ["space.1.yaml", "space.2.yaml", "space.yaml"]
+    with pytest.raises(InputError, match="must be from 1 to 3, but got 4"):
+        space_of_version(folder, 4)
+
+
+def test_a_space_without_changes_stays_its_version_though_changes_are_accepted(
+    tmp_path: Path, space_file: Path
+) -> None:
+    folder = start_experiment(tmp_path / "tiny", load_space(space_file), resume=False)
+    more = load_space(space_file, ["search.trials=50"])
+    start_experiment(tmp_path / "tiny", more, resume=True, accept_changed_space=True)
+    assert space_version(folder) == 1
+    assert [path.name for path in folder.path.iterdir()] == ["space.yaml"]
+
+
+def test_a_kill_while_a_space_is_accepted_leaves_the_old_one_or_the_new_one(
+    tmp_path: Path, space_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spaces = [load_space(space_file, [f"trainer.epochs={epochs}"]) for epochs in (2, 3, 4)]
+    folder = start_experiment(tmp_path / "tiny", spaces[0], resume=False)
+
+    def accept(space: Space) -> None:
+        start_experiment(folder.path, space, resume=True, accept_changed_space=True)
+
+    for version, space in enumerate(spaces[1:], start=1):
+        for num_writes in (0, 1):
+            with monkeypatch.context() as patched:
+                patched.setattr("langsearch.search.experiment.write_text", _killed_after(num_writes))
+                with pytest.raises(KeyboardInterrupt, match="killed"):
+                    accept(space)
+            assert space_version(folder) == version
+            assert space_of_version(folder, version) == spaces[version - 1]
+            start_experiment(folder.path, spaces[version - 1], resume=True)  # goes on as before
+            assert space_version(folder) == version
+        accept(space)
+        assert space_version(folder) == version + 1
+    assert [space_of_version(folder, version) for version in (1, 2, 3)] == spaces
+
+
+def _killed_after(num_writes: int) -> Callable[[Path, str], None]:
+    left = [num_writes]
+
+    def write(path: Path, text: str) -> None:
+        if left[0] == 0:
+            raise KeyboardInterrupt("killed")
+        left[0] -= 1
+        write_text(path, text)
+
+    return write
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("leftovers", [[], [".lock"], [".lock", ".space.yaml.77.partial", "stop"], ["space.yaml"]])
+def test_an_experiment_that_was_killed_before_it_began_can_be_started(
+    leftovers: list[str], resume: bool, tmp_path: Path, space_file: Path
+) -> None:
+    (tmp_path / "tiny").mkdir()
+    for name in leftovers:
+        (tmp_path / "tiny" / name).touch()
+    space = load_space(space_file)
+    folder = start_experiment(tmp_path / "tiny", space, resume=resume)
+    assert load_space(folder.space) == space
+
+
+def test_a_check_before_the_start_writes_nothing(tmp_path: Path, space_file: Path) -> None:
+    check_start(tmp_path / "tiny", load_space(space_file), resume=False)
+    assert not (tmp_path / "tiny").exists()
+    folder = start_experiment(tmp_path / "tiny", load_space(space_file), resume=False)
+    changed = load_space(space_file, ["trainer.epochs=3"])
+    check_start(folder.path, changed, resume=True, accept_changed_space=True)
+    assert [path.name for path in folder.path.iterdir()] == ["space.yaml"]
 
 
 def test_trials_hours_resources_and_name_may_change(space_file: Path) -> None:
     new = ["search.trials=9", "search.max_hours=1", "resources.cpu=2", "resources.gpu=1", "name=other"]
-    assert space_changes(load_space(space_file).text, load_space(space_file, new).text) == []
-    assert space_changes(load_space(space_file).text, load_space(space_file, ["search.seed=1"]).text) == [
-        "  search.seed: 0 -> 1"
-    ]
+    new += ["search.plateau={trials: 9}", "failures.stall_minutes=3", "checkpoints.max_gigabytes=9"]
+    assert space_changes(load_space(space_file).text, load_space(space_file, new).text) == {}
+    assert space_changes(load_space(space_file).text, load_space(space_file, ["search.seed=1"]).text) == {
+        "search.seed": "  search.seed: 0 -> 1"
+    }
 
 
 def test_a_moved_experiment_goes_on_with_its_own_trials(tmp_path: Path, space_file: Path) -> None:
@@ -108,6 +240,35 @@ def test_a_storage_that_is_no_database_is_refused(url: str, tmp_path: Path, spac
     assert not (tmp_path / "tiny").exists()
 
 
+def test_a_resumed_experiment_that_never_began_takes_no_other_s_study(tmp_path: Path, space_file: Path) -> None:
+    space = load_space(space_file, [f"search.storage=sqlite:///{tmp_path / 'all.db'}"])
+    open_table(start_experiment(tmp_path / "one" / "tiny", space, resume=False), space)
+    (tmp_path / "two" / "tiny").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"`search\.storage` must not have the experiment yet"):
+        start_experiment(tmp_path / "two" / "tiny", space, resume=True)
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg"])
+def test_postgresql_has_the_driver_of_the_extra(
+    scheme: str, tmp_path: Path, space_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = load_space(space_file, [f"search.storage={scheme}://ada@nowhere.invalid/x"])
+    assert storage_url(ExperimentFolder(tmp_path), space) == "postgresql+psycopg://ada@nowhere.invalid/x"
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(InputError, match=r"Its driver is missing: pip install 'langsearch\[postgres\]'$"):
+        start_experiment(tmp_path / "tiny", space, resume=False)
+
+
+def test_a_database_that_is_gone_is_told_when_the_experiment_goes_on(tmp_path: Path, space_file: Path) -> None:
+    (tmp_path / "data").mkdir()
+    space = load_space(space_file, [f"search.storage=sqlite:///{tmp_path / 'data' / 'all.db'}"])
+    folder = start_experiment(tmp_path / "tiny", space, resume=False)
+    (tmp_path / "data" / "all.db").unlink(missing_ok=True)
+    (tmp_path / "data").rmdir()
+    with pytest.raises(InputError, match=r"^`search\.storage` must be a database that can be opened, but got "):
+        open_table(folder, space)
+
+
 def test_the_description_keeps_its_start_and_takes_new_values(tmp_path: Path, checked: CheckedSpace) -> None:
     folder = ExperimentFolder(tmp_path)
     write_description(folder, checked, "nrefs:1")
@@ -123,45 +284,3 @@ def test_the_description_keeps_its_start_and_takes_new_values(tmp_path: Path, ch
     write_description(folder, checked, "nrefs:1", seconds=12.5, finished="then")
     again = read_json(folder.description)
     assert again == value | {"seconds": 12.5, "finished": "then"}
-
-
-def test_results_have_the_documented_columns_of_every_kind_of_trial(
-    tmp_path: Path, checked: CheckedSpace, make_result: "ResultMaker"
-) -> None:
-    space = checked.space
-    folder = start_experiment(tmp_path / "tiny", space, resume=False)
-    table = open_table(folder, space)
-    table.add_baseline("pretrained")
-    table.complete("pretrained", make_result(epoch=0, spbleu=5.0, trainable_parameters=0, train_loss=None))
-    for _ in range(5):
-        number, point = table.propose(space.dimensions())
-        task = searched_task(space, checked.shape, number, point)
-        task.write(folder.trial(task.name))
-        table.describe(task.name, task.fingerprint)
-    table.complete("00000", make_result(spbleu=12.0, trainable_parameters=24_273))
-    test = {"test_spbleu": 9.0, "test_spbleu_low": 8.0, "test_spbleu_high": 10.0}
-    table.record_test("00000", TestResult(**test, test_num_sentences=4, test_num_directions=2))
-    table.prune("00001", make_result(epoch=1))
-    table.fail("00002", "disk full: no space")
-    table.share("00003", next(row for row in table.rows() if row.name == "00000"))
-    write_results(folder, table, checked.shape.num_parameters)
-    rows = {row["name"]: row for row in read_rows(folder.results)}
-    assert list(rows) == ["pretrained", "00000", "00001", "00002", "00003", "00004"]
-    assert all(list(row) == RESULTS.names for row in rows.values())
-    states = [(row["kind"], row["state"], row["epochs"], row["is_front"]) for row in rows.values()]
-    assert states == [
-        ("baseline", "complete", 0, False),
-        ("searched", "complete", 3, True),
-        ("searched", "pruned", 1, False),
-        ("searched", "failed", None, False),
-        ("searched", "complete", 3, False),
-        ("searched", "running", None, False),
-    ]
-    first = rows["00000"]
-    assert first["trainable_percent"] == pytest.approx(100 * 24_273 / 2_427_264)
-    assert (first["test_spbleu"], first["test_num_sentences"], first["max_epochs"]) == (9.0, 4, 2)
-    assert set(json.loads(first["params"])) == set(space.dimensions())
-    assert first["summary"].startswith("rank ")
-    assert rows["00002"]["cause"] == "disk full: no space"
-    assert rows["00003"]["same_as"] == "00000"
-    assert rows["pretrained"]["train_loss"] is None

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from langsearch.data.batches import collate, plan_epoch
 from langsearch.data.directions import all_directions
 from langsearch.data.parallel import ParallelText
 from langsearch.data.store import TokenStore
@@ -195,6 +196,66 @@ def test_half_microbatches_accumulated_equal_one_update(
     assert updates[2][0] == pytest.approx(updates[1][0], rel=1e-5)
     for name, wanted in updates[1][1].items():
         torch.testing.assert_close(updates[2][1][name], wanted, atol=1e-6, rtol=1e-4)
+
+
+def test_split_microbatches_make_the_updates_of_whole_ones_also_from_within_an_epoch(
+    new_base: Callable[[], Base], make_architecture: Architect, data: TrainingData, tmp_path: Path
+) -> None:
+    settings = replace(SETTINGS, dropout=0.0, epochs=2, lr=1e-3)
+    whole = AdaptedModel(new_base(), make_architecture(), LANGUAGES)
+    expected = list(map(outcome, train(whole, data, settings, updates_between_yields=1)))
+    split = AdaptedModel(new_base(), make_architecture(), LANGUAGES)
+    shapes: list[int] = []
+    for progress in train(split, data, settings, updates_between_yields=1):
+        if progress.updates == 2:
+            assert not progress.is_epoch_end
+            write_checkpoint(tmp_path, progress.checkpoint())
+            break
+
+    def watch(batch: Any) -> Any:
+        shapes.append(batch.src_ids.shape[0])
+        return batch
+
+    resume = read_newest_checkpoint(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("langsearch.train.loop.collate", lambda *values: watch(collate(*values)))
+        rest = train(split, data, settings, resume=resume, updates_between_yields=1, num_parts=2)
+        found = list(map(outcome, rest))
+    assert [entry[:4] for entry in found] == [entry[:4] for entry in expected[2:]], "the place is counted as before"
+    assert [entry[4] for entry in found] == pytest.approx([entry[4] for entry in expected[2:]], rel=1e-4)
+    for name, value in copies(whole).items():
+        torch.testing.assert_close(copies(split)[name], value, atol=2e-4, rtol=1e-2)
+    plan = [
+        len(rows)
+        for epoch in (0, 1)
+        for rows in plan_epoch(
+            data.store,
+            data.directions,
+            epoch=epoch,
+            seed=settings.seed,
+            temperature=settings.temperature,
+            max_tokens=settings.tokens_per_batch // settings.accumulation,
+            pairs_per_epoch=settings.pairs_per_epoch,
+            max_length=settings.max_length,
+        ).microbatches
+    ][2 * settings.accumulation :]
+    assert sum(shapes) == sum(plan)
+    assert max(shapes) == -(-max(plan) // 2), "no part is larger than half the largest microbatch"
+
+
+def test_training_yields_where_it_is_asked_to_and_is_asked_after_every_update(
+    new_base: Callable[[], Base], make_architecture: Architect, data: TrainingData
+) -> None:
+    asked = 0
+
+    def ask() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked == 2
+
+    learner = AdaptedModel(new_base(), make_architecture(), LANGUAGES)
+    found = [outcome(progress) for progress in train(learner, data, replace(SETTINGS, epochs=1), should_yield=ask)]
+    assert [(entry[3], entry[-1]) for entry in found] == [(2, False), (asked, True)]
 
 
 def losses(runs: Iterator[Progress]) -> list[float]:

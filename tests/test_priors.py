@@ -150,15 +150,6 @@ def test_the_first_trials_have_the_seeds_and_the_proposals_are_reproducible(
     assert found[2:] == propose(4, [])[2:], "a seed changes no later proposal of a sampler that looks at none"
 
 
-def test_a_seed_that_waits_since_a_crash_is_taken_up(make_table: TableMaker, checked: CheckedSpace) -> None:
-    table, seeds = make_table(), [{"rank.low": 4}, {"rank.low": 2}]
-    table._study.enqueue_trial(seeds[0])  # what a driver leaves that dies before it asks
-    assert table.rows() == [], "nothing is proposed yet"
-    points = [table.propose(checked.space.dimensions(), seeds) for _ in range(3)]
-    assert [number for number, _ in points] == [0, 1, 2]
-    assert [point["rank.low"] for _, point in points[:2]] == [4, 2]
-
-
 def test_equal_seeds_train_once(checked: CheckedSpace, make_table: TableMaker, tmp_path: Path) -> None:
     space, shape = checked.space, checked.shape
     point = {"rank.high": 2, "rank.low": 4, "trainer.lr": 0.01}

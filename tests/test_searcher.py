@@ -1,18 +1,24 @@
+import dataclasses
+import errno
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.exceptions import StorageInternalError
 from ray.tune.search import Searcher
 
+from langsearch.search.failures import FAILED, PAUSED
 from langsearch.search.folder import ExperimentFolder
-from langsearch.search.searcher import FAILED, TableSearcher, parse_result
+from langsearch.search.results import parse_result
+from langsearch.search.searcher import TableSearcher
 from langsearch.search.table import State, TrialTable
 from langsearch.search.task import TrialTask
 from langsearch.search.trial import TrialResult
+from langsearch.space.settings import Constraint, Plateau
 
 if TYPE_CHECKING:
     from tests.search_fixtures import ResultMaker, TableMaker, TaskMaker
@@ -102,7 +108,7 @@ def test_a_trial_that_the_scheduler_stops_is_pruned_and_loses_its_checkpoints(
     name = searcher.suggest("t")["name"]
     checkpoint = ExperimentFolder(tmp_path).trial(name).checkpoint
     checkpoint.mkdir()
-    searcher.on_trial_result("t", reported(make_result(epoch=1)))
+    table.record_rung(name, 1, [10.0, 1000.0], goes_on=False)
     searcher.on_trial_complete("t", reported(make_result(epoch=1)))
     assert states(table) == {name: State.PRUNED}
     assert not checkpoint.exists()
@@ -111,11 +117,11 @@ def test_a_trial_that_the_scheduler_stops_is_pruned_and_loses_its_checkpoints(
 @pytest.mark.parametrize(
     ("result", "error", "cause"),
     [
-        (None, True, "the worker was lost"),
-        ({"epoch": 1}, True, "the worker was lost"),
-        (None, False, "no result was reported"),
-        ({}, False, "no result was reported"),
-        ({"training_iteration": 1}, False, "no result was reported"),
+        (None, True, "worker lost: the worker of trial 00000 ended"),
+        ({"epoch": 1}, True, "worker lost: the worker of trial 00000 ended"),
+        (None, False, "no result: no result was reported"),
+        ({}, False, "no result: no result was reported"),
+        ({"training_iteration": 1}, False, "no result: no result was reported"),
         ({FAILED: "out of memory: 12 GB", "done": True}, False, "out of memory: 12 GB"),
         ({FAILED: "non-finite loss: nan", "done": True}, True, "non-finite loss: nan"),
     ],
@@ -138,7 +144,8 @@ def test_an_error_fails_a_trial_though_it_had_reported(
     searcher.on_trial_result("t", reported(make_result(epoch=1)))
     searcher.on_trial_complete("t", reported(make_result(epoch=1)), error=True)
     (row,) = table.rows()
-    assert (row.state, row.cause, row.result) == (State.FAILED, "the worker was lost", make_result(epoch=1))
+    assert (row.state, row.result) == (State.FAILED, make_result(epoch=1))
+    assert row.cause == "worker lost: the worker of trial 00000 ended"
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf")])
@@ -185,7 +192,7 @@ def test_a_proposal_whose_twin_is_running_waits_for_its_result(
     assert {row.state for row in waiting} == {State.RUNNING}
     assert not searcher.is_done
     searcher.on_trial_complete("a", reported(make_result(spbleu=1.0)))
-    searcher.on_trial_complete("b", {FAILED: "disk full: no space"})
+    searcher.on_trial_complete("b", {FAILED: "non-finite loss: nan"})
     trained = {row.name: row for row in table.rows() if row.name in names}
     for row in (row for row in table.rows() if row.same_as):
         twin = trained[str(row.same_as)]
@@ -196,12 +203,10 @@ def test_a_proposal_whose_twin_is_running_waits_for_its_result(
 
 def waiting_pair(table: TrialTable, make_task: "TaskMaker") -> tuple[TrialTask, str]:
     """A running trial and one that waits for it, as a killed driver leaves them."""
-    first, second = (table.propose(ONLY_RANK)[0] for _ in range(2))
-    task = make_task(f"{first:05d}")
-    for number in (first, second):
-        table.describe(f"{number:05d}", task.fingerprint)
-    table.wait_for(f"{second:05d}", task.name)
-    return task, f"{second:05d}"
+    task = make_task("00000")
+    table.propose(ONLY_RANK, fingerprint=task.fingerprint)
+    table.add(1, table.row("00000").params, fingerprint=task.fingerprint, same_as="00000")
+    return task, "00001"
 
 
 def test_a_new_driver_shares_the_result_with_a_trial_that_an_earlier_one_left_waiting(
@@ -293,3 +298,250 @@ def test_a_result_without_one_of_our_columns_is_none(make_result: "ResultMaker")
     assert parse_result(values) == make_result()
     del values["spbleu_low"]
     assert parse_result(values) is None
+
+
+def grid(*ranks: int) -> dict[str, BaseDistribution]:
+    return {"rank": CategoricalDistribution(ranks)}
+
+
+def drive(searcher: TableSearcher, make_result: "ResultMaker", **values: Any) -> list[str]:
+    """Runs one trial after the other to its end; returns their names."""
+    names: list[str] = []
+    while (given := searcher.suggest(f"t{len(names)}")) != Searcher.FINISHED:
+        names.append(given["name"])
+        searcher.on_trial_complete(f"t{len(names) - 1}", reported(make_result(**values)))
+    return names
+
+
+def test_all_trials_given_is_an_end_of_its_own(make_searcher: SearcherMaker, make_result: "ResultMaker") -> None:
+    searcher = make_searcher(num_trials=3)
+    assert not searcher.is_done
+    assert len(drive(searcher, make_result)) == 3
+    assert (searcher.ended_by, searcher.stopped_by, searcher.is_done) == ("trials", None, True)
+
+
+def test_an_exhausted_grid_ends_the_search_without_an_error(
+    make_table: "TableMaker", tmp_path: Path, make_task: "TaskMaker", make_result: "ResultMaker"
+) -> None:
+    def searcher(table: TrialTable) -> TableSearcher:
+        def task(number: int, point: dict[str, Any]) -> TrialTask:
+            return make_task(f"{number:05d}", **point)
+
+        return TableSearcher(table, ExperimentFolder(tmp_path), task, grid(2, 4, 8), [], 9)
+
+    first = searcher(make_table(tmp_path / "study.db", sampler="grid"))
+    assert len(drive(first, make_result)) == 3
+    again = searcher(make_table(tmp_path / "study.db", sampler="grid"))
+    assert drive(again, make_result) == []
+    assert (first.ended_by, again.ended_by, again.is_done) == ("exhausted", "exhausted", True)
+
+
+def test_a_plateau_ends_the_search(make_searcher: SearcherMaker, make_result: "ResultMaker", table: TrialTable) -> None:
+    searcher = make_searcher(num_trials=20, plateau=Plateau(trials=3))
+    assert len(drive(searcher, make_result)) == 6, "three to set the measure, three that gain nothing"
+    assert (searcher.ended_by, searcher.is_done) == ("plateau", True)
+    assert drive(make_searcher(num_trials=20, plateau=Plateau(trials=3)), make_result) == []
+    assert len(drive(make_searcher(num_trials=8), make_result)) == 2, "without the rule it goes on"
+
+
+@pytest.mark.parametrize("left", ["result", "nothing", "error", "paused"])
+def test_what_ends_with_a_stopped_run_stays_running_and_nothing_new_is_proposed(
+    left: str, make_searcher: SearcherMaker, make_result: "ResultMaker", table: TrialTable
+) -> None:
+    searcher = make_searcher()
+    searcher.suggest("a")
+    searcher.stop("interrupted")
+    searcher.stop("again")
+    results = {"result": reported(make_result(epoch=1)), "paused": {PAUSED: True, "done": True}}
+    searcher.on_trial_complete("a", results.get(left), error=left == "error")
+    assert states(table) == {"00000": State.RUNNING}
+    assert searcher.suggest("b") == Searcher.FINISHED
+    assert (searcher.stopped_by, searcher.ended_by, searcher.is_done) == ("interrupted", None, False)
+
+
+def test_a_failure_stops_the_run_where_the_space_says_so(make_searcher: SearcherMaker, table: TrialTable) -> None:
+    searcher = make_searcher()
+    searcher.suggest("a")
+    searcher.on_trial_complete("a", {FAILED: "disk full: no space", "done": True})
+    assert states(table) == {"00000": State.RUNNING}
+    assert (searcher.suggest("b"), searcher.stopped_by) == (Searcher.FINISHED, "disk full: no space")
+    assert not searcher.is_done
+
+
+def test_a_lost_worker_is_explained_by_who_knows(make_searcher: SearcherMaker, table: TrialTable) -> None:
+    searcher = make_searcher(explain=lambda name: f"stalled: {name} made no progress")
+    searcher.suggest("a")
+    searcher.on_trial_complete("a", error=True)
+    assert table.row("00000").cause == "stalled: 00000 made no progress"
+
+
+def test_a_failed_trial_is_tried_again_under_a_new_number_from_where_it_was(
+    tmp_path: Path, make_searcher: SearcherMaker, make_result: "ResultMaker", table: TrialTable
+) -> None:
+    searcher = make_searcher(num_trials=2)
+    failed = searcher.suggest("a")["name"]
+    old = ExperimentFolder(tmp_path).trial(failed)
+    for folder in (old.checkpoint, old.weights):
+        folder.mkdir()
+        (folder / "file").write_text(folder.name)
+    old.scores.write_text("scores")
+    searcher.on_trial_complete("a", {FAILED: "out of memory: no"})
+    other = searcher.suggest("b")["name"]
+    searcher.on_trial_complete("b", reported(make_result()))
+    again = make_searcher(num_trials=2, retry=[failed, other, failed])
+    assert again.suggest("c") == {"name": "00002"}
+    new = ExperimentFolder(tmp_path).trial("00002")
+    assert [(folder / "file").read_text() for folder in (new.checkpoint, new.weights)] == ["checkpoint", "weights"]
+    assert (new.scores.read_text(), old.checkpoint.exists()) == ("scores", False)
+    again.on_trial_complete("c", reported(make_result(spbleu=11.0)))
+    assert again.suggest("d") == Searcher.FINISHED, "the failed one does not count any more"
+    assert again.is_done
+    row = table.row("00002")
+    assert (row.retry_of, row.params, row.state) == (failed, table.row(failed).params, State.COMPLETE)
+    assert table.row(failed).retried_as == "00002"
+
+
+def test_a_driver_killed_before_it_moved_the_checkpoint_moves_it_when_it_goes_on(
+    tmp_path: Path, make_searcher: SearcherMaker, table: TrialTable, make_task: "TaskMaker"
+) -> None:
+    _, point = table.propose(DIMENSIONS)
+    table.fail("00000", "lost")
+    table.add(1, point, fingerprint="f", retry_of="00000")
+    checkpoint = ExperimentFolder(tmp_path).trial("00000").checkpoint
+    checkpoint.mkdir(parents=True)
+    searcher = make_searcher(num_trials=1, unfinished=[make_task("00001", **point)], retry=["00000"])
+    assert searcher.suggest("a") == {"name": "00001"}
+    assert not checkpoint.exists()
+    assert ExperimentFolder(tmp_path).trial("00001").checkpoint.exists()
+    assert searcher.suggest("b") == Searcher.FINISHED
+
+
+def test_a_trial_that_early_stopping_had_ended_is_pruned_when_the_search_goes_on(
+    make_searcher: SearcherMaker, table: TrialTable, make_task: "TaskMaker", make_result: "ResultMaker"
+) -> None:
+    _, point = table.propose(DIMENSIONS)
+    table.report("00000", make_result(epoch=1))
+    table.record_rung("00000", 1, [10.0, 1000.0], goes_on=False)
+    searcher = make_searcher(num_trials=1, unfinished=[make_task("00000", **point)])
+    assert searcher.suggest("a") == Searcher.FINISHED
+    assert states(table) == {"00000": State.PRUNED}
+    assert searcher.is_done
+
+
+SMALL = Constraint(metric="trainable_parameters", is_upper=True, bound=3.0)
+
+
+def test_a_proposal_that_is_too_large_is_not_trained_and_does_not_count(
+    make_table: "TableMaker", tmp_path: Path, make_task: "TaskMaker", make_result: "ResultMaker"
+) -> None:
+    def searcher(unfinished: Sequence[str] = (), num_trials: int = 4) -> tuple[TableSearcher, TrialTable]:
+        table = make_table(tmp_path / "study.db", sampler="random", constraints=[SMALL])
+
+        def task(number: int, point: dict[str, Any]) -> TrialTask:
+            return make_task(f"{number:05d}", **point)
+
+        tasks = [task(int(name), dict(table.row(name).params)) for name in unfinished]
+        found = TableSearcher(
+            table,
+            ExperimentFolder(tmp_path),
+            task,
+            DIMENSIONS,
+            tasks,
+            num_trials,
+            num_trainable=lambda task: task.architecture.adapters[0].ranks[0][1] if task.architecture else 0,
+        )
+        return found, table
+
+    first, table = searcher()
+    names = drive(first, make_result, trainable_parameters=2)
+    assert len(names) == 4
+    small = {row.name for row in table.rows() if row.params["rank"] == 2}
+    assert small == set(names) < {row.name for row in table.rows()}
+    for row in table.rows():
+        if row.name not in small:
+            assert (row.state, row.cause, row.result) == (State.PRUNED, "violates trainable_parameters <= 3", None)
+    # A driver that was killed between the two writes left one that runs.
+    table.add(table.num_searched, {"rank": 4, "lr": 0.005}, fingerprint="x")
+    left = table.rows()[-1].name
+    again, table = searcher([left])
+    assert drive(again, make_result) == []
+    assert table.row(left).is_rejected
+    assert again.is_done
+
+
+LOSS = Constraint(metric="worst_loss.all", is_upper=True, bound=0.5)
+
+
+def test_a_trial_that_ends_before_the_pretrained_base_is_kept_back_until_it_has(
+    make_table: "TableMaker", tmp_path: Path, make_task: "TaskMaker", make_result: "ResultMaker"
+) -> None:
+    table = make_table(sampler="random", constraints=[LOSS])
+    table.add_baseline("pretrained")
+    baseline = dataclasses.replace(make_task("pretrained"), kind="baseline")
+
+    def task(number: int, point: dict[str, Any]) -> TrialTask:
+        return make_task(f"{number:05d}", **point)
+
+    searcher = TableSearcher(table, ExperimentFolder(tmp_path), task, DIMENSIONS, [baseline], 1)
+    assert [searcher.suggest(name) for name in "ab"] == [{"name": "pretrained"}, {"name": "00000"}]
+    searcher.on_trial_complete("b", reported(make_result(direction_spbleu=(("en-fr", 10.0),))))
+    assert searcher.suggest("c") == Searcher.FINISHED
+    assert table.row("00000").state is State.RUNNING
+    assert not searcher.is_done
+    searcher.on_trial_complete("a", reported(make_result(direction_spbleu=(("en-fr", 10.2),))))
+    assert table.row("00000").state is State.COMPLETE
+    assert table.row("00000").violations == pytest.approx({"worst_loss.all <= 0.5": -0.6})
+    assert searcher.is_done
+
+
+def test_without_the_pretrained_base_that_a_constraint_needs_the_search_stops(
+    make_table: "TableMaker", tmp_path: Path, make_task: "TaskMaker"
+) -> None:
+    table = make_table(sampler="random", constraints=[LOSS])
+    table.add_baseline("pretrained")
+    baseline = dataclasses.replace(make_task("pretrained"), kind="baseline")
+    searcher = TableSearcher(table, ExperimentFolder(tmp_path), lambda *_: baseline, DIMENSIONS, [baseline], 1)
+    searcher.suggest("a")
+    searcher.on_trial_complete("a", {FAILED: "ValueError: no"})
+    assert searcher.stopped_by == "the baseline pretrained, which a constraint needs, failed: ValueError: no"
+
+
+@pytest.mark.parametrize("what", ["suggest", "result", "complete"])
+def test_a_study_that_cannot_be_written_stops_the_search_and_loses_nothing(
+    what: str,
+    make_searcher: SearcherMaker,
+    table: TrialTable,
+    make_result: "ResultMaker",
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    searcher = make_searcher()
+    searcher.suggest("a")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise StorageInternalError("not written") from OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        for name in ("add", "report", "complete"):
+            patch.setattr(table, name, full)
+        if what == "suggest":
+            assert searcher.suggest("b") == Searcher.FINISHED
+        elif what == "result":
+            searcher.on_trial_result("a", reported(make_result(epoch=1)))
+        else:
+            searcher.on_trial_complete("a", reported(make_result()))
+    assert searcher.stopped_by == "disk full: [Errno 28] No space left on device"
+    assert states(table) == {"00000": State.RUNNING}
+    assert not searcher.is_done
+
+
+def test_a_task_that_cannot_be_written_stops_the_search(
+    make_searcher: SearcherMaker, table: TrialTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(TrialTask, "write", full)
+    searcher = make_searcher()
+    assert searcher.suggest("a") == Searcher.FINISHED
+    assert searcher.stopped_by == "disk full: [Errno 28] No space left on device"
+    assert states(table) == {"00000": State.RUNNING}, "to be trained when the search goes on"

@@ -226,3 +226,15 @@ def test_a_torn_model_of_sacrebleu_names_the_way_out(sacrebleu_folder: Path) -> 
     (sacrebleu_folder / "models" / "flores200sacrebleuspm").write_bytes(SPM.read_bytes()[:5000])
     with pytest.raises(InputError, match=r"cannot be read as one\. Delete it; it is fetched again"):
         find_tokenizer("flores200", SPM)
+
+
+def test_the_worst_class_has_the_lowest_mean_of_the_directions_from_or_into_it(
+    stand_in: SpBleu, texts: tuple[Texts, Texts]
+) -> None:
+    scores = stand_in.score(*texts)
+    by_name = {str(score.direction): score.spbleu for score in scores.by_direction}
+    classes = {"high": ("en",), "low": ("sw",), "unscored": ("de",)}
+    high = sum(by_name.values()) / 3
+    assert scores.worst_class(classes) == pytest.approx(min(high, by_name["sw-en"]))
+    assert scores.worst_class({"romance": ("fr",)}) == pytest.approx((by_name["en-fr"] + by_name["fr-en"]) / 2)
+    assert scores.worst_class({}) == scores.spbleu

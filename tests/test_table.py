@@ -1,20 +1,38 @@
+import dataclasses
 import json
 import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
 import pytest
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+import sqlalchemy
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from langsearch.search.table import Objective, State, TrialTable, dominates
-from langsearch.search.trial import TestResult
+from langsearch.search.front import Objective
+from langsearch.search.table import State, TrialTable
+from langsearch.search.trial import FullResult, TestResult
+from langsearch.space.settings import Constraint
 
 if TYPE_CHECKING:
     from tests.search_fixtures import ResultMaker, TableMaker
 
 pytest_plugins = ["search_fixtures"]
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """SQLite without waiting for the disk: no test pulls the plug."""
+
+    def hurry(connection: Any, _: Any) -> None:
+        connection.execute("PRAGMA synchronous = OFF")
+
+    sqlalchemy.event.listen(sqlalchemy.engine.Engine, "connect", hurry)
+    yield
+    sqlalchemy.event.remove(sqlalchemy.engine.Engine, "connect", hurry)
+
 
 DIMENSIONS: dict[str, BaseDistribution] = {
     "rank": CategoricalDistribution((0, 2, 4, 8)),
@@ -145,8 +163,9 @@ def test_a_shared_result_has_the_state_of_the_trained_one(
     end: str, make_table: "TableMaker", make_result: "ResultMaker"
 ) -> None:
     table = make_table()
-    first, second = propose(table, 2)
-    table.wait_for(second, first)
+    (first,) = propose(table)
+    number, point = table.next_point(DIMENSIONS) or (0, {})
+    second = table.add(number, point, same_as=first).name
     assert (row(table, second).state, row(table, second).same_as) == (State.RUNNING, first)
     getattr(table, end)(first, "disk full" if end == "fail" else make_result(epoch=2))
     table.share(second, row(table, first))
@@ -159,8 +178,8 @@ def test_reopening_gives_equal_rows_and_equal_proposals(
 ) -> None:
     table = make_table(tmp_path / "study.db", num_trials=4)
     table.add_baseline("pretrained")
-    for index, name in enumerate(propose(table, 6)):
-        table.describe(name, f"fingerprint {index}")
+    for index in range(6):
+        name = f"{table.propose(DIMENSIONS, fingerprint=f'fingerprint {index}')[0]:05d}"
         if index < 5:
             table.complete(name, make_result(spbleu=float(index), trainable_parameters=index * 10))
     table.record_test("00004", TEST)
@@ -183,8 +202,6 @@ def test_the_seed_decides_the_proposals(make_table: "TableMaker") -> None:
 def test_every_sampler_proposes_points_of_the_space_after_every_kind_of_trial(
     sampler: str, make_table: "TableMaker", make_result: "ResultMaker"
 ) -> None:
-    if sampler == "gp":
-        pytest.importorskip("scipy", reason="Optuna's GP sampler needs SciPy")
     table = make_table(sampler=sampler, num_trials=4)
     for index, name in enumerate(propose(table, 7)):
         if index < 5:
@@ -235,7 +252,324 @@ def test_attributes_are_json_not_pickles(tmp_path: Path, make_table: "TableMaker
     assert json.loads(trial.user_attrs["result"])["train_loss"] == math.pi
 
 
-def test_domination_needs_one_strictly_better_and_none_worse() -> None:
-    assert dominates([1, 2], [1, 3])
-    assert not dominates([1, 2], [1, 2])
-    assert not dominates([0, 3], [1, 2])
+def test_a_new_trial_is_written_in_one_step_and_looking_at_it_writes_nothing(
+    tmp_path: Path, make_table: "TableMaker", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = make_table(tmp_path / "study.db")
+    writes = count_writes(monkeypatch)
+    number, point = table.next_point(DIMENSIONS) or (-1, {})
+    assert writes == []
+    table.add(number, point, fingerprint="abc", same_as=None)
+    assert writes == ["create_new_trial"]
+    (trial,) = study(tmp_path / "study.db").trials
+    assert (trial.state, trial.params) == (TrialState.RUNNING, point)
+    assert trial.datetime_start is not None
+
+
+def test_asking_twice_for_the_next_point_gives_the_same(make_table: "TableMaker", make_result: "ResultMaker") -> None:
+    table = make_table(num_trials=4)
+    for name in propose(table, 5):
+        table.complete(name, make_result(spbleu=float(name)))
+    assert table.next_point(DIMENSIONS) == table.next_point(DIMENSIONS) == table.propose(DIMENSIONS)
+
+
+def test_nothing_is_read_again_while_trials_come_and_go(
+    make_table: "TableMaker", make_result: "ResultMaker", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = make_table()
+    reads: list[str] = []
+    for name in ("get_all_trials", "get_study_user_attrs", "get_study_system_attrs"):
+        monkeypatch.setattr(optuna.storages.RDBStorage, name, lambda *_, name=name, **__: reads.append(name))
+    for name in propose(table, 6):
+        table.report(name, make_result(epoch=1))
+        table.complete(name, make_result())
+        table.record_test(name, TEST)
+    assert len(table.rows()) == 6
+    assert table.front()
+    assert reads == []
+
+
+WRITES = (
+    "create_new_trial",
+    "set_trial_user_attr",
+    "set_trial_system_attr",
+    "set_trial_intermediate_value",
+    "set_trial_state_values",
+    "set_study_user_attr",
+    "set_study_system_attr",
+)
+
+
+class KilledError(BaseException):
+    pass
+
+
+def count_writes(monkeypatch: pytest.MonkeyPatch, last: int | None = None, is_written: bool = True) -> list[str]:
+    """Notes every write to the database; the process "dies" at the last, before or after it."""
+    writes: list[str] = []
+
+    def replace(name: str, do: Any) -> None:
+        def write(*given: Any, **more: Any) -> Any:
+            writes.append(name)
+            if len(writes) != last:
+                return do(*given, **more)
+            if is_written:
+                do(*given, **more)
+            raise KilledError
+
+        monkeypatch.setattr(optuna.storages.RDBStorage, name, write)
+
+    for name in WRITES:
+        replace(name, getattr(optuna.storages.RDBStorage, name))
+    return writes
+
+
+GRID: dict[str, BaseDistribution] = {
+    "rank": CategoricalDistribution((0, 2, 4, 8)),
+    "layers": IntDistribution(1, 3),
+    "dropout": FloatDistribution(0.0, 0.4, step=0.2),
+}
+
+
+def search(table: TrialTable, dimensions: Mapping[str, BaseDistribution], num: int, make_result: Any) -> None:
+    """Goes on with a search of one trial at a time, as a driver does; every fourth is pruned, one fails."""
+    while True:
+        running = [found for found in table.rows() if found.state is State.RUNNING]
+        if not running:
+            if table.num_searched == num:
+                return
+            found = table.next_point(dimensions)
+            assert found is not None
+            table.add(*found, fingerprint=str(found[0]))
+            continue
+        (current,) = running
+        number, point = int(current.name), current.params
+        result = make_result(spbleu=float(point["rank"]) + number / 100, trainable_parameters=1 + point["rank"] ** 2)
+        if number == 2:
+            table.fail(current.name, "lost")
+        elif number % 4 == 3:
+            table.prune(current.name, dataclasses.replace(result, epoch=1, finished=False))
+        else:
+            table.report(current.name, dataclasses.replace(result, epoch=1, finished=False))
+            table.complete(current.name, result)
+
+
+def found(table: TrialTable) -> list[Any]:
+    return [dataclasses.replace(row, started=None, finished=None) for row in table.rows()]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "objectives", "num"),
+    [("tpe", 1, 9), ("tpe", 2, 9), ("gp", 2, 7), ("nsga2", 2, 11), ("random", 2, 5), ("grid", 2, 5)],
+)
+def test_a_driver_that_is_restarted_between_any_two_proposals_makes_the_same_ones(
+    sampler: str, objectives: int, num: int, tmp_path: Path, make_table: "TableMaker", make_result: "ResultMaker"
+) -> None:
+    given: dict[str, Any] = {"sampler": sampler, "num_trials": 8, "constraints": [LARGE]}
+    given["objectives"] = (Objective("spbleu", True), Objective("trainable_parameters", False))[:objectives]
+    dimensions = GRID if sampler == "grid" else GRID | DIMENSIONS
+    undisturbed = make_table(**given)
+    search(undisturbed, dimensions, num, make_result)
+    for ended in range(1, num + 1):
+        search(make_table(tmp_path / "study.db", **given), dimensions, ended, make_result)
+    assert found(make_table(tmp_path / "study.db", **given)) == found(undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "num", "step"), [("random", 4, 1), ("tpe", 7, 7), ("gp", 6, 15), ("nsga2", 9, 9), ("grid", 4, 4)]
+)
+def test_a_driver_that_is_killed_at_a_write_is_gone_on_with_as_if_it_was_not(
+    sampler: str, num: int, step: int, tmp_path: Path, make_table: "TableMaker", make_result: "ResultMaker"
+) -> None:
+    given: dict[str, Any] = {"sampler": sampler, "num_trials": 4, "constraints": [LARGE]}
+    empty = tmp_path / "empty.db"
+    make_table(empty, **given)
+    undisturbed = make_table(**given)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        writes = count_writes(monkeypatch)
+        search(undisturbed, GRID, num, make_result)
+    # One sampler is killed at every write, before or after it by turns; the others, for the time it takes, at some.
+    for last in range(1, len(writes) + 1, step):
+        copy = tmp_path / f"{last}.db"
+        copy.write_bytes(empty.read_bytes())
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            table = make_table(copy, **given)
+            count_writes(monkeypatch, last, is_written=last % 2 == 0)
+            with pytest.raises(KilledError, match=r"^$"):
+                search(table, GRID, num, make_result)
+        table = make_table(copy, **given)
+        search(table, GRID, num, make_result)
+        assert found(table) == found(undisturbed)
+
+
+LARGE = Constraint(metric="trainable_parameters", is_upper=True, bound=20.0)
+
+
+def test_what_a_trial_violates_is_a_share_of_the_bound_and_optuna_knows_it(
+    tmp_path: Path, make_table: "TableMaker", make_result: "ResultMaker"
+) -> None:
+    percent = Constraint(metric="nonzero_parameters", is_upper=True, bound=2.0, is_percent=True)
+    least = Constraint(metric="spbleu", is_upper=False, bound=8.0)
+    memory = Constraint(metric="peak_memory", is_upper=True, bound=6.0)
+    given: dict[str, Any] = {"constraints": [percent, least, memory], "base_parameters": 50_000}
+    table = make_table(tmp_path / "study.db", **given)
+    good, bad = propose(table, 2)
+    table.complete(good, make_result(spbleu=8.0, trainable_parameters=900, nonzero_parameters=500))
+    table.complete(bad, make_result(spbleu=10.0, trainable_parameters=900, nonzero_parameters=1500))
+    expected = {"nonzero_parameters <= 2 %": 0.5, "spbleu >= 8": -0.25, "peak_memory <= 6": -0.5}
+    assert table.row(bad).violations == pytest.approx(expected)
+    assert (table.row(good).is_feasible, table.row(bad).is_feasible) == (True, False)
+    assert [row.name for row in table.front()] == [good], "the better one breaks a constraint"
+    assert study(tmp_path / "study.db").trials[1].constraints == pytest.approx(expected)
+    assert make_table(tmp_path / "study.db", **given).rows() == table.rows()
+
+
+def test_a_running_trial_violates_nothing_that_is_known(make_table: "TableMaker", make_result: "ResultMaker") -> None:
+    table = make_table(constraints=[LARGE])
+    (name,) = propose(table)
+    table.report(name, make_result(epoch=1))
+    assert (table.row(name).violations, table.row(name).is_feasible) == (None, None)
+
+
+def test_a_loss_is_of_directions_within_the_class_against_the_pretrained_base(
+    make_table: "TableMaker", make_result: "ResultMaker"
+) -> None:
+    texts = {"worst_loss.high <= 0.5": 1.0, "worst_loss.all <= 0.5": 5.0, "worst_loss.low <= 0.5": -1.0}
+    constraints = [Constraint(metric=text.split()[0], is_upper=True, bound=0.5) for text in texts]
+    table = make_table(constraints=constraints, classes={"high": ("en", "fr", "de"), "low": ("sw",)})
+    table.add_baseline("pretrained")
+    (name,) = propose(table)
+    before = (("en-fr", 20.0), ("fr-en", 30.0), ("en-sw", 5.0))
+    after = (("en-fr", 19.0), ("fr-en", 35.0), ("en-sw", 2.0), ("de-en", 0.0))
+    result = make_result(direction_spbleu=after)
+    assert table.violations(result) is None, "nothing to compare with yet"
+    table.complete("pretrained", make_result(trainable_parameters=0, direction_spbleu=before))
+    assert table.violations(result) == pytest.approx(texts)
+    table.complete(name, result)
+    assert table.row(name).is_feasible is False
+    unknown = table.violations(make_result())
+    assert unknown == dict.fromkeys(texts, 1.0), "what has no scores by direction is not known to keep its losses"
+
+
+def test_a_rejected_trial_is_pruned_without_a_result_and_counts_as_none(
+    tmp_path: Path, make_table: "TableMaker"
+) -> None:
+    table = make_table(tmp_path / "study.db", constraints=[LARGE])
+    (name,) = propose(table)
+    table.reject(name, {str(LARGE): 4.0})
+    row = table.row(name)
+    assert (row.state, row.result, row.cause) == (State.PRUNED, None, "violates trainable_parameters <= 20")
+    assert (row.is_rejected, row.counts, row.is_feasible) == (True, False, False)
+    (trial,) = study(tmp_path / "study.db").trials
+    assert (trial.state, trial.constraints) == (TrialState.PRUNED, {"trainable_parameters <= 20": 4.0})
+    assert make_table(tmp_path / "study.db", constraints=[LARGE]).rows() == table.rows()
+
+
+def test_rungs_are_kept_with_what_was_decided(tmp_path: Path, make_table: "TableMaker") -> None:
+    table = make_table(tmp_path / "study.db")
+    (name,) = propose(table)
+    table.record_rung(name, 1, [3.0, 100.0], True, order=0)
+    assert not table.row(name).is_stopped
+    table.record_rung(name, 3, [4.0, 100.0], False, order=5)
+    assert table.row(name).is_stopped
+    assert [(rung.epoch, rung.values, rung.goes_on, rung.order) for rung in table.row(name).rungs] == [
+        (1, (3.0, 100.0), True, 0),
+        (3, (4.0, 100.0), False, 5),
+    ]
+    assert make_table(tmp_path / "study.db").rows() == table.rows()
+
+
+def test_a_result_that_comes_again_is_not_written_again(
+    make_table: "TableMaker", make_result: "ResultMaker", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = make_table(objectives=(Objective("spbleu", True),))
+    (name,) = propose(table)
+    table.report(name, make_result(epoch=1))
+    writes = count_writes(monkeypatch)
+    table.report(name, make_result(epoch=1))
+    assert writes == []
+
+
+def test_a_retry_has_the_same_point_and_takes_the_place_of_the_failed_one(
+    tmp_path: Path, make_table: "TableMaker"
+) -> None:
+    table = make_table(tmp_path / "study.db")
+    (failed,) = propose(table)
+    table.fail(failed, "out of memory: no")
+    again = table.add(1, table.row(failed).params, retry_of=failed)
+    assert (again.retry_of, again.params) == (failed, table.row(failed).params)
+    assert (table.row(failed).retried_as, table.row(failed).counts) == ("00001", False)
+    assert propose(make_table(tmp_path / "study.db")) == ["00002"]
+    assert make_table(tmp_path / "study.db").rows()[:2] == table.rows()
+
+
+def full(spbleu: float) -> FullResult:
+    return FullResult(
+        full_spbleu=spbleu,
+        full_spbleu_low=spbleu - 1,
+        full_spbleu_high=spbleu + 1,
+        full_worst_class_spbleu=spbleu,
+        full_chrf=None,
+        full_num_sentences=9,
+        full_num_directions=4,
+    )
+
+
+def test_the_front_is_of_full_scores_once_all_candidates_have_them(
+    tmp_path: Path, make_table: "TableMaker", make_result: "ResultMaker"
+) -> None:
+    table = make_table(tmp_path / "study.db")
+    names = propose(table, 3)
+    for name, spbleu, size in zip(names, (10.0, 11.0, 12.0), (100, 200, 300), strict=True):
+        table.complete(name, make_result(spbleu=spbleu, trainable_parameters=size))
+    for name, spbleu in zip(names, (10.5, 9.0, 12.0), strict=True):
+        assert [row.name for row in table.front()] == names, "not all have full scores"
+        table.record_full(name, full(spbleu))
+    assert [row.name for row in table.front()] == [names[0], names[2]]
+    assert [row.name for row in table.candidates()] == names
+    assert table.row(names[0]).full == full(10.5)
+    assert make_table(tmp_path / "study.db").rows() == table.rows()
+
+
+def test_four_objectives_have_their_names_directions_and_values(
+    tmp_path: Path, make_table: "TableMaker", make_result: "ResultMaker"
+) -> None:
+    names = ("worst_class_spbleu", "chrf", "train_seconds", "peak_memory")
+    objectives = tuple(Objective(name, index < 2) for index, name in enumerate(names))
+    table = make_table(tmp_path / "study.db", objectives=objectives)
+    (name,) = propose(table)
+    table.complete(name, make_result(chrf=40.0))
+    (trial,) = study(tmp_path / "study.db").trials
+    assert trial.values == [10.0, 40.0, 1.0, 3.0]
+    assert table.costs(table.row(name).result) == [-10.0, -40.0, 1.0, 3.0]  # type: ignore[arg-type]
+    for experiment in ("small", "small/baselines"):
+        assert study(tmp_path / "study.db", experiment).metric_names == list(names)
+
+
+def test_a_changed_space_goes_on_in_the_same_study_with_what_lies_in_both(
+    tmp_path: Path, make_table: "TableMaker", make_result: "ResultMaker"
+) -> None:
+    table = make_table(tmp_path / "study.db", num_trials=4)
+    for name in propose(table, 5):
+        table.complete(name, make_result(spbleu=float(table.row(name).params["rank"])))
+    wider = DIMENSIONS | {"rank": CategoricalDistribution((0, 2, 4, 8, 16))}
+    changed = make_table(tmp_path / "study.db", num_trials=4, space_version=2)
+    number, point = changed.propose(wider)
+    assert number == 5
+    assert point["rank"] in (0, 2, 4, 8, 16)
+    assert [row.space_version for row in changed.rows()] == [1] * 5 + [2]
+    other: dict[str, BaseDistribution] = {"rank": CategoricalDistribution((1, 3))}
+    assert changed.propose(other)[1]["rank"] in (1, 3)
+    again = make_table(tmp_path / "study.db", num_trials=4, space_version=2)
+    assert again.rows() == changed.rows()
+    assert all(row.params.keys() <= DIMENSIONS.keys() for row in again.rows())
+    assert again.propose(wider) == changed.propose(wider), "the version that was left is taken up again"
+
+
+def test_what_optunas_own_ask_left_half_done_is_passed_over(tmp_path: Path, make_table: "TableMaker") -> None:
+    make_table(tmp_path / "study.db")
+    study(tmp_path / "study.db").enqueue_trial({"rank": 4})
+    study(tmp_path / "study.db", "small/baselines").ask()
+    table = make_table(tmp_path / "study.db")
+    assert table.rows() == []
+    assert propose(table) == ["00001"]

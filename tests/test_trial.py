@@ -11,9 +11,11 @@ from langsearch.evaluate.evaluation import Evaluation, evaluate
 from langsearch.model.base import Base
 from langsearch.model.learners import AdaptedModel
 from langsearch.search.environment import CheckedSpace, Environment
+from langsearch.search.evaluating import evaluate_trial
 from langsearch.search.folder import TrialFolder, read_json, read_rows
+from langsearch.search.scores import SCORES, TRANSLATIONS
 from langsearch.search.task import TrialTask, baseline_task
-from langsearch.search.trial import CURVE, SCORES, TRANSLATIONS, TrialResult, evaluate_trial, load_trained, run_trial
+from langsearch.search.trial import CURVE, TrialResult, load_trained, run_trial
 from langsearch.space.architecture import Architecture, Site, uniform_ranks
 from langsearch.train.checkpoint import read_newest_checkpoint
 
@@ -62,7 +64,8 @@ def test_a_trial_stopped_after_any_epoch_resumes_to_the_undisturbed_result(
         first = [next(run) for _ in range(num_epochs)]
         run.close()
         torch.manual_seed(99)  # another process has other random numbers
-        rest = list(run_trial(base, environment, task, TrialFolder(path)))
+        again, *rest = run_trial(base, environment, task, TrialFolder(path))
+        assert again == first[-1], "the driver may not have heard of it"
         assert [result.epoch for result in first + rest] == [1, 2, 3]
         assert without_costs(first + rest) == without_costs(undisturbed)
         assert [row["train_loss"] for row in read_rows(TrialFolder(path).curve)] == [
@@ -84,7 +87,8 @@ def test_full_fine_tuning_resumes_to_the_undisturbed_result(
     run = run_trial(base, environment, task, TrialFolder(tmp_path / "stopped"))
     first = next(run)
     run.close()
-    (last,) = run_trial(base, environment, task, TrialFolder(tmp_path / "stopped"))
+    again, last = run_trial(base, environment, task, TrialFolder(tmp_path / "stopped"))
+    assert again == first
     assert without_costs([first, last]) == without_costs(undisturbed)
     assert last.trainable_parameters == last.nonzero_parameters == checked.shape.num_parameters
 
@@ -104,7 +108,7 @@ def test_a_trial_that_died_before_its_result_was_written_is_not_trained_again(
 ) -> None:
     folder = TrialFolder(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("langsearch.search.trial._close", lambda folder, result: result)
+        patch.setattr("langsearch.search.trial._Run._close", lambda self, result: result)
         *_, last = run_all(base, environment, make_task(), tmp_path)
     assert folder.checkpoint.exists() and not folder.result.exists()
     monkeypatch.setattr("langsearch.search.trial.train", None)
@@ -116,8 +120,8 @@ def score_as(monkeypatch: pytest.MonkeyPatch, *scores: float) -> None:
     """Gives the epochs' evaluations these scores."""
     left = list(scores)
 
-    def evaluate_as(*values: Any) -> Evaluation:
-        evaluation = evaluate(*values)
+    def evaluate_as(*values: Any, **options: Any) -> Evaluation:
+        evaluation = evaluate(*values, **options)
         by_direction = tuple(replace(score, spbleu=left[0]) for score in evaluation.scores.by_direction)
         scores = replace(evaluation.scores, by_direction=by_direction, spbleu=left.pop(0))
         return replace(evaluation, scores=scores)
@@ -181,7 +185,7 @@ def test_without_anything_to_train_the_base_is_scored_at_once(
     assert (result.epoch, result.finished, result.trainable_parameters, result.train_loss) == (0, True, 0, None)
     assert result.num_directions == 2
     assert result.spbleu_low <= result.spbleu <= result.spbleu_high
-    evaluation = evaluate_trial(base, environment, TrialFolder(tmp_path), "validation", environment.evaluation.search)
+    evaluation = evaluate_trial(base, environment, TrialFolder(tmp_path), "full", environment.evaluation.search)
     assert evaluation.scores.spbleu == result.spbleu
 
 
@@ -232,7 +236,7 @@ def test_a_failure_in_the_middle_leaves_no_adapters_and_the_last_checkpoint(
         patch.setattr("langsearch.search.trial.write_checkpoint", full_disk)
         with pytest.raises(OSError, match="No space left"):
             next(run)
-    assert [result.epoch for result in run_trial(base, environment, task, folder)] == [2]
+    assert [result.epoch for result in run_trial(base, environment, task, folder)] == [1, 2]
 
 
 def test_a_trial_starts_from_adapters_cut_to_its_ranks(

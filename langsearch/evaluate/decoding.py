@@ -1,6 +1,6 @@
 """Decoding of rows in different directions in one batch: each row is forced into its own target language."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,7 @@ def decode_rows(
     vocabulary: BatchVocabulary,
     languages: Sequence[str],
     settings: DecodingSettings,
+    after_batch: Callable[[], None] = lambda: None,
 ) -> list[str]:
     """Translates rows of any directions, batched by length, and returns their texts in the order given.
 
@@ -72,6 +73,7 @@ def decode_rows(
         vocabulary: The special ids.
         languages: What the learner's language indices refer to.
         settings: Beams, length and batch size.
+        after_batch: Called after every batch.
     """
     texts = [""] * len(rows)
     for indices, hypotheses in decode_batches(
@@ -79,6 +81,7 @@ def decode_rows(
     ):
         for index, text in zip(indices, tokenizer.decode(hypotheses), strict=True):
             texts[index] = text
+        after_batch()
     return texts
 
 

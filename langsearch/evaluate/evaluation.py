@@ -1,18 +1,24 @@
 """One evaluation: which sentences in which directions, decoded and scored."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from langsearch.data.batches import BatchVocabulary
 from langsearch.data.directions import Direction, sample_directions
 from langsearch.data.store import TokenStore
+from langsearch.evaluate.chrf import ChrfScores, score_chrf
 from langsearch.evaluate.decoding import DecodingRow, decode_rows
 from langsearch.evaluate.spbleu import Scores, SpBleu
 from langsearch.model.base import BaseTokenizer
 from langsearch.model.learners import Learner
 from langsearch.space.settings import DecodingSettings
+
+
+class NonFiniteScoreError(ArithmeticError):
+    """A score is NaN or infinite, so that it cannot be compared with any other."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,7 @@ class EvaluationSet:
     """Sentence rows of each direction, (sentences,)."""
     languages: Sequence[str]
     vocabulary: BatchVocabulary
+    classes: Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,10 @@ class Evaluation:
 
     scores: Scores
     hypotheses: Mapping[Direction, Sequence[str]]
+    worst_class_spbleu: float
+    """The lowest, over the classes, of the mean spBLEU of the directions from or into a language of the class."""
+    chrf: ChrfScores | None = None
+    """None unless it was asked for."""
 
 
 def evaluation_set(
@@ -63,11 +74,19 @@ def evaluation_set(
             present = present[np.linspace(0, len(present) - 1, settings.sentences).round().astype(int)]
         if len(present):
             rows[direction] = present
-    return EvaluationSet(store, rows, list(vocabulary.language_ids), vocabulary)
+    return EvaluationSet(store, rows, list(vocabulary.language_ids), vocabulary, classes)
 
 
 def evaluate(
-    learner: Learner, data: EvaluationSet, settings: DecodingSettings, tokenizer: BaseTokenizer, spbleu: SpBleu
+    learner: Learner,
+    data: EvaluationSet,
+    settings: DecodingSettings,
+    tokenizer: BaseTokenizer,
+    spbleu: SpBleu,
+    *,
+    with_chrf: bool = False,
+    num_parts: int = 1,
+    after_batch: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Translates a set in all its directions, mixed in the batches, and scores it.
 
@@ -77,6 +96,12 @@ def evaluate(
         settings: Beams, length and batch size.
         tokenizer: The base's, to turn ids into text.
         spbleu: The scorer.
+        with_chrf: Score by chrF2 too.
+        num_parts: Batches are so many times smaller, where memory is short; a translation does not depend on them.
+        after_batch: Called after every decoded batch, and between the scores.
+
+    Raises:
+        NonFiniteScoreError: If a score is NaN or infinite.
     """
     store = data.store
     keys = [(direction, int(row)) for direction, rows in data.rows.items() for row in rows]
@@ -86,7 +111,8 @@ def evaluate(
         tokenizer=tokenizer,
         vocabulary=data.vocabulary,
         languages=data.languages,
-        settings=settings,
+        settings=replace(settings, rows_per_batch=max(settings.rows_per_batch // num_parts, 1)),
+        after_batch=after_batch,
     )
     hypotheses: dict[Direction, list[str]] = {direction: [] for direction in data.rows}
     for (direction, _), text in zip(keys, texts, strict=True):
@@ -94,4 +120,20 @@ def evaluate(
     references = {
         direction: [store.text(direction.tgt, int(row)) for row in rows] for direction, rows in data.rows.items()
     }
-    return Evaluation(spbleu.score(hypotheses, references), hypotheses)
+    scores = spbleu.score(hypotheses, references)
+    after_batch()
+    chrf = score_chrf(hypotheses, references) if with_chrf else None
+    evaluation = Evaluation(scores, hypotheses, scores.worst_class(data.classes), chrf)
+    _check_finite(evaluation)
+    return evaluation
+
+
+def _check_finite(evaluation: Evaluation) -> None:
+    scores = evaluation.scores
+    values = [scores.spbleu, scores.spbleu_low, scores.spbleu_high, evaluation.worst_class_spbleu]
+    values += [evaluation.chrf.chrf] if evaluation.chrf else []
+    if not all(math.isfinite(value) for value in values):
+        raise NonFiniteScoreError(
+            f"A score must be finite, but spBLEU, its interval, the worst class and chrF are {values}. "
+            "See which direction it is in its translations."
+        )

@@ -105,6 +105,22 @@ class Scores:
             groups.setdefault(class_pair(score.direction, classes), []).append(score.spbleu)
         return {pair: float(np.mean(values)) for pair, values in groups.items()}
 
+    def worst_class(self, classes: Mapping[str, Sequence[str]]) -> float:
+        """Returns the lowest, over the classes, of the mean over the directions from or into one of its languages.
+
+        A class without any scored direction does not count; without classes it is the mean over all directions.
+        """
+        means = []
+        for languages in classes.values():
+            scores = [
+                score.spbleu
+                for score in self.by_direction
+                if score.direction.src in languages or score.direction.tgt in languages
+            ]
+            if scores:
+                means.append(float(np.mean(scores)))
+        return min(means, default=self.spbleu)
+
 
 def find_tokenizer(spec: str, base_spm: Path) -> ScoreTokenizer:
     """Returns the tokenizer of a space's `evaluation.spbleu`, fetched once if needed and seen to work.

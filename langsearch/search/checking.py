@@ -16,7 +16,7 @@ from optuna.distributions import (
 from rich.console import Console
 from rich.table import Table
 
-from langsearch.data.directions import class_pair
+from langsearch.data.directions import class_pair, sample_directions
 from langsearch.search.environment import CheckedSpace
 from langsearch.search.task import summarize
 from langsearch.space.architecture import Architecture, BaseShape
@@ -29,9 +29,12 @@ from langsearch.space.plan import (
     show_modules,
     show_ranks,
 )
+from langsearch.space.problems import InputError
 from langsearch.space.reach import parameter_bounds
 from langsearch.space.rules import STACKS, stack_rules
 from langsearch.space.schema import Space
+from langsearch.space.search_sections import WORST_LOSS
+from langsearch.space.settings import DecodingSettings
 from langsearch.space.values import Value, extremes, options
 
 MAX_ENDS = 256
@@ -58,6 +61,8 @@ def print_check(console: Console, checked: CheckedSpace) -> None:
     console.print(f"spBLEU      tokenizer {checked.tokenizer.name}{stand_in}", soft_wrap=True)
     baselines = ", ".join(baseline.name for baseline in space.baselines) or "none"
     console.print(f"trials      {space.search.trials} searched by {space.search.sampler}, baselines: {baselines}")
+    for label, text in search_summary(space).items():
+        console.print(f"{label:<12}{text}", soft_wrap=True, markup=False)
     dimensions = space.dimensions()
     console.print(_dimensions_table(dimensions))
     low, high = parameter_range(checked)
@@ -88,7 +93,15 @@ def describe_check(checked: CheckedSpace) -> dict[str, Any]:
         "directions": [str(direction) for direction in checked.directions],
         "sentences": {"train": len(corpus.train), "validation": len(corpus.validation), "test": len(corpus.test)},
         "spbleu": {"tokenizer": checked.tokenizer.name, "is_stand_in": checked.tokenizer.is_stand_in},
-        "search": space.search.model_dump(),
+        "search": space.search.model_dump(exclude={"constraints", "plateau"})
+        | {
+            "constraints": [str(constraint) for constraint in space.search.constraints],
+            "plateau": asdict(space.search.plateau) if space.search.plateau is not None else None,
+            "rung_epochs": list(space.search.rung_epochs(space.trainer_section.epochs)),
+        },
+        "evaluation": asdict(space.evaluation),
+        "failures": asdict(space.failures),
+        "checkpoints": asdict(space.checkpoints),
         "baselines": [baseline.name for baseline in space.baselines],
         "dimensions": {name: json.loads(distribution_to_json(found)) for name, found in dimensions.items()},
         "adapter_parameters": {"at_least": low, "at_most": high},
@@ -107,6 +120,80 @@ def describe_check(checked: CheckedSpace) -> dict[str, Any]:
             },
         },
     }
+
+
+def search_summary(space: Space) -> dict[str, str]:
+    """Returns what a search optimises, keeps to, stops and survives, in a few words under each heading."""
+    search, failures, checkpoints = space.search, space.failures, space.checkpoints
+    lines = {"objectives": ", ".join(f"{name} {direction}" for name, direction in search.objectives.items())}
+    if search.constraints:
+        lines["constraints"] = ", ".join(str(constraint) for constraint in search.constraints)
+    epochs = search.rung_epochs(space.trainer_section.epochs)
+    lines["stopping"] = "none: every trial is trained to its end"
+    if epochs:
+        after = ", ".join(str(epoch) for epoch in epochs)
+        lines["stopping"] = f"1 in {search.reduction_factor} goes on after epochs {after}"
+    if search.plateau is not None:
+        lines["plateau"] = (
+            f"ends when {search.plateau.trials} trials gain less than {100 * search.plateau.min_gain:g} %"
+        )
+    decoded = {"search": space.evaluation.search, "final": space.evaluation.final}
+    rungs = {f"to epoch {epoch}": rung for epoch, rung in zip(epochs, space.evaluation.rungs, strict=False)}
+    lines["scores"] = " · ".join(f"{name} {_fidelity(settings)}" for name, settings in (rungs | decoded).items())
+    stalled = (
+        f"stalled {failures.stalled} after {failures.stall_minutes:g} min, "
+        if failures.stall_minutes is not None
+        else ""
+    )
+    lines["failures"] = (
+        f"{stalled}out of memory {failures.out_of_memory}, non-finite loss {failures.non_finite_loss}, "
+        f"disk full {failures.disk_full}, other {failures.error}"
+    )
+    limit = f"at most {checkpoints.max_gigabytes:g} GB" if checkpoints.max_gigabytes is not None else "no limit"
+    lines["weights"] = f"kept of {'the front' if checkpoints.keep == 'front' else 'every trial'}, {limit}"
+    return lines
+
+
+def _fidelity(settings: DecodingSettings) -> str:
+    """Returns decoding settings as "24 directions x 100 sentences, beam 5"."""
+    counts = ((settings.directions, "direction"), (settings.sentences, "sentence"))
+    amounts = [f"{count or 'all'} {noun}{'' if count == 1 else 's'}" for count, noun in counts]
+    return f"{' x '.join(amounts)}, {'greedy' if settings.beams == 1 else f'beam {settings.beams}'}"
+
+
+def check_constraints(checked: CheckedSpace) -> None:
+    """Checks that the constraints can be kept, and measured, by some trial.
+
+    Raises:
+        InputError: If every architecture of the space has too many parameters, or no direction that is scored while
+            searching lies within the class that a loss is bounded for.
+    """
+    space = checked.space
+    problems = []
+    scored = sample_directions(checked.directions, space.evaluation.search.directions, space.classes)
+    for index, constraint in enumerate(space.search.constraints):
+        text = None
+        if constraint.metric == "trainable_parameters":
+            low, _ = parameter_range(checked)
+            bound = constraint.bound * (checked.shape.num_parameters / 100 if constraint.is_percent else 1)
+            if low > bound:
+                text = (
+                    f"must be met by some architecture, but got {constraint}, and the smallest has {low:,} parameters"
+                )
+                if constraint.is_percent:
+                    text += f" ({100 * low / checked.shape.num_parameters:.3g} %)"
+        members = set(space.classes.get(constraint.metric.removeprefix(WORST_LOSS), space.languages))
+        if constraint.metric.startswith(WORST_LOSS) and not any(
+            {direction.src, direction.tgt} <= members for direction in scored
+        ):
+            text = (
+                f"needs a direction between its languages among those that are scored, but got {constraint} with "
+                f"{len(scored)} of {len(checked.directions)} directions. Raise `evaluation.search.directions`."
+            )
+        if text is not None:
+            problems.append(space.document.problem(("search", "constraints", index), text))
+    if problems:
+        raise InputError(problems)
 
 
 def parameter_range(checked: CheckedSpace) -> tuple[int, int]:

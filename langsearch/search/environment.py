@@ -41,6 +41,12 @@ class Environment:
     test: TokenStore
     evaluation: EvaluationSettings
     tokenizer: ScoreTokenizer
+    with_chrf: bool = False
+    """Whether chrF is computed too."""
+    with_directions: bool = False
+    """Whether results hold the score of each direction."""
+    rung_epochs: tuple[int, ...] = ()
+    """The epochs after which trials are compared, if their evaluation grows with them; `evaluation.rungs` says how."""
 
 
 @dataclass(frozen=True)
@@ -139,4 +145,7 @@ def build_environment(checked: CheckedSpace, base: Base, store_folder: Path) -> 
         test=store(corpus.test),
         evaluation=space.evaluation,
         tokenizer=checked.tokenizer,
+        with_chrf="chrf" in [*space.search.objectives, *(constraint.metric for constraint in space.search.constraints)],
+        with_directions=any(constraint.metric.startswith("worst_loss.") for constraint in space.search.constraints),
+        rung_epochs=space.search.rung_epochs(space.trainer_section.epochs) if space.evaluation.rungs else (),
     )

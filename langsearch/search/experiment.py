@@ -1,135 +1,197 @@
-"""An experiment as files: starting it, opening it again, its description, and the table as Parquet."""
+"""An experiment as files: starting it, opening it again with its space or another, and its description."""
 
-import json
+import contextlib
 import platform
+import re
 import subprocess
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import optuna
-import pyarrow as pa
 from ruamel.yaml import YAML
 from sqlalchemy.exc import SQLAlchemyError
 
 from langsearch.search.environment import CheckedSpace
-from langsearch.search.folder import ExperimentFolder, read_json, write_json, write_rows, write_text
-from langsearch.search.table import Objective, TrialRow, TrialTable
-from langsearch.search.task import TrialTask
+from langsearch.search.folder import ExperimentFolder, read_json, write_json, write_text
+from langsearch.search.lock import LOCK
+from langsearch.search.results_file import RESULTS as RESULTS
+from langsearch.search.results_file import write_results as write_results
+from langsearch.search.table import Objective, TrialTable
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space, load_space
 
 _PACKAGES = ("langsearch", "torch", "transformers", "ray", "optuna", "sacrebleu")
 
-RESULTS = pa.schema(
-    [
-        ("name", pa.string()),
-        ("kind", pa.string()),
-        ("state", pa.string()),
-        ("cause", pa.string()),
-        ("same_as", pa.string()),
-        ("epochs", pa.int64()),
-        ("max_epochs", pa.int64()),
-        ("kept_epoch", pa.int64()),
-        ("spbleu", pa.float64()),
-        ("spbleu_low", pa.float64()),
-        ("spbleu_high", pa.float64()),
-        ("num_sentences", pa.int64()),
-        ("num_directions", pa.int64()),
-        ("test_spbleu", pa.float64()),
-        ("test_spbleu_low", pa.float64()),
-        ("test_spbleu_high", pa.float64()),
-        ("test_num_sentences", pa.int64()),
-        ("test_num_directions", pa.int64()),
-        ("test_to_pretrained", pa.float64()),
-        ("test_to_pretrained_low", pa.float64()),
-        ("test_to_pretrained_high", pa.float64()),
-        ("test_to_full", pa.float64()),
-        ("test_to_full_low", pa.float64()),
-        ("test_to_full_high", pa.float64()),
-        ("trainable_parameters", pa.int64()),
-        ("trainable_percent", pa.float64()),
-        ("nonzero_parameters", pa.int64()),
-        ("train_loss", pa.float64()),
-        ("train_seconds", pa.float64()),
-        ("seconds", pa.float64()),
-        ("peak_memory_bytes", pa.int64()),
-        ("is_front", pa.bool_()),
-        ("fingerprint", pa.string()),
-        ("signature", pa.string()),
-        ("started", pa.string()),
-        ("finished", pa.string()),
-        ("params", pa.string()),
-        ("summary", pa.string()),
-    ]
+_FREE = (
+    "name",
+    "search.trials",
+    "search.max_hours",
+    "search.plateau",
+    "resources",
+    "failures",
+    "checkpoints",
 )
+"""What a resumed run may set anew: none of it changes a result."""
+
+_ACCEPTABLE = (
+    "architecture",
+    "trainer",
+    "prior",
+    "baselines",
+    "search.sampler",
+    "search.scheduler",
+    "search.grace_epochs",
+    "search.reduction_factor",
+    "search.constraints",
+    "search.seed",
+)
+"""What a resumed run may change where that is asked for: other trials come, and compare with those that are there."""
 
 
-def start_experiment(path: Path, space: Space, *, resume: bool) -> ExperimentFolder:
-    """Makes an experiment's folder, or opens it to go on.
+def start_experiment(path: Path, space: Space, *, resume: bool, accept_changed_space: bool = False) -> ExperimentFolder:
+    """Makes an experiment's folder, or opens it to go on. The caller must hold its lock.
+
+    A run that is killed in here leaves an experiment that is not begun, has its old space, or has the new one.
+
+    Args:
+        path: The folder.
+        space: What is to be searched.
+        resume: Go on with what is there.
+        accept_changed_space: Go on with another space than the experiment was started with, as its next version;
+            the space of before is kept beside it as space.1.yaml, space.2.yaml and so on.
 
     Raises:
-        InputError: If the folder is there and `resume` is not asked for, or not there and it is, the space is
-            not the one that the experiment was started with, or its storage has another experiment of this name.
+        InputError: As `check_start`.
+    """
+    check_start(path, space, resume=resume, accept_changed_space=accept_changed_space)
+    folder = ExperimentFolder(path)
+    if not _is_begun(folder):
+        write_text(folder.space, space.text)
+        return folder
+    if _changes(folder, space):
+        # Until the second step the first one's file repeats the space, which `space_version` does not count.
+        write_text(_kept_space(folder, space_version(folder)), folder.space.read_text(encoding="utf-8"))
+        write_text(folder.space, space.text)
+    return folder
+
+
+def check_start(path: Path, space: Space, *, resume: bool, accept_changed_space: bool = False) -> None:
+    """Checks that `start_experiment` can start; writes nothing.
+
+    Raises:
+        InputError: If the experiment is there and `resume` is not asked for, or not there and it is, its space
+            differs and that is not accepted or cannot be, or its storage has another experiment of this name.
     """
     folder = ExperimentFolder(path)
-    if space.search.storage is not None and not folder.space.exists() and not resume:
-        _check_storage(space.search.storage, space.name)
-    if not path.exists():
-        if resume:
-            raise InputError(f"--resume goes on with an experiment, but {path} does not exist. Start it without.")
-        path.mkdir(parents=True)
-        write_text(folder.space, space.text)
-        return folder
-    if not folder.space.exists():
-        if any(path.iterdir()):
+    if resume and not path.exists():
+        raise InputError(f"--resume goes on with an experiment, but {path} does not exist. Start it without.")
+    if not _is_begun(folder):
+        if path.exists() and not all(_is_leftover(entry) for entry in path.iterdir()):
             raise InputError(f"An experiment's folder must be new, but {path} holds other files. Give another --name.")
-        write_text(folder.space, space.text)
-        return folder
+        if space.search.storage is not None:
+            _check_storage(storage_url(folder, space), space.name)
+        return
     if not resume:
         raise InputError(
             f"An experiment must have a name of its own, but {path} exists. "
             "Go on with it by --resume, or start another with --name NAME."
         )
-    changes = space_changes(load_space(folder.space).text, space.text)
-    if changes:
+    changes = _changes(folder, space)
+    lasting = {key: line for key, line in changes.items() if not _is_below(key, _ACCEPTABLE)}
+    if lasting and (accept_changed_space or lasting == changes):
+        raise InputError(
+            [
+                f"An experiment must keep its base, languages, data, evaluation, objectives and storage, but {path} "
+                "differs, so that scores from before and after could not be compared:",
+                *lasting.values(),
+                "Undo these changes, or start a new experiment with --name NAME.",
+            ]
+        )
+    if changes and not accept_changed_space:
+        undo = "Undo the changes, or start a new experiment with --name NAME."
+        accept = (
+            "Undo the changes, start a new experiment with --name NAME, or go on with the new space by "
+            "--accept-changed-space: the trials so far stay."
+        )
         raise InputError(
             [
                 f"An experiment must be resumed with its own space, but {path} differs:",
-                *changes,
-                "Undo the changes, or start a new experiment with --name NAME.",
+                *changes.values(),
+                undo if lasting else accept,
             ]
         )
-    return folder
 
 
-_MAY_CHANGE = ("name", "search.trials", "search.max_hours", "resources")
-"""What a resumed run may set anew: none of it changes a result."""
+def space_version(folder: ExperimentFolder) -> int:
+    """Returns the number of the space that an experiment has now: 1, and one more for each one that was accepted."""
+    number = 1
+    while _kept_space(folder, number).exists():
+        number += 1
+    # A run that was killed before it wrote the next space has kept the one that still holds.
+    is_repeated = number > 1 and _kept_space(folder, number - 1).read_bytes() == folder.space.read_bytes()
+    return number - 1 if is_repeated else number
 
 
-def space_changes(old: str, new: str) -> list[str]:
-    """Returns the differences between two spaces' texts as "key: old -> new", without those that may change."""
+def space_of_version(folder: ExperimentFolder, version: int) -> Space:
+    """Returns the space that trials of a version were made from.
+
+    Raises:
+        InputError: If the experiment never had it.
+    """
+    current = space_version(folder)
+    if not 1 <= version <= current:
+        raise InputError(f"A version of the space must be from 1 to {current}, but got {version}")
+    return load_space(folder.space if version == current else _kept_space(folder, version))
+
+
+def _kept_space(folder: ExperimentFolder, version: int) -> Path:
+    return folder.space.with_name(f"space.{version}.yaml")
+
+
+def _is_begun(folder: ExperimentFolder) -> bool:
+    """Returns whether an experiment was started in a folder: its space is the first thing that is written."""
+    return folder.space.exists() and folder.space.stat().st_size > 0
+
+
+def _is_leftover(path: Path) -> bool:
+    """Returns whether a run that was killed before it wrote anything may have left a file."""
+    return path.name in (LOCK, "stop") or path.name.endswith(".partial") or path.name == "space.yaml"
+
+
+def _changes(folder: ExperimentFolder, space: Space) -> dict[str, str]:
+    if folder.space.read_text(encoding="utf-8") == space.text:  # as nearly always; reading YAML takes time
+        return {}
+    return space_changes(load_space(folder.space).text, space.text)
+
+
+def space_changes(old: str, new: str) -> dict[str, str]:
+    """Returns the differences between two spaces' texts by key, as "  key: old -> new", without those that are free."""
     before, after = (_flat(YAML(typ="safe", pure=True).load(text)) for text in (old, new))
-    return [
-        f"  {key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"
+    return {
+        key: f"  {key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and not key.startswith(_MAY_CHANGE)
-    ]
+        if before.get(key) != after.get(key) and not _is_below(key, _FREE)
+    }
+
+
+def _is_below(key: str, sections: Sequence[str]) -> bool:
+    return any(key == section or key.startswith(f"{section}.") for section in sections)
+
+
+def storage_url(folder: ExperimentFolder, space: Space) -> str:
+    """Returns where the trial table is, as SQLAlchemy writes it."""
+    url = space.search.storage or f"sqlite:///{folder.study}"
+    # Without a driver's name SQLAlchemy takes psycopg2; the extra `postgres` has its successor.
+    return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
 
 
 def _check_storage(url: str, name: str) -> None:
     """Raises InputError if the database cannot be opened, or has an experiment of this name."""
-    try:
+    with _opening(url):
         names = optuna.get_all_study_names(url)
-    except (ImportError, SQLAlchemyError) as error:
-        cause = str(error).splitlines()[0]
-        raise InputError(
-            f"`search.storage` must be a database that can be opened, but got {url!r} ({cause}). "
-            "Example: postgresql://USER@HOST/DATABASE"
-        ) from error
     if name in names:
         raise InputError(
             f"`search.storage` must not have the experiment yet, but {url} has {name!r} already. "
@@ -137,14 +199,53 @@ def _check_storage(url: str, name: str) -> None:
         )
 
 
-def open_table(folder: ExperimentFolder, space: Space) -> TrialTable:
-    """Opens the trial table, or makes it."""
+@contextlib.contextmanager
+def _opening(url: str) -> Iterator[None]:
+    """Says what is wrong with a database that cannot be opened."""
+    rule = f"`search.storage` must be a database that can be opened, but got {url!r}"
+    try:
+        yield
+    except ImportError as error:
+        way_out = "Install the driver that its URL names."
+        if url.startswith("postgresql+psycopg:"):
+            way_out = "Its driver is missing: pip install 'langsearch[postgres]'"
+        raise InputError(f"{rule} ({error}). {way_out}") from error
+    except SQLAlchemyError as error:
+        cause = str(error).splitlines()[0]
+        raise InputError(f"{rule} ({cause}). Example: postgresql://USER@HOST/DATABASE") from error
+
+
+def open_table(folder: ExperimentFolder, space: Space, *, base_parameters: int | None = None) -> TrialTable:
+    """Opens the trial table, or makes it.
+
+    Args:
+        folder: The experiment, begun.
+        space: Its space as of now.
+        base_parameters: The base's size, which percentages in constraints are of. None: as in the description.
+
+    Raises:
+        InputError: If its database cannot be opened.
+    """
     search = space.search
-    url = search.storage or f"sqlite:///{folder.study}"
+    url = storage_url(folder, space)
     objectives = [Objective(name, direction == "max") for name, direction in search.objectives.items()]
+    if base_parameters is None:
+        base_parameters = int(read_json(folder.description)["base_parameters"]) if folder.description.exists() else 1
     # The study keeps the name that the experiment was started with, also where the folder was renamed since.
-    name = load_space(folder.space).name
-    return TrialTable(url, name, objectives, sampler=search.sampler, seed=search.seed, num_trials=search.trials)
+    name = space_of_version(folder, 1).name
+    with _opening(url):
+        return TrialTable(
+            url,
+            name,
+            objectives,
+            sampler=search.sampler,
+            seed=search.seed,
+            num_trials=search.trials,
+            constraints=search.constraints,
+            base_parameters=base_parameters,
+            classes=space.classes,
+            space_version=space_version(folder),
+        )
 
 
 def write_description(folder: ExperimentFolder, checked: CheckedSpace, signature: str, **values: Any) -> None:
@@ -168,6 +269,8 @@ def write_description(folder: ExperimentFolder, checked: CheckedSpace, signature
         "git_commit": _git_commit(),
         "seed": space.search.seed,
         "objectives": dict(space.search.objectives),
+        "constraints": [str(constraint) for constraint in space.search.constraints],
+        "space_version": space_version(folder) if folder.space.exists() else 1,
         "resources": space.resources.model_dump(),
         "num_trials": space.search.trials,
         "started": old.get("started", now),
@@ -177,45 +280,9 @@ def write_description(folder: ExperimentFolder, checked: CheckedSpace, signature
     write_json(folder.description, {**value, **values})
 
 
-def write_results(folder: ExperimentFolder, table: TrialTable, base_parameters: int) -> None:
-    """Writes the trial table as Parquet."""
-    front = {row.name for row in table.front()}
-    rows = [_results_row(folder, row, row.name in front, base_parameters) for row in table.rows()]
-    write_rows(folder.results, rows, RESULTS)
-
-
-def _results_row(folder: ExperimentFolder, row: TrialRow, is_front: bool, base_parameters: int) -> dict[str, Any]:
-    trial = folder.trial(row.same_as or row.name)
-    task = TrialTask.read(trial) if trial.task.exists() else None
-    values: dict[str, Any] = asdict(row.result) if row.result else {}
-    values |= asdict(row.test) if row.test else {}
-    for other, name in (("pretrained", "test_to_pretrained"), ("full_finetuning", "test_to_full")):
-        if other in row.differences:
-            difference = row.differences[other]
-            values |= {name: difference.value, f"{name}_low": difference.low, f"{name}_high": difference.high}
-    if row.result:
-        values |= {
-            "epochs": row.result.epoch,
-            "trainable_percent": 100 * row.result.trainable_parameters / base_parameters,
-        }
-    values |= {
-        "name": row.name,
-        "kind": row.kind,
-        "state": row.state.value,
-        "cause": row.cause,
-        "same_as": row.same_as,
-        "max_epochs": task.num_epochs if task else None,
-        "is_front": is_front,
-        "fingerprint": row.fingerprint,
-        "started": row.started.isoformat(timespec="seconds") if row.started else None,
-        "finished": row.finished.isoformat(timespec="seconds") if row.finished else None,
-        "params": json.dumps(dict(row.params)),
-        "summary": task.summary if task else None,
-    }
-    return {name: values.get(name) for name in RESULTS.names}
-
-
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if prefix == "search.objectives":  # their order is that of the study's values
+        return {prefix: ", ".join(f"{name}: {direction}" for name, direction in value.items())}
     if isinstance(value, Mapping):
         flat: dict[str, Any] = {}
         for key, entry in value.items():

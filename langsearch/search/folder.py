@@ -53,6 +53,11 @@ class ExperimentFolder:
         """Ray Tune's own bookkeeping; never read by langsearch, removed when a run ends."""
         return self.path / ".ray"
 
+    @property
+    def stop(self) -> Path:
+        """Asks all trials to stop behind a checkpoint, by being there."""
+        return self.path / "stop"
+
     def trial(self, name: str) -> "TrialFolder":
         """Returns a trial's folder: "00012", or a baseline's name."""
         return TrialFolder(self.path / "trials" / name)
@@ -122,6 +127,11 @@ class TrialFolder:
         """The cause, if the trial failed."""
         return self.path / "failure.json"
 
+    @property
+    def stop(self) -> Path:
+        """Asks the trial to stop behind a checkpoint, by being there."""
+        return self.path / "stop"
+
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Writes JSON under its name in one step. Raises OSError if the disk is full; the old file then stays."""
@@ -141,8 +151,13 @@ def write_text(path: Path, text: str) -> None:
 
 def write_rows(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
     """Writes rows as Parquet under their name in one step."""
+    write_table(path, pa.Table.from_pylist(rows, schema=schema))
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Writes a table as Parquet under its name in one step."""
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink)
+    pq.write_table(table, sink)
     _write_aside(path, sink.getvalue().to_pybytes())
 
 

@@ -40,7 +40,7 @@ def connect(address: str) -> None:
             socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS_TO_CONNECT).close()
         except (OSError, OverflowError) as error:
             raise InputError(f"{problem} ({error}).") from error
-    _set_environment()
+    set_environment()
     if not ray.is_initialized():
         try:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
@@ -50,7 +50,7 @@ def connect(address: str) -> None:
 
 def start_ray(shared: SharedBase) -> None:
     """Starts Ray on this machine alone, unless this process has a Ray already."""
-    _set_environment()
+    set_environment()
     if ray.is_initialized():
         return
     base_bytes = sum(array.nbytes for array in shared.weights.values())
@@ -65,7 +65,8 @@ def start_ray(shared: SharedBase) -> None:
     )
 
 
-def _set_environment() -> None:
+def set_environment() -> None:
+    """Sets the variables that a search needs, where the user has not."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 

@@ -5,30 +5,41 @@ Ray's own OptunaSearch keeps a second, pickled state, calls stopped trials compl
 
 import logging
 import math
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from optuna.exceptions import StorageInternalError
 from ray.tune.search import Searcher
 
+from langsearch.search.failures import DISK_FULL, NO_RESULT, PAUSED, WORKER_LOST, failure_cause, reaction
+from langsearch.search.failures import FAILED as FAILED
 from langsearch.search.folder import ExperimentFolder
-from langsearch.search.table import State, TrialRow, TrialTable
+from langsearch.search.plateau import PlateauRule
+from langsearch.search.results import parse_result as parse_result
+from langsearch.search.table import PRETRAINED, State, TrialRow, TrialTable
 from langsearch.search.task import TrialTask
 from langsearch.search.trial import TrialResult
+from langsearch.space.settings import FailureSettings, Plateau
 
 logger = logging.getLogger(__name__)
 
 MAX_REPEATS = 50
-"""Proposals in a row that were all trained before: then the space counts as exhausted."""
+"""Proposals in a row that were all trained before: then the space counts as exhausted, unless a grid is searched."""
 
-FAILED = "failed"
-"""Key of a result that reports a failure instead of scores."""
+MAX_REJECTED = 500
+"""Proposals in a row that were trained before or too large: then too."""
+
+TIME = "time"
+"""What stopped a search whose time was up."""
 
 
 class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
     """Gives Tune the unfinished trials first, then new ones, and writes what comes back into the table.
 
-    Equal tasks train once: a proposal that was trained before shares that result and is not run.
+    Equal tasks train once: a proposal that was trained before shares that result and is not run. One whose size
+    violates a constraint is not run either.
 
     Args:
         table: The trial table.
@@ -36,10 +47,16 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         make_task: Builds the task of a trial's number and point.
         distributions: The search dimensions.
         unfinished: Tasks to run first: baselines, and what an earlier run left.
-        num_trials: How many searched trials are trained in all; shared results do not count.
+        num_trials: How many searched trials are trained in all; shared results, rejected proposals and failed trials
+            that are tried again do not count.
         deadline: `time.monotonic()` after which nothing new is proposed, and a trial that Tune stops stays running
             in the table, to go on when the search is resumed.
         seeds: Points, or parts of points, that the first searched trials have.
+        retry: Failed trials to try again, each as a new trial of the same point that goes on from its checkpoint.
+        failures: What to do about which failure.
+        plateau: When to end early. None: never.
+        num_trainable: Returns a task's trained parameters, for constraints on them. None: they are not checked early.
+        explain: Returns why the worker of a trial was lost, "KIND: message".
     """
 
     def __init__(
@@ -48,26 +65,49 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         folder: ExperimentFolder,
         make_task: Callable[[int, dict[str, Any]], TrialTask],
         distributions: dict[str, Any],
-        unfinished: list[TrialTask],
+        unfinished: Sequence[TrialTask],
         num_trials: int,
         deadline: float | None = None,
         seeds: Sequence[Mapping[str, Any]] = (),
+        *,
+        retry: Sequence[str] = (),
+        failures: FailureSettings | None = None,
+        plateau: Plateau | None = None,
+        num_trainable: Callable[[TrialTask], int] | None = None,
+        explain: Callable[[str], str] | None = None,
     ) -> None:
         super().__init__()
-        self._seeds = seeds
-        self._deadline = deadline
+        self.stopped_by: str | None = None
+        """Why nothing new is proposed though more was planned: "time", what `stop` was given, or a failure's cause."""
+        self.ended_by: str | None = None
+        """Why nothing new is proposed: all "trials" were, a "plateau" was reached, or the space is "exhausted"."""
+        self._seeds, self._deadline = seeds, deadline
         self._table, self._folder, self._make_task = table, folder, make_task
-        self._distributions, self._unfinished, self._num_trials = distributions, list(unfinished), num_trials
+        self._distributions, self._num_trials = distributions, num_trials
+        self._failures, self._num_trainable = failures or FailureSettings(), num_trainable
+        self._explain = explain or (lambda name: f"{WORKER_LOST}: the worker of trial {name} ended")
         self._names: dict[str, str] = {}
         self._tasks: dict[str, TrialTask] = {}
         self._waiting: dict[str, list[str]] = {}
-        self._has_proposed_all = False
-        self._go_on_waiting()
+        self._held: dict[str, TrialResult] = {}
+        self._trained: dict[str, str] = {}
+        self._num_counted = 0
+        self._repeats, self._rejects = 0, 0
+        self._plateau = None if plateau is None else PlateauRule(plateau)
+        self._unfinished: list[TrialTask] = []
+        self._take_over(unfinished)
+        for name in retry:
+            self._retry(name)
 
     @property
     def is_done(self) -> bool:
         """Whether all that was planned has ended."""
-        return self._has_proposed_all and not self._names and not self._is_late()
+        return self.ended_by is not None and not self._names and not self._held and not self._is_stopped()
+
+    def stop(self, reason: str) -> None:
+        """Proposes nothing more; trials that Tune stops stay running in the table, to go on later."""
+        if self.stopped_by is None:
+            self.stopped_by = reason
 
     def task(self, name: str) -> TrialTask:
         """Returns a task that was given to Tune."""
@@ -75,11 +115,17 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
 
     def suggest(self, trial_id: str) -> Any:
         """Called by Tune when it has room for a trial."""
-        task = self._next_task()
+        task = None
+        try:
+            if not self._is_stopped():
+                task = self._next_task()
+            if task is not None:
+                task.write(self._folder.trial(task.name))
+        except (StorageInternalError, OSError) as error:
+            self._stop_unwritten(error)
+            task = None
         if task is None:
-            self._has_proposed_all = True
             return Searcher.FINISHED
-        task.write(self._folder.trial(task.name))
         self._names[trial_id] = task.name
         self._tasks[task.name] = task
         return {"name": task.name}
@@ -88,30 +134,20 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         """Called by Tune after every epoch of a trial."""
         parsed = parse_result(result)
         if parsed is not None:
-            self._table.report(self._names[trial_id], parsed)
+            try:
+                self._table.report(self._names[trial_id], parsed)
+            except (StorageInternalError, OSError) as error:
+                self._stop_unwritten(error)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Called by Tune when a trial has ended: by itself, by the scheduler, or by an error."""
-        name = self._names.pop(trial_id)
-        parsed = None if error or not result else parse_result(result)
-        if result and FAILED in result:
-            self._table.fail(name, str(result[FAILED]))
-        elif parsed is None and not error and self._is_late():
-            self._names[trial_id] = name
-            return
-        elif parsed is None:
-            self._table.fail(name, "the worker was lost" if error else "no result was reported")
-        elif not all(math.isfinite(value) for value in self._table.values(parsed)):
-            self._table.fail(name, f"a score must be finite, but got {self._table.values(parsed)}")
-        elif parsed.finished:
-            self._table.complete(name, parsed)
-        elif self._is_late():
-            self._names[trial_id] = name
-            return
-        else:
-            self._table.prune(name, parsed)
-            self._folder.trial(name).remove_checkpoints()
-        self._share(name)
+        name = self._names[trial_id]
+        try:
+            if self._end(name, result or {}, error):
+                del self._names[trial_id]
+                self._share(name)
+        except (StorageInternalError, OSError) as unwritten:
+            self._stop_unwritten(unwritten)
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its searcher into its own folder; nobody reads that, so nothing goes in."""
@@ -123,62 +159,190 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore: the searcher is rebuilt from the table."""
 
-    def _is_late(self) -> bool:
-        return self._deadline is not None and time.monotonic() > self._deadline
+    def _is_stopped(self) -> bool:
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            self.stop(TIME)
+        return self.stopped_by is not None
+
+    def _stop_unwritten(self, error: Exception) -> None:
+        """Stops, since the table or a folder cannot be written; what was not written happens again after a resume."""
+        cause = failure_cause(error)
+        if cause != DISK_FULL and "disk is full" in str(error.__cause__):
+            cause = DISK_FULL  # as SQLite says it
+        logger.error("The search stops: %s (%s)", error, error.__cause__)
+        self.stop(f"{cause}: {error.__cause__ or error}")
+
+    def _end(self, name: str, result: dict[str, Any], error: bool) -> bool:
+        """Writes how a trial ended; returns whether it did, or goes on after a resume."""
+        parsed = None if error else parse_result(result)
+        if FAILED in result:
+            return self._fail(name, str(result[FAILED]))
+        if PAUSED in result:
+            return False
+        if error:
+            # Whoever stops the run takes the workers with it.
+            return not self._is_stopped() and self._fail(name, self._explain(name))
+        if parsed is None:
+            return not self._is_stopped() and self._fail(name, f"{NO_RESULT}: no result was reported")
+        if not all(math.isfinite(value) for value in self._table.values(parsed)):
+            return self._fail(name, f"a score must be finite, but got {self._table.values(parsed)}")
+        if self._table.row(name).is_stopped:
+            self._prune(name, parsed)
+            return True
+        if not parsed.finished:
+            return False  # stopped with the run, not by the scheduler
+        if self._table.row(name).kind == "searched" and self._table.violations(parsed) is None:
+            self._table.report(name, parsed)
+            self._held[name] = parsed
+            return True
+        self._table.complete(name, parsed)
+        self._follow(name)
+        if name == PRETRAINED:
+            self._release()
+        return True
+
+    def _fail(self, name: str, cause: str) -> bool:
+        if reaction(self._failures, cause) == "stop":
+            self.stop(cause)
+            return False
+        self._table.fail(name, cause)
+        row = self._table.row(name)
+        if self._trained.get(str(row.fingerprint)) == name:
+            del self._trained[str(row.fingerprint)]  # a failed trial is no twin
+        self._follow(name)
+        if name == PRETRAINED and self._table.constraints.need_pretrained:
+            self.stop(f"the baseline {PRETRAINED}, which a constraint needs, failed: {cause}")
+        return True
+
+    def _prune(self, name: str, result: TrialResult) -> None:
+        self._table.prune(name, result)
+        self._folder.trial(name).remove_checkpoints()
+        self._follow(name)
+
+    def _release(self) -> None:
+        """Completes the trials that were kept back until the pretrained base's scores were known."""
+        for name, result in list(self._held.items()):
+            self._table.complete(name, result)
+            del self._held[name]
+            self._follow(name)
+            self._share(name)
+
+    def _follow(self, name: str) -> None:
+        """Tells the plateau rule of a trained trial that has ended."""
+        row = self._table.row(name)
+        if self._plateau is not None and row.kind == "searched" and row.same_as is None and not row.is_rejected:
+            is_good = row.state is State.COMPLETE and row.is_feasible
+            self._plateau.ended(self._table.costs(row.result) if is_good and row.result is not None else None)
 
     def _next_task(self) -> TrialTask | None:
-        if self._is_late():
-            return None
         if self._unfinished:
             return self._unfinished.pop(0)
-        for _ in range(MAX_REPEATS):
-            rows = [row for row in self._table.rows() if row.kind == "searched"]
-            if sum(row.same_as is None for row in rows) >= self._num_trials:
-                return None
-            number, point = self._table.propose(self._distributions, self._seeds)
-            task = self._make_task(number, point)
-            self._table.describe(task.name, task.fingerprint)
-            twin = _twin(rows, task.fingerprint)
-            if twin is None:
+        while self.ended_by is None:
+            if self._num_counted >= self._num_trials:
+                self.ended_by = "trials"
+            elif self._plateau is not None and self._plateau.is_reached:
+                self.ended_by = "plateau"
+            elif self._repeats >= MAX_REPEATS or self._repeats + self._rejects >= MAX_REJECTED:
+                num = self._repeats + self._rejects
+                logger.warning(
+                    "The last %d proposals were all trained before, or too large: the space is exhausted.", num
+                )
+                self.ended_by = "exhausted"
+            elif (found := self._table.next_point(self._distributions, self._seeds)) is None:
+                self.ended_by = "exhausted"
+            elif (task := self._admit(*found)) is not None:
                 return task
-            if twin.state.is_finished:
-                self._table.share(task.name, twin)
-            else:
-                self._table.wait_for(task.name, twin.name)
-                self._waiting.setdefault(twin.name, []).append(task.name)
-        logger.warning("The last %d proposals were all trained before: the space is exhausted.", MAX_REPEATS)
         return None
 
-    def _go_on_waiting(self) -> None:
-        """Takes over the trials that an earlier driver left waiting for a twin's result."""
-        rows = {row.name: row for row in self._table.rows()}
-        for row in rows.values():
-            if row.same_as is None or row.state.is_finished:
-                continue
-            if rows[row.same_as].state.is_finished:
-                self._table.share(row.name, rows[row.same_as])
-            else:
-                self._waiting.setdefault(row.same_as, []).append(row.name)
+    def _admit(self, number: int, point: dict[str, Any], retry_of: str | None = None) -> TrialTask | None:
+        """Writes a new trial; returns its task, None if there is nothing to train."""
+        task = self._make_task(number, point)
+        twin = self._trained.get(task.fingerprint)
+        row = self._table.add(number, point, fingerprint=task.fingerprint, same_as=twin, retry_of=retry_of)
+        if twin is not None:
+            self._share_or_wait(row)
+        else:
+            self._reject(row, task)
+        row = self._table.row(row.name)
+        self._count(row)
+        return task if row.counts else None
+
+    def _reject(self, row: TrialRow, task: TrialTask) -> None:
+        """Ends a trial whose size violates a constraint."""
+        if self._num_trainable is not None and row.kind == "searched":
+            violations = self._table.constraints.violated_by_size(self._num_trainable(task))
+            if violations:
+                self._table.reject(row.name, violations)
+
+    def _count(self, row: TrialRow) -> None:
+        """Takes a searched trial into account, a new one or one of an earlier run."""
+        if row.space_version != self._table.space_version:
+            self._repeats = self._rejects = 0  # of another space
+        elif row.is_rejected:
+            self._rejects += 1
+        elif row.same_as is not None:
+            self._repeats += 1
+        else:
+            self._repeats = self._rejects = 0
+        self._num_counted += row.counts
+        if row.same_as is None and not row.is_rejected and row.state is not State.FAILED:
+            self._trained.setdefault(str(row.fingerprint), row.name)
+
+    def _take_over(self, unfinished: Sequence[TrialTask]) -> None:
+        """Ends what an earlier driver would have ended next, and finds where it stopped."""
+        for task in unfinished:
+            row = self._table.row(task.name)
+            if row.state is State.RUNNING and row.same_as is None:
+                self._reject(row, task)
+        for row in self._table.rows():
+            if row.state is State.RUNNING and row.is_stopped and row.result is not None:
+                self._table.prune(row.name, row.result)
+                self._folder.trial(row.name).remove_checkpoints()
+            elif row.state is State.RUNNING and row.same_as is not None:
+                self._share_or_wait(row)
+            elif row.state is State.RUNNING and row.retry_of is not None:
+                self._inherit(row.name, row.retry_of)
+        for row in self._table.rows():
+            if row.kind == "searched":
+                self._count(row)
+        ended = [row for row in self._table.rows() if row.finished is not None]
+        for row in sorted(ended, key=lambda row: (row.finished, row.name)):
+            self._follow(row.name)
+        self._unfinished = [task for task in unfinished if not self._table.row(task.name).state.is_finished]
+
+    def _retry(self, name: str) -> None:
+        """Tries a failed trial again, under a new number."""
+        row = self._table.row(name)
+        if row.kind != "searched" or row.state is not State.FAILED or row.retried_as is not None:
+            return
+        self._num_counted -= row.counts
+        task = self._admit(self._table.num_searched, dict(row.params), retry_of=name)
+        if task is not None:
+            self._inherit(task.name, name)
+            self._unfinished.append(task)
+
+    def _inherit(self, name: str, failed: str) -> None:
+        """Moves what a failed trial had reached into the folder of the one that tries it again."""
+        old, new = self._folder.trial(failed), self._folder.trial(name)
+        new.path.mkdir(parents=True, exist_ok=True)
+        for source, target in ((old.scores, new.scores), (old.curve, new.curve)):
+            if source.exists() and not target.exists():
+                shutil.copy2(source, target)
+        for source, target in ((old.weights, new.weights), (old.checkpoint, new.checkpoint)):
+            if source.exists() and not target.exists():
+                source.rename(target)
+
+    def _share_or_wait(self, row: TrialRow) -> None:
+        """Ends a trial with its twin's result, or keeps it until there is one."""
+        assert row.same_as is not None
+        twin = self._table.row(row.same_as)
+        if twin.state.is_finished:
+            self._table.share(row.name, twin)
+        else:
+            self._waiting.setdefault(twin.name, []).append(row.name)
 
     def _share(self, name: str) -> None:
-        twins = self._waiting.pop(name, [])
-        if twins:
-            row = next(row for row in self._table.rows() if row.name == name)
-            for twin in twins:
+        row = self._table.row(name)
+        if row.state.is_finished:
+            for twin in self._waiting.pop(name, []):
                 self._table.share(twin, row)
-
-
-def parse_result(result: dict[str, Any]) -> TrialResult | None:
-    """Returns the trial's result in what Tune delivers, None if there is none."""
-    names = TrialResult.__dataclass_fields__
-    if not all(name in result for name in names):
-        return None
-    return TrialResult(**{name: result[name] for name in names})
-
-
-def _twin(rows: list[TrialRow], fingerprint: str) -> TrialRow | None:
-    """Returns the trained or running trial of equal adapters and settings; failed ones do not count."""
-    for row in rows:
-        if row.fingerprint == fingerprint and row.same_as is None and row.state is not State.FAILED:
-            return row
-    return None

@@ -1,6 +1,7 @@
 """`langsearch train`: one architecture through the same trial as a search's, without Ray and without a table."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -80,7 +81,8 @@ def train_single(
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("training", total=task.num_epochs)
-        for result in run_trial(base, environment, task, folder):
+        # Without a search there are no rungs: every epoch is scored alike.
+        for result in run_trial(base, replace(environment, rung_epochs=()), task, folder):
             progress.update(bar, completed=result.epoch, description=f"spBLEU {result.spbleu:.2f}")
             console.print(_epoch_line(result, task.num_epochs))
     if architecture.adapters:

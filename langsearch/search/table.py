@@ -1,286 +1,528 @@
 """The trial table: the Optuna study in the experiment's storage. Only the driver opens it, only this file writes it."""
 
-import hashlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import datetime
-from enum import Enum
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.distributions import BaseDistribution, check_distribution_compatibility
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from langsearch.evaluate.spbleu import Difference
-from langsearch.search.trial import TestResult, TrialResult
+from langsearch.search.constraints import Constraints
+from langsearch.search.front import Objective as Objective
+from langsearch.search.front import non_dominated
+from langsearch.search.memory import BLOCK, LIMITS, shown
+from langsearch.search.mirror import CONSTRAINT, History, Mirror
+from langsearch.search.rows import (
+    CAUSE,
+    DIFFERENCES,
+    FINGERPRINT,
+    FULL,
+    NAME,
+    RESULT,
+    RETRY_OF,
+    RUNG,
+    SAME_AS,
+    SPACE_VERSION,
+    STATES,
+    TEST,
+    Rung,
+    plain_name,
+    read_row,
+)
+from langsearch.search.rows import State as State
+from langsearch.search.rows import TrialRow as TrialRow
+from langsearch.search.trial import FullResult, TestResult, TrialResult
+from langsearch.space.settings import Constraint
 
-_RESULT, _TEST, _CAUSE, _SAME_AS, _FINGERPRINT, _NAME = "result", "test", "cause", "same_as", "fingerprint", "name"
-_DIFFERENCES = "differences"
+_SAMPLER = "sampler"
+"""Attribute of a trial: what the sampler noted on the study when it proposed it."""
 
-
-class State(Enum):
-    """Where a trial stands."""
-
-    RUNNING = "running"
-    COMPLETE = "complete"
-    PRUNED = "pruned"
-    FAILED = "failed"
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether nothing more will come."""
-        return self is not State.RUNNING
-
-
-_STATES = {
-    TrialState.RUNNING: State.RUNNING,
-    TrialState.COMPLETE: State.COMPLETE,
-    TrialState.PRUNED: State.PRUNED,
-    TrialState.FAIL: State.FAILED,
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialRow:
-    """One trial as the table has it."""
-
-    name: str
-    kind: str
-    state: State
-    params: Mapping[str, Any]
-    fingerprint: str | None
-    result: TrialResult | None
-    test: TestResult | None
-    differences: Mapping[str, Difference]
-    """On the test set, against the baselines by name."""
-    cause: str | None
-    same_as: str | None
-    """The trial with equal adapters and settings whose result this one shares."""
-    started: datetime | None
-    finished: datetime | None
+_FULL_SCORES = ("spbleu", "worst_class_spbleu", "chrf")
+PRETRAINED = "pretrained"
 
 
-@dataclass(frozen=True)
-class Objective:
-    """What a search optimises: a metric's name, and whether more of it is better."""
+@dataclass
+class _Stored:
+    """Where a trial lies in the database, and what only samplers need of it."""
 
-    name: str
-    maximize: bool
+    trial_id: int
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    study_attributes: Mapping[str, Any] = field(default_factory=dict)
+    intermediate: dict[int, float] = field(default_factory=dict)
 
 
 class TrialTable:
     """The searched trials and the baselines of one experiment.
+
+    All rows are held in memory and written through: only the driver writes, so nothing is ever read again. Every
+    change is one transaction, or a few of which each alone leaves a table that a new driver goes on with.
 
     Baselines are a study of their own beside the search's, so that samplers never see trials without parameters.
 
     Args:
         url: The storage, as SQLAlchemy writes it.
         name: The experiment's name: the study's name, so that two experiments never share one by accident.
-        objectives: In the study's order.
-        sampler: An Optuna sampler's name: tpe, random, gp or nsga2.
+        objectives: In the study's order, one to four.
+        sampler: A name of `samplers.SAMPLERS`.
         seed: Every proposal is drawn with a seed made of this and the trial's number: the same history gives the
             same proposal, whether the driver was restarted or not.
         num_trials: How many are planned; sets how many are drawn at random first.
+        constraints: What a trial must keep to be on the front.
+        base_parameters: What a constraint's percentage is of.
+        classes: The languages of each class, for constraints on losses.
+        space_version: The version of the space that new trials come from.
     """
 
     def __init__(
-        self, url: str, name: str, objectives: Sequence[Objective], *, sampler: str, seed: int, num_trials: int
+        self,
+        url: str,
+        name: str,
+        objectives: Sequence[Objective],
+        *,
+        sampler: str,
+        seed: int,
+        num_trials: int,
+        constraints: Sequence[Constraint] = (),
+        base_parameters: int = 1,
+        classes: Mapping[str, Sequence[str]] | None = None,
+        space_version: int = 1,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.objectives = tuple(objectives)
-        self._sampler_name, self._seed, self._num_trials = sampler, seed, num_trials
-        storage = optuna.storages.RDBStorage(url)
-        directions = ["maximize" if objective.maximize else "minimize" for objective in objectives]
-        self._study = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
-        self._baselines = optuna.create_study(
-            storage=storage, study_name=f"{name}/baselines", directions=directions, load_if_exists=True
+        self.constraints = Constraints(
+            all=tuple(constraints), base_parameters=base_parameters, classes=dict(classes or {})
         )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            for study in (self._study, self._baselines):
-                study.set_metric_names([objective.name for objective in objectives])
+        self.space_version = space_version
+        self._sampler, self._seed, self._num_trials = sampler, seed, num_trials
+        self._directions = ["maximize" if objective.maximize else "minimize" for objective in objectives]
+        self._storage = optuna.storages.RDBStorage(url)
+        self._study_id = self._open_study(name)
+        self._baselines_id = self._open_study(f"{name}/baselines")
+        self._stored: dict[str, _Stored] = {}
+        self._baselines: dict[str, TrialRow] = {}
+        self._searched: dict[str, TrialRow] = {}
+        self._num_searched = 0
+        self._columns: dict[str, list[tuple[str, BaseDistribution]]] = {}
+        self._mirror: Mirror | None = None
+        self._proposal: tuple[FrozenTrial, dict[str, Any]] | None = None
+        self._candidates: dict[str, list[float]] = {}
+        self._load()
 
-    def propose(
+    def next_point(
         self, distributions: Mapping[str, BaseDistribution], seeds: Sequence[Mapping[str, Any]] = ()
-    ) -> tuple[int, dict[str, Any]]:
-        """Returns a new running trial: its number and its point.
+    ) -> tuple[int, dict[str, Any]] | None:
+        """Returns the number and the point of the trial that the sampler proposes next; writes nothing.
+
+        Asked again before anything has changed, it gives the same answer. None: the grid has no point left.
 
         Args:
             distributions: The search dimensions.
             seeds: Points, or parts of points, that the first trials have; the sampler draws what one leaves open.
         """
-        trials = self._study.get_trials(deepcopy=False)
-        # One is waiting if an earlier driver was killed between the two calls.
-        waiting = [trial.number for trial in trials if trial.state is TrialState.WAITING]
-        number = waiting[0] if waiting else len(trials)
-        self._study.sampler = make_sampler(self._sampler_name, self._seed, number, self._num_trials)
-        if number < len(seeds) and not waiting:
-            self._study.enqueue_trial(dict(seeds[number]))
-        trial = self._study.ask(fixed_distributions=dict(distributions))
-        assert trial.number == number, "only one driver may write a study"
-        return trial.number, trial.params
+        number = self._num_searched
+        mirror = self._mirror
+        if (
+            mirror is None
+            or mirror.is_proposing
+            or mirror.distributions != dict(distributions)
+            or (number % BLOCK == 0 and number > LIMITS.get(self._sampler, number))
+        ):
+            self._mirror = mirror = self._build_mirror(distributions)
+        self._proposal = mirror.propose(seeds[number] if number < len(seeds) else None)
+        return None if self._proposal is None else (number, dict(self._proposal[0].params))
+
+    def add(
+        self,
+        number: int,
+        point: Mapping[str, Any],
+        *,
+        fingerprint: str | None = None,
+        same_as: str | None = None,
+        retry_of: str | None = None,
+    ) -> TrialRow:
+        """Writes a new running trial in one transaction.
+
+        Args:
+            number: The next one, which `next_point` gave.
+            point: What it gave, or another.
+            fingerprint: Of what the trial trains.
+            same_as: The trial whose result it will share.
+            retry_of: The failed trial whose point it has.
+        """
+        assert number == self._num_searched, "only one driver may write a study"
+        proposed, noted = self._proposal or (None, {})
+        if proposed is not None and dict(proposed.params) == dict(point):
+            distributions, attributes = dict(proposed.distributions), dict(proposed.system_attrs)
+        else:
+            proposed, noted, attributes = None, {}, {}
+            distributions = self._distributions(point, retry_of)
+        version = self.space_version if self.space_version > 1 else None
+        given: dict[str, Any] = {FINGERPRINT: fingerprint, SAME_AS: same_as, RETRY_OF: retry_of}
+        given |= {_SAMPLER: noted or None, SPACE_VERSION: version}
+        columns = {name: self._column(name, distributions[name]) for name in point}
+        template = create_trial(
+            state=TrialState.RUNNING,
+            params={columns[name]: value for name, value in point.items()},
+            distributions={columns[name]: distributions[name] for name in point},
+            user_attrs={key: json.dumps(value) for key, value in given.items() if value is not None},
+            system_attrs=attributes,
+        )
+        trial_id = self._storage.create_new_trial(self._study_id, template)
+        name = f"{number:05d}"
+        self._stored[name] = _Stored(trial_id, attributes, noted)
+        self._note_columns(name, template)
+        row = TrialRow(
+            name=name,
+            kind="searched",
+            state=State.RUNNING,
+            params=dict(point),
+            fingerprint=fingerprint,
+            same_as=same_as,
+            retry_of=retry_of,
+            space_version=self.space_version,
+            started=template.datetime_start,
+        )
+        self._num_searched += 1
+        if self._mirror is not None:
+            if proposed is not None:
+                self._mirror.accept()
+            elif self._mirror.is_proposing:
+                self._mirror = None  # built anew for the next proposal, without this one
+            else:
+                self._mirror.add(self._history(row))
+        self._proposal = None
+        if retry_of is not None:
+            self._put(replace(self._searched[retry_of], retried_as=name))
+        return self._put(row)
+
+    def propose(
+        self,
+        distributions: Mapping[str, BaseDistribution],
+        seeds: Sequence[Mapping[str, Any]] = (),
+        *,
+        fingerprint: str | None = None,
+    ) -> tuple[int, dict[str, Any]]:
+        """Adds the trial that `next_point` gives; returns its number and its point."""
+        found = self.next_point(distributions, seeds)
+        assert found is not None, "the grid is exhausted"
+        self.add(*found, fingerprint=fingerprint)
+        return found
 
     def add_baseline(self, name: str) -> None:
         """Adds a running baseline, unless it is there and not failed."""
-        if any(row.name == name and row.state is not State.FAILED for row in self.rows()):
+        old = self._baselines.get(name)
+        if old is not None and old.state is not State.FAILED:
             return
-        self._baselines.ask().set_user_attr(_NAME, name)
-
-    def describe(self, name: str, fingerprint: str) -> None:
-        """Records what a running trial trains."""
-        study, frozen = self._find(name)
-        self._set(study, frozen, _FINGERPRINT, fingerprint)
+        template = create_trial(state=TrialState.RUNNING, user_attrs={NAME: name})
+        self._stored[name] = _Stored(self._storage.create_new_trial(self._baselines_id, template))
+        self._put(
+            TrialRow(
+                name=name,
+                kind="baseline",
+                state=State.RUNNING,
+                params={},
+                fingerprint=None,
+                started=template.datetime_start,
+            )
+        )
 
     def report(self, name: str, result: TrialResult) -> None:
-        """Records how a running trial does; with one objective also as Optuna's intermediate value."""
-        study, frozen = self._find(name)
-        self._set(study, frozen, _RESULT, asdict(result))
-        if len(self.objectives) == 1 and result.epoch not in frozen.intermediate_values:
-            trial = optuna.trial.Trial(study, frozen._trial_id)
-            trial.report(self.values(result)[0], result.epoch)
+        """Records how a running trial does; with one objective also as Optuna's intermediate value.
+
+        A result that is there already changes nothing.
+        """
+        row, stored = self.row(name), self._stored[name]
+        if row.result != result:
+            self._set(name, RESULT, asdict(result))
+            row = self._put(replace(row, result=result))
+        if len(self.objectives) == 1 and result.epoch not in stored.intermediate:
+            (value,) = self.values(result)
+            self._storage.set_trial_intermediate_value(stored.trial_id, result.epoch, value)
+            stored.intermediate[result.epoch] = value
+            if self._mirror is not None and row.kind == "searched":
+                self._mirror.report(int(name), result.epoch, value)
+
+    def record_rung(self, name: str, epoch: int, values: Sequence[float], goes_on: bool, order: int = 0) -> None:
+        """Records what early stopping decided on a running trial, with what it decided by, in one transaction."""
+        rung = Rung(epoch=epoch, values=tuple(values), goes_on=goes_on, order=order)
+        self._set(name, f"{RUNG}{epoch}", {"values": list(values), "goes_on": goes_on, "order": order})
+        row = self.row(name)
+        kept = [other for other in row.rungs if other.epoch != epoch]
+        self._put(replace(row, rungs=tuple(sorted([*kept, rung], key=lambda rung: rung.epoch))))
 
     def complete(self, name: str, result: TrialResult) -> None:
-        """Ends a trial with its result."""
+        """Ends a trial with its result. What it violates must be known."""
         self.report(name, result)
-        study, frozen = self._find(name)
-        study.tell(frozen.number, self.values(result))
+        row = self.row(name)
+        # Baselines are held against no constraint; `pretrained` is what others are held against.
+        found = self.violations(result) if row.kind == "searched" else {}
+        assert found is not None, "the pretrained base's scores are not known yet"
+        self._end(name, TrialState.COMPLETE, self.values(result), found)
+        if row.name == PRETRAINED:
+            self._measure_again()
 
     def prune(self, name: str, result: TrialResult) -> None:
         """Ends a trial that the scheduler stopped: pruned at its epoch, not complete, so that samplers know."""
         self.report(name, result)
-        study, frozen = self._find(name)
-        study.tell(frozen.number, state=TrialState.PRUNED)
+        value = self._stored[name].intermediate.get(result.epoch)
+        self._end(name, TrialState.PRUNED, None if value is None else [value], None)
+
+    def reject(self, name: str, violations: Mapping[str, float]) -> None:
+        """Ends a trial that is not trained, since its size violates constraints, with how far by their texts."""
+        self._set(name, CAUSE, cause := f"violates {', '.join(violations)}")
+        self._put(replace(self.row(name), cause=cause))
+        self._end(name, TrialState.PRUNED, None, violations)
 
     def fail(self, name: str, cause: str) -> None:
         """Ends a trial that has no result."""
-        study, frozen = self._find(name)
-        self._set(study, frozen, _CAUSE, cause)
-        study.tell(frozen.number, state=TrialState.FAIL)
+        self._set(name, CAUSE, cause)
+        self._put(replace(self.row(name), cause=cause))
+        self._end(name, TrialState.FAIL, None, None)
 
     def share(self, name: str, other: TrialRow) -> None:
         """Ends a trial with the result of one that trains the same."""
-        study, frozen = self._find(name)
-        self._set(study, frozen, _SAME_AS, other.name)
+        row = self.row(name)
+        if row.same_as != other.name:
+            self._set(name, SAME_AS, other.name)
+            self._put(replace(row, same_as=other.name))
         if other.state is State.FAILED:
             self.fail(name, other.cause or "unknown")
         elif other.result is not None:
             (self.complete if other.state is State.COMPLETE else self.prune)(name, other.result)
 
-    def wait_for(self, name: str, other: str) -> None:
-        """Marks a running trial as one that will share another's result."""
-        study, frozen = self._find(name)
-        self._set(study, frozen, _SAME_AS, other)
-
     def record_test(self, name: str, test: TestResult) -> None:
         """Records a trial's scores on the test set; on the study, since a finished trial takes no attribute."""
-        study, _ = self._find(name)
-        study.set_user_attr(f"{_TEST}/{name}", json.dumps(asdict(test)))
+        self._set_on_study(name, TEST, asdict(test))
+        self._put(replace(self.row(name), test=test))
+
+    def record_full(self, name: str, full: FullResult) -> None:
+        """Records a trial's scores on the whole validation part."""
+        self._set_on_study(name, FULL, asdict(full))
+        self._put(replace(self.row(name), full=full))
 
     def record_differences(self, name: str, differences: Mapping[str, Difference]) -> None:
         """Records how a tested trial compares with baselines, by their names."""
-        study, _ = self._find(name)
-        value = {other: asdict(difference) for other, difference in differences.items()}
-        study.set_user_attr(f"{_DIFFERENCES}/{name}", json.dumps(value))
+        self._set_on_study(name, DIFFERENCES, {other: asdict(found) for other, found in differences.items()})
+        self._put(replace(self.row(name), differences=dict(differences)))
 
     def rows(self) -> list[TrialRow]:
         """Returns all trials: the baselines, then the searched ones by number.
 
         Of a baseline that was tried again after a failure, only the last try is returned.
         """
-        rows: dict[str, TrialRow] = {}
-        for study, kind in ((self._baselines, "baseline"), (self._study, "searched")):
-            tests = study.user_attrs
-            for trial in study.get_trials(deepcopy=False):
-                if trial.state is TrialState.WAITING:  # a seed that nothing was proposed from yet
-                    continue
-                row = _row(trial, kind, tests)
-                rows[row.name] = row
-        return list(rows.values())
+        return [*self._baselines.values(), *self._searched.values()]
+
+    def row(self, name: str) -> TrialRow:
+        """Returns a trial. Raises KeyError if there is none of the name."""
+        return self._searched[name] if name in self._searched else self._baselines[name]
+
+    @property
+    def num_searched(self) -> int:
+        """How many searched trials there are: the next one's number."""
+        return self._num_searched
 
     def values(self, result: TrialResult) -> list[float]:
         """Returns a result's objective values, in the study's order."""
-        return [float(getattr(result, objective.name)) for objective in self.objectives]
+        return [_number(getattr(result, objective.field)) for objective in self.objectives]
+
+    def costs(self, result: TrialResult) -> list[float]:
+        """Returns a result's objective values such that less is better."""
+        values = self.values(result)
+        return [objective.cost(value) for objective, value in zip(self.objectives, values, strict=True)]
+
+    def violations(self, result: TrialResult) -> dict[str, float] | None:
+        """Returns how far each constraint is violated, by its text, in units of the bound; at most 0 where it is kept.
+
+        None: a constraint on losses needs the pretrained base's scores, which are not known yet.
+        """
+        row = self._baselines.get(PRETRAINED)
+        known = row is not None and row.state is State.COMPLETE
+        return self.constraints.violations(result, row.result if row is not None and known else None)
+
+    def candidates(self) -> list[TrialRow]:
+        """Returns the complete searched trials that keep all constraints and that no other one dominates.
+
+        Fewest parameters first. Trials that share a result are represented by the one that was trained.
+        """
+        return _by_size(self._searched[name] for name in self._candidates)
 
     def front(self) -> list[TrialRow]:
-        """Returns the complete searched trials that no other one dominates, fewest parameters first.
+        """Returns the candidates; once all of them have full scores, those that none dominates by these.
 
-        Trials that share a result are represented by the one that was trained.
+        Full scores take the place of the same scores while searching; the other objectives stay.
         """
-        rows = [row for row in self.rows() if row.kind == "searched" and row.state is State.COMPLETE]
-        rows = [row for row in rows if row.same_as is None and row.result is not None]
-        signs = [-1 if objective.maximize else 1 for objective in self.objectives]
-        costs = {
-            row.name: [sign * value for sign, value in zip(signs, self.values(row.result), strict=True)]
-            for row in rows
-            if row.result is not None
-        }
-        front = [row for row in rows if not any(dominates(costs[other], costs[row.name]) for other in costs)]
-        return sorted(front, key=lambda row: (row.result.trainable_parameters if row.result else 0, row.name))
+        rows = self.candidates()
+        if not rows or any(row.full is None for row in rows):
+            return rows
+        keep = non_dominated(np.array([self._full_costs(row) for row in rows]))
+        return [row for row, stays in zip(rows, keep, strict=True) if stays]
 
-    def _find(self, name: str) -> tuple[optuna.Study, FrozenTrial]:
-        if name.isdigit():
-            return self._study, self._study.get_trials(deepcopy=False)[int(name)]
-        for trial in reversed(self._baselines.get_trials(deepcopy=False)):
-            if trial.user_attrs.get(_NAME) == name:
-                return self._baselines, trial
-        raise KeyError(name)
+    def _full_costs(self, row: TrialRow) -> list[float]:
+        assert row.result is not None
+        assert row.full is not None
+        found = {name: score for name in _FULL_SCORES if (score := getattr(row.full, f"full_{name}")) is not None}
+        values = [found.get(objective.name, getattr(row.result, objective.field)) for objective in self.objectives]
+        return [objective.cost(_number(value)) for objective, value in zip(self.objectives, values, strict=True)]
+
+    def _open_study(self, name: str) -> int:
+        study = optuna.create_study(
+            storage=self._storage, study_name=name, directions=self._directions, load_if_exists=True
+        )
+        names = [objective.name for objective in self.objectives]
+        if study.metric_names != names:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                study.set_metric_names(names)
+        return int(self._storage.get_study_id_from_name(name))
+
+    def _load(self) -> None:
+        """Reads everything once."""
+        loads = ((self._baselines_id, "baseline"), (self._study_id, "searched"))
+        for study_id, kind in loads:
+            attributes = self._storage.get_study_user_attrs(study_id)
+            trials = self._storage.get_all_trials(study_id, deepcopy=False)
+            for trial in trials:
+                # Older versions wrote a trial step by step, so that a crash could leave a beginning of one.
+                if trial.state is TrialState.WAITING or (kind == "baseline" and NAME not in trial.user_attrs):
+                    continue
+                row = read_row(trial, kind, attributes)
+                self._stored[row.name] = _stored(trial)
+                self._put(row)
+                self._note_columns(row.name, trial)
+            if kind == "searched":
+                self._num_searched = len(trials)
+        for row in list(self._searched.values()):
+            if row.retry_of is not None:
+                self._put(replace(self._searched[row.retry_of], retried_as=row.name))
+        self._measure_again()
+
+    def _measure_again(self) -> None:
+        """Computes what complete trials violate, and with it the candidates, where it was not known."""
+        for row in [row for row in self._searched.values() if row.state is State.COMPLETE and row.violations is None]:
+            if row.result is not None and (found := self.violations(row.result)) is not None:
+                self._put(replace(row, violations=found))
+                self._mirror = None  # samplers know of violations too
+        rows = [row for row in self._searched.values() if self._may_be_candidate(row)]
+        if rows:
+            costs = [self.costs(row.result) for row in rows if row.result is not None]
+            keep = non_dominated(np.array(costs))
+            names = [row.name for row in rows]
+            self._candidates = {name: cost for name, cost, stays in zip(names, costs, keep, strict=True) if stays}
 
     @staticmethod
-    def _set(study: optuna.Study, frozen: FrozenTrial, key: str, value: Any) -> None:
-        study._storage.set_trial_user_attr(frozen._trial_id, key, json.dumps(value))
+    def _may_be_candidate(row: TrialRow) -> bool:
+        return row.state is State.COMPLETE and row.same_as is None and row.is_feasible is True
+
+    def _end(
+        self, name: str, state: TrialState, values: Sequence[float] | None, violations: Mapping[str, float] | None
+    ) -> None:
+        trial_id = self._stored[name].trial_id
+        for text, value in (violations or {}).items():
+            # Optuna's `Trial.set_constraint`, without the `Trial`, whose making asks the sampler for a proposal.
+            self._storage.set_trial_system_attr(trial_id, f"{CONSTRAINT}{text}", value)
+        self._storage.set_trial_state_values(trial_id, state, values)
+        finished = self._storage.get_trial(trial_id).datetime_complete
+        row = self._put(replace(self.row(name), state=STATES[state], violations=violations, finished=finished))
+        if row.kind != "searched":
+            return
+        if self._mirror is not None:
+            self._mirror.end(int(name), state, values, violations or {})
+        if self._may_be_candidate(row):
+            assert row.result is not None
+            self._candidates[name] = self.costs(row.result)
+            keep = non_dominated(np.array(list(self._candidates.values())))
+            self._candidates = {
+                name: cost for (name, cost), stays in zip(self._candidates.items(), keep, strict=True) if stays
+            }
+
+    def _put(self, row: TrialRow) -> TrialRow:
+        (self._searched if row.kind == "searched" else self._baselines)[row.name] = row
+        return row
+
+    def _set(self, name: str, key: str, value: Any) -> None:
+        self._storage.set_trial_user_attr(self._stored[name].trial_id, key, json.dumps(value))
+
+    def _set_on_study(self, name: str, key: str, value: Any) -> None:
+        study_id = self._study_id if name in self._searched else self._baselines_id
+        self._storage.set_study_user_attr(study_id, f"{key}/{name}", json.dumps(value))
+
+    def _build_mirror(self, distributions: Mapping[str, BaseDistribution]) -> Mirror:
+        gap = History(params={}, state=TrialState.WAITING)
+        rows = [self._searched.get(f"{number:05d}") for number in range(self._num_searched)]
+        known = [row.result if row is not None and row.state is State.COMPLETE else None for row in rows]
+        kept = shown(self._sampler, [None if result is None else self.costs(result) for result in known])
+        return Mirror(
+            self._directions,
+            distributions,
+            [
+                gap if row is None or (kept is not None and number not in kept) else self._history(row)
+                for number, row in enumerate(rows)
+            ],
+            sampler=self._sampler,
+            seed=self._seed,
+            num_trials=self._num_trials,
+        )
+
+    def _history(self, row: TrialRow) -> History:
+        stored = self._stored[row.name]
+        values: list[float] | None = None
+        if row.state is State.COMPLETE and row.result is not None:
+            values = self.values(row.result)
+        elif row.state is State.PRUNED and row.result is not None and row.result.epoch in stored.intermediate:
+            values = [stored.intermediate[row.result.epoch]]
+        return History(
+            params=row.params,
+            state=next(state for state, found in STATES.items() if found is row.state),
+            values=values,
+            constraints=row.violations or {},
+            attributes=stored.attributes,
+            study_attributes=stored.study_attributes,
+            intermediate=stored.intermediate,
+        )
+
+    def _distributions(self, point: Mapping[str, Any], retry_of: str | None) -> dict[str, BaseDistribution]:
+        """Returns the dimensions of a point that no sampler proposed: those of the trial that it repeats."""
+        if retry_of is not None:
+            found = self._storage.get_trial(self._stored[retry_of].trial_id).distributions
+            return {plain_name(name): distribution for name, distribution in found.items()}
+        assert self._mirror is not None, "a point needs the dimensions that `next_point` was asked with"
+        return {name: self._mirror.distributions[name] for name in point}
+
+    def _column(self, name: str, distribution: BaseDistribution) -> str:
+        """Returns the name under which the database has a dimension.
+
+        Optuna refuses other choices under a name that it knows, so a changed dimension gets "@2" behind its name.
+        """
+        known = self._columns.get(name, [])
+        for column, old in known:
+            try:
+                check_distribution_compatibility(old, distribution)
+            except ValueError:
+                continue
+            return column
+        return f"{name}@{len(known) + 1}" if known else name
+
+    def _note_columns(self, name: str, trial: FrozenTrial) -> None:
+        for column, distribution in trial.distributions.items():
+            known = self._columns.setdefault(plain_name(column), [])
+            if all(column != other for other, _ in known):
+                known.append((column, distribution))
 
 
-def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
-    """Returns whether costs `a` are nowhere worse than `b` and somewhere better."""
-    return all(x <= y for x, y in zip(a, b, strict=True)) and any(x < y for x, y in zip(a, b, strict=True))
+def _by_size(rows: Any) -> list[TrialRow]:
+    return sorted(rows, key=lambda row: (row.result.trainable_parameters if row.result else 0, row.name))
 
 
-def make_sampler(name: str, seed: int, number: int, num_trials: int) -> BaseSampler:
-    """Returns an Optuna sampler for one proposal.
-
-    Args:
-        name: tpe, random, gp or nsga2.
-        seed: The search's seed.
-        number: The trial's number.
-        num_trials: How many are planned: a quarter of them, 4 to 10, is drawn at random before a model is fitted.
-    """
-    mixed = int.from_bytes(hashlib.sha256(f"{seed}/{number}".encode()).digest()[:4], "big")
-    num_startup = min(max(num_trials // 4, 4), 10)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        if name == "tpe":
-            return optuna.samplers.TPESampler(seed=mixed, multivariate=True, n_startup_trials=num_startup)
-        if name == "gp":
-            return optuna.samplers.GPSampler(seed=mixed, n_startup_trials=num_startup)
-        if name == "nsga2":
-            return optuna.samplers.NSGAIISampler(seed=mixed, population_size=max(num_trials // 5, 4))
-        return optuna.samplers.RandomSampler(seed=mixed)
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
 
 
-def _row(trial: FrozenTrial, kind: str, study_attributes: Mapping[str, Any]) -> TrialRow:
-    attributes = trial.user_attrs
-
-    def value(key: str) -> Any:
-        return json.loads(attributes[key]) if key in attributes else None
-
-    name = f"{trial.number:05d}" if kind == "searched" else attributes[_NAME]
-    result = value(_RESULT)
-    test = study_attributes.get(f"{_TEST}/{name}")
-    differences = json.loads(study_attributes.get(f"{_DIFFERENCES}/{name}", "{}"))
-    return TrialRow(
-        name=name,
-        kind=kind,
-        state=_STATES[trial.state],
-        params=trial.params,
-        fingerprint=value(_FINGERPRINT),
-        result=TrialResult(**result) if result else None,
-        test=TestResult(**json.loads(test)) if test else None,
-        differences={other: Difference(**difference) for other, difference in differences.items()},
-        cause=value(_CAUSE),
-        same_as=value(_SAME_AS),
-        started=trial.datetime_start,
-        finished=trial.datetime_complete,
-    )
+def _stored(trial: FrozenTrial) -> _Stored:
+    noted = json.loads(trial.user_attrs[_SAMPLER]) if _SAMPLER in trial.user_attrs else {}
+    attributes = {key: value for key, value in trial.system_attrs.items() if not key.startswith(CONSTRAINT)}
+    return _Stored(trial._trial_id, attributes, noted, dict(trial.intermediate_values))

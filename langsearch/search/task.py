@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Literal
@@ -61,7 +62,13 @@ class TrialTask:
         return summarize(self.architecture, self.classes)
 
     def write(self, folder: TrialFolder) -> None:
-        """Writes the task into its folder."""
+        """Writes the task into its folder; what another task has left there goes.
+
+        That happens where the table is older than the folder: on remote storage, when the machine that wrote both was
+        lost between the two.
+        """
+        if folder.task.exists() and read_json(folder.task).get("fingerprint") != self.fingerprint:
+            shutil.rmtree(folder.path)
         if self.architecture is not None:
             write_text(folder.architecture, self.architecture.to_json() + "\n")
         value = {"name": self.name, "kind": self.kind, "method": self.method, "trainer": asdict(self.trainer)}

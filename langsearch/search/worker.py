@@ -1,10 +1,11 @@
-"""What runs on a Ray worker: a trial as Tune's Trainable, and the evaluation on the test set as a task."""
+"""What runs on a Ray worker: a trial as Tune's Trainable, and the evaluations after the search as tasks."""
 
-import errno
+import gc
 import logging
 import traceback
-from collections.abc import Generator
-from dataclasses import asdict
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,43 @@ from ray import tune
 
 from langsearch.model.base import Base, SharedBase, attach_base, to_device
 from langsearch.search.environment import Environment
+from langsearch.search.evaluating import evaluate_trial, full_result, reuse_scores, test_result
+from langsearch.search.failures import (
+    FAILED,
+    OUT_OF_MEMORY,
+    PAUSED,
+    STALLED,
+    failure_cause,
+    reaction,
+    read_attempts,
+    stall_file,
+    take_stall,
+)
 from langsearch.search.folder import ExperimentFolder, TrialFolder, write_json
 from langsearch.search.learning import LearningTask
+from langsearch.search.monitor import TrialMonitor
 from langsearch.search.priors import learn
-from langsearch.search.searcher import FAILED
 from langsearch.search.task import TrialTask
-from langsearch.search.trial import TrialResult, evaluate_trial, run_trial, test_result
+from langsearch.search.trial import TrialResult, run_trial
+from langsearch.search.working_copy import StopLook, WorkingCopy
 from langsearch.space.problems import InputError
-from langsearch.train.loop import NonFiniteLossError
+from langsearch.space.settings import FailureSettings
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What is left of an error: text alone, since its traceback holds on to all that ran."""
+
+    cause: str
+    message: str
+    traceback: str
+
+    @property
+    def text(self) -> str:
+        """The cause and the message."""
+        return f"{self.cause}: {self.message}"
 
 
 class TrialTrainable(tune.Trainable):  # type: ignore[misc]  # Ray has no types
@@ -33,32 +61,48 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]  # Ray has no types
     """
 
     def setup(
-        self, config: dict[str, Any], base: SharedBase, environment: Environment, experiment: Path, num_threads: int
+        self,
+        config: dict[str, Any],
+        base: SharedBase,
+        environment: Environment,
+        experiment: Path,
+        num_threads: int,
+        failures: FailureSettings | None = None,
+        max_failures: int = 0,
+        copy: WorkingCopy | None = None,
     ) -> None:
-        """Called by Tune in a fresh worker."""
+        """Called by Tune in a fresh worker.
+
+        Args:
+            config: {"name": the trial's}.
+            base: The base, in shared memory.
+            environment: Sentences, directions and scores.
+            experiment: The experiment's folder.
+            num_threads: Of PyTorch.
+            failures: What happens when a trial fails. None: the defaults.
+            max_failures: How often a trial is tried again after a kind of failure, where `failures` says so.
+            copy: Of a remote experiment: this machine's copy takes the place of `experiment`.
+        """
         torch.set_num_threads(num_threads)
         self._base = _attached(base)
         self._environment = environment
-        self._folder = ExperimentFolder(experiment)
+        self._folder, self._copy = _folder(experiment, copy), copy
+        self._failures, self._max_failures = failures or FailureSettings(), max_failures
         self._start(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Called by Tune when a warm worker gets a new trial."""
-        self._run.close()
+        self._close()
         self._start(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
         """Runs to the end of the next epoch. A failure becomes a result, so that the search goes on."""
-        try:
-            result = next(self._run)
-        except Exception as error:
-            return {**record_failure(self._trial, error), "done": True}
-        values: dict[str, Any] = asdict(result)
-        values |= {"name": self._task.name, "kind": self._task.kind, "done": result.finished}
-        if self._task.kind == "searched":
-            values["rung_value"] = result.spbleu  # what ASHA compares; baselines are never stopped
-        return values
+        if self._failure is not None:
+            return self._failed(self._failure)
+        with self._watch.watching():
+            values = self._advance()
+            return values if self._copy is None else self._pushed(values, self._copy)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Called by Tune when it pauses a trial; our own checkpoint of the last epoch is there already."""
@@ -68,25 +112,171 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]  # Ray has no types
 
     def cleanup(self) -> None:
         """Called by Tune when the worker is stopped."""
-        self._run.close()
+        self._close()
 
     def _start(self, config: dict[str, Any]) -> None:
         self._trial = self._folder.trial(config["name"])
-        self._task = TrialTask.read(self._trial)
-        self._trial.failure.unlink(missing_ok=True)
-        self._run: Generator[TrialResult, None, None] = run_trial(
-            self._base, self._environment, self._task, self._trial
+        self._epoch = -1
+        self._run: Generator[TrialResult, None, None] | None = None
+        self._task: TrialTask | None = None
+        self._failure: Failure | None = None
+        try:
+            self._prepare()
+        except Exception as error:
+            self._failure = _as_failure(error)
+
+    def _prepare(self) -> None:
+        """Reads the task, and what happened to the trial before. What it raises ends the trial."""
+        trial, minutes = self._trial, self._failures.stall_minutes
+        if self._copy is not None:
+            self._copy.pull(trial.name)
+        self._attempts = read_attempts(trial)
+        seconds = None if minutes is None else 60 * minutes
+        elsewhere = StopLook(self._copy) if self._copy is not None else None
+        self._watch = TrialMonitor([self._folder.stop, trial.stop], stall_file(trial), seconds, elsewhere)
+        self._task = TrialTask.read(trial)
+        trial.failure.unlink(missing_ok=True)
+        stall = take_stall(trial, self._attempts.counts.get(STALLED, 0) + 1)
+        if stall is not None and not self._tries_again(STALLED):
+            raise _StalledError(stall.removeprefix(f"{STALLED}: "))
+        self._begin()
+
+    def _begin(self) -> None:
+        assert self._task is not None
+        self._run = run_trial(
+            self._base,
+            self._environment,
+            self._task,
+            self._trial,
+            monitor=self._watch,
+            attempts=self._attempts,
         )
+
+    def _advance(self) -> dict[str, Any]:
+        """Returns the next epoch's result, or how the trial ended; may try again several times for it."""
+        while True:
+            result = self._next()
+            if result is None:
+                return {**self._names(), PAUSED: True, "done": True}
+            if isinstance(result, Failure):
+                self._close()
+                free_memory()
+                if not self._tries_again(result.cause):
+                    return self._failed(result)
+                logger.warning("Trial %s is tried again after %s.", self._trial.name, result.text)
+                self._begin()
+            elif result.finished or result.epoch != self._epoch:  # after another try the last result comes again
+                self._epoch = result.epoch
+                return {**asdict(result), **self._names(), "done": result.finished}
+
+    def _pushed(self, values: dict[str, Any], copy: WorkingCopy) -> dict[str, Any]:
+        """Returns what is to be reported, once the trial's files are where a worker on another machine finds them."""
+        try:
+            copy.push(self._trial.name)
+        except OSError as error:
+            return values if FAILED in values else self._failed(_as_failure(error))
+        return values
+
+    def _next(self) -> TrialResult | Failure | None:
+        assert self._run is not None
+        try:
+            return next(self._run, None)
+        except Exception as error:
+            return _as_failure(error)
+
+    def _tries_again(self, cause: str) -> bool:
+        """Returns whether the trial goes on after a failure, and writes down that it was tried again."""
+        assert self._task is not None
+        what, epoch = reaction(self._failures, cause), max(self._epoch, 0) + 1
+        if what == "halve" and self._attempts.num_parts == 1:
+            accumulation = self._task.trainer.accumulation
+            note = f"{cause} in epoch {epoch}: accumulation {2 * accumulation} instead of {accumulation} from there"
+            if self._task.num_epochs == 0:
+                note = f"{cause}: decoded with half the rows a batch"
+            self._attempts = self._attempts.plus(cause, note, is_halved=True)
+        elif what == "retry" and self._attempts.counts.get(cause, 0) < self._max_failures:
+            where = "before" if cause == STALLED else f"in epoch {epoch}"
+            self._attempts = self._attempts.plus(cause, f"{cause} {where}: tried again")
+        else:
+            return False
+        try:
+            self._attempts.write(self._trial)
+        except OSError:  # a full disk; this process knows it anyway
+            logger.exception("The attempts of trial %s could not be written", self._trial.name)
+        return True
+
+    def _failed(self, failure: Failure) -> dict[str, Any]:
+        record_failure(self._trial, failure)
+        return {**self._names(), FAILED: failure.text, "done": True}
+
+    def _names(self) -> dict[str, str]:
+        name = self._trial.name
+        kind = self._task.kind if self._task else "searched" if name.isdigit() else "baseline"
+        return {"name": name, "kind": kind}
+
+    def _close(self) -> None:
+        if self._run is not None:
+            self._run.close()
+        self._run = None
 
 
 def test_on_worker(
-    base: SharedBase, environment: Environment, experiment: Path, name: str, num_threads: int
+    base: SharedBase,
+    environment: Environment,
+    experiment: Path,
+    name: str,
+    num_threads: int,
+    copy: WorkingCopy | None = None,
 ) -> dict[str, Any]:
     """Evaluates a trial on the test set; a Ray task. Returns the columns of `TestResult`."""
     torch.set_num_threads(num_threads)
-    folder = ExperimentFolder(experiment).trial(name)
-    evaluation = evaluate_trial(_attached(base), environment, folder, "test", environment.evaluation.final)
-    return asdict(test_result(evaluation))
+    folder, attached = _folder(experiment, copy).trial(name), _attached(base)
+
+    def test(num_parts: int) -> dict[str, Any]:
+        final = environment.evaluation.final
+        return asdict(test_result(evaluate_trial(attached, environment, folder, "test", final, num_parts)))
+
+    with _shared(name, copy):
+        return _halved_if_needed(test, folder)
+
+
+test_on_worker.__test__ = False  # type: ignore[attr-defined]
+
+
+def full_on_worker(
+    base: SharedBase,
+    environment: Environment,
+    experiment: Path,
+    name: str,
+    num_threads: int,
+    copy: WorkingCopy | None = None,
+) -> dict[str, Any]:
+    """Evaluates a trial on the whole validation part; a Ray task. Returns the columns of `FullResult`."""
+    torch.set_num_threads(num_threads)
+    folder, attached = _folder(experiment, copy).trial(name), _attached(base)
+
+    def score(num_parts: int) -> dict[str, Any]:
+        final = environment.evaluation.final
+        return asdict(full_result(evaluate_trial(attached, environment, folder, "full", final, num_parts)))
+
+    with _shared(name, copy):
+        reused = reuse_scores(attached, environment, folder)
+        return _halved_if_needed(score, folder) if reused is None else asdict(reused)
+
+
+def _folder(experiment: Path, copy: WorkingCopy | None) -> ExperimentFolder:
+    """Returns the experiment's folder on this machine."""
+    return ExperimentFolder(experiment if copy is None else copy.path)
+
+
+@contextmanager
+def _shared(name: str, copy: WorkingCopy | None) -> Iterator[None]:
+    """Brings a trial of a remote experiment here, and sends back what the context has written."""
+    if copy is not None:
+        copy.pull(name)
+    yield
+    if copy is not None:
+        copy.push(name)
 
 
 def learn_on_worker(
@@ -101,29 +291,41 @@ def learn_on_worker(
     return []
 
 
-test_on_worker.__test__ = False  # type: ignore[attr-defined]
-
-
-def record_failure(folder: TrialFolder, error: Exception) -> dict[str, str]:
-    """Writes a trial's failure into its folder and returns it as a result."""
-    cause = failure_cause(error)
-    text = "".join(traceback.format_exception(error))
+def record_failure(folder: TrialFolder, failure: Failure) -> None:
+    """Writes a trial's failure into its folder, unless the disk is full."""
     try:
-        write_json(folder.failure, {"cause": cause, "message": str(error), "traceback": text})
+        write_json(folder.failure, asdict(failure))
     except OSError:
         logger.exception("The failure of trial %s could not be written", folder.name)
-    return {FAILED: f"{cause}: {error}"}
 
 
-def failure_cause(error: Exception) -> str:
-    """Returns a few words for the kind of a failure."""
-    if isinstance(error, NonFiniteLossError):
-        return "non-finite loss"
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return "out of memory"
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return "disk full"
-    return type(error).__name__
+def free_memory() -> None:
+    """Gives back what a run that has ended left behind."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+class _StalledError(RuntimeError):
+    """The trial's last worker ended because nothing went on."""
+
+
+def _as_failure(error: Exception) -> Failure:
+    cause = STALLED if isinstance(error, _StalledError) else failure_cause(error)
+    return Failure(cause, str(error), "".join(traceback.format_exception(error)))
+
+
+def _halved_if_needed(evaluate: Callable[[int], dict[str, Any]], folder: TrialFolder) -> dict[str, Any]:
+    """Returns an evaluation's columns; where memory is short it is done again with half the rows a batch."""
+    num_parts = read_attempts(folder).num_parts
+    try:
+        return evaluate(num_parts)
+    except Exception as error:
+        if failure_cause(error) != OUT_OF_MEMORY:
+            raise
+    free_memory()
+    logger.warning("The evaluation of trial %s ran out of memory: again with half the rows a batch.", folder.name)
+    return evaluate(2 * num_parts)
 
 
 _bases: dict[str, Base] = {}

@@ -21,8 +21,9 @@ from langsearch.space.run_sections import (
     DataSection,
     EvaluationSection,
     ResourcesSection,
-    SearchSection,
 )
+from langsearch.space.search_checks import check_search
+from langsearch.space.search_sections import CheckpointSection, FailureSection, SearchSection
 from langsearch.space.sections import ArchitectureSection, TrainerSection
 from langsearch.space.settings import Baseline
 from langsearch.space.values import SEARCH_KEYS, Searched
@@ -45,6 +46,8 @@ class Parsed:
     baselines: list[BaselineSection] | None
     search: SearchSection | None
     resources: ResourcesSection | None
+    failures: FailureSection | None
+    checkpoints: CheckpointSection | None
     prior: PriorSection | None
     """None also where the space has none."""
 
@@ -60,11 +63,16 @@ def check_space(parsed: Parsed) -> list[Problem]:
         problems += check_architecture(parsed.architecture, parsed.languages, parsed.trainer)
     if parsed.baselines is not None:
         problems += _check_baselines(parsed.baselines, parsed.trainer)
-    if parsed.search is not None and parsed.trainer is not None:
-        grace, epochs = parsed.search.grace_epochs, parsed.trainer.epochs
-        if parsed.search.scheduler == "asha" and grace > epochs:
-            text = f"must be at most trainer.epochs, but got {grace} with {epochs} epochs"
-            problems.append((("search", "grace_epochs"), text))
+    if parsed.search is not None:
+        problems += check_search(
+            parsed.search,
+            classes=parsed.languages,
+            data=parsed.data,
+            architecture=parsed.architecture,
+            trainer=parsed.trainer,
+            evaluation=parsed.evaluation,
+            baselines=parsed.baselines,
+        )
     if parsed.resources is not None and parsed.resources.trials_per_gpu > 1 and parsed.resources.gpu == 0:
         text = f"needs resources.gpu above 0, but got {parsed.resources.trials_per_gpu} with no GPU"
         problems.append((("resources", "trials_per_gpu"), text))

@@ -89,7 +89,7 @@ def _check_directions(section: DataSection, languages: list[str]) -> Iterator[Pr
     if section.directions == "all":
         return
     if section.directions == "english":
-        if not any(_flores101(language) == "eng" for language in languages):
+        if not any(is_english(language) for language in languages):
             yield path, "needs English among the languages, but it is not there. Add en, or write all."
         return
     used, is_wrong = set(), False
@@ -115,8 +115,9 @@ def _check_flores_languages(classes: Mapping[str, list[str]]) -> Iterator[Proble
                 yield ("languages", name, index), e.problems[0].removeprefix("A language ")
 
 
-def _flores101(language: str) -> str | None:
+def is_english(language: str) -> bool:
+    """Returns whether a code of any family means English."""
     try:
-        return find_language(language).flores101
+        return find_language(language).flores101 == "eng"
     except InputError:
-        return None
+        return False

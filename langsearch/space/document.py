@@ -1,5 +1,6 @@
 """A YAML 1.2 file as plain data that remembers the line of every key, with `--set key=value` on top."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
@@ -16,6 +17,9 @@ KeyPath = tuple[str | int, ...]
 
 MAX_VALUES = 20_000
 """Aliases are followed, so a few lines can stand for billions of values; nobody writes a space this large."""
+
+_PASSWORD = re.compile(r"(?<=:)[^:/@]*(?=@)|(?<=[?&]password=)[^&]*", flags=re.IGNORECASE)
+"""A password in a URL. Messages repeat an override, and are kept in logs."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,7 @@ def _apply(override: str, data: dict[str, Any], origins: dict[KeyPath, str]) -> 
     """Puts one override into the data and its origins; returns the problems."""
     name, equals, text = override.partition("=")
     keys = tuple(name.strip().split("."))
-    origin = f"--set {override}"
+    origin = f"--set {_PASSWORD.sub('***', override)}"
     if not equals or not all(keys):
         return [f"--set must read key.path=value, but got {override!r}. Example: --set trainer.epochs=3"]
     walk = _Walk()

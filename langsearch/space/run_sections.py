@@ -1,6 +1,5 @@
-"""The sections `data`, `evaluation`, `baselines`, `search` and `resources` as pydantic models and plain settings."""
+"""The sections `data`, `evaluation`, `baselines` and `resources` as pydantic models and plain settings."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -100,7 +99,7 @@ _Many = Annotated[int | None, fixed("int", low=1, words={"all": None})]
 
 
 class DecodingSection(Section):
-    """`evaluation.search` and `evaluation.final`: `settings.DecodingSettings`, of which the keys that are set count."""
+    """`evaluation.search`, `.final`, an item of `.rungs`: `settings.DecodingSettings`; the keys that are set count."""
 
     directions: _Many = None
     sentences: _Many = None
@@ -125,11 +124,14 @@ class EvaluationSection(Section):
     spbleu: Annotated[str, PlainValidator(_parse_spbleu)] = EvaluationSettings().spbleu
     search: DecodingSection = DecodingSection()
     final: DecodingSection = DecodingSection()
+    rungs: list[DecodingSection] = Field(default_factory=list)
+    """What is cheaper than `search` up to the first rung, the second and so on."""
 
     def settings(self) -> EvaluationSettings:
-        """Returns the plain settings."""
+        """Returns the plain settings; what a rung leaves out is as in `search`."""
         search, final = self.search.over(DecodingSettings()), self.final.over(FINAL_DECODING)
-        return EvaluationSettings(spbleu=self.spbleu, search=search, final=final)
+        rungs = tuple(rung.over(search) for rung in self.rungs)
+        return EvaluationSettings(spbleu=self.spbleu, search=search, final=final, rungs=rungs)
 
 
 BASELINES: tuple[BaselineName, ...] = ("pretrained", "full_finetuning", "shared_lora", "published")
@@ -191,37 +193,6 @@ def _as_mapping(raw: object) -> object:
 
 BaselineItem = Annotated[BaselineSection, BeforeValidator(_as_mapping)]
 
-OBJECTIVES: Mapping[str, str] = {"spbleu": "max", "trainable_parameters": "min"}
-"""What a search can optimise, and the direction that makes sense."""
-
-
-def _parse_objectives(raw: object) -> dict[str, str]:
-    if not isinstance(raw, dict) or "spbleu" not in raw or any(OBJECTIVES.get(key) != raw[key] for key in raw):
-        valid = ", ".join(f"{name}: {direction}" for name, direction in OBJECTIVES.items())
-        raise ValueError(f"must be {{{valid}}} or its first alone, but got {show(raw)}")
-    return {name: direction for name, direction in OBJECTIVES.items() if name in raw}
-
-
-class SearchSection(Section):
-    """`search`."""
-
-    objectives: Annotated[dict[str, str], PlainValidator(_parse_objectives)] = Field(
-        default_factory=lambda: dict(OBJECTIVES)
-    )
-    sampler: Annotated[str, fixed("text", names=("tpe", "random", "gp", "nsga2"))] = "tpe"
-    scheduler: Annotated[str, fixed("text", names=("asha", "none"))] = "asha"
-    grace_epochs: Annotated[int, fixed("int", low=1)] = 1
-    """asha: no trial is stopped before this epoch."""
-
-    reduction_factor: Annotated[int, fixed("int", low=2)] = 3
-    """asha: one in so many goes on at each rung; rungs are grace_epochs times its powers."""
-
-    trials: Annotated[int, fixed("int", low=1)] = 64
-    max_hours: Annotated[float | None, fixed("float", low=0, is_low_open=True, words={"none": None})] = None
-    seed: Annotated[int, fixed("int", low=0)] = 0
-    storage: str | None = None
-    """A database URL for the trial table. None: SQLite in the experiment's folder."""
-
 
 class ResourcesSection(Section):
     """`resources` of one trial."""
@@ -232,4 +203,5 @@ class ResourcesSection(Section):
     """How many trials share one GPU."""
 
     max_failures: Annotated[int, fixed("int", low=0)] = 3
-    """How often a trial is started again after its worker or node was lost."""
+    """How often a trial is started again after its worker or node was lost; also how often it goes on from its
+    checkpoint after each other kind of failure that `failures` says `retry` of."""

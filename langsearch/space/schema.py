@@ -21,14 +21,16 @@ from langsearch.space.run_sections import (
     DataSection,
     EvaluationSection,
     ResourcesSection,
-    SearchSection,
 )
+from langsearch.space.search_sections import CheckpointSection, FailureSection, SearchSection
 from langsearch.space.sections import ArchitectureSection, TrainerSection, fixed
 from langsearch.space.settings import (
     Baseline,
+    CheckpointSettings,
     DataSettings,
     DecodingSettings,
     EvaluationSettings,
+    FailureSettings,
     PriorSettings,
     TrainerSettings,
 )
@@ -45,6 +47,8 @@ _SECTIONS: Mapping[str, Any] = {
     "baselines": list[BaselineItem],
     "search": SearchSection,
     "resources": ResourcesSection,
+    "failures": FailureSection,
+    "checkpoints": CheckpointSection,
     "prior": PriorSection | None,
 }
 _REQUIRED = ("base", "languages", "data", "architecture")
@@ -68,6 +72,8 @@ class Space:
     baselines: tuple[Baseline, ...]
     search: SearchSection
     resources: ResourcesSection
+    failures: FailureSettings
+    checkpoints: CheckpointSettings
     prior: PriorSettings
     text: str
     """The space as YAML with overrides and defaults filled in; loading it gives an equal space."""
@@ -166,6 +172,8 @@ def load_space(path: Path | str, overrides: Sequence[str] = ()) -> Space:
         baselines=tuple(item.settings() for item in parsed["baselines"]),
         search=parsed["search"],
         resources=parsed["resources"],
+        failures=parsed["failures"].settings(),
+        checkpoints=parsed["checkpoints"].settings(),
         prior=parsed["prior"].settings() if parsed["prior"] is not None else PriorSettings(),
         text=dump(_resolve(data, parsed)),
         architecture_section=parsed["architecture"],
@@ -204,14 +212,24 @@ def _resolve(data: Mapping[str, Any], parsed: Mapping[str, Any]) -> dict[str, An
         "trainer": asdict(TrainerSettings()),
         "search": SearchSection().model_dump(),
         "resources": ResourcesSection().model_dump(),
+        "failures": asdict(FailureSettings()),
+        "checkpoints": asdict(CheckpointSettings()),
         "baselines": [],
     }
     for key, default in filled.items():
         filled[key] = default | (data.get(key) or {}) if isinstance(default, dict) else data.get(key, default)
+    # Each of these can be written in several ways that mean the same.
+    search = parsed["search"]
+    filled["search"] |= {
+        "objectives": dict(search.objectives),
+        "constraints": [str(constraint) for constraint in search.constraints],
+        "plateau": asdict(search.plateau) if search.plateau is not None else "none",
+    }
     filled["evaluation"] = {
         "spbleu": evaluation.spbleu,
         "search": _decoding(evaluation.search),
         "final": _decoding(evaluation.final),
+        "rungs": [_decoding(rung) for rung in evaluation.rungs],
     }
     sections = list(_SECTIONS)
     if parsed["prior"] is None:

@@ -96,7 +96,12 @@ class EvaluationSettings:
     """For the scores that select, on the validation part."""
 
     final: DecodingSettings = FINAL_DECODING
-    """For the front and the baselines, on the test part."""
+    """For the front once the search has ended, on the validation part, and for what is left of it and the baselines,
+    on the test part."""
+
+    rungs: tuple[DecodingSettings, ...] = ()
+    """For the epochs up to the first rung, the second and so on, where those are cheaper than `search`; later epochs
+    have `search`."""
 
 
 SourceKind = Literal["flores101", "flores200", "files", "tsv", "parquet", "embedded"]
@@ -202,3 +207,94 @@ class PriorSettings:
 
     sides: SidesPrior | None = None
     subspace: SubspacePrior | None = None
+
+
+ObjectiveName = Literal[
+    "spbleu",
+    "worst_class_spbleu",
+    "chrf",
+    "trainable_parameters",
+    "nonzero_parameters",
+    "train_seconds",
+    "peak_memory",
+]
+
+OBJECTIVE_DIRECTIONS: dict[ObjectiveName, Literal["max", "min"]] = {
+    "spbleu": "max",
+    "worst_class_spbleu": "max",
+    "chrf": "max",
+    "trainable_parameters": "min",
+    "nonzero_parameters": "min",
+    "train_seconds": "min",
+    "peak_memory": "min",
+}
+"""What a search can optimise, and the direction that makes sense."""
+
+MAX_OBJECTIVES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constraint:
+    """What a trial must keep to be a member of the front."""
+
+    metric: str
+    """An objective's name, or worst_loss.CLASS: the most spBLEU that any direction between languages of the class
+    loses against the pretrained base, on the validation part; worst_loss.all: any direction at all."""
+
+    is_upper: bool
+    """Whether the metric must be at most the bound, not at least."""
+
+    bound: float
+    """In the metric's unit; of a percentage: 2 for 2 % of the base's parameters."""
+
+    is_percent: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.metric} {'<=' if self.is_upper else '>='} {self.bound:.15g}{' %' if self.is_percent else ''}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plateau:
+    """When a search ends early."""
+
+    trials: int
+    """How many trials in a row must gain too little."""
+
+    min_gain: float = 0.01
+    """The least growth over them: of the dominated hypervolume, as a share of it; of a single objective, as a share of
+    the best value."""
+
+
+Reaction = Literal["fail", "retry", "stop"]
+"""fail: the trial ends with its cause. retry: it goes on from its checkpoint, at most `resources.max_failures` times,
+then it ends. stop: the trial stays unfinished and the run stops, to be resumed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailureSettings:
+    """What happens when a trial fails; lost workers and nodes are always tried again."""
+
+    stall_minutes: float | None = 30.0
+    """A trial that makes no progress for so long (no update, no decoded batch) is stopped. None: never."""
+
+    stalled: Reaction = "retry"
+    non_finite_loss: Reaction = "fail"
+    """It would come again: training is deterministic."""
+
+    out_of_memory: Literal["halve", "fail", "stop"] = "halve"
+    """halve: tried again once from its checkpoint with twice the accumulation, so half the tokens in memory."""
+
+    disk_full: Reaction = "stop"
+    error: Reaction = "fail"
+    """Any other exception."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSettings:
+    """What stays on the disk. What resuming and the front need is never deleted."""
+
+    keep: Literal["front", "all"] = "front"
+    """front: the weights of trials that another one dominates are deleted. all: those of every trial stay."""
+
+    max_gigabytes: float | None = None
+    """Over this (10 ** 9 bytes) older checkpoints and, with keep: all, the worst trials' weights are deleted too."""

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -72,6 +73,8 @@ def train(
     *,
     resume: Checkpoint | None = None,
     updates_between_yields: int | None = None,
+    should_yield: Callable[[], bool] = lambda: False,
+    num_parts: int = 1,
 ) -> Iterator[Progress]:
     """Trains a learner; yields at the end of every epoch, and every so many updates if asked to.
 
@@ -84,16 +87,20 @@ def train(
         settings: How to train.
         resume: A checkpoint of the same learner, data and settings; training goes on right behind it.
         updates_between_yields: Yield also within epochs. None: only at their ends.
+        should_yield: Called after every update; where it says so, training yields there too.
+        num_parts: Each microbatch is split into so many parts, which take their share of the memory. The updates
+            are made of the same pairs, so that this may differ from that of the run which is resumed, also within
+            an epoch; only dropout and rounding differ.
 
     Raises:
         NonFiniteLossError: If the loss becomes NaN or infinite.
     """
-    return _Run(learner, data, settings).go(resume, updates_between_yields)
+    return _Run(learner, data, settings, num_parts).go(resume, updates_between_yields, should_yield)
 
 
 class _Run:
-    def __init__(self, learner: Learner, data: TrainingData, settings: TrainerSettings) -> None:
-        self.learner, self.data, self.settings = learner, data, settings
+    def __init__(self, learner: Learner, data: TrainingData, settings: TrainerSettings, num_parts: int) -> None:
+        self.learner, self.data, self.settings, self.num_parts = learner, data, settings, num_parts
         self.parameters = learner.parameters()
         self.optimizer = make_optimizer(self.parameters, settings)
         self.device = next(iter(self.parameters.values())).device
@@ -103,7 +110,9 @@ class _Run:
         self.loss_sum, self.num_tokens, self.train_seconds = 0.0, 0, 0.0
         self.lr = settings.lr
 
-    def go(self, resume: Checkpoint | None, updates_between_yields: int | None) -> Iterator[Progress]:
+    def go(
+        self, resume: Checkpoint | None, updates_between_yields: int | None, should_yield: Callable[[], bool]
+    ) -> Iterator[Progress]:
         settings = self.settings
         torch.manual_seed(settings.seed)
         _set_dropout(self.learner.model, settings.dropout)
@@ -128,13 +137,15 @@ class _Run:
                 self._update(
                     [
                         collate(self.data.store, self.data.directions, rows, self.data.vocabulary, self.data.languages)
-                        for rows in group
+                        for microbatch in group
+                        for rows in np.array_split(microbatch, min(self.num_parts, len(microbatch)))
                     ]
                 )
                 self.train_seconds += time.perf_counter() - started
                 self.microbatch += len(group)
                 ended = self.microbatch == len(plan.microbatches)
-                if ended or (updates_between_yields and self.updates % updates_between_yields == 0):
+                is_due = updates_between_yields is not None and self.updates % updates_between_yields == 0
+                if should_yield() or is_due or ended:
                     yield from self._yield(len(plan.microbatches))
             self.epoch, self.microbatch, self.loss_sum, self.num_tokens = self.epoch + 1, 0, 0.0, 0
 

@@ -1,0 +1,96 @@
+"""What follows the trials: the front once more on the whole validation part, then, once, on the test set."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray
+
+from langsearch.search.comparison import compare_tested
+from langsearch.search.table import State
+from langsearch.search.trial import FullResult, TestResult
+from langsearch.search.tuning import Search
+from langsearch.search.worker import full_on_worker, test_on_worker
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate_candidates(search: Search) -> bool:
+    """Scores the candidates with `evaluation.final` on the whole validation part, each one once over all resumes.
+
+    Returns:
+        Whether all of them have such scores; without them nothing may be tested, since nothing is selected.
+    """
+    table = search.table
+    names = [row.name for row in table.candidates() if row.full is None]
+    if names:
+        search.display.message(f"Scoring the front's {len(names)} candidates again, on the whole validation part …")
+
+    def record(name: str, values: dict[str, Any]) -> None:
+        result = FullResult(**values)
+        table.record_full(name, result)
+        search.display.message(f"{name:<15} spBLEU {result.full_spbleu:5.2f} on the whole validation part")
+
+    _run(search, full_on_worker, names, record)
+    return all(row.full is not None for row in table.candidates())
+
+
+def test_front(search: Search) -> bool:
+    """Scores the front and the baselines on the test set, each one once over all resumes, and compares them.
+
+    Returns:
+        Whether all of them have been tested.
+    """
+    table = search.table
+
+    def untested() -> list[str]:
+        baselines = [row for row in table.rows() if row.kind == "baseline" and row.state is State.COMPLETE]
+        return [row.name for row in baselines + table.front() if row.test is None]
+
+    names = untested()
+    if names:
+        search.display.message(f"Testing {len(names)} systems: the front and the baselines, on the test set …")
+
+    def record(name: str, values: dict[str, Any]) -> None:
+        result = TestResult(**values)
+        table.record_test(name, result)
+        search.display.message(f"{name:<15} test spBLEU {result.test_spbleu:5.2f}")
+
+    _run(search, test_on_worker, names, record)
+    compare_tested(search.folder, table, search.environment)
+    return not untested()
+
+
+test_front.__test__ = False  # type: ignore[attr-defined]
+
+
+def _run(
+    search: Search, function: Callable[..., Any], names: Sequence[str], record: Callable[[str, dict[str, Any]], None]
+) -> None:
+    """Runs an evaluation of several trials as Ray tasks; one that fails is named, and tried again on resume."""
+    if not names:
+        return
+    resources = search.space.resources
+    task = ray.remote(function).options(
+        num_cpus=resources.cpu, num_gpus=search.num_gpus, max_retries=resources.max_failures
+    )
+    base, environment = ray.put(search.base), ray.put(search.environment)
+    of = {
+        task.remote(base, environment, search.folder.path, name, search.num_threads, search.copy): name
+        for name in names
+    }
+    pending = list(of)
+    while pending:
+        done, pending = ray.wait(pending)
+        for reference in done:
+            try:
+                values = ray.get(reference)
+            except Exception as error:
+                logger.debug("The evaluation of %s failed", of[reference], exc_info=True)
+                cause = str(error).strip().splitlines()[-1]
+                search.display.message(f"{of[reference]:<15} could not be evaluated: {cause}. --resume tries it again.")
+            else:
+                record(of[reference], values)
+                if search.copy is not None:
+                    search.copy.pull(of[reference])
+                    search.copy.try_push(None)

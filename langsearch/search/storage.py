@@ -1,0 +1,96 @@
+"""Remote storage through pyarrow's file systems: opening it, and small files in it."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+OBJECT_STORES = {"s3", "gcs", "abfs"}
+"""pyarrow's names of the file systems with buckets, where an object appears whole or not at all."""
+
+Stat = tuple[int, int]
+"""Size in bytes, and the modification time in ns."""
+
+
+class UploadError(OSError):
+    """Something could not be written to the remote storage."""
+
+
+def is_remote(text: str) -> bool:
+    """Returns whether a place is a URL, not a path of this machine."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text) is not None
+
+
+@lru_cache(maxsize=64)
+def open_system(url: str) -> tuple[Any, str]:
+    """Returns the file system and the path in it; each process opens its own."""
+    if url.startswith("s3://") and "allow_delayed_open=" not in url:  # a small object in one request, not three
+        url += ("&" if "?" in url else "?") + "allow_delayed_open=true"
+    system, path = pafs.FileSystem.from_uri(url)
+    return system, path.rstrip("/")
+
+
+def normal_url(url: str) -> str:
+    """Returns the URL without a slash at its end."""
+    place, mark, query = url.partition("?")
+    return f"{place.rstrip('/')}{mark}{query}"
+
+
+def join(*parts: str) -> str:
+    """Joins parts of a path, leaving out empty ones."""
+    return "/".join(part for part in parts if part)
+
+
+def stat_of(info: Any) -> Stat:
+    """Returns the size and the modification time of one of pyarrow's `FileInfo`."""
+    return int(info.size or 0), int(info.mtime_ns or 0)
+
+
+def read_bytes(url: str, relative: str) -> bytes:
+    """Reads a small file. Raises FileNotFoundError if it is not there."""
+    system, root = open_system(url)
+    with system.open_input_stream(join(root, relative)) as stream:
+        content: bytes = stream.read()
+    return content
+
+
+def write_bytes(url: str, relative: str, content: bytes) -> None:
+    """Writes a small file in one step. Raises UploadError if it cannot be."""
+    system, root = open_system(url)
+    with upload(system, join(root, relative)) as stream:
+        stream.write(content)
+
+
+def delete(url: str, relative: str) -> None:
+    """Deletes a file, if it is there."""
+    system, root = open_system(url)
+    with suppress(FileNotFoundError):
+        system.delete_file(join(root, relative))
+
+
+def modified(url: str, relative: str) -> dict[str, int]:
+    """Returns when the files directly in a folder were written, in ns by the storage's own clock."""
+    system, root = open_system(url)
+    infos = system.get_file_info(pafs.FileSelector(join(root, relative), allow_not_found=True))
+    return {info.base_name: stat_of(info)[1] for info in infos if info.is_file and not info.base_name.startswith(".")}
+
+
+@contextmanager
+def upload(system: Any, target: str) -> Iterator[Any]:
+    """Opens an object that appears whole under its name, where the storage does not see to that, by renaming."""
+    with_rename = system.type_name not in OBJECT_STORES
+    folder, _, name = target.rpartition("/")
+    written = f"{folder}/.{name}.partial" if with_rename else target
+    try:
+        if with_rename:
+            system.create_dir(folder, recursive=True)
+        with system.open_output_stream(written) as stream:
+            yield stream
+        if with_rename:
+            system.move(written, target)
+    except (OSError, pa.ArrowException) as error:
+        raise UploadError(f"{target} could not be written: {error}") from error

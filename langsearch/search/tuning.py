@@ -1,0 +1,334 @@
+"""The trials of a search, run by Ray Tune: what Tune is given, and what is done between its events."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+from langsearch.model.base import SharedBase
+from langsearch.search.disk import DiskBudget
+from langsearch.search.display import Display
+from langsearch.search.environment import CheckedSpace, Environment
+from langsearch.search.experiment import space_of_version
+from langsearch.search.failures import FAILED, PAUSED, lost_cause
+from langsearch.search.folder import ExperimentFolder, write_text
+from langsearch.search.halving import AsyncHalving, rungs
+from langsearch.search.interrupts import gentle_interrupts
+from langsearch.search.priors import Seeding
+from langsearch.search.ray_session import max_concurrent
+from langsearch.search.results import parse_result
+from langsearch.search.results_file import ResultsFile
+from langsearch.search.searcher import TIME, TableSearcher
+from langsearch.search.table import TrialRow, TrialTable
+from langsearch.search.task import TrialTask, baseline_task, searched_task
+from langsearch.search.worker import TrialTrainable
+from langsearch.search.working_copy import WorkingCopy
+from langsearch.space.schema import Space
+
+logger = logging.getLogger(__name__)
+
+_SECONDS_BETWEEN_LOOKS = 1.0
+_SECONDS_BETWEEN_RESULTS = 5.0
+
+INTERRUPTED = "interrupted"
+"""What stopped a search at Ctrl+C."""
+
+REQUESTED = "requested"
+"""What stopped a search at a stop file that somebody else wrote."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """What the trials of a search share."""
+
+    checked: CheckedSpace
+    folder: ExperimentFolder
+    table: TrialTable
+    base: SharedBase
+    environment: Environment
+    display: Display
+    results: ResultsFile
+    address: str | None
+    """The Ray cluster's; None: this machine alone."""
+
+    copy: WorkingCopy | None = None
+    """The copy of a remote experiment that is worked on; None: the folder is the experiment."""
+
+    check_held: Callable[[], None] = lambda: None
+    """Raises OSError if another run holds the experiment by now."""
+
+    @property
+    def space(self) -> Space:
+        """The space that new trials come from."""
+        return self.checked.space
+
+    @property
+    def num_threads(self) -> int:
+        """Threads of PyTorch in a worker."""
+        return max(int(self.space.resources.cpu), 1)
+
+    @property
+    def num_gpus(self) -> float:
+        """GPUs of a trial."""
+        return self.space.resources.gpu / self.space.resources.trials_per_gpu
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the trials of a run ended."""
+
+    is_done: bool
+    """Whether all that was planned has ended."""
+    ended_by: str | None
+    stopped_by: str | None
+
+
+def run_trials(search: Search, seeding: Seeding, retry: Sequence[str]) -> Ended:
+    """Runs a search's trials until all that were planned have ended, or something stops the run.
+
+    Args:
+        search: The search.
+        seeding: Its dimensions, and how it begins.
+        retry: Failed trials to try again.
+    """
+    space, table, folder = search.space, search.table, search.folder
+    for baseline in space.baselines:
+        table.add_baseline(baseline.name)
+    tasks = _tasks(search)
+    running = [row for row in table.rows() if not row.state.is_finished and row.same_as is None]
+    search.display.known(table.rows(), tasks)
+    losses = _Losses(folder)
+    searcher = _PushingSearcher(
+        table,
+        folder,
+        lambda number, point: searched_task(space, search.checked.shape, number, point),
+        seeding.distributions,
+        [tasks[row.name] for row in running],
+        space.search.trials,
+        seeds=seeding.points,
+        retry=retry,
+        failures=space.failures,
+        plateau=space.search.plateau,
+        num_trainable=lambda task: task.num_trainable(search.checked.shape),
+        explain=losses.explain,
+    )
+    searcher.copy = search.copy
+    between = _Between(search, searcher, losses)
+    cpus = space.resources.cpu
+    tuner = tune.Tuner(
+        tune.with_resources(
+            tune.with_parameters(
+                TrialTrainable,
+                base=search.base,
+                environment=search.environment,
+                experiment=folder.path,
+                num_threads=search.num_threads,
+                failures=space.failures,
+                max_failures=space.resources.max_failures,
+                copy=search.copy,
+            ),
+            {"cpu": cpus, "gpu": search.num_gpus},
+        ),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=_scheduler(space, table),
+            num_samples=-1,
+            max_concurrent_trials=max_concurrent(cpus, search.num_gpus) if search.address is None else None,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(folder.ray),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+            failure_config=tune.FailureConfig(max_failures=space.resources.max_failures),
+            callbacks=[between],
+            verbose=0,
+        ),
+    )
+    with search.display.showing(), gentle_interrupts(between.interrupt):
+        tuner.fit()
+    return Ended(searcher.is_done, searcher.ended_by, searcher.stopped_by)
+
+
+def _tasks(search: Search) -> dict[str, TrialTask]:
+    """Returns the tasks of all trials that there are, each from the version of the space that it was proposed from."""
+    spaces: dict[int, Space] = {search.table.space_version: search.space}
+
+    def task(row: TrialRow) -> TrialTask:
+        if row.kind == "baseline":
+            return baseline_task(search.space, search.checked.shape, row.name)
+        if row.space_version not in spaces:
+            spaces[row.space_version] = space_of_version(search.folder, row.space_version)
+        return searched_task(spaces[row.space_version], search.checked.shape, int(row.name), dict(row.params))
+
+    listed = {baseline.name for baseline in search.space.baselines}
+    return {row.name: task(row) for row in search.table.rows() if row.kind == "searched" or row.name in listed}
+
+
+class _PushingSearcher(TableSearcher):
+    """Sends a new trial's row and task to the remote storage before a worker on another machine gets it."""
+
+    copy: WorkingCopy | None = None
+
+    def suggest(self, trial_id: str) -> Any:
+        config = super().suggest(trial_id)
+        if self.copy is not None and isinstance(config, dict):
+            retried = self._table.row(config["name"]).retry_of
+            # The new trial before the old one: it has taken over the old one's checkpoints.
+            self.copy.try_push(None, config["name"], *([retried] if retried else []))
+        return config
+
+
+@dataclass
+class _Losses:
+    """Why workers were lost, from the files in which Tune keeps the text of Ray's errors."""
+
+    folder: ExperimentFolder
+    trials: dict[str, Any] = field(default_factory=dict)
+    """Tune's trials by our names."""
+
+    def explain(self, name: str) -> str:
+        """Returns the cause of a trial whose worker was lost, "KIND: message"."""
+        trial, text = self.trials.get(name), ""
+        try:
+            text = Path(trial.error_file).read_text(encoding="utf-8", errors="replace") if trial else ""
+        except (OSError, TypeError):
+            logger.debug("Tune has no error of trial %s", name)
+        return lost_cause(self.folder.trial(name), text)
+
+
+class _Between(tune.Callback):  # type: ignore[misc]  # Ray has no types
+    """What is done between Tune's events: showing, results.parquet, the disk's budget, and requests to stop.
+
+    Args:
+        search: The search.
+        searcher: Its searcher, which has heard of an event before.
+        losses: Gets Tune's trials.
+    """
+
+    def __init__(self, search: Search, searcher: TableSearcher, losses: _Losses) -> None:
+        self._search, self._searcher, self._losses = search, searcher, losses
+        self._budget = DiskBudget(search.folder, search.space.checkpoints)
+        hours = search.space.search.max_hours
+        self._deadline = time.monotonic() + 3600 * hours if hours else None
+        self._looked = self._written = 0.0
+        self._is_asked = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its callbacks into its own folder; nobody reads that, so nothing goes in."""
+        return {}
+
+    def interrupt(self) -> None:
+        """Ctrl+C: the trials write checkpoints and stop."""
+        self._searcher.stop(INTERRUPTED)
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Called by Tune some ten times a second."""
+        now = time.monotonic()
+        if now - self._looked < _SECONDS_BETWEEN_LOOKS:
+            return
+        self._looked = now
+        try:
+            self._search.check_held()
+        except OSError as error:
+            self._searcher.stop(str(error))
+        if self._deadline is not None and now > self._deadline:
+            self._searcher.stop(TIME)
+        elif not self._is_asked and self._search.folder.stop.exists():
+            self._searcher.stop(REQUESTED)
+        if self._searcher.stopped_by is not None and not self._is_asked:
+            self._ask_to_stop(self._searcher.stopped_by)
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        name = trial.config["name"]
+        self._losses.trials[name] = trial
+        self._search.display.started(self._searcher.task(name))
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        name = trial.config["name"]
+        self._search.display.message(f"{name:<15} {self._losses.explain(name)}; it goes on from its checkpoint")
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        parsed = parse_result(result)
+        if parsed is not None:
+            self._search.display.epoch(trial.config["name"], parsed)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._end(trial)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._end(trial)
+
+    def _end(self, trial: Any) -> None:
+        name, last = trial.config["name"], trial.last_result or {}
+        row = self._search.table.row(name)
+        if row.state.is_finished:
+            self._search.display.ended(name, row.state, row.cause)
+        elif PAUSED in last:
+            self._search.display.message(f"{name:<15} stopped behind a checkpoint")
+        elif FAILED in last:
+            self._search.display.message(f"{name:<15} {last[FAILED]}")
+        self._losses.trials.pop(name, None)
+        if self._search.copy is not None:
+            self._pull(name)
+        if time.monotonic() - self._written < _SECONDS_BETWEEN_RESULTS:
+            return
+        tidy(self._search, self._budget)
+        self._written = time.monotonic()
+
+    def _pull(self, name: str) -> None:
+        assert self._search.copy is not None
+        try:
+            self._search.copy.pull(name)
+        except OSError as error:
+            logger.warning("%s", error)
+
+    def _ask_to_stop(self, reason: str) -> None:
+        """Has all running trials stop behind a checkpoint."""
+        self._is_asked = True
+        self._search.display.message(f"{_why(reason)}: the trials that run write a checkpoint and stop …")
+        try:
+            write_text(self._search.folder.stop, reason + "\n")
+        except OSError as error:  # a full disk; they end with their next epoch
+            logger.warning("%s could not be written: %s", self._search.folder.stop, error)
+        if self._search.copy is not None:
+            self._search.copy.try_push(None)
+
+
+def tidy(search: Search, budget: DiskBudget) -> None:
+    """Keeps the disk's budget, and brings results.parquet and the remote storage up to date."""
+    table = search.table
+    freed = budget.keep_within(table.rows(), {row.name for row in table.candidates()})
+    if freed.message:
+        search.display.message(freed.message)
+    try:
+        search.results.write(table)
+    except OSError as error:
+        logger.warning("%s could not be written: %s", search.folder.results, error)
+    if search.copy is not None:
+        search.copy.try_push(None, *freed.names)
+
+
+def _why(reason: str) -> str:
+    texts: Mapping[str, str] = {
+        INTERRUPTED: "Interrupted (Ctrl+C again stops at once)",
+        TIME: "The time is up",
+        REQUESTED: "Asked to stop",
+    }
+    return texts.get(reason, reason[:1].upper() + reason[1:])
+
+
+def _scheduler(space: Space, table: TrialTable) -> TrialScheduler:
+    search, epochs = space.search, space.trainer_section.epochs
+    if search.scheduler == "none" or not rungs(epochs, search.grace_epochs, search.reduction_factor):
+        return FIFOScheduler()
+    return AsyncHalving(
+        table, max_epochs=epochs, grace_epochs=search.grace_epochs, reduction_factor=search.reduction_factor
+    )

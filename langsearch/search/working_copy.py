@@ -1,0 +1,116 @@
+"""Where an experiment lies: in a folder of this machine, or on remote storage with a copy here to work on."""
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from langsearch.search.environment import STORE_FOLDER
+from langsearch.search.remote import Remote, local_copy, open_remote
+from langsearch.search.storage import is_remote
+
+logger = logging.getLogger(__name__)
+
+_TRIALS = "trials"
+
+
+@dataclass(frozen=True)
+class WorkingCopy:
+    """The copy of a remote experiment on this machine; each machine has its own, at the same place for every run."""
+
+    experiments: Remote
+    name: str
+
+    @property
+    def path(self) -> Path:
+        """The experiment's folder on this machine."""
+        return local_copy(self.experiments.url) / self.name
+
+    @property
+    def remote(self) -> Remote:
+        """The experiment's folder on the storage."""
+        return self.experiments.child(self.name)
+
+    def take_over(self) -> None:
+        """Brings everything here, for a driver that begins. Raises OSError if the storage cannot be read."""
+        self.remote.pull_all(self.path)
+
+    def push(self, trial: str | None = None) -> None:
+        """Sends what has changed of a trial, or, with None, of all that is no trial's. Raises UploadError."""
+        self.remote.push(self.path, "" if trial is None else f"{_TRIALS}/{trial}")
+
+    def pull(self, trial: str) -> None:
+        """Brings what has changed of a trial. Raises OSError if the storage cannot be read."""
+        self.remote.pull(self.path, f"{_TRIALS}/{trial}")
+
+    def push_store(self) -> None:
+        """Sends the token files. Raises UploadError."""
+        self.experiments.push(self.path.parent, STORE_FOLDER)
+
+    def pull_store(self) -> None:
+        """Brings the token files. Raises OSError if the storage cannot be read."""
+        self.experiments.pull(self.path.parent, STORE_FOLDER)
+
+    def try_push(self, *trials: str | None) -> bool:
+        """Sends as `push` does; what fails is logged, and sent with the next push of the part. Returns whether it went.
+
+        For a driver between events: a storage that is away for a minute must not end a search.
+        """
+        try:
+            for trial in trials:
+                self.push(trial)
+        except OSError as error:
+            logger.warning("%s", error)
+            return False
+        return True
+
+    def is_asked_to_stop(self) -> bool:
+        """Returns whether the experiment's stop file is on the storage; False where it cannot be reached."""
+        try:
+            return self.remote.exists("stop")
+        except OSError:
+            return False
+
+
+def find_experiments(text: str) -> tuple[Path, Remote | None]:
+    """Returns the folder of all experiments on this machine, and the remote one that it is a copy of, if it is.
+
+    Raises:
+        InputError: If the text is a URL that cannot be opened.
+    """
+    if not is_remote(text):
+        return Path(text).resolve(), None
+    remote = open_remote(text)
+    return local_copy(remote.url), remote
+
+
+def fetch_experiment(text: str) -> Path:
+    """Returns an experiment's folder on this machine; a remote one is brought here first.
+
+    Raises:
+        InputError: If the text is a URL that cannot be opened.
+        OSError: If the storage cannot be read.
+    """
+    if not is_remote(text):
+        return Path(text)
+    place, mark, query = text.partition("?")
+    parent, _, name = place.rstrip("/").rpartition("/")
+    copy = WorkingCopy(open_remote(f"{parent}{mark}{query}"), name)
+    copy.take_over()
+    copy.pull_store()
+    return copy.path
+
+
+class StopLook:
+    """Looks on the storage whether the run is to stop, at most every so many seconds: a request costs money."""
+
+    def __init__(self, copy: WorkingCopy, seconds: float = 10.0) -> None:
+        self._copy, self._seconds, self._looked = copy, seconds, time.monotonic()
+
+    def __call__(self) -> bool:
+        """Returns whether it is, as far as was looked."""
+        now = time.monotonic()
+        if now - self._looked < self._seconds:
+            return False
+        self._looked = now
+        return self._copy.is_asked_to_stop()

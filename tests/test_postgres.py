@@ -1,0 +1,194 @@
+"""The trial table in PostgreSQL, on a real server of this test's own."""
+
+import multiprocessing
+import os
+import pwd
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+import pytest
+
+from langsearch.search.front import Objective
+from langsearch.search.table import State, TrialTable
+
+if TYPE_CHECKING:
+    from tests.search_fixtures import ResultMaker
+
+pytest_plugins = ["search_fixtures"]
+
+OBJECTIVES = (Objective("spbleu", True), Objective("trainable_parameters", False))
+DIMENSIONS = {
+    "rank.high": optuna.distributions.CategoricalDistribution([0, 2, 4]),
+    "trainer.lr": optuna.distributions.FloatDistribution(1e-4, 1e-2, log=True),
+}
+
+
+def find_programs() -> Path | None:
+    """Returns the folder of PostgreSQL's server programs; Debian keeps them out of PATH."""
+    found = shutil.which("initdb")
+    if found is not None:
+        return Path(found).parent
+    folders = Path("/usr/lib/postgresql").glob("*/bin/initdb")
+    return max((path.parent for path in folders), key=lambda path: int(path.parent.name), default=None)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """The URL of a database on a fresh server that listens on loopback alone."""
+    pytest.importorskip("psycopg", reason="needs langsearch[postgres]")
+    programs = find_programs()
+    if programs is None:
+        pytest.skip("needs a PostgreSQL server's programs, such as Debian's package postgresql")
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    if os.geteuid() == 0:  # the server refuses to run as root
+        user = "nobody"
+    folder = Path(tempfile.mkdtemp(prefix="langsearch-postgres-"))
+    shutil.chown(folder, user)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    data, given = folder / "data", user if os.geteuid() == 0 else None
+    initdb: list[str | Path] = [
+        programs / "initdb",
+        "-D",
+        data,
+        "-U",
+        "langsearch",
+        "-A",
+        "trust",
+        "--no-sync",
+        "-E",
+        "UTF8",
+    ]
+    subprocess.run(initdb, check=True, user=given, stdout=subprocess.DEVNULL, cwd=folder)
+    command: list[str | Path] = [
+        programs / "postgres",
+        "-D",
+        data,
+        "-p",
+        str(port),
+        "-h",
+        "127.0.0.1",
+        "-k",
+        folder,
+        "-F",
+    ]
+    command.append("-F")  # nothing here must outlive a power loss
+    running = subprocess.Popen(command, user=given, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        url = f"postgresql+psycopg://langsearch@127.0.0.1:{port}/postgres"
+        _wait_for(url, running)
+        yield url
+    finally:
+        running.send_signal(signal.SIGINT)  # fast shutdown
+        running.wait(30)
+        shutil.rmtree(folder)
+
+
+def _wait_for(url: str, running: "subprocess.Popen[bytes]") -> None:
+    import psycopg
+
+    for _ in range(100):
+        assert running.poll() is None, "the server has ended"
+        try:
+            psycopg.connect(url.replace("+psycopg", "")).close()
+        except psycopg.OperationalError:
+            time.sleep(0.1)
+        else:
+            return
+    pytest.fail("the server must answer within 10 seconds")
+
+
+def open_table(url: str, name: str, sampler: str = "tpe") -> TrialTable:
+    return TrialTable(url, name, OBJECTIVES, sampler=sampler, seed=3, num_trials=12)
+
+
+def test_a_table_in_postgresql_gives_back_what_was_written(server: str, make_result: "ResultMaker") -> None:
+    table = open_table(server, "written")
+    table.add_baseline("pretrained")
+    table.complete("pretrained", make_result(spbleu=1.0))
+    for _ in range(4):
+        table.propose(DIMENSIONS, fingerprint="f")
+    table.report("00000", make_result(epoch=1, spbleu=4.25))
+    table.complete("00001", make_result(spbleu=5.5))
+    table.prune("00002", make_result(epoch=2, spbleu=0.1))
+    table.fail("00003", "out of memory: 80 GiB " + "long " * 1000)
+    again = open_table(server, "written")
+    assert again.rows() == table.rows()
+    assert [row.state for row in again.rows()[1:]] == [State.RUNNING, State.COMPLETE, State.PRUNED, State.FAILED]
+    assert [row.name for row in again.front()] == ["00001"]
+
+
+def test_proposals_are_those_that_sqlite_gives(server: str, tmp_path: Path, make_result: "ResultMaker") -> None:
+    points: list[list[dict[str, Any]]] = []
+    for url in (server, f"sqlite:///{tmp_path}/study.db"):
+        points.append([])
+        for number in range(12):
+            table = open_table(url, "proposals")  # a new driver before every one
+            points[-1].append(table.propose(DIMENSIONS)[1])
+            table.complete(f"{number:05d}", make_result(spbleu=points[-1][-1]["rank.high"] + number / 10))
+    assert points[0] == points[1]
+
+
+def test_experiments_in_one_database_do_not_mix(server: str, make_result: "ResultMaker") -> None:
+    first, second = open_table(server, "first"), open_table(server, "second")
+    for table in (first, second, first):
+        table.propose(DIMENSIONS)
+    first.complete("00001", make_result(spbleu=5.0))
+    assert [row.state for row in open_table(server, "first").rows()] == [State.RUNNING, State.COMPLETE]
+    assert [row.state for row in open_table(server, "second").rows()] == [State.RUNNING]
+
+
+def drive(url: str, name: str, make_result: "ResultMaker", opened: Event) -> None:
+    """Goes on with a search of 12 scripted trials until all are complete."""
+    table = open_table(url, name)
+    opened.set()
+    while True:
+        for row in table.rows():
+            if not row.state.is_finished:
+                rank, lr = row.params["rank.high"], row.params["trainer.lr"]
+                table.complete(row.name, make_result(spbleu=rank + 100 * lr, trainable_parameters=1 + rank))
+        if table.num_searched == 12:
+            return
+        table.propose(DIMENSIONS)
+
+
+def test_a_driver_killed_at_any_moment_leaves_the_table_of_an_undisturbed_run(
+    server: str, make_result: "ResultMaker"
+) -> None:
+    processes = multiprocessing.get_context("fork")  # imports nothing anew
+    started = time.monotonic()
+    drive(server, "undisturbed", make_result, processes.Event())
+    seconds = time.monotonic() - started
+    seeded, num_killed = random.Random(1), 0
+    while True:
+        opened = processes.Event()
+        driver = processes.Process(target=drive, args=(server, "disturbed", make_result, opened))
+        driver.start()
+        assert opened.wait(60)
+        if num_killed < 10:
+            driver.join(seeded.uniform(0.0, seconds / 8))
+            driver.kill()
+        driver.join(60)
+        if driver.exitcode == 0:
+            break
+        num_killed += 1
+        assert driver.exitcode == -signal.SIGKILL
+        rows = open_table(server, "disturbed").rows()
+        assert [row.name for row in rows] == [f"{number:05d}" for number in range(len(rows))]
+        assert all(row.params.keys() == DIMENSIONS.keys() for row in rows), "half a trial"
+    assert num_killed >= 3
+    undisturbed, disturbed = open_table(server, "undisturbed"), open_table(server, "disturbed")
+    assert [row.params for row in disturbed.rows()] == [row.params for row in undisturbed.rows()]
+    assert all(row.state is State.COMPLETE for row in disturbed.rows())
+    assert [row.name for row in disturbed.front()] == [row.name for row in undisturbed.front()]
