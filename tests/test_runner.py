@@ -121,7 +121,15 @@ def test_the_front_and_the_baselines_alone_are_tested(searched: Searched) -> Non
 
 def test_the_folder_holds_the_report_and_the_adapters_and_nothing_of_rays(searched: Searched) -> None:
     names = {path.name for path in searched.path.iterdir()}
-    assert names - {".lock"} == {"space.yaml", "study.db", "experiment.json", "results.parquet", "report.html", "trials", "front"}
+    assert names - {".lock"} == {
+        "space.yaml",
+        "study.db",
+        "experiment.json",
+        "results.parquet",
+        "report.html",
+        "trials",
+        "front",
+    }
     front = [name for name, row in searched.rows.items() if row["is_front"] and row["trainable_parameters"]]
     assert sorted(path.name for path in (searched.path / "front").iterdir()) == front
     for name in front:
