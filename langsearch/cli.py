@@ -181,6 +181,7 @@ def run(
     _print_front(outcome.folder.path)
     if outcome.copy is not None:
         outcome.copy.push()
+        _out.print(f"Experiment: {outcome.copy.remote.url}", soft_wrap=True)
     _out.print(f"Report: {report}", soft_wrap=True)
     raise typer.Exit(_tell_end(outcome))
 

@@ -102,7 +102,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]  # Ray has no types
             return self._failed(self._failure)
         with self._watch.watching():
             values = self._advance()
-            return values if self._copy is None else self._pushed(values, self._copy)
+        return values if self._copy is None else self._pushed(values, self._copy)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Called by Tune when it pauses a trial; our own checkpoint of the last epoch is there already."""
