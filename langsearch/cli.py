@@ -12,6 +12,7 @@ from langsearch import __version__
 from langsearch.space.problems import InputError
 
 if TYPE_CHECKING:
+    from langsearch.search.environment import CheckedSpace
     from langsearch.search.runner import Outcome
 
 app = typer.Typer(
@@ -90,10 +91,12 @@ def check(
     """Validate a space: languages, directions, sentences, dimensions, sizes, plan. Starts and writes nothing."""
     from langsearch.search.checking import check_constraints, describe_check, print_check
     from langsearch.search.environment import check_space
+    from langsearch.search.trackers import check_tracking
     from langsearch.space.schema import load_space
 
     checked = check_space(load_space(space, overrides or ()))
     check_constraints(checked)
+    check_tracking(checked.space)
     if is_json:
         typer.echo(json.dumps(describe_check(checked), ensure_ascii=False, indent=2))
     else:
@@ -151,12 +154,11 @@ def run(
     if not resume and (retry is not None or accept_changed_space):
         option = "--retry" if retry is not None else "--accept-changed-space"
         raise InputError(f"{option} goes on with an experiment, but --resume is not given. Add it.")
-    from langsearch.report.page import write_report
     from langsearch.search.checking import check_constraints
     from langsearch.search.display import Display
     from langsearch.search.environment import check_space
-    from langsearch.search.finish import export_front
     from langsearch.search.runner import run_search
+    from langsearch.search.trackers import check_tracking
     from langsearch.space.schema import load_space
 
     # In quotes, so that --name 7 is a text too.
@@ -165,6 +167,7 @@ def run(
     loaded = load_space(space, [*(overrides or ()), *settings])
     checked = check_space(loaded)
     check_constraints(checked)
+    check_tracking(loaded)
     display = Display(_out, loaded.name, loaded.search.trials, len(loaded.baselines), is_quiet=quiet)
     outcome = run_search(
         checked,
@@ -175,15 +178,35 @@ def run(
         retry=retry,
         address=address,
     )
-    if outcome.is_complete:
-        export_front(checked, outcome.folder)
-    report = write_report(outcome.folder.path)
-    _print_front(outcome.folder.path)
-    if outcome.copy is not None:
-        outcome.copy.push()
-        _out.print(f"Experiment: {outcome.copy.remote.url}", soft_wrap=True)
+    is_written = _write_results(checked, outcome)
+    code = _tell_end(outcome)
+    raise typer.Exit(code if is_written else max(code, 1))
+
+
+def _write_results(checked: "CheckedSpace", outcome: "Outcome") -> bool:
+    """Writes the front's adapters and the report; returns whether they could be, which a full disk prevents."""
+    from langsearch.report.page import write_report
+    from langsearch.search.finish import export_front
+
+    path = outcome.folder.path
+    try:
+        if outcome.is_complete:
+            export_front(checked, outcome.folder)
+        report = write_report(path)
+        _print_front(path)
+        if outcome.copy is not None:
+            outcome.copy.push()
+            _out.print(f"Experiment: {outcome.copy.remote.url}", soft_wrap=True)
+    except OSError as error:
+        what = "front and report" if outcome.is_complete else "report"
+        _err.print(
+            f"The {what} could not be written: {error}. --resume writes what is missing.",
+            markup=False,
+            soft_wrap=True,
+        )
+        return False
     _out.print(f"Report: {report}", soft_wrap=True)
-    raise typer.Exit(_tell_end(outcome))
+    return True
 
 
 def _tell_end(outcome: "Outcome") -> int:
@@ -336,13 +359,64 @@ def export(
 
 
 @app.command()
-def report(experiment: ExperimentFolderArgument) -> None:
+def report(
+    experiment: ExperimentFolderArgument,
+    price: Annotated[
+        float | None,
+        typer.Option(
+            "--price-per-gpu-hour", metavar="PRICE", help="State what the GPU hours cost, in any currency.", min=0
+        ),
+    ] = None,
+) -> None:
     """Write report.html and show the front against the baselines."""
     from langsearch.report.page import write_report
 
-    path = write_report(experiment)
+    path = write_report(experiment, price)
     _print_front(experiment)
     _out.print(f"Report: {path}", soft_wrap=True)
+
+
+@app.command("list")
+def list_(
+    experiments: Annotated[
+        Path, typer.Argument(metavar="EXPERIMENTS", help="The folder that holds all experiments.")
+    ] = Path(EXPERIMENTS),
+    is_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
+) -> None:
+    """List experiments: state, trials, and the best one's spBLEU (v: on validation) against the baselines."""
+    from langsearch.report.listing import list_experiments, listing_data, listing_table
+    from langsearch.search.printable import json_text
+
+    listed = list_experiments(experiments)
+    if is_json:
+        typer.echo(json_text(listing_data(listed)))
+    elif listed:
+        _out.print(listing_table(listed))
+    else:
+        _print_text(f"No experiment in {experiments}.")
+
+
+@app.command()
+def show(
+    experiment: ExperimentFolderArgument,
+    trial: Annotated[
+        str | None, typer.Argument(metavar="TRIAL", help="A trial's number or a baseline's name. [the experiment]")
+    ] = None,
+    is_json: Annotated[bool, typer.Option("--json", help="Print all that is known as one JSON object.")] = False,
+) -> None:
+    """Show an experiment and its front, or one trial: scores, point, plan, curve, failure."""
+    from langsearch.report.experiment_reader import read_experiment
+    from langsearch.report.showing import experiment_data, find_trial, print_experiment, print_trial, trial_data
+    from langsearch.search.printable import json_text
+
+    found = read_experiment(experiment)
+    one = None if trial is None else find_trial(found, trial)
+    if is_json:
+        typer.echo(json_text(experiment_data(found) if one is None else trial_data(found, one)))
+    elif one is None:
+        print_experiment(_out, found)
+    else:
+        print_trial(_out, found, one)
 
 
 def _print_text(text: str) -> None:

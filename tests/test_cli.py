@@ -65,7 +65,7 @@ WRONG = {
     ),
     "an unknown section": (
         "trainr=3",
-        "--set trainr=3: `trainr` must be a section of a space, but is none. Did you mean trainer, prior?",
+        "--set trainr=3: `trainr` must be a section of a space, but is none. Did you mean trainer, tracking, prior?",
     ),
     "an unknown language": (
         "languages.low=[swx]",
@@ -151,7 +151,8 @@ def test_several_mistakes_are_told_together_with_their_lines(
     assert ended.code == 2
     assert ended.err.splitlines() == [
         "error: tiny.yaml:25: `surprise` must be a section of a space, but is none. Valid: name, base, languages, "
-        "data, architecture, trainer, evaluation, baselines, search, resources, failures, checkpoints, prior.",
+        "data, architecture, trainer, evaluation, baselines, search, resources, failures, checkpoints, tracking, "
+        "prior.",
         "error: tiny.yaml:13: `trainer.epochs` must be a whole number of at least 1, but got 'none'",
         "error: tiny.yaml:23: `search.sampler` must be one of tpe, gp, nsga2, random, grid, but got 'tpee'. "
         "Did you mean tpe?",
@@ -220,6 +221,7 @@ class End:
     num_failed: int = 0
     stopped_by: str | None = None
     ended_by: str | None = None
+    copy: None = None
 
 
 ENDS = {
@@ -260,18 +262,30 @@ ENDS = {
         "Interrupted: not all trials have ended. Go on with the same command and --resume.\n",
         "",
     ),
+    "requested": (
+        {"is_complete": False, "stopped_by": "requested"},
+        0,
+        "Stopped on request: not all trials have ended. Go on with the same command and --resume.\n",
+        "",
+    ),
+    "not tested": (
+        {"is_complete": False},
+        1,
+        "",
+        "The front could not be scored or tested; --resume tries it again.\n",
+    ),
     "disk full": (
         {"is_complete": False, "stopped_by": "disk full: [Errno 28] No space left on device"},
         1,
         "",
-        "Stopped by a trial's failure: disk full: [Errno 28] No space left on device. Make room on the disk, or lower "
+        "Stopped: disk full: [Errno 28] No space left on device. Make room on the disk, or lower "
         "`checkpoints.max_gigabytes`; then go on with the same command and --resume: no finished epoch is lost.\n",
     ),
     "a failure": (
         {"is_complete": False, "stopped_by": "ValueError: odd"},
         1,
         "",
-        "Stopped by a trial's failure: ValueError: odd. Remove the cause, or change `failures`; then go on with the "
+        "Stopped: ValueError: odd. Remove the cause, or change `failures`; then go on with the "
         "same command and --resume: no finished epoch is lost.\n",
     ),
 }
@@ -293,7 +307,7 @@ def test_every_end_of_a_search_is_told_with_its_exit_code_and_what_to_do(
 
     def run_search(checked: CheckedSpace, experiments: Path, display: object, **options: object) -> End:
         given.update(options)
-        return End(folder=ExperimentFolder(experiments / checked.space.name), **values)  # type: ignore[arg-type]
+        return End(folder=ExperimentFolder(Path(experiments) / checked.space.name), **values)  # type: ignore[arg-type]
 
     monkeypatch.setattr("langsearch.search.runner.run_search", run_search)
     monkeypatch.setattr("langsearch.search.finish.export_front", lambda checked, folder: None)
@@ -302,6 +316,24 @@ def test_every_end_of_a_search_is_told_with_its_exit_code_and_what_to_do(
     assert given == {"resume": True, "retry": "12,17", "accept_changed_space": True, "address": None}
     report = "Report: experiments/tiny/report.html\n"
     assert (ended.code, ended.out.partition(report)[2], ended.err) == (code, out, err)
+
+
+def test_a_report_that_a_full_disk_prevents_is_told(
+    trained: Path, tmp_path: Path, langsearch: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    end = End(folder=ExperimentFolder(tmp_path))
+    monkeypatch.setattr("langsearch.search.runner.run_search", lambda *values, **options: end)
+    monkeypatch.setattr("langsearch.search.finish.export_front", lambda checked, folder: None)
+    monkeypatch.setattr("langsearch.report.page.write_report", fail)
+    ended = langsearch("run", trained / "space.yaml", "--quiet")
+    assert ended.code == 1
+    assert ended.err == (
+        "The front and report could not be written: [Errno 28] No space left on device. "
+        "--resume writes what is missing.\n"
+    )
 
 
 def test_trials_and_hours_set_the_space_s(space_file: Path, langsearch: Command) -> None:

@@ -59,7 +59,7 @@ def test_the_card_tells_scores_signature_and_a_way_to_load(trained: Path, adapte
     assert f"| validation | {result['spbleu']:.2f} |" in card
     assert result["signature"] in card
     assert 'PeftModel.from_pretrained(base, "src-en", adapter_name="src-en")' in card
-    assert 'model.load_adapter("tgt-en", adapter_name="tgt-en")' in card
+    assert 'model.load_adapter("tgt-fr", adapter_name="tgt-fr")' in card
     assert max(len(line) for line in card.splitlines()) <= 120
 
 

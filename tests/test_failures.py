@@ -4,6 +4,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from sqlalchemy.exc import OperationalError
 
 from langsearch.evaluate.evaluation import NonFiniteScoreError
 from langsearch.search.failures import (
@@ -11,6 +12,7 @@ from langsearch.search.failures import (
     failure_cause,
     kind_of,
     lost_cause,
+    plain_cause,
     reaction,
     read_attempts,
     stall_file,
@@ -125,3 +127,11 @@ def test_attempts_are_read_as_they_were_written(tmp_path: Path) -> None:
 def test_attempts_that_cannot_be_read_are_none(content: Any, tmp_path: Path) -> None:
     (tmp_path / "attempts.json").write_text(content, encoding="latin-1")
     assert read_attempts(TrialFolder(tmp_path)) == Attempts()
+
+
+def test_the_cause_of_an_unwritten_table_is_one_line_without_the_statement() -> None:
+    full = OperationalError("INSERT INTO trials", {}, Exception("database or disk is full"))
+    assert plain_cause(chained(RuntimeError("An exception is raised during the commit."), full)) == (
+        "database or disk is full"
+    )
+    assert plain_cause(OSError(errno.ENOSPC, "No space left on device")) == "[Errno 28] No space left on device"

@@ -4,13 +4,10 @@ Only JSON, Parquet and text are read, so a folder from somebody else cannot run 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
-
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from langsearch.report.lenient import (
     as_integer,
@@ -21,7 +18,6 @@ from langsearch.report.lenient import (
     parse_object,
     read_json,
     read_rows,
-    read_table,
     read_text,
 )
 from langsearch.space.architecture import Architecture
@@ -29,9 +25,18 @@ from langsearch.space.problems import InputError
 
 Kind = Literal["searched", "baseline"]
 State = Literal["running", "complete", "pruned", "failed"]
-Split = Literal["validation", "test"]
+Split = Literal["validation", "full", "test"]
+"""validation: what the search selected by. full: the front once more, on the whole validation part."""
+
+SPLITS: tuple[Split, ...] = ("validation", "full", "test")
 
 STATES: tuple[State, ...] = ("complete", "pruned", "failed", "running")
+
+METRICS = (
+    *("spbleu", "worst_class_spbleu", "chrf", "train_loss", "trainable_parameters", "nonzero_parameters"),
+    *("train_seconds", "seconds", "peak_memory_bytes"),
+)
+"""Columns of numbers that an objective may be, or a trial be told by."""
 
 _EXPERIMENT_FILES = ("experiment.json", "results.parquet", "space.yaml")
 
@@ -84,10 +89,26 @@ class Trial:
     summary: str
     test_to_pretrained: PairedDifference | None = None
     test_to_full: PairedDifference | None = None
+    full: Score | None = None
+    """On the whole validation part."""
+
+    kept_epoch: int | None = None
+    beams: int | None = None
+    note: str | None = None
+    same_as: str | None = None
+    retry_of: str | None = None
+    retried_as: str | None = None
+    space_version: int | None = None
+    is_feasible: bool | None = None
+    violations: Mapping[str, float] = field(default_factory=dict)
+    """How far each constraint is violated, by its text; at most 0 where it is kept."""
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """The columns of `METRICS` that have a value."""
 
     def score(self, split: Split) -> Score | None:
         """Returns the score on a split, None where it was not measured."""
-        return self.test if split == "test" else self.validation
+        return {"validation": self.validation, "full": self.full, "test": self.test}[split]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +122,9 @@ class CurvePoint:
     lr: float | None
     seconds: float | None
     nonzero_parameters: int | None
+    num_sentences: int | None = None
+    num_directions: int | None = None
+    beams: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,18 +136,6 @@ class DirectionScore:
     tgt: str
     spbleu: float
     num_sentences: int | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Translation:
-    """One translated sentence. `row` is its index in the split, the same in all languages."""
-
-    src: str
-    tgt: str
-    row: int
-    source: str
-    hypothesis: str
-    reference: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +182,7 @@ class Experiment:
     seconds: float | None
     num_trials: int | None
     resources: Mapping[str, Any]
+    constraints: tuple[str, ...]
     space_text: str | None
     trials: tuple[Trial, ...]
     notes: tuple[str, ...]
@@ -219,27 +232,32 @@ def read_experiment(folder: Path) -> Experiment:
         seconds=as_number(about.get("seconds")),
         num_trials=as_integer(about.get("num_trials")),
         resources=MappingProxyType(dict(as_mapping(about.get("resources")))),
+        constraints=as_texts(about.get("constraints")),
         space_text=space_text,
         trials=trials,
         notes=tuple(notes),
     )
 
 
+def read_curve(experiment: Experiment, name: str) -> tuple[CurvePoint, ...]:
+    """Reads a trial's curve by epoch, empty where it is missing or torn."""
+    folder = trial_folder(experiment, name)
+    rows = [] if folder is None else read_rows(folder / "curve.parquet", [])
+    points = (point for row in rows if (point := _curve_point(row)) is not None)
+    return tuple(sorted(points, key=lambda point: point.epoch))
+
+
 def read_details(experiment: Experiment, name: str) -> TrialDetails:
     """Reads a trial's architecture, curve, direction scores and failure; what is missing or torn is left out."""
-    folder = _trial_folder(experiment, name)
+    folder = trial_folder(experiment, name)
     if folder is None:
         return TrialDetails(architecture=None, curve=(), scores=(), failure=None)
     ignored: list[str] = []
-    curve = sorted(
-        (point for row in read_rows(folder / "curve.parquet", ignored) if (point := _curve_point(row)) is not None),
-        key=lambda point: point.epoch,
-    )
     scores = [_direction_score(row) for row in read_rows(folder / "scores.parquet", ignored)]
     failure = read_json(folder / "failure.json", ignored)
     return TrialDetails(
         architecture=_read_architecture(folder / "architecture.json"),
-        curve=tuple(curve),
+        curve=read_curve(experiment, name),
         scores=tuple(score for score in scores if score is not None),
         failure=Failure(
             cause=as_text(failure.get("cause")) or "unknown",
@@ -251,39 +269,8 @@ def read_details(experiment: Experiment, name: str) -> TrialDetails:
     )
 
 
-def read_translations(
-    experiment: Experiment, name: str, split: Split, directions: frozenset[tuple[str, str]]
-) -> tuple[Translation, ...]:
-    """Reads a trial's translations of some (src, tgt) directions of one split, in the order of the file."""
-    folder = _trial_folder(experiment, name)
-    table = None if folder is None else read_table(folder / "translations.parquet", [])
-    needed = {"split", "src", "tgt", "row", "source", "hypothesis", "reference"}
-    if table is None or not needed <= set(table.column_names):
-        return ()
-    # Filtered in Arrow: a full test set of 30 languages has 880,000 rows.
-    kept = pc.and_(
-        pc.equal(table["split"], split),
-        pc.and_(
-            pc.is_in(table["src"], value_set=pa.array(sorted({src for src, _ in directions}), pa.string())),
-            pc.is_in(table["tgt"], value_set=pa.array(sorted({tgt for _, tgt in directions}), pa.string())),
-        ),
-    )
-    return tuple(
-        Translation(
-            src=row["src"],
-            tgt=row["tgt"],
-            row=as_integer(row["row"]) or 0,
-            source=as_text(row["source"]) or "",
-            hypothesis=as_text(row["hypothesis"]) or "",
-            reference=as_text(row["reference"]) or "",
-        )
-        for row in table.filter(kept).to_pylist()
-        if (row["src"], row["tgt"]) in directions
-    )
-
-
-def _trial_folder(experiment: Experiment, name: str) -> Path | None:
-    """Returns None for a name that would lead out of the experiment: names come from a file."""
+def trial_folder(experiment: Experiment, name: str) -> Path | None:
+    """Returns a trial's folder, None for a name that would lead out of the experiment: names come from a file."""
     if name in ("", ".", "..") or any(sign in name for sign in "/\\\0"):
         return None
     return experiment.folder / "trials" / name
@@ -327,7 +314,22 @@ def _trial(row: Mapping[str, Any]) -> Trial | None:
         summary=as_text(row.get("summary")) or "",
         test_to_pretrained=_difference(row, "test_to_pretrained"),
         test_to_full=_difference(row, "test_to_full"),
+        full=_score(row, "full_"),
+        kept_epoch=as_integer(row.get("kept_epoch")),
+        beams=as_integer(row.get("beams")),
+        note=as_text(row.get("note")) or None,
+        same_as=as_text(row.get("same_as")),
+        retry_of=as_text(row.get("retry_of")),
+        retried_as=as_text(row.get("retried_as")),
+        space_version=as_integer(row.get("space_version")),
+        is_feasible=row.get("is_feasible") if isinstance(row.get("is_feasible"), bool) else None,
+        violations=MappingProxyType(_numbers(parse_object(row.get("violations")))),
+        metrics=MappingProxyType(_numbers({name: row.get(name) for name in METRICS})),
     )
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    return {name: number for name, value in values.items() if (number := as_number(value)) is not None}
 
 
 def _difference(row: Mapping[str, Any], name: str) -> PairedDifference | None:
@@ -362,6 +364,9 @@ def _curve_point(row: Mapping[str, Any]) -> CurvePoint | None:
         lr=as_number(row.get("lr")),
         seconds=as_number(row.get("seconds")),
         nonzero_parameters=as_integer(row.get("nonzero_parameters")),
+        num_sentences=as_integer(row.get("num_sentences")),
+        num_directions=as_integer(row.get("num_directions")),
+        beams=as_integer(row.get("beams")),
     )
 
 
@@ -370,7 +375,7 @@ def _direction_score(row: Mapping[str, Any]) -> DirectionScore | None:
     if src is None or tgt is None or spbleu is None:
         return None
     return DirectionScore(
-        split="test" if row.get("split") == "test" else "validation",
+        split=next((split for split in SPLITS if split == row.get("split")), "validation"),
         src=src,
         tgt=tgt,
         spbleu=spbleu,

@@ -5,12 +5,14 @@ dark and print. Plotly reads some HTML tags in text, so every text that comes fr
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from langsearch.report import wording
-from langsearch.report.experiment_reader import CurvePoint, Experiment, Split, Trial
+from langsearch.report.experiment_reader import Experiment, Split, Trial
+from langsearch.report.importance import Importance
 from langsearch.report.summary import Summary
+from langsearch.search.front import FIELDS
 
 Figure = dict[str, Any]
 
@@ -22,12 +24,11 @@ _STATE_MARKS = {
     "failed": ("x-thin-open", "var(--failed)"),
     "running": ("diamond-open", "var(--running)"),
 }
-_FRONT_COLOURS = tuple(f"var(--line-{number})" for number in range(1, 8))
-_BASELINE_DASHES = ("dash", "dot", "dashdot", "longdash")
-_FRONT_SYMBOLS = ("circle", "square", "triangle-up", "cross")
-MAX_OTHER_CURVES = 200
-MAX_OTHER_POINTS = 800
+LINE_COLOURS = tuple(f"var(--line-{number})" for number in range(1, 8))
+MAX_OTHER_POINTS = 5_000
 """Of each state. Of more trials, evenly spaced ones are drawn; the front and the baselines always."""
+
+MANY_POINTS = 800
 
 _SPACE = "\u2002"
 _LABEL_SHARE = 0.12
@@ -59,8 +60,8 @@ def front_figure(experiment: Experiment, summary: Summary, split: Split) -> Figu
         ]
         if group:
             group = group[:: math.ceil(len(group) / MAX_OTHER_POINTS)]
-            trace = _points(group, split, scale, name=STATE_WORDS[state])
-            mark = {"symbol": symbol, "color": colour, "size": 8, "line": {"width": 1.6, "color": colour}}
+            trace = _points(group, split, scale.position, name=STATE_WORDS[state])
+            mark = {"symbol": symbol, "color": colour} | _size_of_many(len(shown), colour)
             traces.append(trace | {"mode": "markers", "marker": mark})
     if members:
         traces.append(_front_trace(members, summary, split, scale, shown))
@@ -77,6 +78,82 @@ def front_figure(experiment: Experiment, summary: Summary, split: Split) -> Figu
     return {"data": traces, "layout": layout}
 
 
+def _size_of_many(num: int, colour: str) -> Figure:
+    """Thousands of points would hide each other."""
+    if num > MANY_POINTS:
+        return {"size": 5, "opacity": 0.55, "line": {"width": 1, "color": colour}}
+    return {"size": 8, "line": {"width": 1.6, "color": colour}}
+
+
+def objective_figure(experiment: Experiment, summary: Summary, objective: str) -> Figure | None:
+    """Returns validation spBLEU over another objective; None where no trial has both."""
+    field = FIELDS.get(objective, objective)
+    shown = [trial for trial in experiment.trials if trial.validation is not None and field in trial.metrics]
+    if not shown:
+        return None
+    names = {trial.name for trial in summary.front}
+    groups: list[tuple[str, list[Trial], Figure]] = []
+    for state, (symbol, colour) in _STATE_MARKS.items():
+        others = [
+            trial for trial in shown if trial.state == state and trial.kind == "searched" and trial.name not in names
+        ]
+        others = others[:: max(1, math.ceil(len(others) / MAX_OTHER_POINTS))]
+        groups.append((STATE_WORDS[state], others, {"symbol": symbol, "color": colour, "size": 8}))
+    members = [trial for trial in shown if trial.name in names]
+    groups.append(("front", members, {"symbol": "circle", "color": "var(--front)", "size": 10}))
+    baselines = [trial for trial in shown if trial.kind == "baseline"]
+    groups.append(("baselines", baselines, {"symbol": "diamond", "color": "var(--baseline)", "size": 11}))
+    traces = [
+        _points(trials, "validation", lambda trial: trial.metrics[field], name=name)
+        | {"mode": "markers", "marker": mark | {"line": {"width": 1.6, "color": mark["color"]}}}
+        for name, trials, mark in groups
+        if trials
+    ]
+    layout: Figure = {
+        "xaxis": {"title": {"text": plotly_text(objective.replace("_", " "))}},
+        "yaxis": {"title": {"text": plotly_text(f"{wording.metric_label(experiment)}, validation")}},
+        "hovermode": "closest",
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        "margin": {"l": 56, "r": 16, "t": 40, "b": 56},
+    }
+    return {"data": traces, "layout": layout}
+
+
+def importance_figure(found: Sequence[Importance], max_dimensions: int = 24) -> Figure | None:
+    """Returns the share of each dimension in the importance for each objective; None where none could be told."""
+    known = [entry for entry in found if entry.values]
+    if not known:
+        return None
+    totals: dict[str, float] = {}
+    for entry in known:
+        for name, share in entry.values:
+            totals[name] = totals.get(name, 0.0) + share
+    names = sorted(totals, key=lambda name: -totals[name])[:max_dimensions]
+    traces = []
+    for index, entry in enumerate(known):
+        shares = dict(entry.values)
+        traces.append(
+            {
+                "type": "bar",
+                "orientation": "h",
+                "name": plotly_text(entry.objective.replace("_", " ")),
+                "y": [plotly_text(name) for name in names],
+                "x": [round(shares.get(name, 0.0), 4) for name in names],
+                "marker": {"color": LINE_COLOURS[index % len(LINE_COLOURS)]},
+                "hovertemplate": "<b>%{y}</b><br>%{x:.1%} of the importance<extra>%{fullData.name}</extra>",
+            }
+        )
+    layout: Figure = {
+        "height": max(220, (14 + 12 * len(known)) * len(names) + 110),
+        "barmode": "group",
+        "xaxis": {"title": {"text": "share of the importance"}, "tickformat": ".0%", "rangemode": "tozero"},
+        "yaxis": {"type": "category", "autorange": "reversed", "showgrid": False},
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        "margin": {"l": 56, "r": 16, "t": 40, "b": 48},
+    }
+    return {"data": traces, "layout": layout}
+
+
 def _is_drawn(trial: Trial, split: Split) -> bool:
     return trial.score(split) is not None and trial.trainable_parameters is not None
 
@@ -87,7 +164,7 @@ def _front_trace(
     named = {trial.name for trial in (summary.best, summary.smallest) if trial is not None}
     is_selection = split == "validation"
     return (
-        _points(members, split, scale, name="front")
+        _points(members, split, scale.position, name="front")
         | _intervals(members, split, "var(--front)")
         | {
             "mode": "lines+markers+text",
@@ -108,7 +185,7 @@ def _baseline_trace(
     baselines: Sequence[Trial], split: Split, scale: "_ParameterScale", shown: Sequence[Trial]
 ) -> Figure:
     return (
-        _points(baselines, split, scale, name="baselines")
+        _points(baselines, split, scale.position, name="baselines")
         | _intervals(baselines, split, "var(--baseline)")
         | {
             "mode": "markers+text",
@@ -166,13 +243,13 @@ def _span(trial: Trial, split: Split) -> tuple[float, float]:
     return (score.low or 0.0, score.high or 0.0) if has_bar else (score.spbleu, score.spbleu)
 
 
-def _points(trials: Sequence[Trial], split: Split, scale: "_ParameterScale", *, name: str) -> Figure:
+def _points(trials: Sequence[Trial], split: Split, position: Callable[[Trial], float], *, name: str) -> Figure:
     scores = [trial.score(split) for trial in trials]
     return {
         "type": "scatter",
         "name": name,
         "meta": [trial.name for trial in trials],
-        "x": [scale.position(trial) for trial in trials],
+        "x": [position(trial) for trial in trials],
         "y": [None if score is None else round(score.spbleu, 4) for score in scores],
         "customdata": [[plotly_text(text) for text in _hover_texts(trial, split)] for trial in trials],
         "hovertemplate": (
@@ -259,81 +336,3 @@ class _ParameterScale:
             "tickvals": ([self._zero] if self.has_zero else []) + [float(tick) for tick in ticks],
             "ticktext": (["0"] if self.has_zero else []) + texts,
         }
-
-
-def curve_figure(
-    experiment: Experiment, summary: Summary, curves: Mapping[str, Sequence[CurvePoint]], quantity: str, title: str
-) -> Figure | None:
-    """Returns a quantity over the epochs: the front and the baselines by name, the other trials as one grey group.
-
-    Args:
-        experiment: The experiment.
-        summary: Its findings.
-        curves: The points of each trial, by trial name.
-        quantity: A field of `CurvePoint`.
-        title: The title of the y axis.
-    """
-    front = {trial.name for trial in summary.front}
-    others = [trial for trial in experiment.trials if trial.kind == "searched" and trial.name not in front]
-    traces = []
-    for index, trial in enumerate(reversed(summary.front)):
-        style = {
-            "line": {"color": _FRONT_COLOURS[index % len(_FRONT_COLOURS)], "width": 2},
-            "marker": {"symbol": _FRONT_SYMBOLS[index // len(_FRONT_COLOURS) % len(_FRONT_SYMBOLS)], "size": 5},
-        }
-        traces.append(_curve(trial, curves.get(trial.name, ()), quantity) | style)
-    drawn = [trial for trial in summary.baselines if curves.get(trial.name)]
-    for index, trial in enumerate(drawn):
-        style = {
-            "line": {"color": "var(--baseline)", "width": 2, "dash": _BASELINE_DASHES[index % len(_BASELINE_DASHES)]},
-            "marker": {"symbol": "diamond", "size": 5},
-        }
-        traces.append(_curve(trial, curves[trial.name], quantity) | style)
-    # Drawn first, so that it lies below; named last.
-    grey = _other_curves([(trial, curves.get(trial.name, ())) for trial in others], quantity)
-    traces = [trace for trace in (grey, *traces) if trace["x"]]
-    if not traces:
-        return None
-    layout: Figure = {
-        "xaxis": {"title": {"text": "epoch"}, "rangemode": "tozero", "tickformat": "d"},
-        "yaxis": {"title": {"text": plotly_text(title)}},
-        "hovermode": "closest",
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-        "margin": {"l": 56, "r": 16, "t": 40, "b": 48},
-    }
-    return {"data": traces, "layout": layout}
-
-
-def _curve(trial: Trial, points: Sequence[CurvePoint], quantity: str) -> Figure:
-    drawn = [(point.epoch, value) for point in points if (value := getattr(point, quantity)) is not None]
-    label = plotly_text(wording.trial_label(trial))
-    return {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": label,
-        "meta": [trial.name],
-        "x": [epoch for epoch, _ in drawn],
-        "y": [round(value, 5) for _, value in drawn],
-        "customdata": [label] * len(drawn),
-        "hovertemplate": "<b>%{customdata}</b><br>epoch %{x}: %{y:.4~g}<extra></extra>",
-    }
-
-
-def _other_curves(others: Sequence[tuple[Trial, Sequence[CurvePoint]]], quantity: str) -> Figure:
-    """One trace with gaps: hundreds of traces would make the page slow."""
-    trace: Figure = {"x": [], "y": [], "customdata": [], "meta": []}
-    step = max(1, math.ceil(len(others) / MAX_OTHER_CURVES))
-    for trial, points in others[::step]:
-        curve = _curve(trial, points, quantity)
-        for key in ("x", "y", "customdata"):
-            trace[key] += [*curve[key], None] if curve["x"] else []
-        trace["meta"].append(trial.name)
-    return {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": "other trials",
-        "legendrank": 2000,
-        "line": {"color": "var(--dominated)", "width": 1},
-        "marker": {"size": 3},
-        "hovertemplate": "<b>%{customdata}</b><br>epoch %{x}: %{y:.4~g}<extra></extra>",
-    } | trace

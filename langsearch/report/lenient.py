@@ -19,7 +19,9 @@ def read_table(path: Path, notes: list[str]) -> pa.Table | None:
         notes.append(f"{path.name} is missing.")
         return None
     try:
-        return pq.read_table(path)
+        # A third of `pq.read_table`'s time on a small file, of which there are thousands.
+        with pq.ParquetFile(path) as file:
+            return file.read()
     except (OSError, pa.ArrowException) as error:
         notes.append(f"{path.name} cannot be read: {error}")
         return None

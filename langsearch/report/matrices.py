@@ -29,6 +29,15 @@ def class_of(experiment: Experiment, language: str) -> str:
     return next((name for name, members in experiment.classes.items() if language in members), "")
 
 
+def class_by_language(experiment: Experiment) -> dict[str, str]:
+    """Returns what `class_of` says of each language that has a class."""
+    classes: dict[str, str] = {}
+    for name, members in experiment.classes.items():
+        for language in members:
+            classes.setdefault(language, name)
+    return classes
+
+
 def score_matrix(scores: DirectionScores, languages: Sequence[str]) -> tuple[tuple[float | None, ...], ...]:
     """Returns scores with a row for each source and a column for each target, None where not measured."""
 
@@ -41,9 +50,10 @@ def score_matrix(scores: DirectionScores, languages: Sequence[str]) -> tuple[tup
 
 def class_pair_averages(experiment: Experiment, scores: DirectionScores) -> dict[tuple[str, str], float]:
     """Returns the mean spBLEU over the measured directions of each (source class, target class)."""
+    classes = class_by_language(experiment)
     groups: dict[tuple[str, str], list[float]] = defaultdict(list)
     for (src, tgt), score in scores.items():
-        groups[class_of(experiment, src), class_of(experiment, tgt)].append(score)
+        groups[classes.get(src, ""), classes.get(tgt, "")].append(score)
     return {pair: sum(values) / len(values) for pair, values in groups.items()}
 
 

@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from langsearch.report import wording
-from langsearch.report.experiment_reader import Experiment, Failure, Split, Translation, Trial, read_translations
-from langsearch.report.matrices import class_of, class_pair_averages
+from langsearch.report.costs import cost_facts
+from langsearch.report.experiment_reader import SPLITS, Experiment, Failure, Trial
+from langsearch.report.matrices import class_by_language, class_pair_averages
 from langsearch.report.summary import DirectionScores, Summary, gain
-
-MAX_SAMPLES = 18
-NUM_ROWS_PER_DIRECTION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,16 +56,6 @@ class FailureGroup:
     example: Failure | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One sentence as the best member and the baselines translate it."""
-
-    translation: Translation
-    pair: str
-    others: tuple[tuple[str, str], ...]
-    """(label, hypothesis) of the baselines."""
-
-
 def front_rows(summary: Summary) -> tuple[FrontRow, ...]:
     """Returns the front, the best first, then the baselines."""
     shown = [*reversed(summary.front), *summary.baselines]
@@ -110,7 +98,9 @@ def front_rows(summary: Summary) -> tuple[FrontRow, ...]:
 def class_pairs(experiment: Experiment, scores: Mapping[str, DirectionScores]) -> tuple[tuple[str, str], ...]:
     """Returns the (source class, target class) pairs that any trial was scored on, in the order of the classes."""
     order = {name: index for index, name in enumerate(experiment.classes)}
-    pairs = {pair for values in scores.values() for pair in class_pair_averages(experiment, values)}
+    classes = class_by_language(experiment)
+    directions = {direction for values in scores.values() for direction in values}
+    pairs = {(classes.get(src, ""), classes.get(tgt, "")) for src, tgt in directions}
     return tuple(sorted(pairs, key=lambda pair: tuple(order.get(name, len(order)) for name in pair)))
 
 
@@ -152,41 +142,7 @@ def failure_groups(experiment: Experiment, failures: Mapping[str, Failure]) -> t
     return tuple(sorted(groups, key=lambda group: -len(group.names)))
 
 
-def samples(experiment: Experiment, summary: Summary, split: Split) -> tuple[Sample, ...]:
-    """Returns translations of the best member: the first direction of each class pair, rows evenly spaced."""
-    if summary.best is None:
-        return ()
-    directions: dict[tuple[str, str], tuple[str, str]] = {}
-    for text in experiment.directions:
-        src, _, tgt = text.partition("-")
-        directions.setdefault((class_of(experiment, src), class_of(experiment, tgt)), (src, tgt))
-    wanted = frozenset(directions.values())
-    mine = read_translations(experiment, summary.best.name, split, wanted)
-    baselines = [trial for trial in (summary.full_finetuning, summary.pretrained) if trial is not None]
-    others = {
-        trial.name: {
-            (line.src, line.tgt, line.row): line.hypothesis
-            for line in read_translations(experiment, trial.name, split, wanted)
-        }
-        for trial in baselines
-    }
-    found = []
-    for (src_class, tgt_class), direction in directions.items():
-        lines = [line for line in mine if (line.src, line.tgt) == direction]
-        count = min(NUM_ROWS_PER_DIRECTION, len(lines))
-        for line in (lines[len(lines) * (2 * index + 1) // (2 * count)] for index in range(count)):
-            key = (line.src, line.tgt, line.row)
-            hypotheses = tuple(
-                (wording.trial_label(trial), others[trial.name][key])
-                for trial in baselines
-                if key in others[trial.name]
-            )
-            pair = f"{src_class} → {tgt_class}" if src_class and tgt_class else ""
-            found.append(Sample(translation=line, pair=pair, others=hypotheses))
-    return tuple(found[:MAX_SAMPLES])
-
-
-def facts(experiment: Experiment) -> tuple[tuple[str, str], ...]:
+def facts(experiment: Experiment, price_per_gpu_hour: float | None = None) -> tuple[tuple[str, str], ...]:
     """Returns (name, value) of what the experiment was; unknown values say so."""
     versions = ", ".join(f"{name} {version}" for name, version in experiment.versions.items())
     base = experiment.base
@@ -196,12 +152,14 @@ def facts(experiment: Experiment) -> tuple[tuple[str, str], ...]:
     tokenizer = experiment.tokenizer
     if tokenizer is not None and experiment.is_stand_in:
         tokenizer += " (a stand-in: compare these scores only with each other)"
-    finished = [trial.seconds for trial in experiment.trials if trial.seconds is not None]
+    versions_of_space = sorted({trial.space_version for trial in experiment.trials if trial.space_version is not None})
     values = {
         "Base": base,
         "Languages": classes or ", ".join(experiment.languages) or None,
         "Directions": f"{len(experiment.directions):,}" if experiment.directions else None,
         "Objectives": ", ".join(f"{name} ({way})" for name, way in experiment.objectives.items()) or None,
+        "Constraints": ", ".join(experiment.constraints) or "none",
+        "Versions of the space": ", ".join(map(str, versions_of_space)) or None,
         "Sample sizes": _sample_sizes(experiment),
         "Score signature": experiment.signature,
         "spBLEU tokenizer": tokenizer,
@@ -209,7 +167,7 @@ def facts(experiment: Experiment) -> tuple[tuple[str, str], ...]:
         "Started": experiment.started,
         "Finished": experiment.finished,
         "Wall time": None if experiment.seconds is None else wording.duration(experiment.seconds),
-        "Time of all trials": wording.duration(sum(finished)) if finished else None,
+        **cost_facts(experiment, price_per_gpu_hour),
         "Resources": ", ".join(f"{name} {value}" for name, value in experiment.resources.items()) or None,
         "Versions": versions or None,
         "Git commit": experiment.git_commit,
@@ -225,9 +183,8 @@ def reproduce_command(experiment: Experiment) -> str:
 
 
 def _sample_sizes(experiment: Experiment) -> str | None:
-    splits: tuple[Split, ...] = ("validation", "test")
     sizes = []
-    for split in splits:
+    for split in SPLITS:
         scores = [score for trial in experiment.trials if (score := trial.score(split)) is not None]
         found = sorted({wording.sample_size(score, split) for score in scores})
         sizes.append(" or ".join(found))

@@ -1,6 +1,6 @@
 """What an experiment found, in numbers and sentences: the front, its best member, and the baselines."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from langsearch.report import wording
@@ -26,9 +26,15 @@ class Summary:
     num_by_state: Mapping[State, int]
     """Searched trials only."""
 
+    num_infeasible: int = 0
+    """Searched trials that violate a constraint."""
+
 
 def summarise(experiment: Experiment) -> Summary:
-    """Finds the best and the smallest member by validation alone: the test set only tells how good they are."""
+    """Finds the best and the smallest member by validation alone: the test set only tells how good they are.
+
+    The best one by the whole validation part, where all members were scored on it.
+    """
     front = front_members(experiment)
     baselines = tuple(trial for trial in experiment.trials if trial.kind == "baseline")
     by_name = {trial.name: trial for trial in baselines if _selection(trial) is not None}
@@ -39,11 +45,12 @@ def summarise(experiment: Experiment) -> Summary:
         split="test" if any(trial.test is not None for trial in (*front, *baselines)) else "validation",
         front=front,
         baselines=baselines,
-        best=max(scored, key=lambda trial: _selection(trial) or 0.0, default=None),
+        best=max(scored, key=_selecting(scored), default=None),
         smallest=next((trial for trial in scored if full is not None and _beats(trial, full)), None),
         pretrained=by_name.get("pretrained"),
         full_finetuning=full,
         num_by_state={state: sum(trial.state == state for trial in searched) for state in STATES},
+        num_infeasible=sum(trial.is_feasible is False for trial in searched),
     )
 
 
@@ -79,6 +86,13 @@ def headline(summary: Summary) -> str:
     change = gain(best, full, summary.split)
     if change is None:
         return f"The best adapters reach {reach}, training {size}."
+    paired = best.test_to_full if summary.split == "test" else None
+    if paired is not None and paired.low <= 0 <= paired.high:
+        interval = wording.paired_interval(paired.low, paired.high)
+        return (
+            f"The best adapters cannot be told from full fine-tuning ({wording.difference(change)} spBLEU, 95 % "
+            f"{interval}), training {size}."
+        )
     if change > 0:
         return f"The best adapters beat full fine-tuning by {change:.2f} spBLEU, training {size}."
     return f"The best adapters come within {-change:.2f} spBLEU of full fine-tuning, training {size}."
@@ -98,7 +112,7 @@ def sentences(summary: Summary, scores: Mapping[str, DirectionScores]) -> tuple[
     split = summary.split
     lines = [
         f"The best member of the front is trial {best.name}: {_scored(best.score(split))} on {split}, with "
-        f"{_size_phrase(best)}. It was chosen by its validation score, {_scored(best.validation)}."
+        f"{_size_phrase(best)}. {_chosen(best)}"
         if split == "test"
         else f"The best member of the front is trial {best.name}: {_scored(best.score(split))} on validation, "
         f"with {_size_phrase(best)}. Nothing has been scored on a test set."
@@ -110,7 +124,19 @@ def sentences(summary: Summary, scores: Mapping[str, DirectionScores]) -> tuple[
             lines.append(_comparison(best, other, words, split, scores))
     if full is not None:
         lines.append(_smallest_sentence(summary.smallest, full, split))
+    if summary.num_infeasible:
+        num = wording.counted(summary.num_infeasible, "trial")
+        lines.append(f"{num} violated a constraint, and so cannot be on the front.")
     return (*lines, states)
+
+
+def _chosen(best: Trial) -> str:
+    if best.full is None:
+        return f"It was chosen by its validation score, {_scored(best.validation)}."
+    return (
+        f"It was chosen by its score on the whole validation part, {_scored(best.full)}; while searching it had "
+        f"{_scored(best.validation)}."
+    )
 
 
 def _comparison(best: Trial, other: Trial, words: str, split: Split, scores: Mapping[str, DirectionScores]) -> str:
@@ -175,18 +201,28 @@ def _selection(trial: Trial) -> float | None:
     return _value(trial.validation or trial.test)
 
 
+def _selecting(members: Sequence[Trial]) -> Callable[[Trial], float]:
+    if members and all(trial.full is not None for trial in members):
+        return lambda trial: _value(trial.full) or 0.0
+    return lambda trial: _selection(trial) or 0.0
+
+
 def _beats(trial: Trial, other: Trial) -> bool:
     mine, theirs = (trial.validation, other.validation) if other.validation else (trial.test, other.test)
     return mine is not None and theirs is not None and mine.spbleu > theirs.spbleu
 
 
 def _non_dominated(trials: list[Trial]) -> list[Trial]:
-    complete = [trial for trial in trials if trial.state == "complete" and trial.validation is not None]
+    complete = [trial for trial in trials if _may_be_member(trial)]
     members: list[Trial] = []
     for trial in sorted(complete, key=lambda trial: (_size(trial), -(_value(trial.validation) or 0.0))):
         if not members or (_value(trial.validation) or 0.0) > (_value(members[-1].validation) or 0.0):
             members.append(trial)
     return members
+
+
+def _may_be_member(trial: Trial) -> bool:
+    return trial.state == "complete" and trial.validation is not None and trial.is_feasible is not False
 
 
 def _size(trial: Trial) -> float:

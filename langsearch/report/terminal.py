@@ -9,6 +9,7 @@ from rich.text import Text
 from langsearch.report import wording
 from langsearch.report.experiment_reader import Experiment, Trial
 from langsearch.report.summary import Summary, gain, summarise
+from langsearch.search.printable import printable, printable_lines
 
 MAX_SUMMARY_CHARS = 60
 """At 80 columns the last column has 20 left: three or four lines a trial at most."""
@@ -22,8 +23,8 @@ def front_table(experiment: Experiment) -> Table:
     """
     summary = summarise(experiment)
     table = Table(
-        title=Text(_title(experiment, summary)),
-        caption=Text(_caption(experiment, summary)),
+        title=Text(printable(_title(experiment, summary))),
+        caption=Text(printable_lines(_caption(experiment, summary))),
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -59,13 +60,13 @@ def _add_row(table: Table, trial: Trial, summary: Summary, style: str) -> None:
         name = f"  {name}"
     text = trial.summary if trial.state == "complete" or not trial.cause else f"{trial.state}: {trial.cause}"
     table.add_row(
-        Text(name),
+        Text(printable(name)),
         wording.spbleu(None if score is None else score.spbleu),
         wording.interval(score),
         wording.MISSING if is_full else wording.difference(gain(trial, full, summary.split)),
         wording.parameters(trial.trainable_parameters),
         wording.percent(trial.trainable_percent),
-        Text(shorten(text, MAX_SUMMARY_CHARS, placeholder=" …")),
+        Text(shorten(printable(text), MAX_SUMMARY_CHARS, placeholder=" …")),
         style=style,
     )
 

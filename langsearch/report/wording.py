@@ -11,6 +11,8 @@ _BASELINES = {
     "published": "published",
 }
 
+SPLIT_WORDS: dict[Split, str] = {"validation": "validation", "full": "the whole validation part", "test": "test"}
+
 
 def trial_label(trial: Trial) -> str:
     """Returns a baseline's name in words, or a searched trial's number as its folder has it."""
@@ -26,7 +28,7 @@ def metric_label(experiment: Experiment) -> str:
 
 def sample_size(score: Score | None, split: Split) -> str:
     """Returns "test, 104 sentences, 56 directions", as far as it is known."""
-    parts: list[str] = [split]
+    parts = [SPLIT_WORDS[split]]
     if score is not None and score.num_sentences is not None:
         parts.append(f"{score.num_sentences:,} sentences")
     if score is not None and score.num_directions is not None:

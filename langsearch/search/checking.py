@@ -19,6 +19,7 @@ from rich.table import Table
 from langsearch.data.directions import class_pair, sample_directions
 from langsearch.search.environment import CheckedSpace
 from langsearch.search.task import summarize
+from langsearch.search.trackers import describe_tracking
 from langsearch.space.architecture import Architecture, BaseShape
 from langsearch.space.plan import (
     Classes,
@@ -63,6 +64,8 @@ def print_check(console: Console, checked: CheckedSpace) -> None:
     console.print(f"trials      {space.search.trials} searched by {space.search.sampler}, baselines: {baselines}")
     for label, text in search_summary(space).items():
         console.print(f"{label:<12}{text}", soft_wrap=True, markup=False)
+    for name, place in describe_tracking(space.tracking).items():
+        console.print(f"tracking    {name}: {place}", soft_wrap=True, markup=False)
     dimensions = space.dimensions()
     console.print(_dimensions_table(dimensions))
     low, high = parameter_range(checked)
@@ -103,6 +106,7 @@ def describe_check(checked: CheckedSpace) -> dict[str, Any]:
         "failures": asdict(space.failures),
         "checkpoints": asdict(space.checkpoints),
         "baselines": [baseline.name for baseline in space.baselines],
+        "tracking": asdict(space.tracking),
         "dimensions": {name: json.loads(distribution_to_json(found)) for name, found in dimensions.items()},
         "adapter_parameters": {"at_least": low, "at_most": high},
         "sample": {

@@ -1,7 +1,7 @@
 """What a person sees while a search runs: a live table on a terminal, plain lines without one."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -11,6 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from langsearch.search.printable import printable, printable_lines
 from langsearch.search.table import State, TrialRow
 from langsearch.search.task import TrialTask
 from langsearch.search.trial import TrialResult
@@ -27,6 +28,8 @@ class _Line:
     state: str
     result: TrialResult | None = None
     order: int = 0
+    heard: float = 0.0
+    """When its last result came, by the monotonic clock."""
 
 
 class Display:
@@ -48,6 +51,7 @@ class Display:
         self._lines: dict[str, _Line] = {}
         self._started = time.monotonic()
         self._num_ended_before = 0
+        self._front: tuple[str, ...] = ()
         self._live: Live | None = None
 
     @contextmanager
@@ -67,7 +71,7 @@ class Display:
     def message(self, text: str) -> None:
         """Shows a sentence."""
         if not self._is_quiet:
-            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+            self._console.print(printable_lines(text), highlight=False, markup=False, soft_wrap=True)
 
     def known(self, rows: list[TrialRow], tasks: dict[str, TrialTask]) -> None:
         """Takes in trials that an earlier run finished."""
@@ -81,9 +85,9 @@ class Display:
         """A trial has started, or started again."""
         old = self._lines.get(task.name)
         order = old.order if old else len(self._lines)
-        result = old.result if old else None
+        result, heard = (old.result, time.monotonic()) if old else (None, 0.0)
         self._lines[task.name] = _Line(
-            task.name, task.kind, task.summary, task.num_epochs, State.RUNNING.value, result, order
+            task.name, task.kind, task.summary, task.num_epochs, State.RUNNING.value, result, order, heard
         )
         if not is_quiet:
             self._plain(f"{task.name:<15} started   {task.summary}")
@@ -92,10 +96,12 @@ class Display:
         """A trial has ended an epoch."""
         self._update(name, result=result)
         line = self._lines[name]
+        difference = self._difference(result)
+        to_base = "" if difference is None else f" ({difference:+.2f})"
         loss = "" if result.train_loss is None else f" · loss {result.train_loss:.3f}"
         self._plain(
             f"{name:<15} epoch {result.epoch:>2}/{line.num_epochs:<2}  spBLEU {result.spbleu:5.2f}"
-            f"{self._difference(result)}{loss} · {result.seconds:.0f} s"
+            f"{to_base}{loss} · {result.seconds:.0f} s"
         )
 
     def ended(self, name: str, state: State, cause: str | None = None) -> None:
@@ -104,54 +110,88 @@ class Display:
         if state is not State.COMPLETE:
             self._plain(f"{name:<15} {state.value}{f': {cause}' if cause else ''}")
 
+    def front(self, names: Sequence[str]) -> None:
+        """The front has these members by now."""
+        self._front = tuple(names)
+
     def _update(self, name: str, state: str | None = None, result: TrialResult | None = None) -> None:
         line = self._lines[name]
-        self._lines[name] = replace(line, state=state or line.state, result=result or line.result)
+        heard = time.monotonic() if result else line.heard
+        self._lines[name] = replace(line, state=state or line.state, result=result or line.result, heard=heard)
 
     def _plain(self, text: str) -> None:
         if self._live is None and not self._console.is_terminal:
             self.message(text)
 
-    def _difference(self, result: TrialResult) -> str:
+    def _difference(self, result: TrialResult) -> float | None:
         pretrained = self._lines.get("pretrained")
         if pretrained is None or pretrained.result is None or pretrained.result is result:
-            return ""
-        return f" ({result.spbleu - pretrained.result.spbleu:+.2f})"
+            return None
+        return result.spbleu - pretrained.result.spbleu
 
     def _render(self) -> RenderableType:
         table = Table(box=None, pad_edge=False, expand=True, header_style="bold")
         table.add_column("trial", no_wrap=True)
-        for name in ("epoch", "spBLEU", "vs base", "parameters"):
+        for name in ("epoch", "spBLEU", "to base", "params"):
             table.add_column(name, justify="right", no_wrap=True)
         table.add_column("state", no_wrap=True)
+        table.add_column("left", justify="right", no_wrap=True)
         table.add_column("architecture", ratio=1, no_wrap=True, overflow="ellipsis")
         for line in self._shown():
-            table.add_row(*self._cells(line), style="dim" if line.state == State.PRUNED.value else "")
+            is_dim = line.state in (State.PRUNED.value, State.FAILED.value)
+            style = "dim" if is_dim else "bold" if line.name in self._front else ""
+            table.add_row(*self._cells(line), style=style)
         num_ended = sum(line.state != State.RUNNING.value for line in self._lines.values())
-        bar = ProgressBar(total=max(self._num_planned, 1), completed=num_ended, width=30)
-        status = Table.grid(padding=(0, 1))
-        status.add_row(Text(self._title, style="bold"), bar, self._status(num_ended))
-        return Group(table, status)
+        bar = ProgressBar(total=max(self._num_planned, 1), completed=num_ended, width=20)
+        status = Table.grid(padding=(0, 1), expand=True)
+        status.add_column(no_wrap=True, max_width=20, overflow="ellipsis")
+        status.add_column(width=20)
+        status.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+        status.add_row(Text(self._title, style="bold"), bar, Text(self._status(num_ended)))
+        return Group(table, status, Text(self._front_text(), no_wrap=True, overflow="ellipsis"))
 
-    def _cells(self, line: _Line) -> list[str]:
+    def _cells(self, line: _Line) -> list[Text]:
         colours = {"running": "cyan", "complete": "green", "failed": "red", "pruned": "yellow"}
-        state = f"[{colours[line.state]}]{line.state}[/]"
+        mark = "*" if line.name in self._front else ""
+        cells = [f"{line.name}{mark}", f"0/{line.num_epochs}", "", "", ""]
         result = line.result
-        if result is None:
-            return [line.name, f"0/{line.num_epochs}", "", "", "", state, line.summary]
-        difference = self._difference(result).strip(" ()")
-        epochs = f"{result.epoch}/{line.num_epochs}"
-        score, size = f"{result.spbleu:.2f}", f"{result.trainable_parameters:,}"
-        return [line.name, epochs, score, difference, size, state, line.summary]
+        if result is not None:
+            difference = self._difference(result)
+            cells = [
+                cells[0],
+                f"{result.epoch}/{line.num_epochs}",
+                f"{result.spbleu:.2f}",
+                "" if difference is None else f"{difference:+.2f}",
+                short_count(result.trainable_parameters),
+            ]
+        left = self._seconds_left(line)
+        shown = [Text(cell) for cell in cells]
+        return [
+            *shown,
+            Text(line.state, style=colours.get(line.state, "")),
+            Text("" if left is None else _clock(left)),
+            Text(printable(line.summary)),
+        ]
+
+    def _seconds_left(self, line: _Line) -> float | None:
+        """Returns how long a running trial still takes by its epochs so far; None before the first one."""
+        if line.state != State.RUNNING.value or line.result is None or not line.result.epoch:
+            return None
+        an_epoch = line.result.seconds / line.result.epoch
+        since = time.monotonic() - line.heard
+        return max(an_epoch * (line.num_epochs - line.result.epoch) - since, 0.0)
 
     def _shown(self) -> list[_Line]:
-        """Returns the baselines, the running trials, the best ones and the latest, in order."""
+        """Returns the baselines, the running trials, the front, the best ones and the latest, in order."""
         lines = sorted(self._lines.values(), key=lambda line: (line.kind != "baseline", line.order))
         if len(lines) <= _MAX_ROWS:
             return lines
         first = [line for line in lines if line.kind == "baseline" or line.state == State.RUNNING.value]
-        rest = [line for line in lines if line not in first]
-        by_score = sorted(rest, key=lambda line: -line.result.spbleu if line.result else 0.0)
+        rest = [line for line in lines if line.kind != "baseline" and line.state != State.RUNNING.value]
+        by_score = sorted(
+            rest,
+            key=lambda line: (line.name not in self._front, -line.result.spbleu if line.result else 0.0),
+        )
         room = max(_MAX_ROWS - len(first), 4)
         chosen = {line.name for line in first + by_score[: room // 2] + rest[-(room - room // 2) :]}
         return [line for line in lines if line.name in chosen]
@@ -164,6 +204,25 @@ class Display:
             remaining = elapsed / ended_now * max(self._num_planned - num_ended, 0)
             left = f" · about {_clock(remaining)} left"
         return f"{num_ended}/{self._num_planned} trials · {_clock(elapsed)}{left}"
+
+    def _front_text(self) -> str:
+        """Returns the members of the front, the best first, as far as they are known here."""
+        known = [line for name in self._front if (line := self._lines.get(name)) is not None]
+        scored = [(line.name, line.result) for line in known if line.result is not None]
+        scored.sort(key=lambda member: -member[1].spbleu)
+        members = [
+            f"{name} {result.spbleu:.2f} ({short_count(result.trainable_parameters)})" for name, result in scored
+        ]
+        return f"* front: {', '.join(members)}" if members else "* front: no trial yet"
+
+
+def short_count(count: int) -> str:
+    """Returns a count with three digits: 525k, 2.43M."""
+    for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if count >= 0.9995 * size:  # 999,950 would otherwise read 1000k
+            value = count / size
+            return f"{value:.{0 if value >= 99.95 else 1 if value >= 9.995 else 2}f}{unit}"
+    return str(count)
 
 
 def _clock(seconds: float) -> str:

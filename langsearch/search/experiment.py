@@ -33,6 +33,7 @@ _FREE = (
     "resources",
     "failures",
     "checkpoints",
+    "tracking",
 )
 """What a resumed run may set anew: none of it changes a result."""
 

@@ -10,7 +10,8 @@ from langsearch.model.base import Base, load_base
 from langsearch.model.compact import compact
 from langsearch.model.learners import AdaptedModel
 from langsearch.model.merged_export import export_merged
-from langsearch.model.peft_export import adapter_name, export_peft, load_export, read_export
+from langsearch.model.peft_export import export_peft, load_export, read_export
+from langsearch.search.cards import hub_code, model_card
 from langsearch.search.environment import Environment
 from langsearch.search.folder import ExperimentFolder
 from langsearch.search.table import TrialRow, TrialTable
@@ -84,7 +85,15 @@ def export_trial(
             f"An exported trial must have weights, but {row.name} has none ({row.state.value})."
         ) from error
     assert isinstance(learner, AdaptedModel)
-    return _export(base, learner, target, form, partial(_card, base, row, task), f"trial {row.name}", note)
+    return _export(
+        base,
+        learner,
+        target,
+        form,
+        partial(model_card, base, environment, folder, row, task),
+        f"trial {row.name}",
+        note,
+    )
 
 
 def export_again(adapters: Path, target: Path, form: ExportForm, note: Note = _ignore) -> list[str]:
@@ -162,66 +171,6 @@ def choose_trial(table: TrialTable, name: str | None) -> TrialRow:
     return rows[full]
 
 
-def _card(base: Base, row: TrialRow, task: TrialTask, architecture: Architecture) -> str:
-    """Returns a model card in the hub's format: what it is, its scores, how to load it."""
-    slots = dict(architecture.slots)
-    languages = sorted(slots)
-    used = {(entry.side, slot) for entry in architecture.adapters for slot, _ in entry.ranks}
-    src = next((slots[name] for name in languages if ("src", slots[name]) in used), None)
-    tgt = next((slots[name] for name in languages if ("tgt", slots[name]) in used), None)
-    names = [adapter_name("src", src)] if src else []
-    names += [adapter_name("tgt", tgt)] if tgt else []
-    scores = []
-    if row.result:
-        result = row.result
-        scores.append(
-            f"| validation | {result.spbleu:.2f} | {result.spbleu_low:.2f}–{result.spbleu_high:.2f} | "
-            f"{result.num_directions} | {result.num_sentences} |"
-        )
-    if row.test:
-        test = row.test
-        scores.append(
-            f"| test | {test.test_spbleu:.2f} | {test.test_spbleu_low:.2f}–{test.test_spbleu_high:.2f} | "
-            f"{test.test_num_directions} | {test.test_num_sentences} |"
-        )
-    loads = "\n".join(f'model.load_adapter("{name}", adapter_name="{name}")' for name in names[1:])
-    num_parameters = architecture.num_parameters(base.shape)
-    percent = 100 * num_parameters / base.shape.num_parameters
-    signature = row.result.signature if row.result else "none"
-    return f"""---
-base_model: {base.name}
-library_name: peft
-language: [{", ".join(languages)}]
-tags: [translation, lora, langsearch]
----
-
-# Language-specific LoRA for {base.name}: trial {row.name}
-
-{task.summary}; {num_parameters:,} stored parameters, {percent:.2f} % of the base.
-One PEFT adapter for each language and side: a translation activates the source side's adapter of its source
-language together with the target side's of its target language. Found and trained by langsearch.
-
-| set | spBLEU, mean over directions | 95 % interval | directions | sentences each |
-|---|---|---|---|---|
-{chr(10).join(scores)}
-
-Signature: `{signature}`
-
-## Use with PEFT
-
-```python
-from peft import PeftModel
-from transformers import AutoModelForSeq2SeqLM
-base = AutoModelForSeq2SeqLM.from_pretrained(BASE)  # {base.name}
-model = PeftModel.from_pretrained(base, "{names[0] if names else ""}", adapter_name="{names[0] if names else ""}")
-{loads}
-model.base_model.set_adapter({names})
-```
-
-Or with langsearch: `langsearch translate . --from {languages[0]} --to {languages[-1]}`.
-"""
-
-
 def _merged_card(base: Base, direction: Direction, what: str) -> str:
     vocabulary = base.vocabulary([direction.src, direction.tgt])
     first = vocabulary.src_marks([direction])[0]
@@ -231,7 +180,7 @@ def _merged_card(base: Base, direction: Direction, what: str) -> str:
         prefix = f',\nand `target_prefix=[["{token}"]]` for each sentence'
     return f"""---
 base_model: {base.name}
-language: [{direction.src}, {direction.tgt}]
+language: ["{hub_code(direction.src)}", "{hub_code(direction.tgt)}"]
 pipeline_tag: translation
 tags: [translation, langsearch]
 ---

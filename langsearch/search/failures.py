@@ -65,6 +65,12 @@ def failure_cause(error: BaseException) -> str:
     return type(error).__name__
 
 
+def plain_cause(error: BaseException) -> str:
+    """Returns in one line why something could not be written: a database's own words, without the statement."""
+    cause = error.__cause__ or error
+    return str(getattr(cause, "orig", None) or cause).partition("\n")[0]
+
+
 def kind_of(cause_text: str) -> str:
     """Returns the kind of a full cause: "out of memory" of "out of memory: CUDA …"."""
     return cause_text.split(":", 1)[0].strip()

@@ -64,6 +64,26 @@ def hold(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def is_held(path: Path) -> bool:
+    """Returns whether a run holds an experiment; False also where that cannot be known.
+
+    A run that starts in the microseconds of the look is refused; it can be started again.
+    """
+    try:
+        descriptor = os.open(path / LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def clear_stop(folder: ExperimentFolder) -> None:
     """Removes what an earlier run left behind to ask its trials to stop; called when a run starts."""
     folder.stop.unlink(missing_ok=True)

@@ -3,9 +3,12 @@
 import logging
 import os
 import socket
+from collections.abc import Mapping
 
 import ray
 import torch
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray.exceptions import AuthenticationError, RayError
 
 from langsearch.model.base import SharedBase
 from langsearch.space.problems import InputError
@@ -31,7 +34,14 @@ _ENVIRONMENT = {
 
 
 def connect(address: str) -> None:
-    """Connects to a running cluster. Raises InputError if there is none at the address."""
+    """Connects to a running cluster.
+
+    Args:
+        address: auto, HOST:PORT of the head where this machine is a node, or ray://HOST:PORT from outside.
+
+    Raises:
+        InputError: If there is none at the address, it refuses this process, or it runs other versions.
+    """
     problem = f"--address must be that of a running Ray cluster, but nothing answers at {address!r}"
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdecimal():
@@ -40,12 +50,56 @@ def connect(address: str) -> None:
             socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS_TO_CONNECT).close()
         except (OSError, OverflowError) as error:
             raise InputError(f"{problem} ({error}).") from error
+    elif address != "auto":
+        raise InputError(f"--address must be auto, HOST:PORT or ray://HOST:PORT, but got {address!r}.")
     set_environment()
-    if not ray.is_initialized():
-        try:
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError) as error:
-            raise InputError(f"{problem} ({error}).") from error
+    use_token()
+    if ray.is_initialized():
+        return
+    try:
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, ValueError, RuntimeError, RayError) as error:
+        raise InputError(_refusal(address, error)) from error
+
+
+def use_token() -> None:
+    """Has this process show its token to clusters, if it has one; Ray does so by itself for its own clusters alone.
+
+    A cluster that asks for none takes it too.
+    """
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+
+
+def _refusal(address: str, error: BaseException) -> str:
+    """Returns what is wrong where Ray could not connect."""
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in causes:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    text = "\n".join(str(cause) for cause in causes)
+    if any(isinstance(cause, AuthenticationError) for cause in causes) or "InvalidAuthToken" in text:
+        return (
+            f"The token must be the cluster's, but {address!r} refuses it. Copy the head's ~/.ray/auth_token here, "
+            "with file mode 600, or name it in RAY_AUTH_TOKEN_PATH."
+        )
+    if "ersion mismatch" in text:
+        lines = " ".join(line.strip() for line in text.splitlines() if "Ray:" in line or "Python:" in line)
+        return (
+            f"Ray and Python must be of the cluster's versions, but at {address!r} they are others ({lines.strip()})."
+        )
+    if "raylet" in text.lower() or "node_ip_address" in text or "This node has an IP" in text:
+        return (
+            f"--address HOST:PORT must be given on a node of the cluster, but this machine is none of {address!r}'s. "
+            "Use ray://HOST:10001, or `langsearch submit --address http://HOST:8265`."
+        )
+    return (
+        f"--address must be that of a running Ray cluster, but nothing answers at {address!r} ({_first_line(error)})."
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def start_ray(shared: SharedBase) -> None:
@@ -69,6 +123,8 @@ def set_environment() -> None:
     """Sets the variables that a search needs, where the user has not."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # On a full disk Tune would print a traceback of its state, which nobody reads; ours says what happened.
+    logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
 
 
 def check_local_resources(space: Space, address: str | None) -> None:
@@ -87,12 +143,21 @@ def check_local_resources(space: Space, address: str | None) -> None:
             f"`resources.gpu` must be at most the machine's {num_gpus}, but is {space.resources.gpu:g}. "
             f"Run with --set resources.gpu={num_gpus}, or on a cluster with --address."
         )
+    if custom := space.resources.custom:
+        problems.append(
+            f"`resources.custom` must name resources of a cluster, but this machine alone has no {', '.join(custom)}. "
+            "Run with --set resources.custom={}, or on a cluster with --address."
+        )
     if problems:
         raise InputError(problems)
 
 
-def max_concurrent(cpus: float, gpus: float) -> int:
-    """Returns how many trials fit at once, so that none is proposed before it can start with the latest results."""
+def max_concurrent(wanted: Mapping[str, float]) -> int:
+    """Returns how many trials fit at once, so that none is proposed before it can start with the latest results.
+
+    Args:
+        wanted: What a trial takes, by Ray's names.
+    """
     available = ray.cluster_resources()
-    fits = [int(available.get("CPU", 1) / cpus)] + ([int(available.get("GPU", 0) / gpus)] if gpus else [])
-    return max(min(fits), 1)
+    fits = [int(available.get(name, 0) / amount) for name, amount in wanted.items()]
+    return max(min(fits, default=1), 1)

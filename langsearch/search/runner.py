@@ -19,15 +19,18 @@ from langsearch.search.disk import DiskBudget
 from langsearch.search.display import Display
 from langsearch.search.environment import STORE_FOLDER, CheckedSpace, build_environment
 from langsearch.search.experiment import check_start, open_table, start_experiment, write_description
+from langsearch.search.failures import plain_cause
 from langsearch.search.folder import ExperimentFolder, read_json
 from langsearch.search.lease import RemoteLease
 from langsearch.search.lock import clear_stop, hold
+from langsearch.search.preflight import check_cluster, check_files
 from langsearch.search.priors import Seeding, describe_task, next_task, seed
 from langsearch.search.ray_session import check_local_resources, connect, start_ray
 from langsearch.search.results_file import ResultsFile
 from langsearch.search.retrying import choose_failed
 from langsearch.search.selection import evaluate_candidates, test_front
 from langsearch.search.table import State, TrialRow
+from langsearch.search.trial_resources import task_options
 from langsearch.search.tuning import Ended, Search, run_trials, tidy
 from langsearch.search.worker import learn_on_worker
 from langsearch.search.working_copy import WorkingCopy, find_experiments
@@ -88,7 +91,8 @@ def run_search(
 
     Raises:
         InputError: If the experiment is there already, or not there to resume, or held by another run, its space has
-            changed, no machine has the resources, or `retry` names no failed trial.
+            changed, no machine has the resources, one of them does not see storage or data, or `retry` names no failed
+            trial.
     """
     space = checked.space
     root, remote = find_experiments(str(experiments))
@@ -98,6 +102,7 @@ def run_search(
         check_start(path, space, resume=resume, accept_changed_space=accept_changed_space)
     if address is not None:
         connect(address)
+        check_cluster(space, root, remote, display)
     with ExitStack() as stack:
         lease = stack.enter_context(RemoteLease(copy.remote)) if copy is not None else None
         stack.enter_context(hold(path))
@@ -111,6 +116,8 @@ def run_search(
         names = choose_failed(table.rows(), retry) if retry is not None else []
         base = load_base(space.base)
         environment = build_environment(checked, base, root / STORE_FOLDER)
+        if address is not None and copy is None:
+            check_files(environment, space)
         shared = share_base(base)
         del base
         results = ResultsFile(folder, checked.shape.num_parameters)
@@ -169,7 +176,7 @@ def _run(search: Search, retry: Sequence[str], described: dict[str, Any]) -> End
         return run_trials(search, seeding, retry)
     except StorageInternalError as error:
         # Nothing that was written is lost; what was not happens again after a resume.
-        return Ended(False, None, f"the trial table could not be written: {error.__cause__ or error}")
+        return Ended(False, None, f"the trial table could not be written: {plain_cause(error)}")
 
 
 def _learn_priors(search: Search) -> Seeding:
@@ -178,10 +185,8 @@ def _learn_priors(search: Search) -> Seeding:
     Raises:
         InputError: If a part cannot be learned.
     """
-    space, shape, resources = search.space, search.checked.shape, search.space.resources
-    worker = ray.remote(learn_on_worker).options(
-        num_cpus=resources.cpu, num_gpus=search.num_gpus, max_retries=resources.max_failures
-    )
+    space, shape = search.space, search.checked.shape
+    worker = ray.remote(learn_on_worker).options(**task_options(space.resources))
     while (task := next_task(space, shape, search.folder)) is not None:
         search.display.message(f"Learning the {describe_task(task, shape)} …")
         found = worker.remote(search.base, search.environment, search.folder.path, task, search.num_threads)

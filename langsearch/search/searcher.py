@@ -13,7 +13,7 @@ from typing import Any
 from optuna.exceptions import StorageInternalError
 from ray.tune.search import Searcher
 
-from langsearch.search.failures import DISK_FULL, NO_RESULT, PAUSED, WORKER_LOST, failure_cause, reaction
+from langsearch.search.failures import DISK_FULL, NO_RESULT, PAUSED, WORKER_LOST, failure_cause, plain_cause, reaction
 from langsearch.search.failures import FAILED as FAILED
 from langsearch.search.folder import ExperimentFolder
 from langsearch.search.plateau import PlateauRule
@@ -169,8 +169,8 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         cause = failure_cause(error)
         if cause != DISK_FULL and "disk is full" in str(error.__cause__):
             cause = DISK_FULL  # as SQLite says it
-        logger.error("The search stops: %s (%s)", error, error.__cause__)
-        self.stop(f"{cause}: {error.__cause__ or error}")
+        logger.error("The search stops: %s", plain_cause(error))
+        self.stop(f"{cause}: {plain_cause(error)}")
 
     def _end(self, name: str, result: dict[str, Any], error: bool) -> bool:
         """Writes how a trial ended; returns whether it did, or goes on after a resume."""

@@ -9,6 +9,7 @@ import ray
 from langsearch.search.comparison import compare_tested
 from langsearch.search.table import State
 from langsearch.search.trial import FullResult, TestResult
+from langsearch.search.trial_resources import task_options
 from langsearch.search.tuning import Search
 from langsearch.search.worker import full_on_worker, test_on_worker
 
@@ -70,10 +71,7 @@ def _run(
     """Runs an evaluation of several trials as Ray tasks; one that fails is named, and tried again on resume."""
     if not names:
         return
-    resources = search.space.resources
-    task = ray.remote(function).options(
-        num_cpus=resources.cpu, num_gpus=search.num_gpus, max_retries=resources.max_failures
-    )
+    task = ray.remote(function).options(**task_options(search.space.resources))
     base, environment = ray.put(search.base), ray.put(search.environment)
     of = {
         task.remote(base, environment, search.folder.path, name, search.num_threads, search.copy): name

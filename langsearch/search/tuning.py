@@ -26,6 +26,8 @@ from langsearch.search.results_file import ResultsFile
 from langsearch.search.searcher import TIME, TableSearcher
 from langsearch.search.table import TrialRow, TrialTable
 from langsearch.search.task import TrialTask, baseline_task, searched_task
+from langsearch.search.tracking import tracking_callbacks
+from langsearch.search.trial_resources import amounts
 from langsearch.search.worker import TrialTrainable
 from langsearch.search.working_copy import WorkingCopy
 from langsearch.space.schema import Space
@@ -72,11 +74,6 @@ class Search:
         """Threads of PyTorch in a worker."""
         return max(int(self.space.resources.cpu), 1)
 
-    @property
-    def num_gpus(self) -> float:
-        """GPUs of a trial."""
-        return self.space.resources.gpu / self.space.resources.trials_per_gpu
-
 
 @dataclass(frozen=True)
 class Ended:
@@ -119,7 +116,6 @@ def run_trials(search: Search, seeding: Seeding, retry: Sequence[str]) -> Ended:
     )
     searcher.copy = search.copy
     between = _Between(search, searcher, losses)
-    cpus = space.resources.cpu
     tuner = tune.Tuner(
         tune.with_resources(
             tune.with_parameters(
@@ -132,13 +128,13 @@ def run_trials(search: Search, seeding: Seeding, retry: Sequence[str]) -> Ended:
                 max_failures=space.resources.max_failures,
                 copy=search.copy,
             ),
-            {"cpu": cpus, "gpu": search.num_gpus},
+            tune.PlacementGroupFactory([amounts(space.resources)]),
         ),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=_scheduler(space, table),
             num_samples=-1,
-            max_concurrent_trials=max_concurrent(cpus, search.num_gpus) if search.address is None else None,
+            max_concurrent_trials=max_concurrent(amounts(space.resources)) if search.address is None else None,
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
@@ -146,7 +142,7 @@ def run_trials(search: Search, seeding: Seeding, retry: Sequence[str]) -> Ended:
             storage_path=str(folder.ray),
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             failure_config=tune.FailureConfig(max_failures=space.resources.max_failures),
-            callbacks=[between],
+            callbacks=[between, *tracking_callbacks(space, folder, table, search.display.message)],
             verbose=0,
         ),
     )
@@ -305,6 +301,7 @@ class _Between(tune.Callback):  # type: ignore[misc]  # Ray has no types
 def tidy(search: Search, budget: DiskBudget) -> None:
     """Keeps the disk's budget, and brings results.parquet and the remote storage up to date."""
     table = search.table
+    search.display.front([row.name for row in table.front() if row.kind == "searched"])
     freed = budget.keep_within(table.rows(), {row.name for row in table.candidates()})
     if freed.message:
         search.display.message(freed.message)

@@ -26,7 +26,10 @@ from langsearch.space.search_checks import check_search
 from langsearch.space.search_sections import CheckpointSection, FailureSection, SearchSection
 from langsearch.space.sections import ArchitectureSection, TrainerSection
 from langsearch.space.settings import Baseline
+from langsearch.space.tracking import TrackerSection
 from langsearch.space.values import SEARCH_KEYS, Searched
+
+_OWN_RESOURCES = ("cpu", "gpu", "memory", "object_store_memory")
 
 Problem = tuple[KeyPath, str]
 Languages = Mapping[str, list[str]]
@@ -48,6 +51,7 @@ class Parsed:
     resources: ResourcesSection | None
     failures: FailureSection | None
     checkpoints: CheckpointSection | None
+    tracking: list[TrackerSection] | None
     prior: PriorSection | None
     """None also where the space has none."""
 
@@ -73,12 +77,24 @@ def check_space(parsed: Parsed) -> list[Problem]:
             evaluation=parsed.evaluation,
             baselines=parsed.baselines,
         )
-    if parsed.resources is not None and parsed.resources.trials_per_gpu > 1 and parsed.resources.gpu == 0:
-        text = f"needs resources.gpu above 0, but got {parsed.resources.trials_per_gpu} with no GPU"
-        problems.append((("resources", "trials_per_gpu"), text))
+    if parsed.resources is not None:
+        problems += _check_resources(parsed.resources)
     if parsed.prior is not None:
         problems += check_prior(parsed.prior, parsed.architecture, parsed.trainer)
     return problems
+
+
+def _check_resources(resources: ResourcesSection) -> Iterator[Problem]:
+    gpu, shared = resources.gpu, resources.trials_per_gpu
+    if shared > 1 and gpu == 0:
+        yield ("resources", "trials_per_gpu"), f"needs resources.gpu above 0, but got {shared} with no GPU"
+    if gpu / shared > 1 and gpu % shared:
+        text = f"must give a trial a share of one GPU or whole GPUs, but {gpu:g} for {shared} trials gives neither"
+        yield ("resources", "gpu"), text
+    for name in resources.custom:
+        if name.lower() in _OWN_RESOURCES:
+            rule = "must not be one of Ray's own resources: use resources.cpu and resources.gpu"
+            yield ("resources", "custom", name), f"{rule}, but got {show(name)}"
 
 
 def _check_languages(classes: Languages) -> Iterator[Problem]:

@@ -202,6 +202,9 @@ class ResourcesSection(Section):
     trials_per_gpu: Annotated[int, fixed("int", low=1)] = 1
     """How many trials share one GPU."""
 
+    custom: dict[str, Annotated[float, fixed("float", low=0, is_low_open=True)]] = Field(default_factory=dict)
+    """Resources of a Ray cluster that only some of its nodes have, by name, and how much of each a trial takes."""
+
     max_failures: Annotated[int, fixed("int", low=0)] = 3
     """How often a trial is started again after its worker or node was lost; also how often it goes on from its
     checkpoint after each other kind of failure that `failures` says `retry` of."""

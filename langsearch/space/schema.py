@@ -34,6 +34,7 @@ from langsearch.space.settings import (
     PriorSettings,
     TrainerSettings,
 )
+from langsearch.space.tracking import Trackers, TrackingSettings, tracking_settings
 from langsearch.space.validation import validate
 
 _SECTIONS: Mapping[str, Any] = {
@@ -49,8 +50,10 @@ _SECTIONS: Mapping[str, Any] = {
     "resources": ResourcesSection,
     "failures": FailureSection,
     "checkpoints": CheckpointSection,
+    "tracking": Trackers,
     "prior": PriorSection | None,
 }
+DEFAULT_TRACKING = ["tensorboard"]
 _REQUIRED = ("base", "languages", "data", "architecture")
 
 
@@ -75,6 +78,7 @@ class Space:
     failures: FailureSettings
     checkpoints: CheckpointSettings
     prior: PriorSettings
+    tracking: TrackingSettings
     text: str
     """The space as YAML with overrides and defaults filled in; loading it gives an equal space."""
 
@@ -175,6 +179,7 @@ def load_space(path: Path | str, overrides: Sequence[str] = ()) -> Space:
         failures=parsed["failures"].settings(),
         checkpoints=parsed["checkpoints"].settings(),
         prior=parsed["prior"].settings() if parsed["prior"] is not None else PriorSettings(),
+        tracking=tracking_settings(parsed["tracking"]),
         text=dump(_resolve(data, parsed)),
         architecture_section=parsed["architecture"],
         trainer_section=parsed["trainer"],
@@ -195,7 +200,7 @@ def _parse(data: Mapping[str, Any], document: Document) -> tuple[dict[str, Any],
             problems.append(document.problem((key,), "must be given, but is missing."))
             parsed[key] = None
             continue
-        empty: object = {"baselines": [], "prior": None}.get(key, {})
+        empty: object = {"baselines": [], "tracking": DEFAULT_TRACKING, "prior": None}.get(key, {})
         value, found = validate(kind, data.get(key, empty), (key,), document)
         parsed[key] = value
         problems += found
@@ -215,6 +220,7 @@ def _resolve(data: Mapping[str, Any], parsed: Mapping[str, Any]) -> dict[str, An
         "failures": asdict(FailureSettings()),
         "checkpoints": asdict(CheckpointSettings()),
         "baselines": [],
+        "tracking": DEFAULT_TRACKING,
     }
     for key, default in filled.items():
         filled[key] = default | (data.get(key) or {}) if isinstance(default, dict) else data.get(key, default)

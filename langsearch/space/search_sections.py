@@ -130,8 +130,13 @@ def parse_plateau(raw: object) -> Plateau | None:
     return Plateau(**values)
 
 
-def parse_storage(raw: object) -> str | None:
-    """Returns the URL of a database, None for none.
+def parse_url(raw: object, what: str, instead: str) -> str | None:
+    """Returns a URL, None for none.
+
+    Args:
+        raw: What the space has.
+        what: What it is the URL of, for the message.
+        instead: Where a password may be given.
 
     Raises:
         ValueError: If it is no text, or holds a password: the space is kept in the experiment's folder.
@@ -139,13 +144,18 @@ def parse_storage(raw: object) -> str | None:
     if raw is None:
         return None
     if not isinstance(raw, str) or not raw:
-        raise ValueError(f"must be a database's URL or nothing, but got {show(raw)}")
+        raise ValueError(f"must be {what} or nothing, but got {show(raw)}")
     if _PASSWORD.search(raw):
         raise ValueError(
             "must hold no password, since the space is kept in the experiment's folder, but it does. "
-            "Take it out and give it by PGPASSWORD or ~/.pgpass."
+            f"Take it out and give it by {instead}."
         )
     return raw
+
+
+def parse_storage(raw: object) -> str | None:
+    """Returns the URL of a database, None for none. Raises ValueError as `parse_url`."""
+    return parse_url(raw, "a database's URL", "PGPASSWORD or ~/.pgpass")
 
 
 class SearchSection(Section):

@@ -147,7 +147,7 @@ def train_and_score(base: Base, environment: Environment, task: TrialTask) -> di
             }
             for name, shares in FIDELITIES.items():
                 row[f"spbleu_{epoch}_{name}"] = score_part(spbleu, result.hypotheses, data, *shares)
-        final = evaluate(learner, full, full_settings, base.tokenizer, spbleu)
+        final = result if settings == full_settings else evaluate(learner, full, full_settings, base.tokenizer, spbleu)
         row |= {"full_spbleu": final.scores.spbleu, "full_spbleu_low": final.scores.spbleu_low}
         row |= {"full_spbleu_high": final.scores.spbleu_high, "nonzero_parameters": learner.num_nonzero()}
         return row

@@ -1,0 +1,120 @@
+"""The experiments of a folder, one a line or as JSON."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from langsearch.report import wording
+from langsearch.report.experiment_reader import Experiment, Split, read_experiment
+from langsearch.report.summary import gain, summarise
+from langsearch.search.lock import is_held
+from langsearch.search.printable import printable
+from langsearch.space.problems import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """One experiment in short. None: its folder does not say."""
+
+    name: str
+    folder: str
+    state: Literal["running", "done", "stopped"]
+    """running: a run holds it. done: all trials have ended and the front is tested. stopped: --resume goes on."""
+
+    num_ended: int
+    """Searched trials that are complete, pruned or failed."""
+
+    num_failed: int
+    num_trials: int | None
+    """Searched trials that were planned."""
+
+    split: Split
+    """What the scores are of."""
+
+    best: str | None
+    """The front's member with the best validation score."""
+
+    spbleu: float | None
+    """Of the best one."""
+
+    to_pretrained: float | None
+    to_full_finetuning: float | None
+    trainable_parameters: int | None
+    started: str | None
+    seconds: float | None
+
+
+def list_experiments(folder: Path) -> tuple[Listed, ...]:
+    """Returns the experiments that lie in a folder, by name; what is none is left out.
+
+    Raises:
+        InputError: If there is no such folder.
+    """
+    if not folder.is_dir():
+        raise InputError(f"EXPERIMENTS must be a folder, but {folder} is none. `langsearch run` makes experiments/.")
+    found = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or not path.is_dir():
+            continue
+        try:
+            found.append(_listed(read_experiment(path)))
+        except InputError:
+            continue
+    return tuple(found)
+
+
+def listing_data(listed: tuple[Listed, ...]) -> list[dict[str, Any]]:
+    """Returns the experiments as JSON data."""
+    return [asdict(experiment) for experiment in listed]
+
+
+def listing_table(listed: tuple[Listed, ...]) -> Table:
+    """Returns a table of the experiments; readable at 80 columns."""
+    table = Table(box=box.SIMPLE_HEAD, padding=0)
+    table.add_column("experiment", overflow="fold")
+    table.add_column("state", no_wrap=True)
+    for name in ("trials", "spBLEU", "to pre", "to full", "params", "started"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for experiment in listed:
+        planned = "?" if experiment.num_trials is None else f"{experiment.num_trials:,}"
+        cells = (
+            experiment.name,
+            experiment.state,
+            f"{experiment.num_ended:,}/{planned}",
+            wording.spbleu(experiment.spbleu) + ("" if experiment.split == "test" or experiment.best is None else "v"),
+            wording.difference(experiment.to_pretrained),
+            wording.difference(experiment.to_full_finetuning),
+            wording.parameters(experiment.trainable_parameters),
+            (experiment.started or wording.MISSING)[:10],
+        )
+        table.add_row(*[Text(printable(cell)) for cell in cells])
+    return table
+
+
+def _listed(experiment: Experiment) -> Listed:
+    summary = summarise(experiment)
+    best, split = summary.best, summary.split
+    if best is None or best.score(split) is None:
+        split = "validation"
+    score = None if best is None else best.score(split)
+    ended = [trial for trial in experiment.trials if trial.kind == "searched" and trial.state != "running"]
+    return Listed(
+        name=experiment.name,
+        folder=str(experiment.folder),
+        state="running" if is_held(experiment.folder) else "done" if experiment.finished else "stopped",
+        num_ended=len(ended),
+        num_failed=sum(trial.state == "failed" for trial in ended),
+        num_trials=experiment.num_trials,
+        split=split,
+        best=None if best is None else best.name,
+        spbleu=None if score is None else score.spbleu,
+        to_pretrained=gain(best, summary.pretrained, split),
+        to_full_finetuning=gain(best, summary.full_finetuning, split),
+        trainable_parameters=None if best is None else best.trainable_parameters,
+        started=experiment.started,
+        seconds=experiment.seconds,
+    )

@@ -1,0 +1,208 @@
+"""One experiment, or one of its trials, on a terminal or as JSON."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from langsearch.report import wording
+from langsearch.report.experiment_reader import CurvePoint, Experiment, Trial, TrialDetails, read_details, trial_folder
+from langsearch.report.lenient import parse_object, read_json, read_rows
+from langsearch.report.summary import gain, summarise
+from langsearch.report.terminal import front_table
+from langsearch.search.lock import is_held
+from langsearch.search.printable import printable, printable_lines
+from langsearch.space.plan import plan_rows, show_layers, show_modules, show_ranks
+from langsearch.space.problems import InputError, near_names
+
+_OBJECTS = ("params", "violations")
+"""Columns of results.parquet that hold JSON."""
+
+
+def experiment_data(experiment: Experiment) -> dict[str, Any]:
+    """Returns experiment.json and the rows of results.parquet, as they are, as JSON data."""
+    return {
+        "folder": str(experiment.folder),
+        "is_running": is_held(experiment.folder),
+        "experiment": dict(read_json(experiment.folder / "experiment.json", [])),
+        "trials": _rows(experiment),
+    }
+
+
+def trial_data(experiment: Experiment, trial: Trial) -> dict[str, Any]:
+    """Returns a trial's row of results.parquet, as it is, and what its files say, as JSON data."""
+    row = next(row for row in _rows(experiment) if row["name"] == trial.name)
+    folder = trial_folder(experiment, _place(trial))
+    if folder is None:
+        return {"trial": row, "architecture": None, "curve": [], "scores": [], "failure": None}
+    return {
+        "trial": row,
+        "architecture": dict(read_json(folder / "architecture.json", [])) or None,
+        "curve": read_rows(folder / "curve.parquet", []),
+        "scores": read_rows(folder / "scores.parquet", []),
+        "failure": dict(read_json(folder / "failure.json", [])) or None,
+    }
+
+
+def find_trial(experiment: Experiment, name: str) -> Trial:
+    """Returns the trial of a name: "12", "00012" or a baseline's.
+
+    Raises:
+        InputError: If there is none.
+    """
+    full = f"{int(name):05d}" if name.isdecimal() else name
+    by_name = {trial.name: trial for trial in experiment.trials}
+    if full not in by_name:
+        raise InputError(
+            f"TRIAL must name a trial of {experiment.name}, but {name!r} is none.{near_names(full, by_name)}"
+        )
+    return by_name[full]
+
+
+def print_experiment(console: Console, experiment: Experiment) -> None:
+    """Prints what an experiment is, how far it is, its front and its failures."""
+    summary = summarise(experiment)
+    state = "running" if is_held(experiment.folder) else "done" if experiment.finished else "stopped: --resume goes on"
+    counts = ", ".join(f"{count:,} {name}" for name, count in summary.num_by_state.items() if count)
+    planned = "" if experiment.num_trials is None else f" of {experiment.num_trials:,}"
+    objectives = ", ".join(f"{name} {direction}" for name, direction in experiment.objectives.items())
+    started = experiment.started or wording.MISSING
+    lines = {
+        "experiment": f"{experiment.name}, {state}",
+        "base": f"{experiment.base or wording.MISSING}, {wording.parameters(experiment.base_parameters)} parameters",
+        "directions": f"{len(experiment.directions):,}",
+        "objectives": objectives or wording.MISSING,
+        "trials": f"{sum(summary.num_by_state.values()):,}{planned} ({counts or 'none yet'})",
+        "started": f"{started}, {wording.duration(experiment.seconds)} in all",
+        "commit": experiment.git_commit or wording.MISSING,
+    }
+    _print_lines(console, lines)
+    _print_lines(console, {f"class {name}": ", ".join(members) for name, members in experiment.classes.items()})
+    for note in experiment.notes:
+        _print(console, f"note: {note}")
+    console.print(front_table(experiment))
+    causes = Counter(trial.cause or "unknown" for trial in experiment.trials if trial.state == "failed")
+    for cause, count in causes.most_common(5):
+        _print(console, f"failed {count:,} x: {cause}")
+
+
+def print_trial(console: Console, experiment: Experiment, trial: Trial) -> None:
+    """Prints a trial: its scores, its point, its plan, its curve, and why it failed."""
+    details = read_details(experiment, _place(trial))
+    _print_lines(console, dict(_facts(experiment, trial)))
+    console.print(_score_table(experiment, trial))
+    if trial.params:
+        table = _table("point", "value")
+        for name, value in trial.params.items():
+            table.add_row(Text(printable(name)), Text(printable(str(value))))
+        console.print(table)
+    if details.architecture is not None and details.architecture.adapters:
+        console.print(_plan_table(experiment, details))
+    if details.curve:
+        console.print(_curve_table(details.curve))
+    if details.failure is not None:
+        _print(console, f"failed: {details.failure.cause}: {details.failure.message}")
+        console.print(Text(printable_lines(details.failure.traceback), style="dim"), soft_wrap=True)
+
+
+def _rows(experiment: Experiment) -> list[dict[str, Any]]:
+    rows = read_rows(experiment.folder / "results.parquet", [])
+    return [row | {name: parse_object(row[name]) for name in _OBJECTS if row.get(name) is not None} for row in rows]
+
+
+def _place(trial: Trial) -> str:
+    """Returns the name of the trial whose folder has a trial's files: one that repeats another has none."""
+    return trial.same_as or trial.name
+
+
+def _facts(experiment: Experiment, trial: Trial) -> Iterator[tuple[str, str]]:
+    is_member = " · on the front" if trial.is_front else ""
+    yield "trial", f"{wording.trial_label(trial)} of {experiment.name}{is_member}"
+    yield "state", trial.state if trial.cause is None else f"{trial.state}: {trial.cause}"
+    if trial.note:
+        yield "note", trial.note
+    for name, other in (("same as", trial.same_as), ("retry of", trial.retry_of), ("retried as", trial.retried_as)):
+        if other:
+            yield name, other
+    yield "architecture", trial.summary or wording.MISSING
+    percent = wording.percent(trial.trainable_percent)
+    count = wording.parameters(trial.trainable_parameters)
+    yield (
+        "parameters",
+        f"{count} trainable, {percent} % of the base, {wording.parameters(trial.nonzero_parameters)} not 0",
+    )
+    kept = "" if trial.kept_epoch is None else f", epoch {trial.kept_epoch} kept"
+    yield "epochs", f"{_count(trial.epochs)} of {_count(trial.max_epochs)}{kept}"
+    memory = wording.memory(trial.peak_memory_bytes)
+    yield "time", f"{wording.duration(trial.seconds)}, of it training {wording.duration(trial.train_seconds)}; {memory}"
+    yield "worker", trial.worker or wording.MISSING
+    yield "fingerprint", trial.fingerprint or wording.MISSING
+    for text, amount in trial.violations.items():
+        yield "constraint", f"{text}: {'kept' if amount <= 0 else f'violated by {amount:.3g}'}"
+
+
+def _score_table(experiment: Experiment, trial: Trial) -> Table:
+    baselines = {other.name: other for other in experiment.trials if other.kind == "baseline"}
+    table = _table("spBLEU on", "score", "95 %", "to pre", "to full", "sentences", "directions")
+    for split, words in wording.SPLIT_WORDS.items():
+        score = trial.score(split)
+        if score is not None:
+            table.add_row(
+                words,
+                wording.spbleu(score.spbleu),
+                wording.interval(score),
+                wording.difference(gain(trial, baselines.get("pretrained"), split)),
+                wording.difference(gain(trial, baselines.get("full_finetuning"), split)),
+                _count(score.num_sentences),
+                _count(score.num_directions),
+            )
+    if not table.row_count:
+        table.add_row("no score yet")
+    return table
+
+
+def _plan_table(experiment: Experiment, details: TrialDetails) -> Table:
+    assert details.architecture is not None
+    known = {language for language, _ in details.architecture.slots}
+    classes = {name: [one for one in members if one in known] for name, members in experiment.classes.items()}
+    classes = {name: members for name, members in classes.items() if members} or {"all": sorted(known)}
+    table = _table("layers", "modules", "side", f"rank {printable(';'.join(classes))}", num_left=4)
+    for row in plan_rows(details.architecture):
+        ranks = show_ranks(row.ranks, classes)
+        cells = (f"{row.stack} {show_layers(row.layers)}", show_modules(row.modules), row.side, ranks)
+        table.add_row(*[Text(printable(cell)) for cell in cells])
+    return table
+
+
+def _curve_table(curve: tuple[CurvePoint, ...]) -> Table:
+    table = _table("epoch", "updates", "train loss", "spBLEU", "lr", "seconds")
+    for point in curve:
+        loss = wording.MISSING if point.train_loss is None else f"{point.train_loss:.3f}"
+        rate = wording.MISSING if point.lr is None else f"{point.lr:.2e}"
+        seconds = wording.MISSING if point.seconds is None else f"{point.seconds:.0f}"
+        table.add_row(str(point.epoch), _count(point.updates), loss, wording.spbleu(point.spbleu), rate, seconds)
+    return table
+
+
+def _table(first: str, *others: str, num_left: int = 1) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=0)
+    for index, name in enumerate((first, *others)):
+        table.add_column(name, justify="left" if index < num_left else "right", overflow="fold")
+    return table
+
+
+def _count(value: int | None) -> str:
+    return wording.MISSING if value is None else f"{value:,}"
+
+
+def _print_lines(console: Console, lines: dict[str, str]) -> None:
+    for name, text in lines.items():
+        _print(console, f"{name:<13}{text}")
+
+
+def _print(console: Console, text: str) -> None:
+    console.print(Text(printable(text)), soft_wrap=True)
