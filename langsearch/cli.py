@@ -376,6 +376,42 @@ def report(
     _out.print(f"Report: {path}", soft_wrap=True)
 
 
+@app.command()
+def doctor(
+    space: Annotated[
+        Path | None, typer.Argument(metavar="[SPACE]", help="Also whether this space can run: base, data, room.")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster's address. [this machine alone]")] = None,
+    experiments: Experiments = EXPERIMENTS,
+    overrides: Overrides = None,
+    is_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
+) -> None:
+    """Examine every node: versions, GPUs, memory, disk, storage, clock. Exit code 1 if a run would break there."""
+    from langsearch.search.doctor import diagnose, diagnosis_data, print_diagnoses, room_problems
+    from langsearch.search.environment import check_space
+    from langsearch.search.printable import json_text
+    from langsearch.search.ray_session import check_local_resources, connect
+    from langsearch.space.schema import load_space
+
+    loaded = None if space is None else load_space(space, overrides or ())
+    problems: list[str] = []
+    try:
+        if loaded is not None:
+            check_local_resources(loaded, address)
+            check_space(loaded)
+    except InputError as error:
+        problems += error.problems
+    if address is not None:
+        connect(address)
+    found = diagnose(experiments, loaded, address)
+    problems += room_problems(found, loaded, address)
+    if is_json:
+        typer.echo(json_text(diagnosis_data(found, problems)))
+    else:
+        print_diagnoses(_out, found, problems)
+    raise typer.Exit(1 if problems or any(one.problems for one in found) else 0)
+
+
 @app.command("list")
 def list_(
     experiments: Annotated[

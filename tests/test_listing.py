@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from langsearch import cli
-from langsearch.search.printable import json_text, printable, printable_lines
 from langsearch.search.folder import read_json, read_rows, write_json
 from langsearch.search.lock import hold, is_held
+from langsearch.search.printable import json_text, printable, printable_lines
 
 pytest_plugins = ["search_fixtures"]
 

@@ -11,13 +11,13 @@ import plotly.graph_objects as go
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from report_fixtures import DIRECTIONS, LANGUAGES, Page, make_experiment
 
 from langsearch.report.experiment_reader import read_curve, read_details, read_experiment
 from langsearch.report.figures import plotly_text
 from langsearch.report.page import packed, render_page, unpacked, write_report
 from langsearch.space.architecture import Architecture, Site
 from langsearch.space.problems import InputError
+from tests.report_fixtures import DIRECTIONS, LANGUAGES, Page, make_experiment
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from browser_fixtures import Opened, chromium, draw_all, open_report
-from report_fixtures import CLASSES, make_experiment
 
 from langsearch.report.page import write_report
+from tests.browser_fixtures import Opened, chromium, draw_all, open_report
+from tests.report_fixtures import CLASSES, make_experiment
 
 ATTACK = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1><a href=javascript:alert(1)>x</a>"
 

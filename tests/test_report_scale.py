@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from browser_fixtures import chromium, draw_all, open_report
 
 from langsearch.report.page import write_report
+from tests.browser_fixtures import chromium, draw_all, open_report
 
 NUM_TRIALS = 5_000
 LANGUAGES = tuple(f"l{number:03d}" for number in range(130))

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from optuna.distributions import CategoricalDistribution, IntDistribution
-from report_fixtures import CLASSES, DIRECTIONS, Page, make_experiment
 from sacrebleu.metrics import CHRF
 
 from langsearch.report.answers import demand_sentences, language_gains, mean_ranks, next_sentences
@@ -21,6 +20,7 @@ from langsearch.report.page import render_page, with_code
 from langsearch.report.summary import headline, sentences, summarise
 from langsearch.report.timeline import MAX_WORKER_LANES, timeline_figure
 from langsearch.report.translations import read_translations
+from tests.report_fixtures import CLASSES, DIRECTIONS, Page, make_experiment
 
 
 @pytest.fixture(scope="module")

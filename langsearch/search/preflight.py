@@ -1,23 +1,19 @@
 """What must hold on a cluster before the first trial: a node has room, and all see the same storage and data."""
 
-import shutil
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
-from langsearch.search import storage
 from langsearch.search.display import Display
 from langsearch.search.environment import Environment
 from langsearch.search.nodes import Node, NodeError, ask, fits, live_nodes, may_come, show_amounts
-from langsearch.search.remote import Remote, local_copy, open_remote
+from langsearch.search.probes import remove_token, try_files, try_storage, write_token
+from langsearch.search.remote import Remote
 from langsearch.search.trial_resources import amounts
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space
 
 Asked = Callable[[Mapping[str, float]], bool | None]
-
-_TOKEN = "token"
 
 
 def check_cluster(space: Space, root: Path, remote: Remote | None, display: Display) -> None:
@@ -77,7 +73,7 @@ def check_storage(nodes: list[Node], root: Path, remote: Remote | None) -> None:
     name, token = f".preflight-{uuid4().hex}", uuid4().hex
     place = str(root) if remote is None else remote.url
     try:
-        _write_token(place, name, token)
+        write_token(place, name, token)
         answers = ask(nodes, try_storage, place, name, token)
     except OSError as error:
         raise InputError(
@@ -85,7 +81,7 @@ def check_storage(nodes: list[Node], root: Path, remote: Remote | None) -> None:
             "Give another one with --experiments."
         ) from error
     finally:
-        _remove(place, name)
+        remove_token(place, name)
     _raise(nodes, answers, f"must read and write the experiments in {place}")
 
 
@@ -107,42 +103,6 @@ def check_files(environment: Environment, space: Space) -> None:
     _raise(nodes, ask(nodes, try_files, sizes), "must read the data of the trials")
 
 
-def try_storage(place: str, name: str, token: str) -> str | None:
-    """Reads the token of the driver and writes a file beside it; a Ray task. Returns what is wrong."""
-    try:
-        if not storage.is_remote(place):
-            if not Path(place).is_dir():
-                return f"there is no {place}"
-            if not (Path(place) / name / _TOKEN).exists():
-                return f"{place} is another folder there, not the one of the machine that runs the search"
-        else:
-            open_remote(place)
-            if not local_copy(place).is_dir():
-                return f"there can be no copy in {local_copy(place)}"
-        if _read(place, f"{name}/{_TOKEN}") != token:
-            return f"{place} is another place there, not the one of the machine that runs the search"
-        _write_token(place, name, token, uuid4().hex)
-    except (OSError, InputError) as error:
-        return str(error)
-    return None
-
-
-def try_files(sizes: Mapping[str, int]) -> str | None:
-    """Opens files of known sizes; a Ray task. A size of -1 is that of a folder. Returns what is wrong."""
-    for path, size in sizes.items():
-        try:
-            if size < 0 and not Path(path).is_dir():
-                return f"there is no folder {path}"
-            if size >= 0:
-                with Path(path).open("rb") as file:
-                    file.read(1)
-                if Path(path).stat().st_size != size:
-                    return f"{path} is another file there"
-        except OSError as error:
-            return str(error)
-    return None
-
-
 def _raise(nodes: Iterable[Node], answers: Mapping[str, str | NodeError | None], rule: str) -> None:
     alive = {node.id for node in live_nodes()}
     problems = []
@@ -161,26 +121,3 @@ def _raise(nodes: Iterable[Node], answers: Mapping[str, str | NodeError | None],
             )
     if problems:
         raise InputError(problems)
-
-
-def _read(place: str, relative: str) -> str:
-    if storage.is_remote(place):
-        return storage.read_bytes(place, relative).decode()
-    return (Path(place) / relative).read_text(encoding="utf-8")
-
-
-def _write_token(place: str, folder: str, token: str, name: str = _TOKEN) -> None:
-    if storage.is_remote(place):
-        storage.write_bytes(place, f"{folder}/{name}", token.encode())
-        return
-    (Path(place) / folder).mkdir(parents=True, exist_ok=True)
-    (Path(place) / folder / name).write_text(token, encoding="utf-8")
-
-
-def _remove(place: str, name: str) -> None:
-    with suppress(OSError):
-        if not storage.is_remote(place):
-            shutil.rmtree(Path(place) / name, ignore_errors=True)
-            return
-        for file in storage.modified(place, name):
-            storage.delete(place, f"{name}/{file}")

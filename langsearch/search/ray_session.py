@@ -15,6 +15,7 @@ from langsearch.space.problems import InputError
 from langsearch.space.schema import Space
 
 _SECONDS_TO_CONNECT = 10.0
+_TOKEN_SETUP = "ray._private.authentication.authentication_token_setup"
 
 _ENVIRONMENT = {
     # Baselines report nothing to the scheduler, and our own table is the only log.
@@ -67,6 +68,7 @@ def use_token() -> None:
 
     A cluster that asks for none takes it too.
     """
+    logging.getLogger(_TOKEN_SETUP).setLevel(logging.ERROR)
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
