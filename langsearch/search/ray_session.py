@@ -21,6 +21,8 @@ _ENVIRONMENT = {
     # Baselines report nothing to the scheduler, and our own table is the only log.
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Ctrl+C is ours: trials stop behind a checkpoint.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     # Tune's own state is never read; it need not be written often.
     "TUNE_GLOBAL_CHECKPOINT_S": "600",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
@@ -38,10 +40,11 @@ def connect(address: str) -> None:
     """Connects to a running cluster.
 
     Args:
-        address: auto, HOST:PORT of the head where this machine is a node, or ray://HOST:PORT from outside.
+        address: auto, or HOST:PORT of the head where this machine is a node.
 
     Raises:
-        InputError: If there is none at the address, it refuses this process, or it runs other versions.
+        InputError: If there is none at the address, it refuses this process, it runs other versions, or the address
+            is a Ray client's, through which no search can be driven.
     """
     problem = f"--address must be that of a running Ray cluster, but nothing answers at {address!r}"
     host, colon, port = address.removeprefix("ray://").rpartition(":")
@@ -52,7 +55,13 @@ def connect(address: str) -> None:
         except (OSError, OverflowError) as error:
             raise InputError(f"{problem} ({error}).") from error
     elif address != "auto":
-        raise InputError(f"--address must be auto, HOST:PORT or ray://HOST:PORT, but got {address!r}.")
+        raise InputError(f"--address must be auto or HOST:PORT, but got {address!r}.")
+    if address.startswith("ray://"):
+        # There Ray Tune moves the search, with its callbacks and the open trial table, into a process of the head.
+        raise InputError(
+            f"--address must be auto or HOST:PORT, on a node of the cluster, but is a client's, {address!r}. From "
+            "outside use `langsearch submit --address http://HOST:8265`, which also survives a lost connection."
+        )
     set_environment()
     use_token()
     if ray.is_initialized():
@@ -93,7 +102,7 @@ def _refusal(address: str, error: BaseException) -> str:
     if "raylet" in text.lower() or "node_ip_address" in text or "This node has an IP" in text:
         return (
             f"--address HOST:PORT must be given on a node of the cluster, but this machine is none of {address!r}'s. "
-            "Use ray://HOST:10001, or `langsearch submit --address http://HOST:8265`."
+            "Use `langsearch submit --address http://HOST:8265`."
         )
     return (
         f"--address must be that of a running Ray cluster, but nothing answers at {address!r} ({_first_line(error)})."
@@ -125,8 +134,9 @@ def set_environment() -> None:
     """Sets the variables that a search needs, where the user has not."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    # On a full disk Tune would print a traceback of its state, which nobody reads; ours says what happened.
-    logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
+    # Tune would print a traceback for every lost worker and every full disk; ours says what happened in a line.
+    for name in ("ray.tune.execution.experiment_state", "ray.tune.execution.tune_controller", "ray.tune.tune"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def check_local_resources(space: Space, address: str | None) -> None:

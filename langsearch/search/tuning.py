@@ -19,6 +19,7 @@ from langsearch.search.failures import FAILED, PAUSED, lost_cause
 from langsearch.search.folder import ExperimentFolder, write_text
 from langsearch.search.halving import AsyncHalving, rungs
 from langsearch.search.interrupts import gentle_interrupts
+from langsearch.search.portable import portable
 from langsearch.search.priors import Seeding
 from langsearch.search.ray_session import max_concurrent
 from langsearch.search.results import parse_result
@@ -121,7 +122,7 @@ def run_trials(search: Search, seeding: Seeding, retry: Sequence[str]) -> Ended:
             tune.with_parameters(
                 TrialTrainable,
                 base=search.base,
-                environment=search.environment,
+                environment=portable(search.environment, search.copy),
                 experiment=folder.path,
                 num_threads=search.num_threads,
                 failures=space.failures,
@@ -260,6 +261,10 @@ class _Between(tune.Callback):  # type: ignore[misc]  # Ray has no types
         self._end(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        name = trial.config["name"]
+        if name not in self._losses.trials:  # no worker could be started for it
+            self._losses.trials[name] = trial
+            self._search.display.started(self._searcher.task(name))
         self._end(trial)
 
     def _end(self, trial: Any) -> None:

@@ -232,13 +232,13 @@ def test_trials_that_raise_hang_or_run_out_of_memory(new_experiment: Maker, tmp_
         "00004": "complete",
     }
     assert rows["00000"]["cause"] == "ValueError: injected"
-    assert rows["00002"]["cause"].startswith("stalled: no progress for 9 seconds; where it hung is in stall-")
+    assert rows["00002"]["cause"].startswith("stalled: no progress for 9 seconds; where it hung is in stall")
     assert experiment.attempts("00001") == {"stalled": 1}
     assert experiment.attempts("00002") == {"stalled": 1}
     assert experiment.attempts("00003") == {"out of memory": 1}
     note = read_json(experiment.trial("00003") / "result.json")["note"]
     assert note == "out of memory in epoch 1: accumulation 2 instead of 1 from there"
-    stacks = list(experiment.trial("00002").glob("stall-*.txt"))
+    stacks = list(experiment.trial("00002").glob("stall*.txt"))
     assert all("update_faulty" in path.read_text(encoding="utf-8") for path in stacks)
     assert len(stacks) == 2
 
