@@ -13,6 +13,7 @@ from langsearch.space.problems import InputError
 
 if TYPE_CHECKING:
     from langsearch.search.environment import CheckedSpace
+    from langsearch.search.jobs import Jobs
     from langsearch.search.runner import Outcome
 
 app = typer.Typer(
@@ -57,6 +58,13 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Set a value of the space, e.g. trainer.epochs=3. Repeatable."),
 ]
 TrialName = Annotated[str | None, typer.Option("--trial", help="A trial's number or a baseline's name. [best]")]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="A Ray cluster that this machine is a node of: auto, or its head's HOST:PORT. [this machine alone]",
+    ),
+]
 EXPERIMENTS = "experiments"
 
 
@@ -140,7 +148,7 @@ def run(
             "languages, data, evaluation and objectives must stay.",
         ),
     ] = False,
-    address: Annotated[str | None, typer.Option(help="A Ray cluster's address. [this machine alone]")] = None,
+    address: Address = None,
     overrides: Overrides = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show only the result.")] = False,
 ) -> None:
@@ -169,15 +177,19 @@ def run(
     check_constraints(checked)
     check_tracking(loaded)
     display = Display(_out, loaded.name, loaded.search.trials, len(loaded.baselines), is_quiet=quiet)
-    outcome = run_search(
-        checked,
-        experiments,
-        display,
-        resume=resume,
-        accept_changed_space=accept_changed_space,
-        retry=retry,
-        address=address,
-    )
+    try:
+        outcome = run_search(
+            checked,
+            experiments,
+            display,
+            resume=resume,
+            accept_changed_space=accept_changed_space,
+            retry=retry,
+            address=address,
+        )
+    except KeyboardInterrupt:
+        _err.print("Interrupted. Go on with the same command and --resume.")
+        raise typer.Exit(130) from None
     is_written = _write_results(checked, outcome)
     code = _tell_end(outcome)
     raise typer.Exit(code if is_written else max(code, 1))
@@ -376,12 +388,97 @@ def report(
     _out.print(f"Report: {path}", soft_wrap=True)
 
 
+ClusterUrl = Annotated[str, typer.Option("--address", metavar="URL", help="The cluster's dashboard, http://HOST:8265.")]
+
+
+@app.command()
+def submit(
+    space: SpaceFile,
+    address: ClusterUrl,
+    experiments: Annotated[
+        str,
+        typer.Option(metavar="DIR", help="Where the cluster keeps experiments: an absolute path there, or a URL."),
+    ],
+    name: Annotated[str | None, typer.Option(help="The experiment's name. [the space's name]")] = None,
+    trials: Annotated[int | None, typer.Option(help="Searched trials, baselines not counted.", min=1)] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an experiment after any end.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Do not wait for the job, nor show its log.")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Send a space and its local data to a cluster, and follow the search, which goes on without us."""
+    from langsearch.search.jobs import Jobs
+    from langsearch.space.schema import load_space
+
+    given = {"name": name and json.dumps(name), "search.trials": trials}
+    settings = [f"{key}={value}" for key, value in given.items() if value is not None]
+    loaded = load_space(space, [*(overrides or ()), *settings])
+    jobs = Jobs(address)
+    job = jobs.submit(loaded, experiments, ["--resume"] if resume else [])
+    _print_text(f"Job {job}. Follow it: langsearch status {job} --address {address} --follow")
+    _print_text(f"Fetch the results: langsearch fetch {job} --address {address} --to {EXPERIMENTS}/{loaded.name}")
+    if not detach:
+        raise typer.Exit(_follow(jobs, job))
+
+
+@app.command()
+def status(
+    address: ClusterUrl,
+    job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="A job's name. [all]")] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Show the job's log until it ends.")] = False,
+) -> None:
+    """Show the searches that were submitted to a cluster, or one of them."""
+    from langsearch.search.jobs import Jobs
+
+    if follow and job is None:
+        raise InputError("--follow shows one job's log, but no JOB is given.")
+    jobs = Jobs(address)
+    found = jobs.all() if job is None else [jobs.find(job)]
+    for one in found:
+        started = "" if one.started is None else f"{one.started:%Y-%m-%d %H:%M} UTC"
+        _print_text(f"{one.id}  {one.status}  {started}  {one.experiment or ''}  {one.message}".rstrip())
+    if not found:
+        _print_text(f"No search was submitted to {address}.")
+    if follow and job is not None:
+        raise typer.Exit(_follow(jobs, job))
+
+
+@app.command()
+def fetch(
+    what: Annotated[
+        str, typer.Argument(metavar="JOB|EXPERIMENT", help="A job, or an experiment: its URL, or its path there.")
+    ],
+    to: Annotated[Path, typer.Option("--to", help="The folder to write.")],
+    address: Annotated[
+        str | None, typer.Option(metavar="URL", help="The cluster's dashboard; not needed for an experiment's URL.")
+    ] = None,
+) -> None:
+    """Bring an experiment here: from its URL, or, up to 400 MB, from a path that the cluster's head sees."""
+    from langsearch.search.jobs import Jobs, fetch_remote
+
+    if address is None and "://" not in what:
+        raise InputError(f"--address must say which cluster has {what!r}, but is not given.")
+    path = fetch_remote(what, to) if address is None or "://" in what else Jobs(address).fetch(what, to)
+    _print_text(f"Experiment: {path}")
+
+
+def _follow(jobs: "Jobs", job: str) -> int:
+    def write(text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    try:
+        return jobs.follow(job, write)
+    except KeyboardInterrupt:
+        _err.print(f"Not followed any more; the job goes on. To stop it: ray job stop {job} --address {jobs.address}")
+        return 0
+
+
 @app.command()
 def doctor(
     space: Annotated[
         Path | None, typer.Argument(metavar="[SPACE]", help="Also whether this space can run: base, data, room.")
     ] = None,
-    address: Annotated[str | None, typer.Option(help="A Ray cluster's address. [this machine alone]")] = None,
+    address: Address = None,
     experiments: Experiments = EXPERIMENTS,
     overrides: Overrides = None,
     is_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 T = TypeVar("T")
 
@@ -57,8 +58,8 @@ def fits(resources: Mapping[str, float], amounts: Mapping[str, float]) -> bool:
 
 def show_amounts(amounts: Mapping[str, float]) -> str:
     """Returns "2 CPU, 0.5 GPU"; what every node has beside them is left out."""
-    shown = {name: amount for name, amount in amounts.items() if amount and not _is_bookkeeping(name)}
-    return ", ".join(f"{amount:g} {name}" for name, amount in shown.items()) or "nothing"
+    names = sorted((name for name in amounts if amounts[name] and not _is_bookkeeping(name)), key=_place)
+    return ", ".join(f"{amounts[name]:g} {name}" for name in names) or "nothing"
 
 
 def live_nodes() -> list[Node]:
@@ -154,6 +155,10 @@ def read_autoscaler_state() -> bytes | None:
 
     found: bytes | None = _internal_kv_get(_STATUS)
     return found
+
+
+def _place(name: str) -> tuple[bool, bool, str]:
+    return name != "CPU", name != "GPU", name
 
 
 def _is_bookkeeping(name: str) -> bool:

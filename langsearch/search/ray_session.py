@@ -5,6 +5,7 @@ import os
 import socket
 from collections.abc import Mapping
 
+import grpc
 import ray
 import torch
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
@@ -63,7 +64,8 @@ def connect(address: str) -> None:
             "outside use `langsearch submit --address http://HOST:8265`, which also survives a lost connection."
         )
     set_environment()
-    use_token()
+    if colon and _asks_for_token(address):  # for auto Ray itself sees to it
+        use_token()
     if ray.is_initialized():
         return
     try:
@@ -72,11 +74,18 @@ def connect(address: str) -> None:
         raise InputError(_refusal(address, error)) from error
 
 
-def use_token() -> None:
-    """Has this process show its token to clusters, if it has one; Ray does so by itself for its own clusters alone.
+def _asks_for_token(address: str) -> bool:
+    """Returns whether a cluster refuses who shows no token; who shows one to a cluster without gets no actors."""
+    with grpc.insecure_channel(address) as channel:
+        try:
+            channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetClusterId")(b"", timeout=_SECONDS_TO_CONNECT)
+        except grpc.RpcError as error:
+            return bool(error.code() is grpc.StatusCode.UNAUTHENTICATED)
+    return False
 
-    A cluster that asks for none takes it too.
-    """
+
+def use_token() -> None:
+    """Has this process show its token, if it has one and the user has not said otherwise by RAY_AUTH_MODE."""
     logging.getLogger(_TOKEN_SETUP).setLevel(logging.ERROR)
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 

@@ -7,6 +7,7 @@ from typing import Any
 import ray
 
 from langsearch.search.comparison import compare_tested
+from langsearch.search.portable import portable
 from langsearch.search.table import State
 from langsearch.search.trial import FullResult, TestResult
 from langsearch.search.trial_resources import task_options
@@ -72,7 +73,7 @@ def _run(
     if not names:
         return
     task = ray.remote(function).options(**task_options(search.space.resources))
-    base, environment = ray.put(search.base), ray.put(search.environment)
+    base, environment = ray.put(search.base), ray.put(portable(search.environment, search.copy))
     of = {
         task.remote(base, environment, search.folder.path, name, search.num_threads, search.copy): name
         for name in names

@@ -1,0 +1,101 @@
+"""A space and the files of this machine that it names, put together in a folder that can be sent elsewhere."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from langsearch.model.base import EMBEDDED_FOLDER
+from langsearch.space.document import dump
+from langsearch.space.problems import InputError
+from langsearch.space.schema import Space
+
+SPACE = "space.yaml"
+_FILES = "files"
+
+MAX_BYTES = 450_000_000
+"""Ray takes up to 512 MiB, packed; what is larger belongs on the cluster's own storage."""
+
+
+def pack(space: Space, folder: Path) -> list[str]:
+    """Writes the space, with its relative paths turned to copies beside it; absolute paths are those of the cluster.
+
+    Args:
+        space: The space.
+        folder: An empty folder.
+
+    Returns:
+        The paths of this machine that go along.
+
+    Raises:
+        InputError: If one is not there, or they are too large together.
+    """
+    found: dict[str, str] = {}
+
+    def renamed(path: str) -> str:
+        if Path(path).expanduser().is_absolute():
+            return path
+        return found.setdefault(path, f"{_FILES}/{len(found)}-{Path(path).name}")
+
+    data = YAML(typ="safe", pure=True).load(space.text)
+    _rename_all(data, renamed)
+    problems = [
+        f"A relative path in a space is one of this machine, and goes along, but there is no {path}. Name what lies on "
+        "the cluster by its absolute path."
+        for path in found
+        if not Path(path).exists()
+    ]
+    if problems:
+        raise InputError(problems)
+    sizes = {path: _num_bytes(Path(path)) for path in found}
+    if sum(sizes.values()) > MAX_BYTES:
+        listed = ", ".join(f"{path} ({size / 1e6:,.0f} MB)" for path, size in sizes.items())
+        raise InputError(
+            f"What goes along with a space must be at most {MAX_BYTES / 1e6:,.0f} MB, but is more: {listed}. Copy it "
+            "to storage that all nodes see, and name it by its absolute path."
+        )
+    for path, name in found.items():
+        _copy(Path(path), folder / name)
+    (folder / SPACE).write_text(dump(data), encoding="utf-8")
+    return list(found)
+
+
+def _rename_all(data: dict[str, Any], renamed: Callable[[str], str]) -> None:
+    """Replaces every path of a resolved space."""
+    section = data["data"]
+    if section.get("folder") is not None:
+        section["folder"] = renamed(section["folder"])
+    for part in ("train", "validation", "test"):
+        sources = section[part] if isinstance(section[part], list) else [section[part]]
+        for source in sources:
+            for key in ("folder", "files", "tsv", "parquet"):
+                if source.get(key) is not None:
+                    source[key] = renamed(source[key])
+    if not (EMBEDDED_FOLDER / data["base"]).exists() and Path(data["base"]).is_dir():
+        data["base"] = renamed(data["base"])
+    kind, colon, file = data["evaluation"]["spbleu"].partition("spm:")
+    if colon and not kind:
+        data["evaluation"]["spbleu"] = f"spm:{renamed(file)}"
+    if data["trainer"].get("init_from") not in (None, "none"):
+        data["trainer"]["init_from"] = renamed(data["trainer"]["init_from"])
+
+
+def _num_bytes(path: Path) -> int:
+    if path.is_file():
+        return path.stat().st_size
+    return sum(
+        os.stat(os.path.join(folder, name)).st_size  # noqa: PTH118, PTH116
+        for folder, _, names in os.walk(path, followlinks=True)
+        for name in names
+    )
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_file():
+        shutil.copyfile(source, target)
+    else:  # Ray leaves out what a .gitignore says, which data often is
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns(".git", ".gitignore"))
