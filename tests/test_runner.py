@@ -129,6 +129,7 @@ def test_the_folder_holds_the_report_and_the_adapters_and_nothing_of_rays(search
         "report.html",
         "trials",
         "front",
+        "tensorboard",
     }
     front = [name for name, row in searched.rows.items() if row["is_front"] and row["trainable_parameters"]]
     assert sorted(path.name for path in (searched.path / "front").iterdir()) == front
