@@ -220,7 +220,12 @@ def sbatch(tmp_path: Path) -> Callable[..., tuple[subprocess.Popen[str], Path]]:
             "SLURM_GPUS_ON_NODE": "2",
         }
         script = [str(CLUSTER / "slurm.sbatch"), *arguments]
-        started = subprocess.Popen(["bash", *script], env=environment | values, text=True, start_new_session=True)
+        # Tests that run in the background of a shell hear no SIGINT, and nor would the script.
+        before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+        try:
+            started = subprocess.Popen(["bash", *script], env=environment | values, text=True, start_new_session=True)
+        finally:
+            signal.signal(signal.SIGINT, before)
         return started, log
 
     return start

@@ -93,7 +93,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise ValueError(f"{_STATE} must hold a JSON object, but holds {state!r}")  # noqa: TRY004 - torn, not misused
     if (digest := _sha256(path / _TENSORS)) != state.pop("tensors_sha256", None):
         raise ValueError(f"{_TENSORS} must be the file that {_STATE} was written with, but its SHA-256 is {digest}")
-    return Checkpoint(load_file(path / _TENSORS), state)
+    try:
+        return Checkpoint(load_file(path / _TENSORS), state)
+    except RuntimeError as error:  # PyTorch's name for a file that has gone meanwhile
+        raise OSError(str(error)) from error
 
 
 def _by_age(folder: Path) -> list[Path]:
