@@ -13,8 +13,9 @@ from optuna.exceptions import StorageInternalError
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from langsearch.search.front import Levels, Objective
-from langsearch.search.halving import AsyncHalving, is_among_best, rungs
+from langsearch.search.halving import AsyncHalving, is_among_best
 from langsearch.search.table import TrialTable
+from langsearch.space.search_sections import rungs
 
 if TYPE_CHECKING:
     from tests.search_fixtures import ResultMaker, TableMaker
@@ -65,7 +66,7 @@ def halving(make_table: "TableMaker", make_result: "ResultMaker") -> RungsMaker:
 def test_rungs_are_grace_times_powers_of_the_factor_before_the_last_epoch(
     max_epochs: int, grace: int, factor: int, expected: list[int]
 ) -> None:
-    assert rungs(max_epochs, grace, factor) == expected
+    assert list(rungs(max_epochs, grace, factor)) == expected
 
 
 def test_the_first_trial_at_a_rung_always_goes_on(halving: RungsMaker) -> None:

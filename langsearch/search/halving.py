@@ -12,6 +12,7 @@ from langsearch.search.front import Levels
 from langsearch.search.results import parse_result
 from langsearch.search.table import TrialTable
 from langsearch.search.trial import TrialResult
+from langsearch.space.search_sections import rungs
 
 logger = logging.getLogger(__name__)
 
@@ -77,16 +78,6 @@ class AsyncHalving(FIFOScheduler):  # type: ignore[misc]  # Ray has no types
 
     def _costs(self, values: Sequence[float]) -> list[float]:
         return [objective.cost(value) for objective, value in zip(self._table.objectives, values, strict=True)]
-
-
-def rungs(max_epochs: int, grace_epochs: int, reduction_factor: int) -> list[int]:
-    """Returns the epochs after which trials are compared: grace * factor ** k, all before the last epoch."""
-    found = []
-    rung = grace_epochs
-    while rung < max_epochs:
-        found.append(rung)
-        rung *= reduction_factor
-    return found
 
 
 def is_among_best(costs: Sequence[float], levels: Levels, reduction_factor: int) -> bool:

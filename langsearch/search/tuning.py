@@ -17,7 +17,7 @@ from langsearch.search.environment import CheckedSpace, Environment
 from langsearch.search.experiment import space_of_version
 from langsearch.search.failures import FAILED, PAUSED, lost_cause
 from langsearch.search.folder import ExperimentFolder, write_text
-from langsearch.search.halving import AsyncHalving, rungs
+from langsearch.search.halving import AsyncHalving
 from langsearch.search.interrupts import gentle_interrupts
 from langsearch.search.portable import portable
 from langsearch.search.priors import Seeding
@@ -32,6 +32,7 @@ from langsearch.search.trial_resources import amounts
 from langsearch.search.worker import TrialTrainable
 from langsearch.search.working_copy import WorkingCopy
 from langsearch.space.schema import Space
+from langsearch.space.search_sections import rungs
 
 logger = logging.getLogger(__name__)
 
