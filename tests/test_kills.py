@@ -35,7 +35,7 @@ from langsearch.search.trial import TrialResult
 from langsearch.space.architecture import BaseShape
 from langsearch.space.schema import Space, load_space
 from langsearch.train.checkpoint import Checkpoint, read_newest_checkpoint, write_checkpoint
-from tests.benchmarks.simulated_tune import run_simulated
+from tests.benchmarks.simulated_tune import run_simulated, scripted_result
 
 NUM_KILLS, NUM_TRIALS, EPOCHS = 20, 30, 4
 
@@ -120,45 +120,27 @@ def scripted(task: TrialTask, folder: ExperimentFolder, shape: BaseShape) -> Ite
     """
     trial, num_epochs = folder.trial(task.name), max(task.num_epochs, 1)
     if trial.result.exists():
-        yield 0.0, scripted_result(task, num_epochs, shape)
+        yield 0.0, noisy_result(task, num_epochs, shape)
         return
     checkpoint = read_newest_checkpoint(trial.checkpoint)
     epoch = checkpoint.state["updates"] if checkpoint else 0
     if 0 < epoch < num_epochs:
-        yield 0.0, scripted_result(task, epoch, shape)
+        yield 0.0, noisy_result(task, epoch, shape)
     for now in range(epoch + 1, num_epochs + 1):
         tensors = Checkpoint({"weight": torch.full((3,), float(now))}, {"updates": now})
         write_checkpoint(trial.weights, tensors, num_kept=1)
         write_checkpoint(trial.checkpoint, tensors)
         if now < num_epochs:
-            yield 1.0, scripted_result(task, now, shape)
+            yield 1.0, noisy_result(task, now, shape)
     trial.result.write_text(json.dumps({}), encoding="utf-8")
     trial.remove_checkpoints()
-    yield 1.0, scripted_result(task, num_epochs, shape)
+    yield 1.0, noisy_result(task, num_epochs, shape)
 
 
-def scripted_result(task: TrialTask, epoch: int, shape: BaseShape) -> TrialResult:
+def noisy_result(task: TrialTask, epoch: int, shape: BaseShape) -> TrialResult:
     size, noise = task.num_trainable(shape), random.Random(f"{task.fingerprint}/{epoch}").gauss(0, 0.3)
     spbleu = 2 + 0.2 * epoch + size / 10**5 + noise
-    return TrialResult(
-        epoch=epoch,
-        finished=epoch == max(task.num_epochs, 1),
-        spbleu=spbleu,
-        worst_class_spbleu=spbleu,
-        spbleu_low=spbleu - 0.3,
-        spbleu_high=spbleu + 0.3,
-        kept_epoch=epoch,
-        num_sentences=52,
-        num_directions=6,
-        signature="nrefs:1",
-        trainable_parameters=size,
-        nonzero_parameters=size,
-        train_loss=5.0,
-        updates=epoch,
-        train_seconds=1.0,
-        seconds=1.0,
-        peak_memory_bytes=1,
-    )
+    return scripted_result(epoch, max(task.num_epochs, 1), spbleu, size)
 
 
 @pytest.fixture(scope="module")

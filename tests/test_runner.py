@@ -17,8 +17,8 @@ import ray
 
 from langsearch import cli
 from langsearch.model.peft_export import read_export
-from langsearch.search.experiment import RESULTS
 from langsearch.search.folder import read_json, read_rows
+from langsearch.search.results_file import RESULTS
 
 pytest_plugins = ["search_fixtures"]
 

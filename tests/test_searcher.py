@@ -14,7 +14,7 @@ from ray.tune.search import Searcher
 from langsearch.search.failures import FAILED, PAUSED
 from langsearch.search.folder import ExperimentFolder
 from langsearch.search.results import parse_result
-from langsearch.search.searcher import TableSearcher
+from langsearch.search.searcher import TIME, TableSearcher
 from langsearch.search.table import State, TrialTable
 from langsearch.search.task import TrialTask
 from langsearch.search.trial import TrialResult
@@ -270,7 +270,7 @@ def test_after_the_deadline_nothing_starts_and_what_tune_stops_stays_running(
     searcher = make_searcher(num_trials=3)
     searcher.suggest("a")
     searcher.suggest("b")
-    searcher._deadline = 0.0
+    searcher.stop(TIME)
     assert searcher.suggest("c") == Searcher.FINISHED
     searcher.on_trial_complete("a", reported(make_result(epoch=1)))
     searcher.on_trial_complete("b", reported(make_result()))
@@ -281,10 +281,9 @@ def test_after_the_deadline_nothing_starts_and_what_tune_stops_stays_running(
 def test_a_stop_at_the_deadline_without_any_result_leaves_the_trial_to_be_resumed(
     make_searcher: SearcherMaker, table: TrialTable
 ) -> None:
-    searcher = make_searcher(deadline=0.0)
-    searcher._deadline = None
+    searcher = make_searcher()
     searcher.suggest("a")
-    searcher._deadline = 0.0
+    searcher.stop(TIME)
     searcher.on_trial_complete("a", {})
     assert states(table) == {"00000": State.RUNNING}
 

@@ -18,7 +18,7 @@ from langsearch.search.environment import Environment
 from langsearch.search.evaluating import evaluate_trial
 from langsearch.search.failures import FAILED, PAUSED, lost_cause
 from langsearch.search.folder import ExperimentFolder, read_json, read_rows
-from langsearch.search.searcher import parse_result
+from langsearch.search.results import parse_result
 from langsearch.search.task import TrialTask
 from langsearch.search.worker import TrialTrainable, full_on_worker, test_on_worker
 from langsearch.space.settings import FailureSettings

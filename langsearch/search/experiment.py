@@ -17,8 +17,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from langsearch.search.environment import CheckedSpace
 from langsearch.search.folder import ExperimentFolder, read_json, write_json, write_text
 from langsearch.search.lock import LOCK
-from langsearch.search.results_file import RESULTS as RESULTS
-from langsearch.search.results_file import write_results as write_results
 from langsearch.search.table import Objective, TrialTable
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space, load_space

@@ -6,18 +6,25 @@ Ray's own OptunaSearch keeps a second, pickled state, calls stopped trials compl
 import logging
 import math
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from optuna.exceptions import StorageInternalError
 from ray.tune.search import Searcher
 
-from langsearch.search.failures import DISK_FULL, NO_RESULT, PAUSED, WORKER_LOST, failure_cause, plain_cause, reaction
-from langsearch.search.failures import FAILED as FAILED
+from langsearch.search.failures import (
+    DISK_FULL,
+    FAILED,
+    NO_RESULT,
+    PAUSED,
+    WORKER_LOST,
+    failure_cause,
+    plain_cause,
+    reaction,
+)
 from langsearch.search.folder import ExperimentFolder
 from langsearch.search.plateau import PlateauRule
-from langsearch.search.results import parse_result as parse_result
+from langsearch.search.results import parse_result
 from langsearch.search.table import PRETRAINED, State, TrialRow, TrialTable
 from langsearch.search.task import TrialTask
 from langsearch.search.trial import TrialResult
@@ -49,8 +56,6 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         unfinished: Tasks to run first: baselines, and what an earlier run left.
         num_trials: How many searched trials are trained in all; shared results, rejected proposals and failed trials
             that are tried again do not count.
-        deadline: `time.monotonic()` after which nothing new is proposed, and a trial that Tune stops stays running
-            in the table, to go on when the search is resumed.
         seeds: Points, or parts of points, that the first searched trials have.
         retry: Failed trials to try again, each as a new trial of the same point that goes on from its checkpoint.
         failures: What to do about which failure.
@@ -67,7 +72,6 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         distributions: dict[str, Any],
         unfinished: Sequence[TrialTask],
         num_trials: int,
-        deadline: float | None = None,
         seeds: Sequence[Mapping[str, Any]] = (),
         *,
         retry: Sequence[str] = (),
@@ -81,7 +85,7 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         """Why nothing new is proposed though more was planned: "time", what `stop` was given, or a failure's cause."""
         self.ended_by: str | None = None
         """Why nothing new is proposed: all "trials" were, a "plateau" was reached, or the space is "exhausted"."""
-        self._seeds, self._deadline = seeds, deadline
+        self._seeds = seeds
         self._table, self._folder, self._make_task = table, folder, make_task
         self._distributions, self._num_trials = distributions, num_trials
         self._failures, self._num_trainable = failures or FailureSettings(), num_trainable
@@ -102,7 +106,7 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
     @property
     def is_done(self) -> bool:
         """Whether all that was planned has ended."""
-        return self.ended_by is not None and not self._names and not self._held and not self._is_stopped()
+        return self.ended_by is not None and not self._names and not self._held and self.stopped_by is None
 
     def stop(self, reason: str) -> None:
         """Proposes nothing more; trials that Tune stops stay running in the table, to go on later."""
@@ -117,7 +121,7 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         """Called by Tune when it has room for a trial."""
         task = None
         try:
-            if not self._is_stopped():
+            if self.stopped_by is None:
                 task = self._next_task()
             if task is not None:
                 task.write(self._folder.trial(task.name))
@@ -159,11 +163,6 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore: the searcher is rebuilt from the table."""
 
-    def _is_stopped(self) -> bool:
-        if self._deadline is not None and time.monotonic() > self._deadline:
-            self.stop(TIME)
-        return self.stopped_by is not None
-
     def _stop_unwritten(self, error: Exception) -> None:
         """Stops, since the table or a folder cannot be written; what was not written happens again after a resume."""
         cause = failure_cause(error)
@@ -181,9 +180,9 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
             return False
         if error:
             # Whoever stops the run takes the workers with it.
-            return not self._is_stopped() and self._fail(name, self._explain(name))
+            return self.stopped_by is None and self._fail(name, self._explain(name))
         if parsed is None:
-            return not self._is_stopped() and self._fail(name, f"{NO_RESULT}: no result was reported")
+            return self.stopped_by is None and self._fail(name, f"{NO_RESULT}: no result was reported")
         if not all(math.isfinite(value) for value in self._table.values(parsed)):
             return self._fail(name, f"a score must be finite, but got {self._table.values(parsed)}")
         if self._table.row(name).is_stopped:

@@ -229,14 +229,12 @@ def test_on_worker(
     copy: WorkingCopy | None = None,
 ) -> dict[str, Any]:
     """Evaluates a trial on the test set; a Ray task. Returns the columns of `TestResult`."""
-    torch.set_num_threads(num_threads)
-    folder, attached = _folder(experiment, copy).trial(name), _attached(base)
+    with _ready(base, experiment, name, num_threads, copy) as (attached, folder):
 
-    def test(num_parts: int) -> dict[str, Any]:
-        final = environment.evaluation.final
-        return asdict(test_result(evaluate_trial(attached, environment, folder, "test", final, num_parts)))
+        def test(num_parts: int) -> dict[str, Any]:
+            final = environment.evaluation.final
+            return asdict(test_result(evaluate_trial(attached, environment, folder, "test", final, num_parts)))
 
-    with _shared(name, copy):
         return _halved_if_needed(test, folder)
 
 
@@ -252,14 +250,12 @@ def full_on_worker(
     copy: WorkingCopy | None = None,
 ) -> dict[str, Any]:
     """Evaluates a trial on the whole validation part; a Ray task. Returns the columns of `FullResult`."""
-    torch.set_num_threads(num_threads)
-    folder, attached = _folder(experiment, copy).trial(name), _attached(base)
+    with _ready(base, experiment, name, num_threads, copy) as (attached, folder):
 
-    def score(num_parts: int) -> dict[str, Any]:
-        final = environment.evaluation.final
-        return asdict(full_result(evaluate_trial(attached, environment, folder, "full", final, num_parts)))
+        def score(num_parts: int) -> dict[str, Any]:
+            final = environment.evaluation.final
+            return asdict(full_result(evaluate_trial(attached, environment, folder, "full", final, num_parts)))
 
-    with _shared(name, copy):
         reused = reuse_scores(attached, environment, folder)
         return _halved_if_needed(score, folder) if reused is None else asdict(reused)
 
@@ -270,11 +266,15 @@ def _folder(experiment: Path, copy: WorkingCopy | None) -> ExperimentFolder:
 
 
 @contextmanager
-def _shared(name: str, copy: WorkingCopy | None) -> Iterator[None]:
-    """Brings a trial of a remote experiment here, and sends back what the context has written."""
+def _ready(
+    base: SharedBase, experiment: Path, name: str, num_threads: int, copy: WorkingCopy | None
+) -> Iterator[tuple[Base, TrialFolder]]:
+    """Gives the base and a trial's folder; of a remote experiment it is brought here, and what is written sent back."""
+    torch.set_num_threads(num_threads)
+    attached = _attached(base)
     if copy is not None:
         copy.pull(name)
-    yield
+    yield attached, _folder(experiment, copy).trial(name)
     if copy is not None:
         copy.push(name)
 

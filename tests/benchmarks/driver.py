@@ -35,7 +35,7 @@ from langsearch.search.trial import TrialResult
 from langsearch.space.architecture import BaseShape
 from langsearch.space.schema import Space, load_space
 from langsearch.space.settings import CheckpointSettings
-from tests.benchmarks.simulated_tune import run_simulated
+from tests.benchmarks.simulated_tune import run_simulated, scripted_result
 
 _SPACE = Path(__file__).parents[2] / "search_spaces" / "quickstart.yaml"
 _EPOCHS, _EPOCH_SECONDS = 3, 20.0
@@ -195,25 +195,7 @@ def _result(number: int, epoch: int, num_trainable: int) -> TrialResult:
     """Returns a score that grows with the size and the epoch, with noise of the trial's own."""
     noise = random.Random(f"{number}/{epoch}").gauss(0, 0.1)
     spbleu = 2 + 0.2 * epoch + num_trainable / 10**6 + noise
-    return TrialResult(
-        epoch=epoch,
-        finished=epoch == _EPOCHS,
-        spbleu=spbleu,
-        worst_class_spbleu=spbleu,
-        spbleu_low=spbleu - 0.3,
-        spbleu_high=spbleu + 0.3,
-        kept_epoch=epoch,
-        num_sentences=52,
-        num_directions=14,
-        signature="nrefs:1",
-        trainable_parameters=num_trainable,
-        nonzero_parameters=num_trainable,
-        train_loss=5.0,
-        updates=epoch,
-        train_seconds=1.0,
-        seconds=1.0,
-        peak_memory_bytes=1,
-    )
+    return scripted_result(epoch, _EPOCHS, spbleu, num_trainable)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,29 @@ Script = Callable[[TrialTask], Iterator[tuple[float, TrialResult]]]
 """A trial's epochs: the seconds that each takes, and its result."""
 
 
+def scripted_result(epoch: int, num_epochs: int, spbleu: float, num_trainable: int) -> TrialResult:
+    """Returns what a trial that nobody trains reports after an epoch."""
+    return TrialResult(
+        epoch=epoch,
+        finished=epoch == num_epochs,
+        spbleu=spbleu,
+        worst_class_spbleu=spbleu,
+        spbleu_low=spbleu - 0.3,
+        spbleu_high=spbleu + 0.3,
+        kept_epoch=epoch,
+        num_sentences=52,
+        num_directions=6,
+        signature="nrefs:1",
+        trainable_parameters=num_trainable,
+        nonzero_parameters=num_trainable,
+        train_loss=5.0,
+        updates=epoch,
+        train_seconds=1.0,
+        seconds=1.0,
+        peak_memory_bytes=1,
+    )
+
+
 def run_simulated(
     searcher: Any, scheduler: Any, script: Script, num_slots: int = 1, on_event: Callable[[float], None] | None = None
 ) -> float:

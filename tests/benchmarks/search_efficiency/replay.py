@@ -35,7 +35,7 @@ from langsearch.search.table import State, TrialTable
 from langsearch.search.task import TrialTask, searched_task
 from langsearch.search.trial import TrialResult
 from langsearch.space.schema import Space, load_space
-from tests.benchmarks.simulated_tune import run_simulated
+from tests.benchmarks.simulated_tune import run_simulated, scripted_result
 
 FOLDER = Path(__file__).parent
 
@@ -143,7 +143,10 @@ def replay(method: Method, seed: int, space: Space, trained: Trained, priors: Ma
                 # The best epoch counts, but only among those of one fidelity.
                 first = 2 if method.fidelity else 1
                 score, share = max(row[f"spbleu_{e}"] for e in range(first, epoch + 1)), 1.0
-            yield trained.train_seconds + share * trained.evaluation_seconds, _result(row, epoch, score)
+            yield (
+                trained.train_seconds + share * trained.evaluation_seconds,
+                scripted_result(epoch, row["epochs"], score, row["trainable_parameters"]),
+            )
 
     with tempfile.TemporaryDirectory() as name:
         table = TrialTable("sqlite://", "replay", objectives, sampler=method.sampler, seed=seed, num_trials=_NUM_TRIALS)
@@ -174,28 +177,6 @@ def replay(method: Method, seed: int, space: Space, trained: Trained, priors: Ma
 
 _NUM_TRIALS = 40
 """What the samplers take for the planned number: it sets how many are drawn at random first."""
-
-
-def _result(row: Mapping[str, Any], epoch: int, score: float) -> TrialResult:
-    return TrialResult(
-        epoch=epoch,
-        finished=epoch == row["epochs"],
-        spbleu=score,
-        worst_class_spbleu=score,
-        spbleu_low=score,
-        spbleu_high=score,
-        kept_epoch=epoch,
-        num_sentences=0,
-        num_directions=0,
-        signature="",
-        trainable_parameters=row["trainable_parameters"],
-        nonzero_parameters=row["trainable_parameters"],
-        train_loss=row[f"train_loss_{epoch}"],
-        updates=epoch,
-        train_seconds=row[f"train_seconds_{epoch}"],
-        seconds=row[f"seconds_{epoch}"],
-        peak_memory_bytes=0,
-    )
 
 
 def at(curve: Sequence[Sequence[float]], cost: float) -> float:
