@@ -26,7 +26,7 @@ from langsearch.search.disk import DiskBudget
 from langsearch.search.experiment import open_table, space_of_version, start_experiment
 from langsearch.search.folder import ExperimentFolder, read_rows
 from langsearch.search.halving import AsyncHalving
-from langsearch.search.lock import clear_stop, hold
+from langsearch.search.lock import clear_leftovers, hold
 from langsearch.search.results_file import ResultsFile
 from langsearch.search.searcher import TableSearcher
 from langsearch.search.table import State, TrialRow
@@ -74,7 +74,7 @@ def drive(path: Path, space_file: Path, events: Connection) -> None:
     shape = read_shape(find_base(space.base))
     with hold(path):
         folder = start_experiment(path, space, resume=path.exists() and (path / "space.yaml").exists())
-        clear_stop(folder)
+        clear_leftovers(folder)
         table = open_table(folder, space, base_parameters=shape.num_parameters)
         table.add_baseline("pretrained")
         unfinished = [row for row in table.rows() if not row.state.is_finished and row.same_as is None]

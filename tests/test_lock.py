@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from langsearch.search.folder import ExperimentFolder
-from langsearch.search.lock import LOCK, clear_stop, hold
+from langsearch.search.folder import PARTIAL, ExperimentFolder
+from langsearch.search.lock import LOCK, clear_leftovers, hold
 from langsearch.space.problems import InputError
 
 HOLDER = """\
@@ -163,14 +163,17 @@ def test_runs_that_start_together_never_hold_it_at_the_same_time(tmp_path: Path)
     assert all(first[1] <= second[0] for first, second in pairwise(held))
 
 
-def test_requests_to_stop_do_not_outlive_their_run(tmp_path: Path) -> None:
+def test_requests_to_stop_and_half_written_files_do_not_outlive_their_run(tmp_path: Path) -> None:
     folder = ExperimentFolder(tmp_path)
     trial = folder.trial("00003")
     trial.path.mkdir(parents=True)
     folder.stop.touch()
     trial.stop.touch()
     trial.task.touch()
-    clear_stop(folder)
-    clear_stop(ExperimentFolder(tmp_path / "absent"))
+    for path in (folder.path, trial.path):
+        (path / f".trial.json.4711{PARTIAL}").write_text("{", encoding="utf-8")
+    clear_leftovers(folder)
+    clear_leftovers(ExperimentFolder(tmp_path / "absent"))
     assert not folder.stop.exists()
     assert [path.name for path in trial.path.iterdir()] == [trial.task.name]
+    assert [path.name for path in tmp_path.iterdir()] == ["trials"]

@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from sqlalchemy.exc import SQLAlchemyError
 
 from langsearch.search.environment import CheckedSpace
-from langsearch.search.folder import ExperimentFolder, read_json, write_json, write_text
+from langsearch.search.folder import PARTIAL, ExperimentFolder, read_json, write_json, write_text
 from langsearch.search.lock import LOCK
 from langsearch.search.table import Objective, TrialTable
 from langsearch.space.problems import InputError
@@ -157,7 +157,7 @@ def _is_begun(folder: ExperimentFolder) -> bool:
 
 def _is_leftover(path: Path) -> bool:
     """Returns whether a run that was killed before it wrote anything may have left a file."""
-    return path.name in (LOCK, "stop") or path.name.endswith(".partial") or path.name == "space.yaml"
+    return path.name in (LOCK, "stop") or path.name.endswith(PARTIAL) or path.name == "space.yaml"
 
 
 def _changes(folder: ExperimentFolder, space: Space) -> dict[str, str]:

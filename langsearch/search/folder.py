@@ -11,6 +11,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+PARTIAL = ".partial"
+"""How the name of a file ends that is being written aside; a reader never looks at it."""
+
 
 @dataclass(frozen=True)
 class ExperimentFolder:
@@ -171,7 +174,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def _write_aside(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    aside = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:
         with aside.open("wb") as file:
             file.write(content)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from langsearch.search.folder import ExperimentFolder
+from langsearch.search.folder import PARTIAL, ExperimentFolder
 from langsearch.space.problems import InputError
 
 LOCK = ".lock"
@@ -84,11 +84,15 @@ def is_held(path: Path) -> bool:
     return False
 
 
-def clear_stop(folder: ExperimentFolder) -> None:
-    """Removes what an earlier run left behind to ask its trials to stop; called when a run starts."""
-    folder.stop.unlink(missing_ok=True)
-    for path in (folder.path / "trials").glob(f"*/{folder.stop.name}"):
-        path.unlink(missing_ok=True)
+def clear_leftovers(folder: ExperimentFolder) -> None:
+    """Removes what an earlier run left behind; called when a run starts and holds the experiment.
+
+    That is: its requests to stop, and what it was killed while writing aside.
+    """
+    for path in (folder.path, *(folder.path / "trials").glob("*/")):
+        for leftover in (path / folder.stop.name, *path.glob(f".*{PARTIAL}")):
+            if not leftover.is_dir():  # a checkpoint's is removed by its next writer
+                leftover.unlink(missing_ok=True)
 
 
 def _write(descriptor: int) -> None:

@@ -22,7 +22,8 @@ from langsearch.search.experiment import check_start, open_table, start_experime
 from langsearch.search.failures import plain_cause
 from langsearch.search.folder import ExperimentFolder, read_json
 from langsearch.search.lease import RemoteLease
-from langsearch.search.lock import clear_stop, hold
+from langsearch.search.lock import clear_leftovers, hold
+from langsearch.search.portable import portable
 from langsearch.search.preflight import check_cluster, check_files
 from langsearch.search.priors import Seeding, describe_task, next_task, seed
 from langsearch.search.ray_session import check_local_resources, connect, start_ray
@@ -110,7 +111,7 @@ def run_search(
             display.message(f"Fetching what there is of {copy.remote.url} …")
             copy.take_over()
         folder = start_experiment(path, space, resume=resume, accept_changed_space=accept_changed_space)
-        clear_stop(folder)
+        clear_leftovers(folder)
         shutil.rmtree(folder.ray, ignore_errors=True)
         table = open_table(folder, space, base_parameters=checked.shape.num_parameters)
         names = choose_failed(table.rows(), retry) if retry is not None else []
@@ -130,7 +131,7 @@ def run_search(
             ended = _run(search, names, described)
             is_complete = ended.is_done and evaluate_candidates(search) and test_front(search)
             described["is_complete"] = is_complete
-        clear_stop(folder)
+        clear_leftovers(folder)
         if copy is not None:
             copy.push()
         return Outcome(folder, table.rows(), is_complete, ended.ended_by, copy, ended.stopped_by)
@@ -189,9 +190,12 @@ def _learn_priors(search: Search) -> Seeding:
     worker = ray.remote(learn_on_worker).options(**task_options(space.resources))
     while (task := next_task(space, shape, search.folder)) is not None:
         search.display.message(f"Learning the {describe_task(task, shape)} …")
-        found = worker.remote(search.base, search.environment, search.folder.path, task, search.num_threads)
+        environment = portable(search.environment, search.copy)
+        found = worker.remote(search.base, environment, search.folder.path, task, search.num_threads, search.copy)
         if problems := ray.get(found):
             raise InputError(problems)
+        if search.copy is not None:
+            search.copy.pull_prior(task.kind)
     seeding = seed(space, shape, search.folder)
     if seeding.points:
         first = ", ".join(f"{name} {value}" for name, value in seeding.points[0].items())
