@@ -12,7 +12,6 @@ from langsearch.data.batches import (
     BatchVocabulary,
     EpochPlan,
     collate,
-    evaluation_pairs,
     plan_epoch,
 )
 from langsearch.data.directions import Direction, all_directions
@@ -236,27 +235,3 @@ def test_a_batch_moves_whole(batch: Batch) -> None:
     assert moved.src_ids.shape == batch.src_ids.shape
     assert {moved.src_ids.device.type, moved.labels.device.type, moved.tgt_lang.device.type} == {"meta"}
     assert moved.num_tgt_tokens == 8
-
-
-# Evaluation
-
-
-def test_evaluation_takes_every_sentence_of_every_direction(store: TokenStore) -> None:
-    pairs = evaluation_pairs(store, DIRECTIONS)
-    assert pairs.dtype == np.int32
-    assert pairs.tolist() == [[index, row] for index in range(6) for row in range(120)]
-
-
-def test_evaluation_spaces_its_sentences_evenly(store: TokenStore) -> None:
-    pairs = evaluation_pairs(store, DIRECTIONS[:2], 6)
-    assert pairs.tolist() == [[index, row] for index in range(2) for row in (0, 20, 40, 60, 80, 100)]
-    assert len(evaluation_pairs(store, DIRECTIONS, 500)) == 720
-
-
-def test_evaluation_skips_missing_sentences(tmp_path: Path) -> None:
-    store = make_store(tmp_path, {"en": ["a", "b", None, "d"], "fr": ["A", None, "C", "D"]})
-    directions = [Direction("en", "fr")]
-    assert evaluation_pairs(store, directions).tolist() == [[0, 0], [0, 3]]
-    assert evaluation_pairs(store, []).shape == (0, 2)
-    batch = collate(store, directions, evaluation_pairs(store, directions), VOCABULARY, ["en", "fr"])
-    assert batch.labels.tolist() == [[5, 65, 2], [5, 68, 2]]

@@ -5,8 +5,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 
 from langsearch.search.mirror import History, Mirror
-from langsearch.search.samplers import MAX_GRID, Grid, grid_values, make_sampler
+from langsearch.search.samplers import Grid, grid_values, make_sampler
 from langsearch.space.problems import InputError
+from langsearch.space.search_checks import MAX_GRID_POINTS
 
 FINITE: dict[str, BaseDistribution] = {
     "rank": CategoricalDistribution((0, 2, 4)),
@@ -59,7 +60,7 @@ def test_a_continuous_dimension_is_no_grid() -> None:
 
 def test_a_grid_that_is_too_large_is_refused_before_it_is_laid_out() -> None:
     large: dict[str, BaseDistribution] = {f"x{index}": IntDistribution(0, 999) for index in range(3)}
-    with pytest.raises(InputError, match=f"at most {MAX_GRID:,} points, but the space has 1,000,000,000"):
+    with pytest.raises(InputError, match=f"at most {MAX_GRID_POINTS:,} points, but the space has 1,000,000,000"):
         Grid(large, 0)
 
 

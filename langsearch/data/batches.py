@@ -164,25 +164,6 @@ def plan_epoch(
     return EpochPlan(_cut(pairs, longest, max_tokens, rng), num_pairs, num_left_out)
 
 
-def evaluation_pairs(
-    store: TokenStore, directions: Sequence[Direction], num_sentences: int | None = None
-) -> NDArray[np.int32]:
-    """Returns (pairs, 2) [index of the direction, row], direction by direction, rows ascending.
-
-    Args:
-        store: The tokens. A pair is there if both sides are; long ones stay, for a score must not skip them.
-        directions: The directions.
-        num_sentences: Pairs of each direction, evenly spaced over those it has. None: all.
-    """
-    parts = [np.empty((0, 2), np.int32)]
-    for index, direction in enumerate(directions):
-        rows = np.flatnonzero((store.lengths(direction.src) >= 0) & (store.lengths(direction.tgt) >= 0))
-        if num_sentences is not None and num_sentences < len(rows):
-            rows = rows[np.arange(num_sentences) * len(rows) // num_sentences]
-        parts.append(np.stack([np.full(len(rows), index), rows], axis=1).astype(np.int32))
-    return np.concatenate(parts)
-
-
 def collate(
     store: TokenStore,
     directions: Sequence[Direction],

@@ -18,11 +18,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, GridSampler
 
 from langsearch.space.problems import InputError
+from langsearch.space.search_checks import MAX_GRID_POINTS
 
 SAMPLERS = ("tpe", "gp", "nsga2", "random", "grid")
-
-MAX_GRID = 1_000_000
-"""Points of a grid: it is laid out in memory."""
 
 GRID_ID, GRID_SPACE = "grid_id", "search_space"
 """Optuna's names for a grid trial's attributes."""
@@ -68,15 +66,15 @@ class Grid(GridSampler):  # type: ignore[misc]  # Optuna is not followed
         seed: Of the order.
 
     Raises:
-        InputError: If a dimension is continuous, or the grid has more than `MAX_GRID` points.
+        InputError: If a dimension is continuous, or the grid has more than `MAX_GRID_POINTS` points.
     """
 
     def __init__(self, distributions: Mapping[str, BaseDistribution], seed: int) -> None:
         self.space = {name: grid_values(name, distributions[name]) for name in sorted(distributions)}
         self.num_points = math.prod(len(values) for values in self.space.values())
-        if self.num_points > MAX_GRID:
+        if self.num_points > MAX_GRID_POINTS:
             raise InputError(
-                f"A grid must have at most {MAX_GRID:,} points, but the space has {self.num_points:,}. "
+                f"A grid must have at most {MAX_GRID_POINTS:,} points, but the space has {self.num_points:,}. "
                 "Fix dimensions, or set `search.sampler: random`."
             )
         super().__init__(self.space, seed=seed)
