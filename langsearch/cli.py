@@ -65,6 +65,14 @@ Address = Annotated[
         help="A Ray cluster that this machine is a node of: auto, or its head's HOST:PORT. [this machine alone]",
     ),
 ]
+RunAddress = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="A Ray cluster: auto, or its head's HOST:PORT, where this machine is a node of it; from elsewhere "
+        "ray://HOST:10001, which has the head run the search. [this machine alone]",
+    ),
+]
 EXPERIMENTS = "experiments"
 
 
@@ -148,7 +156,7 @@ def run(
             "languages, data, evaluation and objectives must stay.",
         ),
     ] = False,
-    address: Address = None,
+    address: RunAddress = None,
     overrides: Overrides = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show only the result.")] = False,
 ) -> None:
@@ -173,6 +181,12 @@ def run(
     given = {"name": name and json.dumps(name), "search.trials": trials, "search.max_hours": hours}
     settings = [f"{key}={value}" for key, value in given.items() if value is not None]
     loaded = load_space(space, [*(overrides or ()), *settings])
+    if address is not None and address.startswith("ray://"):
+        from langsearch.search.client import run_on_head
+
+        flags = {"--resume": resume, "--accept-changed-space": accept_changed_space, "--quiet": quiet}
+        options = [flag for flag, is_given in flags.items() if is_given] + (["--retry", retry] if retry else [])
+        raise typer.Exit(run_on_head(loaded, address, experiments, options, _write))
     checked = check_space(loaded)
     check_constraints(checked)
     check_tracking(loaded)
@@ -388,6 +402,43 @@ def report(
     _out.print(f"Report: {path}", soft_wrap=True)
 
 
+@app.command()
+def dashboard(
+    experiments: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="EXPERIMENT...", help="Experiments, or folders of them; they need not be there yet. [experiments]"
+        ),
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Listen here, for others too; with --token. [this machine]")
+    ] = None,
+    token: Annotated[
+        str | None, typer.Option(metavar="SECRET", help="What every request must bring; with --host.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="The port. [8266, or the next free one]", min=0, max=65535)] = None,
+) -> None:
+    """Show experiments live in a browser: the report's views, a second after a trial ends; compare; stop trials.
+
+    One experiment opens its own page; several, or a folder, open a list of them, from which some can be compared.
+
+    Nothing is written but requests to stop: a trial ends at the epoch it has reached and counts as stopped early; a
+    search stops behind checkpoints, and --resume goes on. It can be started before, during and after a search, and
+    ended by Ctrl+C at any time.
+
+    Only this machine is served, without a login. From another one: ssh -L 8266:127.0.0.1:8266 HOST, then open
+    http://127.0.0.1:8266. Or give --host and --token together; the token then goes over the network as it is.
+
+    Example: langsearch dashboard experiments/quickstart
+    """
+    from langsearch.report.serving import open_dashboard
+
+    paths = experiments or [Path(EXPERIMENTS)]
+    opened = open_dashboard(paths, host=host, token=token, port=port, tell=_print_text)
+    _print_text(f"Dashboard: {opened.url}  (Ctrl+C ends it; searches go on)")
+    opened.run()
+
+
 ClusterUrl = Annotated[str, typer.Option("--address", metavar="URL", help="The cluster's dashboard, http://HOST:8265.")]
 
 
@@ -462,12 +513,8 @@ def fetch(
 
 
 def _follow(jobs: "Jobs", job: str) -> int:
-    def write(text: str) -> None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-
     try:
-        return jobs.follow(job, write)
+        return jobs.follow(job, _write)
     except KeyboardInterrupt:
         _err.print(f"Not followed any more; the job goes on. To stop it: ray job stop {job} --address {jobs.address}")
         return 0
@@ -550,6 +597,11 @@ def show(
         print_experiment(_out, found)
     else:
         print_trial(_out, found, one)
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def _print_text(text: str) -> None:

@@ -1,16 +1,10 @@
-import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from ray.job_submission import JobStatus
@@ -23,7 +17,10 @@ from langsearch.search.packing import pack
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space, load_space
 
-pytest_plugins = ["search_fixtures"]
+if TYPE_CHECKING:
+    from tests.head_fixtures import Head
+
+pytest_plugins = ["head_fixtures", "search_fixtures"]
 
 LANGUAGES = ("en", "fr", "sw")
 
@@ -187,59 +184,13 @@ def test_a_job_says_where_its_experiment_lies() -> None:
     assert jobs._job(details).experiment is None
 
 
-@pytest.fixture
-def dashboard(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A cluster of this machine that asks for a token; its dashboard's address."""
-    folder = tempfile.mkdtemp(prefix="r")
-    token = Path(folder) / "token"
-    token.write_text("a" * 64, encoding="utf-8")
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    with socket.socket() as a, socket.socket() as b, socket.socket() as c, socket.socket() as d:
-        for found in (a, b, c, d):
-            found.bind(("127.0.0.1", 0))
-        gcs, port, agent, client = (found.getsockname()[1] for found in (a, b, c, d))
-    options = [
-        "--num-cpus=2",
-        "--include-dashboard=true",
-        f"--ray-client-server-port={client}",
-        "--object-store-memory=200000000",
-    ]
-    ports = [f"--port={gcs}", f"--dashboard-port={port}", f"--dashboard-agent-listen-port={agent}"]
-    line = ["ray", "start", "--head", "--block", f"--temp-dir={folder}/ray", *options, *ports]
-    head = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    try:
-        wait_for(port)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        head.send_signal(signal.SIGTERM)
-        try:
-            head.wait(timeout=30)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def wait_for(port: int) -> None:
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.2)
-        else:
-            return
-    raise TimeoutError(f"nothing answers at port {port}")
-
-
 @pytest.mark.integration
-def test_a_search_as_a_job(dashboard: str, space_file: Path, tmp_path: Path) -> None:
+def test_a_search_as_a_job(head: "Head", space_file: Path, tmp_path: Path) -> None:
     experiments, here = tmp_path / "experiments", tmp_path / "here"
     (tmp_path / "elsewhere").mkdir()
 
     def langsearch(*arguments: object) -> subprocess.CompletedProcess[str]:
-        line = [sys.executable, "-m", "langsearch", *map(str, arguments), "--address", dashboard]
+        line = [sys.executable, "-m", "langsearch", *map(str, arguments), "--address", head.dashboard]
         return subprocess.run(
             line, capture_output=True, text=True, check=False, timeout=200, cwd=tmp_path / "elsewhere"
         )

@@ -228,27 +228,27 @@ def test_what_is_no_address_is_refused(address: str) -> None:
 
 
 def test_a_token_that_is_not_the_clusters_is_refused_plainly() -> None:
-    from langsearch.search.ray_session import _refusal
+    from langsearch.search.ray_session import refusal
 
     error = ConnectionError("Failed to connect to Ray cluster at 10.0.0.1:6379")
     error.__cause__ = RuntimeError("Failed to connect to GCS. RPC error: InvalidAuthToken: missing or incorrect")
-    assert _refusal("10.0.0.1:6379", error).startswith("The token must be the cluster's, but '10.0.0.1:6379' refuses")
-    assert os.environ.get("RAY_AUTH_TOKEN", "unset") not in _refusal("10.0.0.1:6379", error)
+    assert refusal("10.0.0.1:6379", error).startswith("The token must be the cluster's, but '10.0.0.1:6379' refuses")
+    assert os.environ.get("RAY_AUTH_TOKEN", "unset") not in refusal("10.0.0.1:6379", error)
 
 
 def test_a_machine_outside_the_cluster_is_told_how_to_reach_it() -> None:
-    from langsearch.search.ray_session import _refusal
+    from langsearch.search.ray_session import refusal
 
     error = RuntimeError("No raylet found on this node")
-    assert "must be given on a node of the cluster" in _refusal("10.0.0.1:6379", error)
+    assert "must be given on a node of the cluster" in refusal("10.0.0.1:6379", error)
     error = RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.59.0\n    Python: 3.11.2\n")
-    assert "of the cluster's versions, but at 'auto' they are others (Ray: 2.59.0 Python" in _refusal("auto", error)
+    assert "of the cluster's versions, but at 'auto' they are others (Ray: 2.59.0 Python" in refusal("auto", error)
 
 
-def test_a_clients_address_is_refused_with_the_way_from_outside() -> None:
+def test_only_a_run_takes_a_clients_address() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"ray://127.0.0.1:{server.getsockname()[1]}"
-        with pytest.raises(InputError, match=r"is a client's, 'ray://127\.0\.0\.1:\d+'\. From outside use"):
+        with pytest.raises(InputError, match=r"is a client's, 'ray://127\.0\.0\.1:\d+'\. Only `langsearch run`"):
             connect(address)
 
 

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.exceptions import StorageInternalError
+from optuna.samplers import BaseSampler, PartialFixedSampler
 from ray.tune.search import Searcher
 
 from langsearch.search.failures import FAILED, PAUSED
 from langsearch.search.folder import ExperimentFolder
 from langsearch.search.results import parse_result
-from langsearch.search.searcher import TIME, TableSearcher
+from langsearch.search.samplers import make_sampler
+from langsearch.search.searcher import AT_RANDOM_AFTER, TIME, TableSearcher
 from langsearch.search.table import State, TrialTable
 from langsearch.search.task import TrialTask
 from langsearch.search.trial import TrialResult
@@ -262,6 +264,36 @@ def test_an_exhausted_space_ends(
     assert searcher.is_done
     assert all(row.state is State.COMPLETE for row in table.rows())
     assert "the space is exhausted" in caplog.text
+
+
+def test_a_sampler_that_repeats_itself_is_helped_out_by_random_proposals(
+    tmp_path: Path,
+    make_table: "TableMaker",
+    make_task: "TaskMaker",
+    make_result: "ResultMaker",
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[str] = []
+
+    def make_stubborn(name: str, seed: int, number: int, num_trials: int) -> BaseSampler:
+        made.append(name)
+        sampler = make_sampler("random", seed, number, num_trials)
+        return sampler if name == "random" else PartialFixedSampler({"rank": 2}, sampler)
+
+    monkeypatch.setattr("langsearch.search.mirror.make_sampler", make_stubborn)
+    searcher = TableSearcher(
+        make_table(sampler="gp"),
+        ExperimentFolder(tmp_path),
+        lambda number, point: make_task(f"{number:05d}", **point),
+        dict(ONLY_RANK),
+        [],
+        2,
+    )
+    for trial in ("a", "b"):
+        assert searcher.suggest(trial) != Searcher.FINISHED
+        searcher.on_trial_complete(trial, reported(make_result()))
+    assert searcher.ended_by is None
+    assert made[: AT_RANDOM_AFTER + 2] == ["gp"] * (AT_RANDOM_AFTER + 1) + ["random"]
 
 
 def test_after_the_deadline_nothing_starts_and_what_tune_stops_stays_running(

@@ -3,7 +3,7 @@
 Only JSON, Parquet and text are read, so a folder from somebody else cannot run code here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -189,8 +189,13 @@ class Experiment:
     """One sentence for everything that is missing or cannot be read."""
 
 
-def read_experiment(folder: Path) -> Experiment:
+def read_experiment(folder: Path, trials: Sequence[Trial] | None = None, note: str | None = None) -> Experiment:
     """Reads what describes an experiment and its trial table; the trials' own files stay for `read_details`.
+
+    Args:
+        folder: The experiment.
+        trials: What is newer than results.parquet. None: that is read.
+        note: A sentence for the page.
 
     Raises:
         InputError: If the folder is missing, or holds none of the files that make an experiment.
@@ -202,11 +207,11 @@ def read_experiment(folder: Path) -> Experiment:
             f"An experiment's folder must hold one of {', '.join(_EXPERIMENT_FILES)}, but {folder} holds none of them. "
             "Name the folder of one experiment, such as experiments/NAME."
         )
-    notes: list[str] = []
+    notes: list[str] = [] if note is None else [note]
     about = read_json(folder / "experiment.json", notes)
-    rows = read_rows(folder / "results.parquet", notes)
+    if trials is None:
+        trials = _trials(read_rows(folder / "results.parquet", notes), notes)
     space_text = read_text(folder / "space.yaml", notes)
-    trials = _trials(rows, notes)
     classes = {str(name): as_texts(members) for name, members in as_mapping(about.get("classes")).items()}
     tokenizer = as_mapping(about.get("tokenizer"))
     return Experiment(
@@ -234,7 +239,7 @@ def read_experiment(folder: Path) -> Experiment:
         resources=MappingProxyType(dict(as_mapping(about.get("resources")))),
         constraints=as_texts(about.get("constraints")),
         space_text=space_text,
-        trials=trials,
+        trials=tuple(trials),
         notes=tuple(notes),
     )
 
@@ -277,14 +282,15 @@ def trial_folder(experiment: Experiment, name: str) -> Path | None:
 
 
 def _trials(rows: list[dict[str, Any]], notes: list[str]) -> tuple[Trial, ...]:
-    trials = [_trial(row) for row in rows]
+    trials = [as_trial(row) for row in rows]
     known = [trial for trial in trials if trial is not None]
     if len(known) < len(trials):
         notes.append(f"{len(trials) - len(known)} rows of results.parquet have no name or no known state; left out.")
     return tuple(known)
 
 
-def _trial(row: Mapping[str, Any]) -> Trial | None:
+def as_trial(row: Mapping[str, Any]) -> Trial | None:
+    """Returns a row of results.parquet as a trial, None where it has no name or no known state."""
     name, state = as_text(row.get("name")), as_text(row.get("state"))
     known_state = next((known for known in STATES if known == state), None)
     if name is None or known_state is None:

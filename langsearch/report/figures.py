@@ -50,7 +50,7 @@ def front_figure(experiment: Experiment, summary: Summary, split: Split) -> Figu
     shown = [trial for trial in experiment.trials if _is_drawn(trial, split)]
     if not shown:
         return None
-    scale = _ParameterScale([trial.trainable_parameters or 0 for trial in shown])
+    scale = ParameterScale([trial.trainable_parameters or 0 for trial in shown])
     members = [trial for trial in summary.front if _is_drawn(trial, split)]
     names = {trial.name for trial in members}
     traces = []
@@ -159,7 +159,7 @@ def _is_drawn(trial: Trial, split: Split) -> bool:
 
 
 def _front_trace(
-    members: Sequence[Trial], summary: Summary, split: Split, scale: "_ParameterScale", shown: Sequence[Trial]
+    members: Sequence[Trial], summary: Summary, split: Split, scale: "ParameterScale", shown: Sequence[Trial]
 ) -> Figure:
     named = {trial.name for trial in (summary.best, summary.smallest) if trial is not None}
     is_selection = split == "validation"
@@ -182,7 +182,7 @@ def _front_trace(
 
 
 def _baseline_trace(
-    baselines: Sequence[Trial], split: Split, scale: "_ParameterScale", shown: Sequence[Trial]
+    baselines: Sequence[Trial], split: Split, scale: "ParameterScale", shown: Sequence[Trial]
 ) -> Figure:
     return (
         _points(baselines, split, scale.position, name="baselines")
@@ -212,7 +212,7 @@ def _baseline_places(trial: Trial) -> tuple[str, ...]:
 
 
 def _label_place(
-    trial: Trial, shown: Sequence[Trial], split: Split, scale: "_ParameterScale", places: Sequence[str]
+    trial: Trial, shown: Sequence[Trial], split: Split, scale: "ParameterScale", places: Sequence[str]
 ) -> str:
     """Returns the first place where a label stays inside and meets no other point or interval, else the first."""
     spans = {other.name: _span(other, split) for other in shown}
@@ -279,7 +279,7 @@ def _intervals(trials: Iterable[Trial], split: Split, colour: str) -> Figure:
     return {"error_y": error | {"color": colour, "thickness": 1.2, "width": 4}}
 
 
-def _front_shapes(summary: Summary, split: Split, scale: "_ParameterScale") -> list[Figure]:
+def _front_shapes(summary: Summary, split: Split, scale: "ParameterScale") -> list[Figure]:
     shapes: list[Figure] = []
     full = None if summary.full_finetuning is None else summary.full_finetuning.score(split)
     if full is not None:
@@ -293,7 +293,7 @@ def _front_shapes(summary: Summary, split: Split, scale: "_ParameterScale") -> l
     return shapes
 
 
-class _ParameterScale:
+class ParameterScale:
     """A logarithmic axis with a place for 0, left of the smallest positive count and set apart by a gap.
 
     Args:

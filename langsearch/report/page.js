@@ -1,5 +1,6 @@
 // What all parts of the page share: unpacking, colours, drawing, words. The other scripts add to `langsearch`.
-const langsearch = { data: null };
+// `live` is set on the dashboard's pages alone: what its data has beside the report's.
+const langsearch = { data: null, live: null };
 
 (() => {
   const root = document.documentElement;
@@ -27,6 +28,29 @@ const langsearch = { data: null };
     return node;
   }
 
+  // Listens on an element; asked again, it listens only on what is new on the page.
+  const listening = new WeakMap();
+  function listen(id, type, handler) {
+    const node = byId(id);
+    if (!node || listening.get(node)?.has(type)) return;
+    listening.set(node, (listening.get(node) ?? new Set()).add(type));
+    node.addEventListener(type, handler);
+  }
+
+  // Puts rows, cards or the like into a parent; one that is the same as before stays, with its focus and selection.
+  function fill(parent, nodes) {
+    nodes.forEach((node, index) => {
+      const old = parent.children[index];
+      if (!old) parent.append(node);
+      else if (!old.isEqualNode(node)) {
+        const focused = old.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") : null;
+        old.replaceWith(node);
+        if (focused) [...node.querySelectorAll("[aria-label]")].find((other) => other.getAttribute("aria-label") === focused)?.focus({ preventScroll: true });
+      }
+    });
+    while (parent.children.length > nodes.length) parent.lastElementChild.remove();
+  }
+
   // A text "var(--…)" anywhere in a figure stands for a custom property of the page.
   function coloured(value, style) {
     if (typeof value === "string") {
@@ -44,7 +68,8 @@ const langsearch = { data: null };
     return { ...shared, ...own, tickfont: { color: "var(--muted)", ...own.tickfont } };
   }
 
-  function draw(id, figure) {
+  // Zoom and hidden traces are kept while `revision` is the same.
+  function draw(id, figure, revision = "") {
     const node = byId(id);
     if (!node || !figure) return;
     const style = getComputedStyle(root);
@@ -58,6 +83,7 @@ const langsearch = { data: null };
       autosize: true,
       // A finger that moves over a figure scrolls the page.
       dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
+      uirevision: `${id} ${revision}`,
       ...figure.layout,
     };
     if (isNarrow()) layout.font = { ...layout.font, size: 11 };
@@ -84,15 +110,14 @@ const langsearch = { data: null };
     const meta = point?.data.meta;
     if (!Array.isArray(meta) || !meta.length) return null;
     const name = meta.length === point.data.x.length ? meta[point.pointNumber] : meta.length === 1 ? meta[0] : point.customdata;
-    return langsearch.data.trials.name.includes(name) ? name : null;
+    return langsearch.data.trials?.name.includes(name) ? name : null;
   }
 
   // Arrow keys move over the points of a figure, Enter pins the one that is shown.
   function withKeys(id, traceName, statusId) {
     const node = byId(id);
-    if (!node) return;
     let place = -1;
-    node.addEventListener("keydown", (event) => {
+    listen(id, "keydown", (event) => {
       const curve = node.data?.findIndex((trace) => trace.name === traceName) ?? -1;
       if (curve < 0) return;
       const trace = node.data[curve];
@@ -106,7 +131,7 @@ const langsearch = { data: null };
         langsearch.pin(trace.meta[place]);
       }
     });
-    node.addEventListener("blur", () => { Plotly.Fx.unhover(node, []); });
+    listen(id, "blur", () => { Plotly.Fx.unhover(node, []); });
   }
 
   function view(figures, id) {
@@ -149,5 +174,5 @@ const langsearch = { data: null };
     interval: (score) => (score && score[1] !== null && score[2] !== null ? `${score[1].toFixed(2)}–${score[2].toFixed(2)}` : MISSING),
   };
 
-  Object.assign(langsearch, { root, byId, chosen, isNarrow, unpack, make, coloured, draw, view, withKeys, words });
+  Object.assign(langsearch, { root, byId, chosen, isNarrow, unpack, make, listen, fill, coloured, draw, view, withKeys, words });
 })();

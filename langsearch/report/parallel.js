@@ -1,6 +1,6 @@
 // Parallel coordinates on a canvas: a line for each trial, an axis for each dimension. Plotly's needs WebGL.
 langsearch.parallel = (() => {
-  const { byId, make, words, root } = langsearch;
+  const { byId, make, words, root, listen } = langsearch;
   // Viridis, without the end that the background would hide.
   const INNER = ["#414487", "#2a788e", "#22a884", "#7ad151"];
   const RAMPS = { light: ["#440154", ...INNER, "#d8c01c"], dark: ["#8a63b0", "#6a7fd0", ...INNER.slice(1), "#fde725"] };
@@ -11,6 +11,7 @@ langsearch.parallel = (() => {
   let axes = [];
   let lines = [];
   let numLeftOut = 0;
+  let drawnOn = null;
 
   function axisOf(name, values) {
     const known = values.filter((value) => value !== null);
@@ -34,17 +35,27 @@ langsearch.parallel = (() => {
     const order = new Map((langsearch.data.importance[0]?.data ?? []).flatMap((trace) => trace.y.map((name, index) => [name, index])));
     dimensions.sort(([a], [b]) => (order.get(a) ?? 1e9) - (order.get(b) ?? 1e9) || a.localeCompare(b));
     numLeftOut = Math.max(0, dimensions.length - MAX_AXES);
+    const buttons = new Map(axes.map(({ name, button }) => [name, button]));
+    const kinds = new Map(axes.map(({ name, band, range }) => [name, { band, range }]));
     axes = dimensions.slice(0, MAX_AXES).map(([name, values]) => axisOf(name, values));
     if (!kept.length || !axes.length) return false;
     axes.push(axisOf("trainable parameters", pick(trials.parameters)), axisOf("spBLEU", pick(scores)));
     const last = axes[axes.length - 1];
     lines = kept.map((trial, index) => ({ trial, index, shade: last.places[index] })).sort((a, b) => a.shade - b.shade);
-    const heads = byId("parallel-heads");
     axes.forEach((axis) => {
-      axis.button = make("button", { type: "button", title: axis.name, onclick: () => { axis.band = (axis.band + 1) % BANDS.length; axis.range = null; draw(); } });
-      heads.append(axis.button);
+      Object.assign(axis, kinds.get(axis.name));
+      axis.button = buttons.get(axis.name) ?? make("button", { type: "button", title: axis.name, onclick: () => press(axis.name) });
     });
+    const heads = byId("parallel-heads");
+    const isSame = heads.children.length === axes.length && axes.every((axis, index) => axis.button === heads.children[index]);
+    if (!isSame) heads.replaceChildren(...axes.map((axis) => axis.button));
     return true;
+  }
+
+  function press(name) {
+    const axis = axes.find((other) => other.name === name);
+    Object.assign(axis, { band: (axis.band + 1) % BANDS.length, range: null });
+    draw();
   }
 
   const range = (axis) => axis.range ?? (axis.band ? [1 - axis.band / 4, 1 - (axis.band - 1) / 4] : [0, 1]);
@@ -133,8 +144,11 @@ langsearch.parallel = (() => {
   }
 
   // A drag along an axis keeps what lies in it; a click on an axis keeps all again.
-  function listen() {
+  function watch() {
     const canvas = byId("parallel-canvas");
+    if (drawnOn === canvas) return;
+    drawnOn = canvas;
+    new ResizeObserver(draw).observe(canvas.closest(".scroll"));
     let drag = null;
     const place = (event) => {
       const box = canvas.getBoundingClientRect();
@@ -151,7 +165,7 @@ langsearch.parallel = (() => {
       drag = null;
       draw();
     });
-    byId("parallel-reset").addEventListener("click", () => {
+    listen("parallel-reset", "click", () => {
       for (const axis of axes) Object.assign(axis, { band: 0, range: null });
       draw();
     });
@@ -160,13 +174,11 @@ langsearch.parallel = (() => {
   return {
     draw,
     start() {
-      if (!byId("parallel-canvas") || !setUp()) {
-        byId("parallel")?.classList.add("nothing");
-        return;
-      }
-      listen();
+      const isEmpty = !byId("parallel-canvas") || !setUp();
+      byId("parallel")?.classList.toggle("nothing", isEmpty);
+      if (isEmpty) return;
+      watch();
       draw();
-      new ResizeObserver(draw).observe(byId("parallel-canvas").closest(".scroll"));
     },
   };
 })();

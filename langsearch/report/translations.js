@@ -1,15 +1,10 @@
 // Translations side by side, in the order of what the best trial gains or loses.
-langsearch.startTranslations = () => {
-  const { byId, make, words } = langsearch;
-  const found = langsearch.data.translations;
-  if (!found || !byId("samples")) return;
+(() => {
+  const { byId, make, words, listen, fill } = langsearch;
   const PAGE = 12;
-  const ours = found.systems.length - 1;
   let room = PAGE;
-
-  // A choice of order: "gain/full_finetuning", "loss/pretrained", "spread".
-  const directions = [...new Set(found.sentences.map((line) => `${line.src} → ${line.tgt}`))].sort();
-  byId("sample-direction").append(...directions.map((text) => make("option", { value: text, text })));
+  let found = null;
+  let ours = 0;
 
   function gain(line, name) {
     const other = found.names.indexOf(name);
@@ -17,6 +12,7 @@ langsearch.startTranslations = () => {
     return mine === null || theirs === null || theirs === undefined ? null : mine - theirs;
   }
 
+  // A choice of order: "gain/full_finetuning", "loss/pretrained", "spread".
   function ordered() {
     const [way, name] = byId("sample-order").value.split("/");
     const direction = byId("sample-direction").value;
@@ -47,12 +43,22 @@ langsearch.startTranslations = () => {
 
   function show() {
     const lines = ordered();
-    byId("samples").replaceChildren(...lines.slice(0, room).map(sample));
+    fill(byId("samples"), lines.slice(0, room).map(sample));
     byId("sample-count").textContent = `${Math.min(room, lines.length)} of ${lines.length} sentences`;
     byId("sample-more").hidden = lines.length <= room;
   }
 
-  for (const id of ["sample-order", "sample-direction"]) byId(id).addEventListener("input", () => { room = PAGE; show(); });
-  byId("sample-more").addEventListener("click", () => { room += 2 * PAGE; show(); });
-  show();
-};
+  langsearch.startTranslations = () => {
+    found = langsearch.data.translations;
+    if (!found || !byId("samples")) return;
+    ours = found.systems.length - 1;
+    const select = byId("sample-direction");
+    const { value } = select;
+    const directions = [...new Set(found.sentences.map((line) => `${line.src} → ${line.tgt}`))].sort();
+    select.replaceChildren(select.options[0], ...directions.map((text) => make("option", { value: text, text })));
+    select.value = directions.includes(value) ? value : "";
+    for (const id of ["sample-order", "sample-direction"]) listen(id, "input", () => { room = PAGE; show(); });
+    listen("sample-more", "click", () => { room += 2 * PAGE; show(); });
+    show();
+  };
+})();

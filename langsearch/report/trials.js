@@ -1,6 +1,6 @@
 // The table of all trials, and the details of those that are pinned.
 (() => {
-  const { byId, make, words } = langsearch;
+  const { byId, make, words, listen, fill } = langsearch;
   const { MISSING } = words;
   const PAGE = 100;
   const MAX_PINS = 4;
@@ -10,6 +10,7 @@
   const score = (index, split = "validation") => langsearch.data.trials[split][index];
   const at = (name) => langsearch.data.trials.name.indexOf(name);
   const stateWords = (index) => langsearch.data.trials.state_words[langsearch.data.trials.state[index]];
+  const stop = (index) => langsearch.live?.stopButton(langsearch.data.trials.name[index]) ?? null;
 
   langsearch.describe = (name) => {
     const { trials } = langsearch.data;
@@ -20,8 +21,8 @@
 
   // The table: [heading, class, value to sort by, cell]
   const COLUMNS = [
-    ["Trial", "", (i, t) => t.name[i], (i, t) => make("th", { scope: "row" }, make("button", { type: "button", class: "pin", text: t.label[i], "aria-label": `Pin ${t.label[i]}`, onclick: () => langsearch.pin(t.name[i], true) }))],
-    ["State", "", (i, t) => t.state[i], (i, t) => make("td", {}, make("span", { class: `state ${t.state[i]}`, text: stateWords(i) }), ...badges(i))],
+    ["Trial", "", (i, t) => t.name[i], (i, t) => make("th", { scope: "row" }, pinButton(t.name[i], t.label[i]))],
+    ["State", "", (i, t) => t.state[i], (i, t) => make("td", {}, make("span", { class: `state ${t.state[i]}`, text: stateWords(i) }), ...badges(i), stop(i))],
     ["spBLEU", "num", (i) => score(i)?.[0] ?? null, (i) => make("td", { class: "num", text: words.fixed(score(i)?.[0]) }, score(i) ? make("small", { text: words.interval(score(i)) }) : null)],
     ["Trainable", "num", (i, t) => t.parameters[i], (i, t) => make("td", { class: "num", text: words.count(t.parameters[i]) }, t.percent[i] === null ? null : make("small", { text: `${words.percent(t.percent[i])} %` }))],
     ["Non-zero", "num", (i, t) => t.nonzero[i], (i, t) => make("td", { class: "num", text: words.count(t.nonzero[i]) })],
@@ -30,6 +31,10 @@
     ["Peak memory", "num", (i, t) => t.memory[i], (i, t) => make("td", { class: "num", text: words.memory(t.memory[i]) })],
     ["Architecture", "", (i, t) => t.summary[i] ?? "", (i, t) => make("td", { class: "text", text: t.summary[i] ?? "" }, reasons(i))],
   ];
+
+  function pinButton(name, label) {
+    return make("button", { type: "button", class: "pin", text: label, "aria-label": `Pin ${label}`, onclick: () => langsearch.pin(name, true) });
+  }
 
   function badges(index) {
     const { trials } = langsearch.data;
@@ -47,50 +52,66 @@
     return text ? make("span", { class: "quiet", text: ` (${text})` }) : null;
   }
 
+  const collator = new Intl.Collator("en", { numeric: true });
+  let sorted = null; // [column, sign]
+  let room = PAGE;
+
+  function sortBy(column) {
+    // Numbers show their largest first; what is missing stays last either way.
+    const [, kind] = COLUMNS[column];
+    sorted = [column, sorted?.[0] === column ? -sorted[1] : kind === "num" ? -1 : 1];
+    showTable();
+  }
+
+  function inOrder() {
+    const { trials } = langsearch.data;
+    const all = trials.name.map((_, index) => index);
+    if (!sorted) return all;
+    const [column, sign] = sorted;
+    const [, kind, value] = COLUMNS[column];
+    const keys = all.map((index) => value(index, trials));
+    const isMissing = (index) => keys[index] === null || keys[index] === "";
+    return all.sort((a, b) => {
+      if (isMissing(a) || isMissing(b)) return isMissing(a) - isMissing(b);
+      return sign * (kind === "num" ? keys[a] - keys[b] : collator.compare(keys[a], keys[b]));
+    });
+  }
+
+  function isShown(index) {
+    const { trials } = langsearch.data;
+    const state = byId("trial-state").value;
+    if (state !== "" && state !== trials.state[index] && !(state === "front" && trials.front[index]) && state !== trials.kind[index]) return false;
+    const text = [trials.label[index], trials.summary[index], trials.cause[index], trials.note[index]].join(" ").toLowerCase();
+    return text.includes(byId("trial-search").value.trim().toLowerCase());
+  }
+
+  function showTable() {
+    const table = byId("trial-table");
+    const { trials } = langsearch.data;
+    [...table.tHead.rows[0].cells].forEach((cell, column) => {
+      cell.setAttribute("aria-sort", sorted?.[0] !== column ? "none" : sorted[1] > 0 ? "ascending" : "descending");
+    });
+    const found = inOrder().filter(isShown);
+    const rows = found.slice(0, room).map((index) =>
+      make("tr", { dataset: { name: trials.name[index], state: trials.state[index] } }, ...COLUMNS.map(([, , , cell]) => cell(index, trials))),
+    );
+    fill(table.tBodies[0], rows);
+    byId("trial-count").textContent = `${rows.length.toLocaleString("en")} of ${found.length.toLocaleString("en")} rows`;
+    byId("trial-more").hidden = rows.length >= found.length;
+  }
+
   langsearch.startTable = () => {
     const table = byId("trial-table");
     if (!table) return;
-    const { trials } = langsearch.data;
-    const collator = new Intl.Collator("en", { numeric: true });
-    const all = trials.name.map((_, index) => index);
-    let order = all;
-    let room = PAGE;
     const head = table.tHead.rows[0];
-    COLUMNS.forEach(([heading, kind, value], column) => {
-      const sort = () => {
-        // Numbers show their largest first; what is missing stays last either way.
-        const before = head.cells[column].getAttribute("aria-sort");
-        const direction = before === "none" ? (kind === "num" ? "descending" : "ascending") : before === "ascending" ? "descending" : "ascending";
-        [...head.cells].forEach((other, place) => other.setAttribute("aria-sort", place === column ? direction : "none"));
-        const sign = direction === "ascending" ? 1 : -1;
-        const keys = all.map((index) => value(index, trials));
-        const isMissing = (index) => keys[index] === null || keys[index] === "";
-        order = [...all].sort((a, b) => {
-          if (isMissing(a) || isMissing(b)) return isMissing(a) - isMissing(b);
-          return sign * (kind === "num" ? keys[a] - keys[b] : collator.compare(keys[a], keys[b]));
-        });
-        show();
-      };
-      head.append(make("th", { scope: "col", class: kind, "aria-sort": "none" }, make("button", { type: "button", text: heading, onclick: sort })));
-    });
-    const texts = all.map((index) => [trials.label[index], trials.summary[index], trials.cause[index], trials.note[index]].join(" ").toLowerCase());
-    const isShown = (index) => {
-      const state = byId("trial-state").value;
-      const isOf = state === "" || state === trials.state[index] || (state === "front" && trials.front[index]) || state === trials.kind[index];
-      return isOf && texts[index].includes(byId("trial-search").value.trim().toLowerCase());
-    };
-    function show() {
-      const found = order.filter(isShown);
-      const rows = found.slice(0, room).map((index) =>
-        make("tr", { dataset: { name: trials.name[index], state: trials.state[index] } }, ...COLUMNS.map(([, , , cell]) => cell(index, trials))),
-      );
-      table.tBodies[0].replaceChildren(...rows);
-      byId("trial-count").textContent = `${rows.length.toLocaleString("en")} of ${found.length.toLocaleString("en")} rows`;
-      byId("trial-more").hidden = rows.length >= found.length;
+    if (!head.cells.length) {
+      COLUMNS.forEach(([heading, kind], column) => {
+        head.append(make("th", { scope: "col", class: kind }, make("button", { type: "button", text: heading, onclick: () => sortBy(column) })));
+      });
     }
-    byId("trial-more").addEventListener("click", () => { room += 5 * PAGE; show(); });
-    for (const id of ["trial-state", "trial-search"]) byId(id).addEventListener("input", () => { room = PAGE; show(); });
-    show();
+    listen("trial-more", "click", () => { room += 5 * PAGE; showTable(); });
+    for (const id of ["trial-state", "trial-search"]) listen(id, "input", () => { room = PAGE; showTable(); });
+    showTable();
   };
 
   // Pinned trials: their settings, scores and curve, side by side.
@@ -108,7 +129,10 @@
   };
 
   function showPins() {
-    byId("pins").replaceChildren(...pinned.map(card));
+    const isOpen = new Map([...byId("pins").children].map((node) => [node.dataset.name, node.querySelector("details")?.open]));
+    const cards = pinned.map(card);
+    for (const node of cards) node.querySelector("details")?.toggleAttribute("open", isOpen.get(node.dataset.name) === true);
+    fill(byId("pins"), cards);
     byId("pin-hint").hidden = pinned.length > 0;
     byId("pins").hidden = pinned.length === 0;
   }
@@ -127,7 +151,7 @@
     const index = at(name);
     const close = make("button", { type: "button", class: "close", text: "Unpin", "aria-label": `Unpin ${trials.label[index]}`, onclick: () => { langsearch.pin(name); (byId("pins").querySelector("button") ?? byId("pin-name")).focus(); } });
     const node = make("article", { class: "card", dataset: { name }, "aria-label": `Trial ${trials.label[index]}` });
-    node.append(make("header", {}, make("h3", { tabindex: "-1", text: trials.label[index] }), make("span", { class: `state ${trials.state[index]}`, text: stateWords(index) }), ...badges(index), close));
+    node.append(make("header", {}, make("h3", { tabindex: "-1", text: trials.label[index] }), make("span", { class: `state ${trials.state[index]}`, text: stateWords(index) }), ...badges(index), stop(index), close));
     node.append(make("p", { class: "summary", text: trials.summary[index] ?? "" }));
     node.append(scoreTable(index));
     node.append(facts([
@@ -234,8 +258,8 @@
   }
 
   langsearch.startPins = () => {
-    const form = byId("pin-form");
-    form?.addEventListener("submit", (event) => {
+    if (byId("pins")) showPins();
+    listen("pin-form", "submit", (event) => {
       event.preventDefault();
       const wanted = byId("pin-name").value.trim();
       const { trials } = langsearch.data;

@@ -37,12 +37,7 @@ def show_folder(folder: Path) -> str:
             f"An experiment must be at most {MAX_BYTES / 1e6:,.0f} MB to be fetched through a job's log, but {folder} "
             f"has {size / 1e6:,.0f} MB. Copy it with rsync, scp or `ray rsync-down`, or keep experiments on s3://… ."
         )
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as archive:
-        for path in sorted(folder.iterdir()):
-            if path.name not in _LEFT_OUT:
-                archive.add(path, arcname=path.name)
-    content = packed.getvalue()
+    content = pack_folder(folder)
     return f"{BEGIN}\n{hashlib.sha256(content).hexdigest()}\n{base64.encodebytes(content).decode()}{END}\n"
 
 
@@ -66,6 +61,21 @@ def read_folder(text: str, to: Path) -> None:
     if not begin or not end or hashlib.sha256(content).hexdigest() != digest:
         last = next((line for line in reversed(text.splitlines()) if line.strip()), "nothing")
         raise InputError(last.removeprefix("error: ") if not begin else "The experiment came torn. Fetch it again.")
+    unpack_folder(content, to)
+
+
+def pack_folder(folder: Path) -> bytes:
+    """Returns a folder without what only a run needs, packed."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as archive:
+        for path in sorted(folder.iterdir()):
+            if path.name not in _LEFT_OUT:
+                archive.add(path, arcname=path.name)
+    return packed.getvalue()
+
+
+def unpack_folder(content: bytes, to: Path) -> None:
+    """Makes the folder that `pack_folder` packed."""
     to.mkdir(parents=True, exist_ok=True)
     with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
         archive.extractall(to, filter="data")

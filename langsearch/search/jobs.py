@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -17,9 +17,9 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from langsearch.search.handover import read_folder
-from langsearch.search.packing import SPACE, pack
+from langsearch.search.packing import pack, run_arguments
 from langsearch.search.ray_session import use_token
-from langsearch.search.storage import is_remote
+from langsearch.search.storage import child, is_remote
 from langsearch.search.working_copy import fetch_experiment
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space
@@ -83,12 +83,7 @@ class Jobs:
         Raises:
             InputError: If `experiments` is neither, or what goes along is not there or too large.
         """
-        if not is_remote(experiments) and not PurePosixPath(experiments).is_absolute():
-            raise InputError(
-                "--experiments must be a path that is absolute on the cluster, on storage that all its nodes see, or a "
-                f"URL, but got {experiments!r}: a job's own folder is deleted when it ends."
-            )
-        line = ["python", "-m", "langsearch", "run", SPACE, "--address", "auto", "--experiments", experiments, *options]
+        line = ["python", "-m", "langsearch", *run_arguments(experiments, options)]
         with tempfile.TemporaryDirectory() as folder:
             pack(space, Path(folder))
             return self._send(
@@ -201,12 +196,11 @@ def fetch_remote(url: str, to: Path) -> Path:
 def _job(details: Any) -> Job:
     metadata = details.metadata or {}
     experiments, name = metadata.get(_EXPERIMENTS), metadata.get(_NAME)
-    place, mark, query = (experiments or "").partition("?")
     return Job(
         id=details.submission_id or "",
         status=str(details.status.value).lower(),
         message=_last_line(details.message or ""),
-        experiment=f"{place.rstrip('/')}/{name}{mark}{query}" if experiments and name else None,
+        experiment=child(experiments, name) if experiments and name else None,
         started=_time(details.start_time),
         ended=_time(details.end_time),
     )

@@ -9,6 +9,7 @@ import threading
 import time
 import uuid
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -30,6 +31,8 @@ class RemoteLease:
     no other that lives. Two that ask at the same time see each other and both step back, so there are never two
     holders; one that is refused removes its file. How old a file is, is measured against the own one, just written,
     so by the storage's clock alone. Needs what S3, GCS and local folders give: a list shows what was written before.
+
+    A run that died on another machine is forgotten after a while; one that died on this machine, at once.
 
     Args:
         remote: The experiment's folder.
@@ -111,6 +114,7 @@ class RemoteLease:
 
     def _write(self, state: str) -> None:
         value = {"host": socket.gethostname(), "pid": os.getpid(), "started": self._started, "state": state}
+        value |= {"kernel": _kernel(), "began": _began(os.getpid())}
         storage.write_bytes(self._remote.url, f"{_FOLDER}/{self._name}", json.dumps(value).encode())
 
     def _living_others(self) -> dict[str, dict[str, Any]]:
@@ -125,7 +129,11 @@ class RemoteLease:
                 storage.delete(self._remote.url, f"{_FOLDER}/{name}")
                 continue
             try:
-                living[name] = json.loads(storage.read_bytes(self._remote.url, f"{_FOLDER}/{name}"))
+                value = json.loads(storage.read_bytes(self._remote.url, f"{_FOLDER}/{name}"))
+                if _is_dead(value):
+                    storage.delete(self._remote.url, f"{_FOLDER}/{name}")
+                else:
+                    living[name] = value
             except FileNotFoundError:  # given back meanwhile
                 continue
             except (OSError, ValueError):  # being written at this moment: it lives
@@ -136,10 +144,34 @@ class RemoteLease:
         return (
             f"One run at a time may work on an experiment, but process {holder.get('pid')} on {holder.get('host')} "
             f"has worked on {self._remote.url} since {holder.get('started')}. Wait for it, stop it, or start another "
-            f"with --name NAME; a run that died is forgotten after {self._dead_after_seconds:.0f} seconds."
+            f"with --name NAME; a run that died elsewhere is forgotten after {self._dead_after_seconds:.0f} seconds."
         )
 
 
 def _clock() -> float:
     """Returns seconds that also pass while the machine sleeps, where the system has such a clock."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def _kernel() -> str | None:
+    """Returns what tells machines, their boots and their containers apart, where the system says it."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115 - it points to no path
+    except OSError:
+        return None
+
+
+def _began(pid: int) -> str | None:
+    """Returns when a process began, in ticks since the boot; None if there is none that lives."""
+    try:
+        values = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if values[0] in "ZX" else values[19]
+
+
+def _is_dead(value: dict[str, Any]) -> bool:
+    """Returns whether a run was one of this machine and has ended, as far as can be known."""
+    kernel = _kernel()
+    return kernel is not None and value.get("kernel") == kernel and value.get("began") != _began(int(value["pid"]))

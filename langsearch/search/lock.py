@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,9 @@ from langsearch.space.problems import InputError
 
 LOCK = ".lock"
 """The file that is locked, in the experiment's folder; that it is there says nothing."""
+
+_MAX_LOOKS, _SECONDS_OF_LOOK = 3, 0.02
+"""How often, and how long, one that takes the lock waits for somebody who only looks whether it is held."""
 
 _held: set[int] = set()
 """File descriptors of this process's locks. A lock belongs to all processes that have its descriptor: a child that was
@@ -48,7 +52,7 @@ def hold(path: Path) -> Iterator[None]:
     _held.add(descriptor)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor)
         except BlockingIOError as e:
             raise InputError(_refusal(path, _read(descriptor))) from e
         except OSError as e:
@@ -65,10 +69,7 @@ def hold(path: Path) -> Iterator[None]:
 
 
 def is_held(path: Path) -> bool:
-    """Returns whether a run holds an experiment; False also where that cannot be known.
-
-    A run that starts in the microseconds of the look is refused; it can be started again.
-    """
+    """Returns whether a run holds an experiment; False also where that cannot be known."""
     try:
         descriptor = os.open(path / LOCK, os.O_RDONLY)
     except OSError:
@@ -82,6 +83,18 @@ def is_held(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def _lock(descriptor: int) -> None:
+    """Locks, or raises BlockingIOError; `is_held` has a lock of its own for some microseconds, which do not count."""
+    for _ in range(_MAX_LOOKS):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_SECONDS_OF_LOOK)
+        else:
+            return
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def clear_leftovers(folder: ExperimentFolder) -> None:

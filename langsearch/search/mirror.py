@@ -89,14 +89,18 @@ class Mirror:
         self._storage.create_new_trial(self._id, self._frozen(trial))
         self._num += 1
 
-    def propose(self, point: Mapping[str, Any] | None) -> tuple[FrozenTrial, dict[str, Any]] | None:
+    def propose(
+        self, point: Mapping[str, Any] | None, *, at_random: bool = False
+    ) -> tuple[FrozenTrial, dict[str, Any]] | None:
         """Returns a running trial that the sampler proposes, and what it noted on the study; None if none is left.
 
         Args:
             point: What the trial has, or a part of it; the sampler draws the rest. None: all.
+            at_random: Draw at random this time, whatever the sampler is; a grid keeps its order.
         """
         if self._grid is None:
-            self._study.sampler = make_sampler(self._sampler, self._seed, self._num, self._num_trials)
+            name = "random" if at_random else self._sampler
+            self._study.sampler = make_sampler(name, self._seed, self._num, self._num_trials)
         elif point is None and self._grid.is_exhausted:
             return None
         else:

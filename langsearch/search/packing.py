@@ -2,13 +2,14 @@
 
 import os
 import shutil
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ruamel.yaml import YAML
 
 from langsearch.model.base import EMBEDDED_FOLDER
+from langsearch.search.storage import is_remote
 from langsearch.space.document import dump
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space
@@ -18,6 +19,24 @@ _FILES = "files"
 
 MAX_BYTES = 450_000_000
 """Ray takes up to 512 MiB, packed; what is larger belongs on the cluster's own storage."""
+
+
+def run_arguments(experiments: str, options: Sequence[str]) -> list[str]:
+    """Returns langsearch's arguments on a cluster, in the folder that `pack` has filled.
+
+    Args:
+        experiments: Where the cluster keeps experiments: a URL, or a path that is absolute there.
+        options: More of `langsearch run`'s.
+
+    Raises:
+        InputError: If `experiments` is neither.
+    """
+    if not is_remote(experiments) and not PurePosixPath(experiments).is_absolute():
+        raise InputError(
+            "--experiments must be a path that is absolute on the cluster, on storage that all its nodes see, or a "
+            f"URL, but got {experiments!r}: the folder that a search is sent to is deleted when it ends."
+        )
+    return ["run", SPACE, "--address", "auto", "--experiments", experiments, *options]
 
 
 def pack(space: Space, folder: Path) -> list[str]:

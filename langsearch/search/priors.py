@@ -1,6 +1,6 @@
 """What a run learns before its search: where it lies, and the points that the search begins with."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,14 +47,28 @@ class Seeding:
         return {"seeds": list(self.points), "narrowed": list(self.narrowed)}
 
 
-def learn(base: Base, environment: Environment, task: LearningTask, folder: ExperimentFolder) -> None:
-    """Learns one of an experiment's priors in its folder; one that is there is not learned again."""
+def learn(
+    base: Base,
+    environment: Environment,
+    task: LearningTask,
+    folder: ExperimentFolder,
+    after_step: Callable[[], None] = lambda: None,
+) -> None:
+    """Learns one of an experiment's priors in its folder; one that is there is not learned again.
+
+    Args:
+        base: The base, without adapters.
+        environment: Sentences and directions.
+        task: What is learned.
+        folder: The experiment's.
+        after_step: Called after each step or epoch, when its checkpoint, if it has one, is written.
+    """
     path = folder.sides if task.kind == "sides" else folder.subspace
     steps: Iterator[LearningProgress] = (learn_sides if task.kind == "sides" else learn_subspace)(
         base, training_data(base, environment), task, path
     )
     for _ in steps:
-        pass
+        after_step()
 
 
 def next_task(space: Space, shape: BaseShape, folder: ExperimentFolder) -> LearningTask | None:

@@ -15,7 +15,7 @@ from langsearch.model.base import SharedBase
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space
 
-_SECONDS_TO_CONNECT = 10.0
+SECONDS_TO_CONNECT = 10.0
 _TOKEN_SETUP = "ray._private.authentication.authentication_token_setup"
 
 _ENVIRONMENT = {
@@ -47,38 +47,42 @@ def connect(address: str) -> None:
         InputError: If there is none at the address, it refuses this process, it runs other versions, or the address
             is a Ray client's, through which no search can be driven.
     """
-    problem = f"--address must be that of a running Ray cluster, but nothing answers at {address!r}"
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdecimal():
-        # Ray itself would try for many minutes, and log all the while.
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS_TO_CONNECT).close()
-        except (OSError, OverflowError) as error:
-            raise InputError(f"{problem} ({error}).") from error
-    elif address != "auto":
-        raise InputError(f"--address must be auto or HOST:PORT, but got {address!r}.")
+    if address != "auto":
+        check_answers(address)
     if address.startswith("ray://"):
-        # There Ray Tune moves the search, with its callbacks and the open trial table, into a process of the head.
         raise InputError(
-            f"--address must be auto or HOST:PORT, on a node of the cluster, but is a client's, {address!r}. From "
-            "outside use `langsearch submit --address http://HOST:8265`, which also survives a lost connection."
+            f"--address must be auto or HOST:PORT, on a node of the cluster, but is a client's, {address!r}. Only "
+            "`langsearch run` takes one: it has the head do the rest."
         )
     set_environment()
-    if colon and _asks_for_token(address):  # for auto Ray itself sees to it
+    if address != "auto" and _asks_for_token(address):  # for auto Ray itself sees to it
         use_token()
     if ray.is_initialized():
         return
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError, RayError) as error:
-        raise InputError(_refusal(address, error)) from error
+        raise InputError(refusal(address, error)) from error
+
+
+def check_answers(address: str) -> None:
+    """Raises InputError if nothing answers at HOST:PORT; Ray itself would try for minutes, and log all the while."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():
+        raise InputError(f"--address must be auto, HOST:PORT or ray://HOST:PORT, but got {address!r}.")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS_TO_CONNECT).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"--address must be that of a running Ray cluster, but nothing answers at {address!r} ({error})."
+        ) from error
 
 
 def _asks_for_token(address: str) -> bool:
     """Returns whether a cluster refuses who shows no token; who shows one to a cluster without gets no actors."""
     with grpc.insecure_channel(address) as channel:
         try:
-            channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetClusterId")(b"", timeout=_SECONDS_TO_CONNECT)
+            channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetClusterId")(b"", timeout=SECONDS_TO_CONNECT)
         except grpc.RpcError as error:
             return bool(error.code() is grpc.StatusCode.UNAUTHENTICATED)
     return False
@@ -90,7 +94,7 @@ def use_token() -> None:
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
-def _refusal(address: str, error: BaseException) -> str:
+def refusal(address: str, error: BaseException) -> str:
     """Returns what is wrong where Ray could not connect."""
     causes: list[BaseException] = []
     cause: BaseException | None = error

@@ -27,6 +27,7 @@ from langsearch.search.storage import (
     OBJECT_STORES,
     Stat,
     UploadError,
+    child,
     join,
     normal_url,
     open_system,
@@ -105,8 +106,7 @@ class Remote:
 
     def child(self, name: str) -> "Remote":
         """Returns a folder in this one."""
-        place, mark, query = self.url.partition("?")
-        return Remote(f"{place}/{name}{mark}{query}")
+        return Remote(child(self.url, name))
 
     def names(self, relative: str = "") -> list[str]:
         """Returns the names of what lies directly in a folder, sorted; none if it is not there."""

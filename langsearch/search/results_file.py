@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from langsearch.search.folder import ExperimentFolder, write_table
+from langsearch.search.folder import ExperimentFolder, TrialFolder, write_table
 from langsearch.search.table import TrialRow, TrialTable
 from langsearch.search.task import TrialTask
 
@@ -117,7 +117,7 @@ class ResultsFile:
         write_table(self._folder.results, whole.set_column(_IS_FRONT, RESULTS.field(_IS_FRONT), is_front))
 
     def _block(self, rows: Sequence[TrialRow]) -> _Block:
-        values = [self._of_task(row.same_as or row.name) | _values(row, self._base_parameters) for row in rows]
+        values = [self._of_task(row.same_as or row.name) | row_values(row, self._base_parameters) for row in rows]
         batch = pa.RecordBatch.from_pylist(values, schema=RESULTS)
         return _Block(tuple(rows), all(row.state.is_finished for row in rows), batch)
 
@@ -127,8 +127,7 @@ class ResultsFile:
             trial = self._folder.trial(name)
             if not trial.task.exists():
                 return {}
-            task = TrialTask.read(trial)
-            self._tasks[name] = {"max_epochs": task.num_epochs, "summary": task.summary}
+            self._tasks[name] = task_values(trial)
         return self._tasks[name]
 
 
@@ -144,7 +143,14 @@ def _holds(block: _Block, rows: Sequence[TrialRow]) -> bool:
     return all(old is new or old == new for old, new in zip(block.rows, rows, strict=True))
 
 
-def _values(row: TrialRow, base_parameters: int) -> dict[str, Any]:
+def task_values(trial: TrialFolder) -> dict[str, Any]:
+    """Returns the columns that a trial's task says. Raises OSError or ValueError if it cannot be read."""
+    task = TrialTask.read(trial)
+    return {"max_epochs": task.num_epochs, "summary": task.summary}
+
+
+def row_values(row: TrialRow, base_parameters: int) -> dict[str, Any]:
+    """Returns the columns that the trial table says, without `is_front`, which depends on the other trials."""
     values: dict[str, Any] = {}
     for part in (row.result, row.full, row.test):
         values |= vars(part) if part is not None else {}

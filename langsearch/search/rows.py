@@ -16,6 +16,9 @@ RESULT, CAUSE, FINGERPRINT, NAME = "result", "cause", "fingerprint", "name"
 SAME_AS, RETRY_OF, SPACE_VERSION, RUNG = "same_as", "retry_of", "space_version", "rung/"
 """Attributes of a trial, as JSON; a baseline's name is plain text."""
 
+STOPPED = "stopped on request"
+"""The cause of a trial that somebody asked to end."""
+
 TEST, FULL, DIFFERENCES = "test", "full", "differences"
 """Attributes of the study, "KEY/TRIAL": a finished trial takes none."""
 
@@ -103,7 +106,7 @@ class TrialRow:
     @property
     def is_rejected(self) -> bool:
         """Whether its size violates a constraint, so that it was never trained."""
-        return self.state is State.PRUNED and self.result is None
+        return self.state is State.PRUNED and self.result is None and self.cause != STOPPED
 
     @property
     def is_stopped(self) -> bool:

@@ -25,6 +25,7 @@ from langsearch.search.failures import (
 from langsearch.search.folder import ExperimentFolder
 from langsearch.search.plateau import PlateauRule
 from langsearch.search.results import parse_result
+from langsearch.search.rows import STOPPED
 from langsearch.search.table import PRETRAINED, State, TrialRow, TrialTable
 from langsearch.search.task import TrialTask
 from langsearch.search.trial import TrialResult
@@ -37,6 +38,10 @@ MAX_REPEATS = 50
 
 MAX_REJECTED = 500
 """Proposals in a row that were trained before or too large: then too."""
+
+AT_RANDOM_AFTER = 4
+"""Proposals in a row that were trained before or too large: the next ones are drawn at random, until one is trained.
+Optuna's Gaussian process never hears of pruned trials and would propose the same few for ever."""
 
 TIME = "time"
 """What stopped a search whose time was up."""
@@ -149,6 +154,7 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         try:
             if self._end(name, result or {}, error):
                 del self._names[trial_id]
+                self._folder.trial(name).stop.unlink(missing_ok=True)  # a request that came too late
                 self._share(name)
         except (StorageInternalError, OSError) as unwritten:
             self._stop_unwritten(unwritten)
@@ -177,7 +183,7 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         if FAILED in result:
             return self._fail(name, str(result[FAILED]))
         if PAUSED in result:
-            return False
+            return self._folder.trial(name).stop.exists() and self._stop_one(name)
         if error:
             # Whoever stops the run takes the workers with it.
             return self.stopped_by is None and self._fail(name, self._explain(name))
@@ -209,9 +215,20 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         if self._trained.get(str(row.fingerprint)) == name:
             del self._trained[str(row.fingerprint)]  # a failed trial is no twin
         self._follow(name)
-        if name == PRETRAINED and self._table.constraints.need_pretrained:
-            self.stop(f"the baseline {PRETRAINED}, which a constraint needs, failed: {cause}")
+        self._check_needed(name, f"failed: {cause}")
         return True
+
+    def _stop_one(self, name: str) -> bool:
+        """Ends a trial that was asked to stop by its own file; one that stopped with the run goes on later."""
+        self._table.stop(name)
+        self._folder.trial(name).remove_checkpoints()
+        self._follow(name)
+        self._check_needed(name, f"was {STOPPED}")
+        return True
+
+    def _check_needed(self, name: str, how: str) -> None:
+        if name == PRETRAINED and self._table.constraints.need_pretrained:
+            self.stop(f"the baseline {PRETRAINED}, which a constraint needs, {how}")
 
     def _prune(self, name: str, result: TrialResult) -> None:
         self._table.prune(name, result)
@@ -247,11 +264,15 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
                     "The last %d proposals were all trained before, or too large: the space is exhausted.", num
                 )
                 self.ended_by = "exhausted"
-            elif (found := self._table.next_point(self._distributions, self._seeds)) is None:
+            elif (found := self._next_point()) is None:
                 self.ended_by = "exhausted"
             elif (task := self._admit(*found)) is not None:
                 return task
         return None
+
+    def _next_point(self) -> tuple[int, dict[str, Any]] | None:
+        is_stuck = self._repeats + self._rejects >= AT_RANDOM_AFTER
+        return self._table.next_point(self._distributions, self._seeds, at_random=is_stuck)
 
     def _admit(self, number: int, point: dict[str, Any], retry_of: str | None = None) -> TrialTask | None:
         """Writes a new trial; returns its task, None if there is nothing to train."""
@@ -296,6 +317,9 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         for row in self._table.rows():
             if row.state is State.RUNNING and row.is_stopped and row.result is not None:
                 self._table.prune(row.name, row.result)
+                self._folder.trial(row.name).remove_checkpoints()
+            elif row.state is State.RUNNING and row.cause == STOPPED:
+                self._table.stop(row.name)
                 self._folder.trial(row.name).remove_checkpoints()
             elif row.state is State.RUNNING and row.same_as is not None:
                 self._share_or_wait(row)

@@ -40,6 +40,12 @@ def normal_url(url: str) -> str:
     return f"{place.rstrip('/')}{mark}{query}"
 
 
+def child(place: str, name: str) -> str:
+    """Returns the path or URL of what lies directly in a folder."""
+    place, mark, query = place.partition("?")
+    return f"{place.rstrip('/')}/{name}{mark}{query}"
+
+
 def join(*parts: str) -> str:
     """Joins parts of a path, leaving out empty ones."""
     return "/".join(part for part in parts if part)

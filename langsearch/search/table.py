@@ -12,6 +12,7 @@ from optuna.distributions import BaseDistribution, check_distribution_compatibil
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from langsearch.evaluate.spbleu import Difference
+from langsearch.search.candidates import by_size, final_front, may_be_candidate, result_costs, result_values
 from langsearch.search.constraints import Constraints
 from langsearch.search.front import Objective as Objective
 from langsearch.search.front import non_dominated
@@ -29,6 +30,7 @@ from langsearch.search.rows import (
     SAME_AS,
     SPACE_VERSION,
     STATES,
+    STOPPED,
     TEST,
     Rung,
     plain_name,
@@ -42,7 +44,6 @@ from langsearch.space.settings import Constraint
 _SAMPLER = "sampler"
 """Attribute of a trial: what the sampler noted on the study when it proposed it."""
 
-_FULL_SCORES = ("spbleu", "worst_class_spbleu", "chrf")
 PRETRAINED = "pretrained"
 
 
@@ -114,7 +115,11 @@ class TrialTable:
         self._load()
 
     def next_point(
-        self, distributions: Mapping[str, BaseDistribution], seeds: Sequence[Mapping[str, Any]] = ()
+        self,
+        distributions: Mapping[str, BaseDistribution],
+        seeds: Sequence[Mapping[str, Any]] = (),
+        *,
+        at_random: bool = False,
     ) -> tuple[int, dict[str, Any]] | None:
         """Returns the number and the point of the trial that the sampler proposes next; writes nothing.
 
@@ -123,6 +128,7 @@ class TrialTable:
         Args:
             distributions: The search dimensions.
             seeds: Points, or parts of points, that the first trials have; the sampler draws what one leaves open.
+            at_random: Draw at random this time, unless the sampler is a grid.
         """
         number = self._num_searched
         mirror = self._mirror
@@ -133,7 +139,7 @@ class TrialTable:
             or (number % BLOCK == 0 and number > LIMITS.get(self._sampler, number))
         ):
             self._mirror = mirror = self._build_mirror(distributions)
-        self._proposal = mirror.propose(seeds[number] if number < len(seeds) else None)
+        self._proposal = mirror.propose(seeds[number] if number < len(seeds) else None, at_random=at_random)
         return None if self._proposal is None else (number, dict(self._proposal[0].params))
 
     def add(
@@ -269,8 +275,13 @@ class TrialTable:
     def prune(self, name: str, result: TrialResult) -> None:
         """Ends a trial that the scheduler stopped: pruned at its epoch, not complete, so that samplers know."""
         self.report(name, result)
-        value = self._stored[name].intermediate.get(result.epoch)
-        self._end(name, TrialState.PRUNED, None if value is None else [value], None)
+        self._end_early(name)
+
+    def stop(self, name: str) -> None:
+        """Ends a trial that somebody asked to end: pruned at the epoch it had reached, if it had reached one."""
+        self._set(name, CAUSE, STOPPED)
+        self._put(replace(self.row(name), cause=STOPPED))
+        self._end_early(name)
 
     def reject(self, name: str, violations: Mapping[str, float]) -> None:
         """Ends a trial that is not trained, since its size violates constraints, with how far by their texts."""
@@ -294,6 +305,8 @@ class TrialTable:
             self.fail(name, other.cause or "unknown")
         elif other.result is not None:
             (self.complete if other.state is State.COMPLETE else self.prune)(name, other.result)
+        else:
+            self.stop(name)
 
     def record_test(self, name: str, test: TestResult) -> None:
         """Records a trial's scores on the test set; on the study, since a finished trial takes no attribute."""
@@ -328,12 +341,11 @@ class TrialTable:
 
     def values(self, result: TrialResult) -> list[float]:
         """Returns a result's objective values, in the study's order."""
-        return [_number(getattr(result, objective.field)) for objective in self.objectives]
+        return result_values(self.objectives, result)
 
     def costs(self, result: TrialResult) -> list[float]:
         """Returns a result's objective values such that less is better."""
-        values = self.values(result)
-        return [objective.cost(value) for objective, value in zip(self.objectives, values, strict=True)]
+        return result_costs(self.objectives, result)
 
     def violations(self, result: TrialResult) -> dict[str, float] | None:
         """Returns how far each constraint is violated, by its text, in units of the bound; at most 0 where it is kept.
@@ -349,25 +361,11 @@ class TrialTable:
 
         Fewest parameters first. Trials that share a result are represented by the one that was trained.
         """
-        return _by_size(self._searched[name] for name in self._candidates)
+        return by_size(self._searched[name] for name in self._candidates)
 
     def front(self) -> list[TrialRow]:
-        """Returns the candidates; once all of them have full scores, those that none dominates by these.
-
-        Full scores take the place of the same scores while searching; the other objectives stay.
-        """
-        rows = self.candidates()
-        if not rows or any(row.full is None for row in rows):
-            return rows
-        keep = non_dominated(np.array([self._full_costs(row) for row in rows]))
-        return [row for row, stays in zip(rows, keep, strict=True) if stays]
-
-    def _full_costs(self, row: TrialRow) -> list[float]:
-        assert row.result is not None
-        assert row.full is not None
-        found = {name: score for name in _FULL_SCORES if (score := getattr(row.full, f"full_{name}")) is not None}
-        values = [found.get(objective.name, getattr(row.result, objective.field)) for objective in self.objectives]
-        return [objective.cost(_number(value)) for objective, value in zip(self.objectives, values, strict=True)]
+        """Returns the candidates; once all of them have full scores, those that none dominates by these."""
+        return final_front(self.objectives, self.candidates())
 
     def _open_study(self, name: str) -> int:
         study = optuna.create_study(
@@ -407,16 +405,17 @@ class TrialTable:
             if row.result is not None and (found := self.violations(row.result)) is not None:
                 self._put(replace(row, violations=found))
                 self._mirror = None  # samplers know of violations too
-        rows = [row for row in self._searched.values() if self._may_be_candidate(row)]
+        rows = [row for row in self._searched.values() if may_be_candidate(row)]
         if rows:
             costs = [self.costs(row.result) for row in rows if row.result is not None]
             keep = non_dominated(np.array(costs))
             names = [row.name for row in rows]
             self._candidates = {name: cost for name, cost, stays in zip(names, costs, keep, strict=True) if stays}
 
-    @staticmethod
-    def _may_be_candidate(row: TrialRow) -> bool:
-        return row.state is State.COMPLETE and row.same_as is None and row.is_feasible is True
+    def _end_early(self, name: str) -> None:
+        result = self.row(name).result
+        value = None if result is None else self._stored[name].intermediate.get(result.epoch)
+        self._end(name, TrialState.PRUNED, None if value is None else [value], None)
 
     def _end(
         self, name: str, state: TrialState, values: Sequence[float] | None, violations: Mapping[str, float] | None
@@ -432,7 +431,7 @@ class TrialTable:
             return
         if self._mirror is not None:
             self._mirror.end(int(name), state, values, violations or {})
-        if self._may_be_candidate(row):
+        if may_be_candidate(row):
             assert row.result is not None
             self._candidates[name] = self.costs(row.result)
             keep = non_dominated(np.array(list(self._candidates.values())))
@@ -512,14 +511,6 @@ class TrialTable:
             known = self._columns.setdefault(plain_name(column), [])
             if all(column != other for other, _ in known):
                 known.append((column, distribution))
-
-
-def _by_size(rows: Any) -> list[TrialRow]:
-    return sorted(rows, key=lambda row: (row.result.trainable_parameters if row.result else 0, row.name))
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else float(value)
 
 
 def _stored(trial: FrozenTrial) -> _Stored:

@@ -30,6 +30,7 @@ from langsearch.search.folder import ExperimentFolder, TrialFolder, write_json
 from langsearch.search.learning import LearningTask
 from langsearch.search.monitor import TrialMonitor
 from langsearch.search.priors import learn
+from langsearch.search.storage import UploadError
 from langsearch.search.task import TrialTask
 from langsearch.search.trial import TrialResult, run_trial
 from langsearch.search.working_copy import StopLook, WorkingCopy
@@ -280,14 +281,37 @@ def _ready(
 
 
 def learn_on_worker(
-    base: SharedBase, environment: Environment, experiment: Path, task: LearningTask, num_threads: int
+    base: SharedBase,
+    environment: Environment,
+    experiment: Path,
+    task: LearningTask,
+    num_threads: int,
+    copy: WorkingCopy | None = None,
 ) -> list[str]:
-    """Learns a prior in the experiment's folder; a Ray task. Returns the problems, none if it was learned."""
+    """Learns a prior in the experiment's folder; a Ray task. Returns the problems, none if it was learned.
+
+    Of a remote experiment the checkpoints are sent there as they come, and a worker that takes over begins with them.
+    """
     torch.set_num_threads(num_threads)
+    folder = _folder(experiment, copy)
+
+    def push() -> None:
+        try:
+            if copy is not None:
+                copy.push_prior(task.kind)
+        except OSError as error:  # the next checkpoint brings it there
+            logger.warning("%s", error)
+
     try:
-        learn(_attached(base), environment, task, ExperimentFolder(experiment))
+        if copy is not None:
+            copy.pull_prior(task.kind)
+        learn(_attached(base), environment, task, folder, push)
+        if copy is not None:
+            copy.push_prior(task.kind)
     except InputError as error:
         return list(error.problems)
+    except UploadError as error:
+        return [f"What was learned must be kept on the remote storage, but: {error}. --resume goes on."]
     return []
 
 

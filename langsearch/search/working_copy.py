@@ -11,7 +11,7 @@ from langsearch.search.storage import is_remote
 
 logger = logging.getLogger(__name__)
 
-_TRIALS = "trials"
+_TRIALS, _PRIORS = "trials", "priors"
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,14 @@ class WorkingCopy:
     def pull(self, trial: str) -> None:
         """Brings what has changed of a trial. Raises OSError if the storage cannot be read."""
         self.remote.pull(self.path, f"{_TRIALS}/{trial}")
+
+    def push_prior(self, kind: str) -> None:
+        """Sends what has changed of a prior: of "sides" or "subspace". Raises UploadError."""
+        self.remote.push(self.path, f"{_PRIORS}/{kind}")
+
+    def pull_prior(self, kind: str) -> None:
+        """Brings what has changed of a prior. Raises OSError if the storage cannot be read."""
+        self.remote.pull(self.path, f"{_PRIORS}/{kind}")
 
     def push_store(self) -> None:
         """Sends the token files. Raises UploadError."""

@@ -2,7 +2,7 @@
 
 What Tune calls, and in which order, is that of `ray.tune.execution.tune_controller` (2.60): a free slot asks the
 searcher; a result that ends its trial goes to the searcher alone, any other one first to the scheduler, whose STOP ends
-the trial, then to the searcher.
+the trial, then to the searcher. A trial that stopped on request ends with a result that says so, and nothing else.
 """
 
 import heapq
@@ -14,6 +14,7 @@ from typing import Any
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from langsearch.search.failures import PAUSED
 from langsearch.search.task import TrialTask
 from langsearch.search.trial import TrialResult
 
@@ -27,8 +28,9 @@ class SimulatedTrial:
     last_result: dict[str, Any] = field(default_factory=dict)
 
 
-Script = Callable[[TrialTask], Iterator[tuple[float, TrialResult]]]
-"""A trial's epochs: the seconds that each takes, and its result."""
+Epochs = Iterator[tuple[float, TrialResult | None]]
+Script = Callable[[TrialTask], Epochs]
+"""A trial's epochs: the seconds that each takes, and its result. None: the trial stopped on request."""
 
 
 def scripted_result(epoch: int, num_epochs: int, spbleu: float, num_trainable: int) -> TrialResult:
@@ -67,10 +69,10 @@ def run_simulated(
         on_event: Called with the simulated time after every event.
     """
     clock, order, numbers = 0.0, itertools.count(), itertools.count()
-    events: list[tuple[float, int, SimulatedTrial, Iterator[tuple[float, TrialResult]], TrialResult]] = []
+    events: list[tuple[float, int, SimulatedTrial, Epochs, TrialResult | None]] = []
     is_open = True
 
-    def push(trial: SimulatedTrial, epochs: Iterator[tuple[float, TrialResult]]) -> None:
+    def push(trial: SimulatedTrial, epochs: Epochs) -> None:
         seconds, result = next(epochs)
         heapq.heappush(events, (clock + seconds, next(order), trial, epochs, result))
 
@@ -87,10 +89,11 @@ def run_simulated(
         if not events:
             return clock
         clock, _, trial, epochs, result = heapq.heappop(events)
-        kind = searcher.task(trial.config["name"]).kind
-        values = {**asdict(result), "name": trial.config["name"], "kind": kind, "done": result.finished}
+        names = {"name": trial.config["name"], "kind": searcher.task(trial.config["name"]).kind}
+        reported = {PAUSED: True} if result is None else asdict(result)
+        values = {**reported, **names, "done": result is None or result.finished}
         trial.last_result = values
-        if result.finished:
+        if values["done"]:
             scheduler.on_trial_complete(None, trial, values)
             searcher.on_trial_complete(trial.trial_id, values)
         elif scheduler.on_trial_result(None, trial, values) == TrialScheduler.STOP:

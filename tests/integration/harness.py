@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from langsearch.search.folder import read_json, read_rows
+from langsearch.search.remote import local_copy
 
 FAULTS = Path(__file__).parent / "faults"
 """Holds the sitecustomize.py that injects faults into Ray's workers."""
@@ -74,6 +75,9 @@ class Experiment:
     experiments: Path | None = None
     """The folder of all experiments, where it is elsewhere."""
 
+    url: str | None = None
+    """The URL of all experiments, where they are remote."""
+
     drivers: list["Driver"] = field(default_factory=list)
     """All runs so far."""
 
@@ -84,22 +88,24 @@ class Experiment:
 
     @property
     def path(self) -> Path:
-        """The experiment's folder."""
+        """The experiment's folder; of a remote one the copy that this machine works on."""
         assert self.experiments is not None
-        return self.experiments / "tiny"
+        return (self.experiments if self.url is None else local_copy(self.url)) / "tiny"
 
     def trial(self, name: str) -> Path:
         return self.path / "trials" / name
 
     def command(self, *more: str) -> list[str]:
         given = [f"--set={setting}" for setting in self.settings]
-        place = ["--experiments", str(self.experiments), "--quiet"]
+        place = ["--experiments", self.url or str(self.experiments), "--quiet"]
         return [sys.executable, "-m", "langsearch", "run", str(self.folder / "tiny.yaml"), *place, *given, *more]
 
     @contextmanager
     def running(self, *more: str) -> Iterator["Driver"]:
         """Starts a run; one that still goes on at the end of the context is killed, with all its processes."""
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", **self.environment}
+        # Threads that wait spin by default; where others want the cores too, trials of a second then take minutes.
+        waiting = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+        environment = {**os.environ, **waiting, **self.environment}
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background; the run would ignore it too
             signal.signal(signal.SIGINT, signal.default_int_handler)
         log = self.folder / f"log-{time.monotonic_ns()}.txt"
@@ -285,7 +291,8 @@ def write_faults(folder: Path, faults: dict[str, dict[str, Any]]) -> dict[str, s
 
     Args:
         folder: Where the plan goes, and what the workers note about it.
-        faults: {"kind": "hang" | "raise" | "memory", "times": how often, in "update"} by trial.
+        faults: {"kind": "hang" | "raise" | "memory" | "slow" | "wait", "times": how often, in "update"} by trial;
+            what waits does so for a file `go` in the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "faults.json").write_text(json.dumps(faults), encoding="utf-8")

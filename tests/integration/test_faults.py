@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.cluster_utils import Cluster
 
 from langsearch.search.folder import read_json
 from tests.integration.harness import Experiment, write_faults
@@ -308,39 +307,3 @@ def test_the_time_is_up(new_experiment: Maker, small_undisturbed: dict[str, Any]
     experiment.run("--resume")
     experiment.assert_ended(3)
     assert experiment.comparable() == small_undisturbed
-
-
-@pytest.fixture
-def cluster(ray_folder: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Two machines of two cores beside a head that runs no trials, all of them processes of this machine."""
-    monkeypatch.setenv("RAY_TMPDIR", ray_folder)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    head = {"num_cpus": 0, "object_store_memory": 2 * 10**8, "include_dashboard": False}
-    found = Cluster(initialize_head=True, head_node_args=head)
-    for _ in range(2):
-        found.add_node(num_cpus=2, object_store_memory=2 * 10**8)
-    yield found
-    found.shutdown()
-
-
-def test_a_machine_that_is_lost(cluster: Any, new_experiment: Maker, small_undisturbed: dict[str, Any]) -> None:
-    experiment = new_experiment("it", *SMALL)
-    with experiment.running("--address", cluster.address) as driver:
-        driver.wait_for(lambda: has_checkpoint(experiment, "00000"))
-        worker = int(checkpoints(experiment)["00000"]["kept"]["worker"].rpartition("/")[2])
-        (node,) = [node for node in cluster.worker_nodes if raylet(node) == parent(worker)]
-        cluster.remove_node(node, allow_graceful=False)
-        driver.ends_with(0)
-    experiment.assert_ended(3)
-    assert experiment.comparable() == small_undisturbed
-    assert experiment.rows()["00000"]["epochs"] == 2
-    assert not experiment.rows()["00000"]["worker"].endswith(f"/{worker}")
-
-
-def raylet(node: Any) -> int:
-    """The process that stands for a machine of the cluster."""
-    return int(node.all_processes["raylet"][0].process.pid)
-
-
-def parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])

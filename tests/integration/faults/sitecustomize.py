@@ -53,7 +53,7 @@ def _patch(worker: ModuleType) -> None:
     def update_faulty(run: Any, batches: Any) -> None:
         fault = plan.get(running[0]) if running else None
         if fault is not None and run.updates + 1 == fault["update"] and _is_due(folder, running[0], fault["times"]):
-            _strike(fault["kind"])
+            _strike(fault["kind"], folder)
         update(run, batches)
 
     worker.run_trial = run_faulty  # type: ignore[attr-defined]
@@ -70,7 +70,10 @@ def _is_due(folder: Path, name: str, times: int) -> bool:
     return True
 
 
-def _strike(kind: str) -> None:
+def _strike(kind: str, folder: Path) -> None:
+    if kind == "wait":
+        while not (folder / "go").exists():
+            time.sleep(0.05)
     if kind == "hang":
         time.sleep(600)
     if kind == "memory":

@@ -1,0 +1,90 @@
+"""A whole search on an S3 server of this machine: run, killed, resumed elsewhere, fetched.
+
+Deselected by default: `python -m pytest -m integration`.
+"""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from langsearch.search.folder import read_json, read_rows
+from langsearch.search.remote import Remote
+from langsearch.search.storage import child, read_bytes
+from tests.integration.harness import Experiment
+from tests.s3_fixtures import s3_url
+
+pytest_plugins = ["s3_fixtures"]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+
+SETTINGS = ("search.trials=3", "search.sampler=random", "search.scheduler=none", "trainer.pairs_per_epoch=150")
+
+
+@pytest.fixture
+def environment() -> Iterator[dict[str, str]]:
+    """Variables of the runs: a short folder for Ray's sockets."""
+    folder = tempfile.mkdtemp(prefix="ray-")
+    yield {"RAY_TMPDIR": folder}
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def langsearch(*arguments: object) -> str:
+    """Runs a command that must succeed; returns what it has printed."""
+    line = [sys.executable, "-m", "langsearch", *map(str, arguments)]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def has_checkpoint(storage: Remote, name: str) -> bool:
+    """Whether a checkpoint of a trial is whole there, and so what was written before it."""
+    folder = f"trials/{name}/checkpoint"
+    return any(storage.exists(f"{folder}/{found}/state.json") for found in storage.names(folder))
+
+
+def test_a_search_killed_on_one_machine_goes_on_on_another(
+    s3_port: int, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = Experiment(tmp_path / "undisturbed", SETTINGS, environment)
+    undisturbed.run()
+
+    url = s3_url(s3_port, "experiments")
+    storage = Remote(child(url, "tiny"))
+    monkeypatch.setenv("LANGSEARCH_CACHE", str(tmp_path / "one"))
+    experiment = Experiment(tmp_path / "it", SETTINGS, environment, url=url)
+    with experiment.running() as driver:
+        driver.wait_for(lambda: has_checkpoint(storage, "00001"), between=0.2)
+        assert driver.kill()
+    driver.wait_until_gone()
+    (epoch, *_) = pq.read_table(io.BytesIO(read_bytes(storage.url, "trials/00001/curve.parquet"))).to_pylist()
+    shutil.rmtree(tmp_path / "one")
+
+    monkeypatch.setenv("LANGSEARCH_CACHE", str(tmp_path / "two"))
+    experiment.run("--resume")
+    experiment.assert_ended(3)
+    assert read_rows(experiment.trial("00001") / "curve.parquet")[0] == epoch, "with its seconds: trained once"
+    assert experiment.comparable() == undisturbed.comparable()
+    for name in ("00000", "00001", "00002"):
+        assert read_rows(experiment.trial(name) / "scores.parquet") == read_rows(
+            undisturbed.trial(name) / "scores.parquet"
+        )
+
+    monkeypatch.setenv("LANGSEARCH_CACHE", str(tmp_path / "three"))
+    langsearch("fetch", storage.url, "--to", tmp_path / "fetched")
+    fetched = tmp_path / "fetched"
+    assert read_rows(fetched / "results.parquet") == read_rows(experiment.path / "results.parquet")
+    assert read_json(fetched / "experiment.json")["finished"] is not None
+    assert {path.name for path in (fetched / "front").iterdir()} == {
+        row["name"] for row in experiment.rows().values() if row["is_front"]
+    }
+    shown = json.loads(langsearch("show", storage.url, "--json"))
+    assert json.loads(langsearch("show", fetched, "--json")) == shown | {"folder": str(fetched)}
+    assert "Report: " in langsearch("report", storage.url)
+    assert storage.names() == sorted(path.name for path in experiment.path.iterdir() if not path.name.startswith("."))
