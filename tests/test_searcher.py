@@ -296,6 +296,20 @@ def test_a_sampler_that_repeats_itself_is_helped_out_by_random_proposals(
     assert made[: AT_RANDOM_AFTER + 2] == ["gp"] * (AT_RANDOM_AFTER + 1) + ["random"]
 
 
+def test_no_more_trials_are_proposed_than_can_run(make_searcher: SearcherMaker, make_result: "ResultMaker") -> None:
+    room = [2]
+    searcher = make_searcher(num_trials=4, max_running=lambda: room[0])
+    assert [searcher.suggest(trial) for trial in ("a", "b", "c")] == [{"name": "00000"}, {"name": "00001"}, None]
+    searcher.on_trial_complete("a", reported(make_result()))
+    assert searcher.suggest("d") == {"name": "00002"}
+    assert searcher.suggest("e") is None
+    room[0] = 3
+    assert searcher.suggest("f") == {"name": "00003"}
+    assert searcher.suggest("g") is None
+    searcher.on_trial_complete("b", reported(make_result()))
+    assert searcher.suggest("h") == Searcher.FINISHED
+
+
 def test_after_the_deadline_nothing_starts_and_what_tune_stops_stays_running(
     make_searcher: SearcherMaker, table: TrialTable, make_result: "ResultMaker"
 ) -> None:

@@ -3,7 +3,6 @@
 import logging
 import os
 import socket
-from collections.abc import Mapping
 
 import grpc
 import ray
@@ -27,6 +26,8 @@ _ENVIRONMENT = {
     # Tune's own state is never read; it need not be written often.
     "TUNE_GLOBAL_CHECKPOINT_S": "600",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    # The searcher says how many trials may wait (room.py).
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",
     # Our own display takes the place of Tune's.
     "RAY_AIR_NEW_OUTPUT": "0",
     # Relative paths in a space mean the same on a worker as here.
@@ -175,14 +176,3 @@ def check_local_resources(space: Space, address: str | None) -> None:
         )
     if problems:
         raise InputError(problems)
-
-
-def max_concurrent(wanted: Mapping[str, float]) -> int:
-    """Returns how many trials fit at once, so that none is proposed before it can start with the latest results.
-
-    Args:
-        wanted: What a trial takes, by Ray's names.
-    """
-    available = ray.cluster_resources()
-    fits = [int(available.get(name, 0) / amount) for name, amount in wanted.items()]
-    return max(min(fits, default=1), 1)

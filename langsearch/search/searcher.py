@@ -67,6 +67,7 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         plateau: When to end early. None: never.
         num_trainable: Returns a task's trained parameters, for constraints on them. None: they are not checked early.
         explain: Returns why the worker of a trial was lost, "KIND: message".
+        max_running: Returns how many trials may be with Tune at once. None: as many as it asks for.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         plateau: Plateau | None = None,
         num_trainable: Callable[[TrialTask], int] | None = None,
         explain: Callable[[str], str] | None = None,
+        max_running: Callable[[], int] | None = None,
     ) -> None:
         super().__init__()
         self.stopped_by: str | None = None
@@ -95,6 +97,7 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         self._distributions, self._num_trials = distributions, num_trials
         self._failures, self._num_trainable = failures or FailureSettings(), num_trainable
         self._explain = explain or (lambda name: f"{WORKER_LOST}: the worker of trial {name} ended")
+        self._max_running = max_running
         self._names: dict[str, str] = {}
         self._tasks: dict[str, TrialTask] = {}
         self._waiting: dict[str, list[str]] = {}
@@ -123,7 +126,9 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         return self._tasks[name]
 
     def suggest(self, trial_id: str) -> Any:
-        """Called by Tune when it has room for a trial."""
+        """Called by Tune when it has room for a trial; None: not now."""
+        if self.stopped_by is None and self._max_running is not None and len(self._names) >= self._max_running():
+            return None
         task = None
         try:
             if self.stopped_by is None:

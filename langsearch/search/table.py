@@ -430,7 +430,8 @@ class TrialTable:
         if row.kind != "searched":
             return
         if self._mirror is not None:
-            self._mirror.end(int(name), state, values, violations or {})
+            seen = self._history(row)
+            self._mirror.end(int(name), seen.state, seen.values, seen.constraints)
         if may_be_candidate(row):
             assert row.result is not None
             self._candidates[name] = self.costs(row.result)
@@ -468,15 +469,19 @@ class TrialTable:
         )
 
     def _history(self, row: TrialRow) -> History:
-        stored = self._stored[row.name]
+        stored, state = self._stored[row.name], row.state
         values: list[float] | None = None
-        if row.state is State.COMPLETE and row.result is not None:
+        if state is State.PRUNED and row.result is not None and self._sampler == "gp" and not self.constraints.all:
+            # Optuna's leaves pruned trials out, and would propose them for ever; what they had reached is less than
+            # they would have, which is what the process is to learn of them. (Under constraints it wants violations.)
+            state = State.COMPLETE
+        if state is State.COMPLETE and row.result is not None:
             values = self.values(row.result)
         elif row.state is State.PRUNED and row.result is not None and row.result.epoch in stored.intermediate:
             values = [stored.intermediate[row.result.epoch]]
         return History(
             params=row.params,
-            state=next(state for state, found in STATES.items() if found is row.state),
+            state=next(known for known, found in STATES.items() if found is state),
             values=values,
             constraints=row.violations or {},
             attributes=stored.attributes,

@@ -19,11 +19,12 @@ from langsearch.search.failures import FAILED, PAUSED, lost_cause
 from langsearch.search.folder import ExperimentFolder, write_text
 from langsearch.search.halving import AsyncHalving
 from langsearch.search.interrupts import gentle_interrupts
+from langsearch.search.nodes import may_come
 from langsearch.search.portable import portable
 from langsearch.search.priors import Seeding
-from langsearch.search.ray_session import max_concurrent
 from langsearch.search.results import parse_result
 from langsearch.search.results_file import ResultsFile
+from langsearch.search.room import NUM_AHEAD, Room
 from langsearch.search.searcher import TIME, TableSearcher
 from langsearch.search.table import TrialRow, TrialTable
 from langsearch.search.task import TrialTask, baseline_task, searched_task
@@ -115,6 +116,7 @@ def run_trials(search: Search, seeding: Seeding, retry: Sequence[str]) -> Ended:
         plateau=space.search.plateau,
         num_trainable=lambda task: task.num_trainable(search.checked.shape),
         explain=losses.explain,
+        max_running=_room(search),
     )
     searcher.copy = search.copy
     between = _Between(search, searcher, losses)
@@ -136,7 +138,6 @@ def run_trials(search: Search, seeding: Seeding, retry: Sequence[str]) -> Ended:
             search_alg=searcher,
             scheduler=_scheduler(space, table),
             num_samples=-1,
-            max_concurrent_trials=max_concurrent(amounts(space.resources)) if search.address is None else None,
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
@@ -166,6 +167,12 @@ def _tasks(search: Search) -> dict[str, TrialTask]:
 
     listed = {baseline.name for baseline in search.space.baselines}
     return {row.name: task(row) for row in search.table.rows() if row.kind == "searched" or row.name in listed}
+
+
+def _room(search: Search) -> Room:
+    wanted = amounts(search.space.resources)
+    may_grow = search.address is not None and may_come(wanted) is not False
+    return Room(wanted, NUM_AHEAD if may_grow else 0)
 
 
 class _PushingSearcher(TableSearcher):

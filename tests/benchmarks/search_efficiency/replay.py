@@ -7,7 +7,7 @@ training is looked up. A trial's cost is that of its epochs and evaluations, fro
 cost to learn is counted as well. What is measured: the hypervolume that the complete trials dominate, as a share of
 that of all architectures, over the cost, as a share of training them all.
 
-`ours` is TPE with asynchronous halving, cheaper evaluation at the first rung, and the points that the priors give.
+`ours` is the Gaussian process with asynchronous halving, cheaper evaluation at the first rung, and the points that the priors give.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import plotly
 import plotly.graph_objects as go
 import pyarrow.parquet as pq
 from ray.tune.schedulers import FIFOScheduler
@@ -120,7 +121,8 @@ METHODS: Mapping[str, Method] = {
     "tpe": Method("tpe"),
     "tpe + halving": Method("tpe", halving=True),
     "tpe + halving, cheap rungs": Method("tpe", halving=True, fidelity="quarter"),
-    "ours": Method("tpe", halving=True, fidelity="quarter", with_priors=True),
+    "gp + halving, cheap rungs": Method("gp", halving=True, fidelity="quarter"),
+    "ours": Method("gp", halving=True, fidelity="quarter", with_priors=True),
 }
 
 
@@ -220,14 +222,17 @@ def draw(curves: Mapping[str, Sequence[Sequence[Sequence[float]]]]) -> str:
     """Returns a page with each method's mean curve, and the range of the middle 80 % of the seeds."""
     figure = go.Figure()
     grid = np.linspace(0, MAX_COST, 201)
-    for name, found in curves.items():
+    for (name, found), color in zip(curves.items(), plotly.colors.qualitative.Safe, strict=False):
         values = np.array([[at(curve, cost) for cost in grid] for curve in found])
         low, high = np.percentile(values, [10, 90], axis=0)
-        figure.add_scatter(
-            x=grid, y=values.mean(axis=0), name=name, error_y=None, customdata=np.stack([low, high], axis=1)
-        )
+        band = {"legendgroup": name, "line_width": 0, "showlegend": False, "hoverinfo": "skip"}
+        figure.add_scatter(x=grid, y=low, **band)
+        pale = color.replace("rgb(", "rgba(").replace(")", ", 0.08)")
+        figure.add_scatter(x=grid, y=high, fill="tonexty", fillcolor=pale, **band)
+        figure.add_scatter(x=grid, y=values.mean(axis=0), name=name, line_color=color, legendgroup=name)
     figure.add_hline(y=GOAL, line_dash="dot")
     figure.update_layout(xaxis_title="share of the exhaustive cost", yaxis_title="share of the hypervolume")
+    figure.update_layout(template="plotly_white", height=520, xaxis_tickformat=".0%", yaxis_range=[0.4, 1.0])
     return str(figure.to_html(include_plotlyjs=True))
 
 
