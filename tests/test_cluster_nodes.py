@@ -227,6 +227,7 @@ def test_a_machine_that_is_lost_costs_at_most_the_epoch_in_progress(
     ]
 
 
+@pytest.mark.integration  # with this one the file takes more than a minute
 def test_a_cluster_that_shrinks_to_nothing_and_comes_back_goes_on(machines: Machines, start: Starter) -> None:
     (only,) = machines.set(1)
     machines.plan("00000")

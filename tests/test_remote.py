@@ -339,10 +339,6 @@ def test_whatever_moment_a_worker_is_killed_at_another_machine_can_go_on(remote:
         from pathlib import Path
         from langsearch.search.remote import Remote
         from langsearch.train.checkpoint import Checkpoint, read_newest_checkpoint, write_checkpoint
-from tests.s3_fixtures import s3_url
-
-pytest_plugins = ["s3_fixtures"]
-
         remote, root = Remote({remote.url!r}), Path(sys.argv[1])
         remote.pull_all(root)
         folder = root / "trials" / "00000"

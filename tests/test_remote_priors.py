@@ -89,6 +89,7 @@ def other_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
     ray.shutdown()
 
 
+@pytest.mark.integration
 def test_a_search_learns_its_priors_on_another_machine(
     other_machine: Path, space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

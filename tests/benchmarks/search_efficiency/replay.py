@@ -7,7 +7,8 @@ training is looked up. A trial's cost is that of its epochs and evaluations, fro
 cost to learn is counted as well. What is measured: the hypervolume that the complete trials dominate, as a share of
 that of all architectures, over the cost, as a share of training them all.
 
-`ours` is the Gaussian process with asynchronous halving, cheaper evaluation at the first rung, and the points that the priors give.
+`ours` is the Gaussian process with asynchronous halving, cheaper evaluation at the first rung, and the points that the
+priors give.
 """
 
 import argparse
