@@ -17,8 +17,7 @@ WORK = ROOT / "work"
 CONFIG = "cluster/onprem.yaml"
 NAME, NUM_EPOCHS = "three-hosts", 6
 EXPERIMENT = SHARED / "langsearch" / "experiments" / NAME
-# A trial takes longer than two starts of a worker process: else the first host, whose process is warm, would
-# get them all, since Ray Tune starts one new process at a time.
+# A trial takes longer than the start of a worker process, so that every host surely has one in the middle.
 SPACE = f"""\
 name: {NAME}
 base: tiny-m2m

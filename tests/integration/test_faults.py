@@ -267,12 +267,17 @@ def test_all_trials_fail_and_are_tried_again_in_a_mended_space(new_experiment: M
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_ctrl_c(times: int, new_experiment: Maker, small_undisturbed: dict[str, Any]) -> None:
-    experiment = new_experiment("it", *SMALL)
+def test_ctrl_c(times: int, new_experiment: Maker, small_undisturbed: dict[str, Any], tmp_path: Path) -> None:
+    faults = tmp_path / "faults"
+    wait = {"kind": "wait", "update": 2, "times": 1}
+    experiment = new_experiment("it", *SMALL, environment=write_faults(faults, {"00001": wait}))
     with experiment.running() as driver:
-        driver.wait_for(lambda: has_checkpoint(experiment, "00001"))
+        driver.wait_for((faults / "struck-00001").exists)
         driver.interrupt()
-        if times == 2:
+        if times == 1:
+            driver.wait_for((experiment.path / "stop").exists)
+            (faults / "go").touch()
+        else:
             driver.sleep(0.1)
             driver.interrupt()
         driver.ends_with(130, timeout=60)
