@@ -6,23 +6,24 @@ from typing import Any
 
 from langsearch.report import wording
 from langsearch.report.experiment_reader import SPLITS, Experiment, Score, Split, Trial
-from langsearch.report.figures import LINE_COLOURS, Figure, ParameterScale, plotly_text
+from langsearch.report.figures import LINE_COLOURS, Figure, ParameterScale, plotly_text, score_layout
 from langsearch.report.live import LiveExperiment, RunState, Snapshot
 from langsearch.report.summary import Summary, summarise
 
-STATE_WORDS: Mapping[RunState, str] = {
+RUN_STATE_WORDS: Mapping[RunState, str] = {
     "running": "running",
     "done": "ended",
     "stopped": "stopped",
     "absent": "not begun",
 }
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "star")
+"""Beside the colours, which are not all told apart by everybody."""
+
 _SPLIT_WORDS: Mapping[Split, str] = {
     "validation": "validation",
     "full": "the whole validation part",
     "test": "test",
 }
-"""Beside the colours, which are not all told apart by everybody."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ class Line:
     @property
     def state_words(self) -> str:
         """The state as a person says it."""
-        return STATE_WORDS[self.state]
+        return RUN_STATE_WORDS[self.state]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,14 +165,7 @@ def _figure(compared: Sequence[Compared], split: Split) -> Figure | None:
             if shown:
                 trace = _trace(one, shown, split, colour, symbol, is_front)
                 traces.append(trace | {"x": [scale.position(trial) for trial in shown]})
-    layout: Figure = {
-        "xaxis": scale.axis(),
-        "yaxis": {"title": {"text": plotly_text(f"spBLEU, {_SPLIT_WORDS[split]}")}},
-        "hovermode": "closest",
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-        "margin": {"l": 56, "r": 16, "t": 40, "b": 56},
-    }
-    return {"data": traces, "layout": layout}
+    return {"data": traces, "layout": score_layout(scale, f"spBLEU, {_SPLIT_WORDS[split]}")}
 
 
 def _trace(one: Compared, trials: Sequence[Trial], split: Split, colour: str, symbol: str, is_front: bool) -> Figure:

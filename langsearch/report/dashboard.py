@@ -15,7 +15,7 @@ from werkzeug.exceptions import HTTPException
 
 from langsearch import __version__
 from langsearch.report.comparing import (
-    STATE_WORDS,
+    RUN_STATE_WORDS,
     Compared,
     baseline_rows,
     comparison_views,
@@ -213,7 +213,7 @@ def _experiment(experiments: Experiments, index: int) -> _Shown:
         "facts": json.dumps(facts),
         "assets": f"/assets/{_version()}",
         "state": snapshot.state,
-        "words": STATE_WORDS[snapshot.state],
+        "words": RUN_STATE_WORDS[snapshot.state],
         "notices": _notices(snapshot),
         "num_experiments": len(known) if not experiments.is_one else 1,
         "optuna": study_path(known, index),

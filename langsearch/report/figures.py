@@ -67,15 +67,8 @@ def front_figure(experiment: Experiment, summary: Summary, split: Split) -> Figu
         traces.append(_front_trace(members, summary, split, scale, shown))
     if baselines := [trial for trial in shown if trial.kind == "baseline"]:
         traces.append(_baseline_trace(baselines, split, scale, shown))
-    layout: Figure = {
-        "xaxis": scale.axis(),
-        "yaxis": {"title": {"text": plotly_text(f"{wording.metric_label(experiment)}, {split}")}},
-        "hovermode": "closest",
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-        "margin": {"l": 56, "r": 16, "t": 40, "b": 56},
-        "shapes": _front_shapes(summary, split, scale),
-    }
-    return {"data": traces, "layout": layout}
+    layout = score_layout(scale, f"{wording.metric_label(experiment)}, {split}")
+    return {"data": traces, "layout": layout | {"shapes": _front_shapes(summary, split, scale)}}
 
 
 def _size_of_many(num: int, colour: str) -> Figure:
@@ -336,3 +329,19 @@ class ParameterScale:
             "tickvals": ([self._zero] if self.has_zero else []) + [float(tick) for tick in ticks],
             "ticktext": (["0"] if self.has_zero else []) + texts,
         }
+
+
+def score_layout(scale: ParameterScale, title: str) -> Figure:
+    """Returns the layout of a figure of scores over parameters.
+
+    Args:
+        scale: Of the parameters.
+        title: Of the scores; plain text.
+    """
+    return {
+        "xaxis": scale.axis(),
+        "yaxis": {"title": {"text": plotly_text(title)}},
+        "hovermode": "closest",
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        "margin": {"l": 56, "r": 16, "t": 40, "b": 56},
+    }

@@ -18,7 +18,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from langsearch.search.handover import read_folder
 from langsearch.search.packing import pack, run_arguments
-from langsearch.search.ray_session import use_token
+from langsearch.search.ray_session import refusal, use_token
 from langsearch.search.storage import child, is_remote
 from langsearch.search.working_copy import fetch_experiment
 from langsearch.space.problems import InputError
@@ -62,10 +62,7 @@ class Jobs:
         try:
             self._client = JobSubmissionClient(address)
         except AuthenticationError as error:
-            raise InputError(
-                f"The token must be the cluster's, but {address} refuses it. Copy the head's ~/.ray/auth_token here, "
-                "with file mode 600, or name it in RAY_AUTH_TOKEN_PATH."
-            ) from error
+            raise InputError(refusal(address, error)) from error
         except _AWAY as error:
             raise InputError(
                 f"--address must be the cluster's dashboard, but nothing answers at {address}. It listens on the head "

@@ -12,7 +12,14 @@ from optuna.distributions import BaseDistribution, check_distribution_compatibil
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from langsearch.evaluate.spbleu import Difference
-from langsearch.search.candidates import by_size, final_front, may_be_candidate, result_costs, result_values
+from langsearch.search.candidates import (
+    by_size,
+    final_front,
+    find_candidates,
+    may_be_candidate,
+    result_costs,
+    result_values,
+)
 from langsearch.search.constraints import Constraints
 from langsearch.search.front import Objective as Objective
 from langsearch.search.front import non_dominated
@@ -405,12 +412,8 @@ class TrialTable:
             if row.result is not None and (found := self.violations(row.result)) is not None:
                 self._put(replace(row, violations=found))
                 self._mirror = None  # samplers know of violations too
-        rows = [row for row in self._searched.values() if may_be_candidate(row)]
-        if rows:
-            costs = [self.costs(row.result) for row in rows if row.result is not None]
-            keep = non_dominated(np.array(costs))
-            names = [row.name for row in rows]
-            self._candidates = {name: cost for name, cost, stays in zip(names, costs, keep, strict=True) if stays}
+        stay = find_candidates(self.objectives, self._searched.values())
+        self._candidates = {row.name: self.costs(row.result) for row in stay if row.result is not None}
 
     def _end_early(self, name: str) -> None:
         result = self.row(name).result

@@ -1,6 +1,6 @@
 """Trains every architecture of a space and writes what each scored after each epoch, at several fidelities.
 
-    python -m tests.benchmarks.search_efficiency.make_table            # the committed table, 384 architectures
+    python -m tests.benchmarks.search_efficiency.make_table            # the committed table, 324 architectures
     python -m tests.benchmarks.search_efficiency.make_table --priors   # what is learned before a search, and its cost
     python -m tests.benchmarks.search_efficiency.make_table --space search_spaces/flores8.yaml --num-random 24 --to F
 

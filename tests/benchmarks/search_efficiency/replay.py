@@ -122,6 +122,8 @@ METHODS: Mapping[str, Method] = {
     "tpe": Method("tpe"),
     "tpe + halving": Method("tpe", halving=True),
     "tpe + halving, cheap rungs": Method("tpe", halving=True, fidelity="quarter"),
+    "tpe + halving, cheap rungs, priors": Method("tpe", halving=True, fidelity="quarter", with_priors=True),
+    "gp + halving": Method("gp", halving=True),
     "gp + halving, cheap rungs": Method("gp", halving=True, fidelity="quarter"),
     "ours": Method("gp", halving=True, fidelity="quarter", with_priors=True),
 }
