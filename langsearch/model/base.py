@@ -1,14 +1,11 @@
 """A base model and its tokenizer: loading, sharing its weights between processes without a copy."""
 
 import hashlib
-import shutil
 import tempfile
 import warnings
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,20 +58,13 @@ class BaseTokenizer:
         vocab_size = read_config(folder).vocab_size
         self.language_ids: Mapping[str, int] = self.family.read_language_ids(self._tokenizer, vocab_size)
         self._special_ids = {*self._tokenizer.all_special_ids, *self.language_ids.values()}
+        self.fingerprint = _fingerprint(folder)
+        """16 hexadecimal digits over the vocabulary and the SentencePiece model: equal pieces, equal fingerprint."""
 
     @property
     def spm_path(self) -> Path:
         """The SentencePiece model, which can also split text for a score."""
         return self.folder / "sentencepiece.bpe.model"
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """16 hexadecimal digits over the vocabulary and the SentencePiece model: equal pieces, equal fingerprint."""
-        digest = hashlib.sha256()
-        for name in ("sentencepiece.bpe.model", "vocab.json", "tokenizer.json"):
-            if (self.folder / name).exists():
-                digest.update(name.encode() + (self.folder / name).read_bytes())
-        return digest.hexdigest()[:16]
 
     def language_token(self, language: str) -> str:
         """Returns the text of a language's token. Raises InputError for a language that the base does not know."""
@@ -235,12 +225,18 @@ def share_base(base: Base) -> SharedBase:
 
 
 def attach_base(shared: SharedBase) -> Base:
-    """Builds a base on arrays that are not copied: read-only memory of the object store serves as its weights."""
-    folder = Path(tempfile.mkdtemp(prefix="langsearch-base-"))
-    for name, content in shared.files.items():
-        (folder / name).write_bytes(content)
-    with torch.device("meta"):
-        model = find_family(folder).model_class(read_config(folder))
+    """Builds a base on arrays that are not copied: read-only memory of the object store serves as its weights.
+
+    Nothing of it stays on the disk, so a process that is killed leaves nothing: its tokenizer works from memory, and
+    `tokenizer.folder` is gone.
+    """
+    with tempfile.TemporaryDirectory(prefix="langsearch-base-") as name:
+        folder = Path(name)
+        for file, content in shared.files.items():
+            (folder / file).write_bytes(content)
+        with torch.device("meta"):
+            model = find_family(folder).model_class(read_config(folder))
+        tokenizer = BaseTokenizer(folder)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         tensors = {name: torch.from_numpy(array) for name, array in shared.weights.items()}
@@ -260,8 +256,6 @@ def attach_base(shared: SharedBase) -> Base:
         )
         # In the weights' type, as `from_pretrained` has it: a sum of two types would be of the wider one.
         positions.weights = nn.Buffer(table.to(model.dtype), persistent=False)
-    tokenizer = BaseTokenizer(folder)
-    weakref.finalize(tokenizer, shutil.rmtree, folder, ignore_errors=True)
     return Base(shared.name, _freeze(model), tokenizer, shared.shape)
 
 
@@ -283,6 +277,14 @@ def _check_logits_bias(model: TranslationModel, folder: Path) -> None:
     bias = getattr(model, "final_logits_bias", None)
     if bias is not None and bool(bias.any()):
         raise InputError(f"A base's final_logits_bias must be 0, as in published ones, but in {folder} it is not.")
+
+
+def _fingerprint(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for name in ("sentencepiece.bpe.model", "vocab.json", "tokenizer.json"):
+        if (folder / name).exists():
+            digest.update(name.encode() + (folder / name).read_bytes())
+    return digest.hexdigest()[:16]
 
 
 @contextmanager
