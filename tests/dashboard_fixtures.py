@@ -12,10 +12,11 @@ from langsearch.report.serving import Dashboard, open_dashboard
 from langsearch.search.experiment import open_table, start_experiment
 from langsearch.search.folder import write_json, write_rows
 from langsearch.search.lock import hold
+from langsearch.search.results import TestResult
 from langsearch.search.results_file import write_results
 from langsearch.search.table import TrialTable
 from langsearch.search.task import TrialTask, baseline_task, searched_task
-from langsearch.search.trial import CURVE, TestResult
+from langsearch.search.trial import CURVE
 from langsearch.space.architecture import BaseShape
 from langsearch.space.schema import load_space
 from tests.benchmarks.simulated_tune import scripted_result

@@ -7,14 +7,16 @@ from typing import Any
 import pytest
 
 from langsearch.model.base import Base, load_base
+from langsearch.search.description import write_description
 from langsearch.search.environment import CheckedSpace, Environment, build_environment, check_space
-from langsearch.search.experiment import open_table, start_experiment, write_description
+from langsearch.search.experiment import open_table, start_experiment
 from langsearch.search.finish import export_one
 from langsearch.search.front import Objective
+from langsearch.search.results import TrialResult
 from langsearch.search.results_file import write_results
 from langsearch.search.table import TrialTable
 from langsearch.search.task import TrialTask, baseline_task, searched_task
-from langsearch.search.trial import TrialResult, run_trial
+from langsearch.search.trial import run_trial
 from langsearch.space.architecture import Architecture, Pruning, SiteAdapters, uniform_ranks
 from langsearch.space.schema import load_space
 from langsearch.space.settings import TrainerSettings

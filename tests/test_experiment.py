@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from langsearch.search.description import write_description
 from langsearch.search.environment import CheckedSpace
 from langsearch.search.experiment import (
     check_start,
@@ -14,7 +15,6 @@ from langsearch.search.experiment import (
     space_version,
     start_experiment,
     storage_url,
-    write_description,
 )
 from langsearch.search.folder import ExperimentFolder, read_json, write_text
 from langsearch.space.problems import InputError

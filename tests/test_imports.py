@@ -61,6 +61,12 @@ def test_the_package_itself_imports_nothing_heavy() -> None:
     assert loaded("import langsearch", heavy) == []
 
 
+def test_pages_and_dashboards_start_without_torch_and_ray() -> None:
+    modules = ("page", "serving", "dashboard", "listing", "showing", "terminal", "learned_page")
+    code = "\n".join(f"import langsearch.report.{name}" for name in modules)
+    assert loaded(code, ["torch", "transformers", "ray"]) == []
+
+
 @pytest.mark.parametrize(
     "stations", [("model", "train", "evaluate")]
 )  # a bare GPU box with torch and transformers alone can run them

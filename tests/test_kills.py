@@ -27,11 +27,11 @@ from langsearch.search.experiment import open_table, space_of_version, start_exp
 from langsearch.search.folder import ExperimentFolder, read_rows
 from langsearch.search.halving import AsyncHalving
 from langsearch.search.lock import clear_leftovers, hold
+from langsearch.search.results import TrialResult
 from langsearch.search.results_file import ResultsFile
 from langsearch.search.searcher import TableSearcher
 from langsearch.search.table import State, TrialRow
 from langsearch.search.task import TrialTask, baseline_task, searched_task
-from langsearch.search.trial import TrialResult
 from langsearch.space.architecture import BaseShape
 from langsearch.space.schema import Space, load_space
 from langsearch.train.checkpoint import Checkpoint, read_newest_checkpoint, write_checkpoint

@@ -11,10 +11,10 @@ from langsearch.evaluate.spbleu import Difference
 from langsearch.search.environment import CheckedSpace
 from langsearch.search.experiment import open_table, start_experiment
 from langsearch.search.folder import ExperimentFolder, read_rows
+from langsearch.search.results import FullResult, TestResult
 from langsearch.search.results_file import RESULTS, ResultsFile, write_results
 from langsearch.search.table import State, TrialRow
 from langsearch.search.task import searched_task
-from langsearch.search.trial import FullResult, TestResult
 
 if TYPE_CHECKING:
     from tests.search_fixtures import ResultMaker, TaskMaker

@@ -14,12 +14,11 @@ from ray.tune.search import Searcher
 
 from langsearch.search.failures import FAILED, PAUSED
 from langsearch.search.folder import ExperimentFolder
-from langsearch.search.results import parse_result
+from langsearch.search.results import TrialResult, parse_result
 from langsearch.search.samplers import make_sampler
 from langsearch.search.searcher import AT_RANDOM_AFTER, TIME, TableSearcher
 from langsearch.search.table import State, TrialTable
 from langsearch.search.task import TrialTask
-from langsearch.search.trial import TrialResult
 from langsearch.space.settings import Constraint, Plateau
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from rich.console import Console
 
 from langsearch.model.peft_export import read_export
 from langsearch.search.folder import read_json
+from langsearch.search.results import TrialResult
 from langsearch.search.single import train_single
-from langsearch.search.trial import TrialResult
 from langsearch.space.problems import InputError
 
 pytest_plugins = ["search_fixtures"]

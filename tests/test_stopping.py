@@ -12,12 +12,12 @@ from ray.tune.search import Searcher
 
 from langsearch.search.failures import PAUSED
 from langsearch.search.folder import ExperimentFolder, read_rows
+from langsearch.search.results import TrialResult
 from langsearch.search.results_file import ResultsFile
 from langsearch.search.rows import STOPPED
 from langsearch.search.searcher import TableSearcher
 from langsearch.search.table import State, TrialTable
 from langsearch.search.task import TrialTask
-from langsearch.search.trial import TrialResult
 from langsearch.space.settings import Constraint
 from tests.benchmarks.simulated_tune import run_simulated, scripted_result
 

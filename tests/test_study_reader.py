@@ -8,9 +8,9 @@ import pytest
 from optuna.exceptions import StorageInternalError
 
 from langsearch.search.folder import ExperimentFolder
+from langsearch.search.results import FullResult
 from langsearch.search.study_reader import StudyReader, UnreadableError
 from langsearch.search.table import TrialTable
-from langsearch.search.trial import FullResult
 from tests.dashboard_fixtures import LiveSearch
 
 

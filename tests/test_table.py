@@ -12,8 +12,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 
 from langsearch.search.front import Objective
+from langsearch.search.results import FullResult, TestResult
 from langsearch.search.table import State, TrialTable
-from langsearch.search.trial import FullResult, TestResult
 from langsearch.space.settings import Constraint
 
 if TYPE_CHECKING:

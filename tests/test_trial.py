@@ -13,9 +13,10 @@ from langsearch.model.learners import AdaptedModel
 from langsearch.search.environment import CheckedSpace, Environment
 from langsearch.search.evaluating import evaluate_trial
 from langsearch.search.folder import TrialFolder, read_json, read_rows
+from langsearch.search.results import TrialResult
 from langsearch.search.scores import SCORES, TRANSLATIONS
 from langsearch.search.task import TrialTask, baseline_task
-from langsearch.search.trial import CURVE, TrialResult, load_trained, run_trial
+from langsearch.search.trial import CURVE, load_trained, run_trial
 from langsearch.space.architecture import Architecture, Site, uniform_ranks
 from langsearch.train.checkpoint import read_newest_checkpoint
 

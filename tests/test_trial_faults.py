@@ -21,8 +21,9 @@ from langsearch.model.base import Base
 from langsearch.search.environment import Environment
 from langsearch.search.failures import failure_cause
 from langsearch.search.folder import TrialFolder, read_rows
+from langsearch.search.results import TrialResult
 from langsearch.search.task import TrialTask
-from langsearch.search.trial import TrialResult, run_trial
+from langsearch.search.trial import run_trial
 from langsearch.space.settings import DecodingSettings
 from langsearch.train.checkpoint import read_newest_checkpoint
 

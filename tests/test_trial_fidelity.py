@@ -14,8 +14,9 @@ from langsearch.search.environment import CheckedSpace, Environment, build_envir
 from langsearch.search.evaluating import evaluate_trial, full_result, reuse_scores
 from langsearch.search.folder import TrialFolder, read_json, read_rows
 from langsearch.search.monitor import Unwatched
+from langsearch.search.results import TrialResult
 from langsearch.search.task import baseline_task
-from langsearch.search.trial import TrialResult, run_trial, settings_at
+from langsearch.search.trial import run_trial, settings_at
 from langsearch.space.schema import load_space
 from langsearch.space.settings import DecodingSettings
 from langsearch.train.checkpoint import read_newest_checkpoint

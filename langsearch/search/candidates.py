@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from langsearch.search.front import Objective, non_dominated
+from langsearch.search.results import TrialResult
 from langsearch.search.rows import State, TrialRow
-from langsearch.search.trial import TrialResult
 
 _FULL_SCORES = ("spbleu", "worst_class_spbleu", "chrf")
 

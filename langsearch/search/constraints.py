@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from langsearch.search.front import FIELDS
-from langsearch.search.trial import TrialResult
+from langsearch.search.results import TrialResult
 from langsearch.space.settings import Constraint
 
 LOSS = "worst_loss."

@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from langsearch.search.printable import printable, printable_lines
+from langsearch.search.results import TrialResult
 from langsearch.search.table import State, TrialRow
 from langsearch.search.task import TrialTask
-from langsearch.search.trial import TrialResult
 
 _MAX_ROWS = 16
 

@@ -8,9 +8,10 @@ from langsearch.model.base import Base
 from langsearch.model.learners import AdaptedModel
 from langsearch.search.environment import Environment
 from langsearch.search.folder import TrialFolder, read_json
+from langsearch.search.results import FullResult, TestResult, TrialResult
 from langsearch.search.scores import copy_scores, write_scores
 from langsearch.search.task import TrialTask
-from langsearch.search.trial import FullResult, TestResult, TrialResult, load_trained, settings_at
+from langsearch.search.trial import load_trained, settings_at
 from langsearch.space.settings import DecodingSettings
 
 

@@ -1,12 +1,8 @@
-"""An experiment as files: starting it, opening it again with its space or another, and its description."""
+"""An experiment as files: starting it, and opening it again with its space or another. Needs no torch."""
 
 import contextlib
-import platform
 import re
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +10,11 @@ import optuna
 from ruamel.yaml import YAML
 from sqlalchemy.exc import SQLAlchemyError
 
-from langsearch.search.environment import CheckedSpace
-from langsearch.search.folder import PARTIAL, ExperimentFolder, read_json, write_json, write_text
+from langsearch.search.folder import PARTIAL, ExperimentFolder, read_json, write_text
 from langsearch.search.lock import LOCK
 from langsearch.search.table import Objective, TrialTable
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space, load_space
-
-_PACKAGES = ("langsearch", "torch", "transformers", "ray", "optuna", "sacrebleu")
 
 _FREE = (
     "name",
@@ -247,38 +240,6 @@ def open_table(folder: ExperimentFolder, space: Space, *, base_parameters: int |
         )
 
 
-def write_description(folder: ExperimentFolder, checked: CheckedSpace, signature: str, **values: Any) -> None:
-    """Writes what the report needs beside the table; values given before and not now stay."""
-    space, tokenizer = checked.space, checked.tokenizer
-    old = read_json(folder.description) if folder.description.exists() else {}
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    value = {
-        "name": space.name,
-        "base": space.base,
-        "base_parameters": checked.shape.num_parameters,
-        "languages": list(space.languages),
-        "classes": {name: list(languages) for name, languages in space.classes.items()},
-        "directions": [str(direction) for direction in checked.directions],
-        "num_train_sentences": len(checked.corpus.train),
-        "num_validation_sentences": len(checked.corpus.validation),
-        "num_test_sentences": len(checked.corpus.test),
-        "tokenizer": {"name": tokenizer.name, "stand_in": tokenizer.is_stand_in, "sha256": tokenizer.sha256},
-        "signature": signature,
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
-        "git_commit": _git_commit(),
-        "seed": space.search.seed,
-        "objectives": dict(space.search.objectives),
-        "constraints": [str(constraint) for constraint in space.search.constraints],
-        "space_version": space_version(folder) if folder.space.exists() else 1,
-        "resources": space.resources.model_dump(),
-        "num_trials": space.search.trials,
-        "started": old.get("started", now),
-        "finished": None,
-        "seconds": old.get("seconds", 0.0),
-    }
-    write_json(folder.description, {**value, **values})
-
-
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     if prefix == "search.objectives":  # their order is that of the study's values
         return {prefix: ", ".join(f"{name}: {direction}" for name, direction in value.items())}
@@ -288,13 +249,3 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
             flat |= _flat(entry, f"{prefix}.{key}" if prefix else str(key))
         return flat
     return {prefix: value}
-
-
-def _git_commit() -> str | None:
-    """Returns the commit of the checkout that this package is imported from, None outside of one."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        run = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return run.stdout.strip() or None if run.returncode == 0 else None

@@ -9,9 +9,8 @@ from optuna.exceptions import StorageInternalError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from langsearch.search.front import Levels
-from langsearch.search.results import parse_result
+from langsearch.search.results import TrialResult, parse_result
 from langsearch.search.table import TrialTable
-from langsearch.search.trial import TrialResult
 from langsearch.space.search_sections import rungs
 
 logger = logging.getLogger(__name__)

@@ -1,10 +1,81 @@
-"""What Tune delivers, read back as a trial's result."""
+"""What is known of a trial: where it stands after an epoch, and its scores on whole parts. Needs no torch."""
 
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
-from langsearch.search.trial import TrialResult
+
+@dataclass(frozen=True, kw_only=True)
+class TrialResult:
+    """Where a trial stands after an epoch."""
+
+    epoch: int
+    """Epochs trained: the trial's fidelity."""
+    finished: bool
+    """Whether that was the last epoch."""
+    spbleu: float
+    """Validation score of the weights that are kept, mean over directions."""
+    spbleu_low: float
+    spbleu_high: float
+    kept_epoch: int
+    """The epoch whose weights are kept: the best on validation, or the last where there is pruning. Epochs that were
+    evaluated differently are not compared: the first one with more sentences, directions or beams is kept."""
+    num_sentences: int
+    num_directions: int
+    """With `num_sentences`, `beams` and `epoch`: the fidelity of the scores."""
+    signature: str
+    worst_class_spbleu: float
+    """The lowest, over the classes, of the mean spBLEU of the directions from or into a language of the class."""
+    trainable_parameters: int
+    nonzero_parameters: int
+    train_loss: float | None
+    updates: int
+    train_seconds: float
+    seconds: float
+    """Seconds in updates and evaluation, over all resumes."""
+    peak_memory_bytes: int
+    """Of the worker's process on a CPU, of the device's allocations on a GPU."""
+    chrf: float | None = None
+    """chrF2, mean over directions. None where the search does not ask for it."""
+    direction_spbleu: tuple[tuple[str, float], ...] | None = None
+    """("en-fr", spBLEU) of each direction. None where no constraint asks for it."""
+    beams: int = 1
+    note: str = ""
+    """What was changed to get it through: "out of memory in epoch 2: accumulation 2 instead of 1 from there"."""
+    worker: str = ""
+    """HOSTNAME/PID."""
+
+    def __post_init__(self) -> None:
+        if self.direction_spbleu is not None:  # JSON knows no tuples
+            pairs = tuple((str(name), float(spbleu)) for name, spbleu in self.direction_spbleu)
+            object.__setattr__(self, "direction_spbleu", pairs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestResult:
+    """A trial's scores on the test set."""
+
+    __test__ = False  # not a test class, whatever pytest thinks of the name
+
+    test_spbleu: float
+    test_spbleu_low: float
+    test_spbleu_high: float
+    test_num_sentences: int
+    test_num_directions: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullResult:
+    """A trial's scores on the whole validation part, as `evaluation.final` decodes it."""
+
+    full_spbleu: float
+    full_spbleu_low: float
+    full_spbleu_high: float
+    full_worst_class_spbleu: float
+    full_chrf: float | None
+    full_num_sentences: int
+    full_num_directions: int
+
 
 _NAMES = tuple(field.name for field in fields(TrialResult))
 _REQUIRED = tuple(field.name for field in fields(TrialResult) if field.default is MISSING)

@@ -10,7 +10,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from langsearch.evaluate.spbleu import Difference
-from langsearch.search.trial import FullResult, TestResult, TrialResult
+from langsearch.search.results import FullResult, TestResult, TrialResult
 
 RESULT, CAUSE, FINGERPRINT, NAME = "result", "cause", "fingerprint", "name"
 SAME_AS, RETRY_OF, SPACE_VERSION, RUNG = "same_as", "retry_of", "space_version", "rung/"

@@ -15,10 +15,11 @@ from optuna.exceptions import StorageInternalError
 
 from langsearch.evaluate.spbleu import SpBleu
 from langsearch.model.base import load_base, share_base
+from langsearch.search.description import write_description
 from langsearch.search.disk import DiskBudget
 from langsearch.search.display import Display
 from langsearch.search.environment import STORE_FOLDER, CheckedSpace, build_environment
-from langsearch.search.experiment import check_start, open_table, start_experiment, write_description
+from langsearch.search.experiment import check_start, open_table, start_experiment
 from langsearch.search.failures import plain_cause
 from langsearch.search.folder import ExperimentFolder, read_json
 from langsearch.search.lease import RemoteLease

@@ -24,11 +24,10 @@ from langsearch.search.failures import (
 )
 from langsearch.search.folder import ExperimentFolder
 from langsearch.search.plateau import PlateauRule
-from langsearch.search.results import parse_result
+from langsearch.search.results import TrialResult, parse_result
 from langsearch.search.rows import STOPPED
 from langsearch.search.table import PRETRAINED, State, TrialRow, TrialTable
 from langsearch.search.task import TrialTask
-from langsearch.search.trial import TrialResult
 from langsearch.space.settings import FailureSettings, Plateau
 
 logger = logging.getLogger(__name__)

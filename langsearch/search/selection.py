@@ -8,8 +8,8 @@ import ray
 
 from langsearch.search.comparison import compare_tested
 from langsearch.search.portable import portable
+from langsearch.search.results import FullResult, TestResult
 from langsearch.search.table import State
-from langsearch.search.trial import FullResult, TestResult
 from langsearch.search.trial_resources import task_options
 from langsearch.search.tuning import Search
 from langsearch.search.worker import full_on_worker, test_on_worker

@@ -13,8 +13,9 @@ from langsearch.model.learners import AdaptedModel
 from langsearch.model.peft_export import export_peft
 from langsearch.search.environment import STORE_FOLDER, build_environment, check_space
 from langsearch.search.folder import TrialFolder
+from langsearch.search.results import TrialResult
 from langsearch.search.task import TrialTask
-from langsearch.search.trial import TrialResult, load_trained, run_trial
+from langsearch.search.trial import load_trained, run_trial
 from langsearch.space.architecture import Architecture, BaseShape
 from langsearch.space.dimensions import trainer_settings
 from langsearch.space.problems import InputError

@@ -25,6 +25,7 @@ from langsearch.search.front import Objective as Objective
 from langsearch.search.front import non_dominated
 from langsearch.search.memory import BLOCK, LIMITS, shown
 from langsearch.search.mirror import CONSTRAINT, History, Mirror
+from langsearch.search.results import FullResult, TestResult, TrialResult
 from langsearch.search.rows import (
     CAUSE,
     DIFFERENCES,
@@ -45,7 +46,6 @@ from langsearch.search.rows import (
 )
 from langsearch.search.rows import State as State
 from langsearch.search.rows import TrialRow as TrialRow
-from langsearch.search.trial import FullResult, TestResult, TrialResult
 from langsearch.space.settings import Constraint
 
 _SAMPLER = "sampler"

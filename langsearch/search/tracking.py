@@ -12,11 +12,10 @@ from ray import tune
 
 from langsearch.search.failures import FAILED
 from langsearch.search.folder import ExperimentFolder, read_json
-from langsearch.search.results import parse_result
+from langsearch.search.results import TrialResult, parse_result
 from langsearch.search.table import TrialTable
 from langsearch.search.task import TrialTask
 from langsearch.search.trackers import PRIVACY, mlflow_uri, wandb_logger
-from langsearch.search.trial import TrialResult
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space
 from langsearch.space.tracking import MlflowSettings

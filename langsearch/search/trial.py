@@ -22,6 +22,7 @@ from langsearch.search.folder import TrialFolder, read_json, write_json, write_r
 from langsearch.search.kept_weights import is_whole, remove_weights, tidy, weights_in_use
 from langsearch.search.monitor import Monitor, Unwatched
 from langsearch.search.peak_memory import peak_memory_bytes, reset_peak_memory
+from langsearch.search.results import TrialResult
 from langsearch.search.scores import write_scores
 from langsearch.search.task import TrialTask
 from langsearch.space.architecture import Architecture
@@ -48,52 +49,6 @@ CURVE = pa.schema(
         ("beams", pa.int64()),
     ]
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialResult:
-    """Where a trial stands after an epoch."""
-
-    epoch: int
-    """Epochs trained: the trial's fidelity."""
-    finished: bool
-    """Whether that was the last epoch."""
-    spbleu: float
-    """Validation score of the weights that are kept, mean over directions."""
-    spbleu_low: float
-    spbleu_high: float
-    kept_epoch: int
-    """The epoch whose weights are kept: the best on validation, or the last where there is pruning. Epochs that were
-    evaluated differently are not compared: the first one with more sentences, directions or beams is kept."""
-    num_sentences: int
-    num_directions: int
-    """With `num_sentences`, `beams` and `epoch`: the fidelity of the scores."""
-    signature: str
-    worst_class_spbleu: float
-    """The lowest, over the classes, of the mean spBLEU of the directions from or into a language of the class."""
-    trainable_parameters: int
-    nonzero_parameters: int
-    train_loss: float | None
-    updates: int
-    train_seconds: float
-    seconds: float
-    """Seconds in updates and evaluation, over all resumes."""
-    peak_memory_bytes: int
-    """Of the worker's process on a CPU, of the device's allocations on a GPU."""
-    chrf: float | None = None
-    """chrF2, mean over directions. None where the search does not ask for it."""
-    direction_spbleu: tuple[tuple[str, float], ...] | None = None
-    """("en-fr", spBLEU) of each direction. None where no constraint asks for it."""
-    beams: int = 1
-    note: str = ""
-    """What was changed to get it through: "out of memory in epoch 2: accumulation 2 instead of 1 from there"."""
-    worker: str = ""
-    """HOSTNAME/PID."""
-
-    def __post_init__(self) -> None:
-        if self.direction_spbleu is not None:  # JSON knows no tuples
-            pairs = tuple((str(name), float(spbleu)) for name, spbleu in self.direction_spbleu)
-            object.__setattr__(self, "direction_spbleu", pairs)
 
 
 def run_trial(
@@ -358,32 +313,6 @@ def load_trained(base: Base, environment: Environment, folder: TrialFolder) -> L
             raise OSError(f"The trial {folder.name} must have weights, but {folder.weights} holds none")
         learner.load_state(kept.tensors)
     return learner
-
-
-@dataclass(frozen=True, kw_only=True)
-class TestResult:
-    """A trial's scores on the test set."""
-
-    __test__ = False  # not a test class, whatever pytest thinks of the name
-
-    test_spbleu: float
-    test_spbleu_low: float
-    test_spbleu_high: float
-    test_num_sentences: int
-    test_num_directions: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class FullResult:
-    """A trial's scores on the whole validation part, as `evaluation.final` decodes it."""
-
-    full_spbleu: float
-    full_spbleu_low: float
-    full_spbleu_high: float
-    full_worst_class_spbleu: float
-    full_chrf: float | None
-    full_num_sentences: int
-    full_num_directions: int
 
 
 def _with_progress(kept: TrialResult, latest: TrialResult) -> TrialResult:

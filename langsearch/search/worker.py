@@ -30,9 +30,10 @@ from langsearch.search.folder import ExperimentFolder, TrialFolder, write_json
 from langsearch.search.learning import LearningTask
 from langsearch.search.monitor import TrialMonitor
 from langsearch.search.priors import learn
+from langsearch.search.results import TrialResult
 from langsearch.search.storage import UploadError
 from langsearch.search.task import TrialTask
-from langsearch.search.trial import TrialResult, run_trial
+from langsearch.search.trial import run_trial
 from langsearch.search.working_copy import StopLook, WorkingCopy
 from langsearch.space.problems import InputError
 from langsearch.space.settings import FailureSettings

@@ -27,11 +27,11 @@ from langsearch.search.folder import ExperimentFolder
 from langsearch.search.front import Objective
 from langsearch.search.halving import AsyncHalving
 from langsearch.search.ray_session import set_environment
+from langsearch.search.results import TrialResult
 from langsearch.search.results_file import ResultsFile
 from langsearch.search.searcher import TableSearcher
 from langsearch.search.table import TrialTable
 from langsearch.search.task import TrialTask, searched_task
-from langsearch.search.trial import TrialResult
 from langsearch.space.architecture import BaseShape
 from langsearch.space.schema import Space, load_space
 from langsearch.space.settings import CheckpointSettings

@@ -15,8 +15,8 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from langsearch.search.failures import PAUSED
+from langsearch.search.results import TrialResult
 from langsearch.search.task import TrialTask
-from langsearch.search.trial import TrialResult
 
 
 @dataclass
