@@ -10,6 +10,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from langsearch.evaluate.spbleu import Difference
+from langsearch.search.columns import plain_name
 from langsearch.search.results import FullResult, TestResult, TrialResult
 
 RESULT, CAUSE, FINGERPRINT, NAME = "result", "cause", "fingerprint", "name"
@@ -117,11 +118,6 @@ class TrialRow:
     def counts(self) -> bool:
         """Whether it is one of the trials that a search was asked for: neither shared, nor rejected, nor retried."""
         return self.kind == "searched" and self.same_as is None and self.retried_as is None and not self.is_rejected
-
-
-def plain_name(column: str) -> str:
-    """Returns a dimension's name: the database has "NAME@2" for the second version of it."""
-    return column.rpartition("@")[0] or column
 
 
 def read_row(trial: FrozenTrial, kind: str, study_attributes: Mapping[str, Any]) -> TrialRow:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, check_distribution_compatibility
+from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from langsearch.evaluate.spbleu import Difference
@@ -20,6 +20,7 @@ from langsearch.search.candidates import (
     result_costs,
     result_values,
 )
+from langsearch.search.columns import Columns, plain_name
 from langsearch.search.constraints import Constraints
 from langsearch.search.front import Objective as Objective
 from langsearch.search.front import non_dominated
@@ -41,7 +42,6 @@ from langsearch.search.rows import (
     STOPPED,
     TEST,
     Rung,
-    plain_name,
     read_row,
 )
 from langsearch.search.rows import State as State
@@ -115,7 +115,7 @@ class TrialTable:
         self._baselines: dict[str, TrialRow] = {}
         self._searched: dict[str, TrialRow] = {}
         self._num_searched = 0
-        self._columns: dict[str, list[tuple[str, BaseDistribution]]] = {}
+        self._columns = Columns()
         self._mirror: Mirror | None = None
         self._proposal: tuple[FrozenTrial, dict[str, Any]] | None = None
         self._candidates: dict[str, list[float]] = {}
@@ -177,7 +177,7 @@ class TrialTable:
         version = self.space_version if self.space_version > 1 else None
         given: dict[str, Any] = {FINGERPRINT: fingerprint, SAME_AS: same_as, RETRY_OF: retry_of}
         given |= {_SAMPLER: noted or None, SPACE_VERSION: version}
-        columns = {name: self._column(name, distributions[name]) for name in point}
+        columns = {name: self._columns.find(name, distributions[name]) for name in point}
         template = create_trial(
             state=TrialState.RUNNING,
             params={columns[name]: value for name, value in point.items()},
@@ -188,7 +188,7 @@ class TrialTable:
         trial_id = self._storage.create_new_trial(self._study_id, template)
         name = f"{number:05d}"
         self._stored[name] = _Stored(trial_id, attributes, noted)
-        self._note_columns(name, template)
+        self._columns.note(template.distributions)
         row = TrialRow(
             name=name,
             kind="searched",
@@ -398,7 +398,7 @@ class TrialTable:
                 row = read_row(trial, kind, attributes)
                 self._stored[row.name] = _stored(trial)
                 self._put(row)
-                self._note_columns(row.name, trial)
+                self._columns.note(trial.distributions)
             if kind == "searched":
                 self._num_searched = len(trials)
         for row in list(self._searched.values()):
@@ -499,26 +499,6 @@ class TrialTable:
             return {plain_name(name): distribution for name, distribution in found.items()}
         assert self._mirror is not None, "a point needs the dimensions that `next_point` was asked with"
         return {name: self._mirror.distributions[name] for name in point}
-
-    def _column(self, name: str, distribution: BaseDistribution) -> str:
-        """Returns the name under which the database has a dimension.
-
-        Optuna refuses other choices under a name that it knows, so a changed dimension gets "@2" behind its name.
-        """
-        known = self._columns.get(name, [])
-        for column, old in known:
-            try:
-                check_distribution_compatibility(old, distribution)
-            except ValueError:
-                continue
-            return column
-        return f"{name}@{len(known) + 1}" if known else name
-
-    def _note_columns(self, name: str, trial: FrozenTrial) -> None:
-        for column, distribution in trial.distributions.items():
-            known = self._columns.setdefault(plain_name(column), [])
-            if all(column != other for other, _ in known):
-                known.append((column, distribution))
 
 
 def _stored(trial: FrozenTrial) -> _Stored:
