@@ -405,9 +405,10 @@ def report(
 @app.command()
 def dashboard(
     experiments: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Argument(
-            metavar="EXPERIMENT...", help="Experiments, or folders of them; they need not be there yet. [experiments]"
+            metavar="EXPERIMENT...",
+            help="Experiments, or folders of them; they need not be there yet. Or URLs. [experiments]",
         ),
     ] = None,
     host: Annotated[
@@ -429,11 +430,14 @@ def dashboard(
     Only this machine is served, without a login. From another one: ssh -L 8266:127.0.0.1:8266 HOST, then open
     http://127.0.0.1:8266. Or give --host and --token together; the token then goes over the network as it is.
 
+    Experiments on remote storage are live on the machine that runs their search; elsewhere they are fetched once and
+    shown as they were then.
+
     Example: langsearch dashboard experiments/quickstart
     """
     from langsearch.report.serving import open_dashboard
 
-    paths = experiments or [Path(EXPERIMENTS)]
+    paths = [path for text in experiments or [EXPERIMENTS] for path in _to_watch(text)]
     opened = open_dashboard(paths, host=host, token=token, port=port, tell=_print_text)
     _print_text(f"Dashboard: {opened.url}  (Ctrl+C ends it; searches go on)")
     opened.run()
@@ -559,15 +563,16 @@ def doctor(
 @app.command("list")
 def list_(
     experiments: Annotated[
-        Path, typer.Argument(metavar="EXPERIMENTS", help="The folder that holds all experiments.")
-    ] = Path(EXPERIMENTS),
+        str, typer.Argument(metavar="EXPERIMENTS", help="The folder that holds all experiments, or its URL.")
+    ] = EXPERIMENTS,
     is_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
 ) -> None:
     """List experiments: state, trials, and the best one's spBLEU (v: on validation) against the baselines."""
     from langsearch.report.listing import list_experiments, listing_data, listing_table
     from langsearch.search.printable import json_text
+    from langsearch.search.working_copy import fetch_experiments
 
-    listed = list_experiments(experiments)
+    listed = list_experiments(fetch_experiments(experiments, with_trials=False))
     if is_json:
         typer.echo(json_text(listing_data(listed)))
     elif listed:
@@ -606,6 +611,24 @@ def _write(text: str) -> None:
 
 def _print_text(text: str) -> None:
     _out.print(text, markup=False, soft_wrap=True)
+
+
+def _to_watch(text: str) -> list[Path]:
+    """Returns the experiments that a dashboard shows; remote ones are brought here first."""
+    if "://" not in text:
+        return [Path(text)]
+    from langsearch.search.lock import is_held
+    from langsearch.search.working_copy import fetch_experiments
+
+    paths = fetch_experiments(text, with_trials=True)
+    if not paths:
+        raise InputError(f"A URL must be an experiment's, or of a folder of experiments, but {text} holds none.")
+    for path in paths:
+        if not is_held(path):
+            _print_text(
+                f"{text}: {path.name} was fetched as it is now. Start the dashboard again for what comes later."
+            )
+    return paths
 
 
 def _show_learned(folder: Path) -> None:

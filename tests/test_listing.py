@@ -14,6 +14,7 @@ from langsearch import cli
 from langsearch.search.folder import read_json, read_rows, write_json
 from langsearch.search.lock import hold, is_held
 from langsearch.search.printable import json_text, printable, printable_lines
+from langsearch.search.remote import open_remote
 
 pytest_plugins = ["search_fixtures"]
 
@@ -64,6 +65,19 @@ def test_list_as_json_has_the_numbers_as_they_are(copied: Path, langsearch: Comm
     assert (listed["best"], listed["split"], listed["spbleu"]) == ("00000", "validation", best["spbleu"])
     assert listed["to_pretrained"] == best["spbleu"] - rows["pretrained"]["spbleu"]
     assert listed["trainable_parameters"] == best["trainable_parameters"]
+
+
+def test_experiments_on_remote_storage_are_listed_and_shown_alike(
+    copied: Path, tmp_path: Path, langsearch: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LANGSEARCH_CACHE", str(tmp_path / "cache"))
+    remote = open_remote(f"file://{tmp_path}/storage")
+    remote.child("tiny").push(copied)
+    ours, theirs = (json.loads(langsearch("list", place, "--json")[1]) for place in (copied.parent, remote.url))
+    assert [{**row, "folder": ""} for row in theirs] == [{**row, "folder": ""} for row in ours]
+    assert langsearch("show", f"{remote.url}/tiny")[1] == langsearch("show", copied)[1]
+    code, _, error = langsearch("dashboard", f"file://{tmp_path}/cache")
+    assert (code, "of a folder of experiments, but" in error) == (2, True)
 
 
 def test_an_experiment_is_done_once_it_is_tested_and_running_while_it_is_held(

@@ -1,5 +1,6 @@
 """The experiments of a folder, one a line or as JSON."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -48,18 +49,10 @@ class Listed:
     seconds: float | None
 
 
-def list_experiments(folder: Path) -> tuple[Listed, ...]:
-    """Returns the experiments that lie in a folder, by name; what is none is left out.
-
-    Raises:
-        InputError: If there is no such folder.
-    """
-    if not folder.is_dir():
-        raise InputError(f"EXPERIMENTS must be a folder, but {folder} is none. `langsearch run` makes experiments/.")
+def list_experiments(paths: Iterable[Path]) -> tuple[Listed, ...]:
+    """Returns the experiments among folders; what is none is left out."""
     found = []
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.is_dir():
-            continue
+    for path in paths:
         try:
             found.append(_listed(read_experiment(path)))
         except InputError:

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -50,15 +50,19 @@ _LAST = {"state.json": 1, "study.db": 1, "result.json": 2}
 """What says that other files are complete goes after them."""
 
 
-def local_copy(url: str) -> Path:
-    """Returns the folder where this machine works on a remote experiment, the same for every run.
+def local_copy(url: str, purpose: Literal["remote", "fetched"] = "remote") -> Path:
+    """Returns the folder where this machine has its copy of a remote folder, the same every time.
 
-    It lies in $LANGSEARCH_CACHE, or ~/.cache/langsearch. It may be deleted while no run uses it.
+    It lies in $LANGSEARCH_CACHE, or ~/.cache/langsearch. It may be deleted while nothing uses it.
+
+    Args:
+        url: The remote folder's.
+        purpose: remote: runs and their workers work there. fetched: it is only read, and disturbs none of these.
     """
     cache = os.environ.get("LANGSEARCH_CACHE")
     root = Path(cache) if cache else Path.home() / ".cache" / "langsearch"
     name = PurePosixPath(url.partition("?")[0].rstrip("/")).name
-    path = root / "remote" / f"{name}-{hashlib.sha256(normal_url(url).encode()).hexdigest()[:12]}"
+    path = root / purpose / f"{name}-{hashlib.sha256(normal_url(url).encode()).hexdigest()[:12]}"
     path.mkdir(parents=True, exist_ok=True)
     return path
 

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from langsearch.search.environment import STORE_FOLDER
+from langsearch.search.lock import is_held
 from langsearch.search.remote import Remote, local_copy, open_remote
 from langsearch.search.storage import is_remote
+from langsearch.space.problems import InputError
 
 logger = logging.getLogger(__name__)
 
-_TRIALS, _PRIORS = "trials", "priors"
+_TRIALS, _PRIORS, _SPACE = "trials", "priors", "space.yaml"
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,9 @@ def find_experiments(text: str) -> tuple[Path, Remote | None]:
 def fetch_experiment(text: str) -> Path:
     """Returns an experiment's folder on this machine; a remote one is brought here first.
 
+    It comes to a place of its own, where it disturbs neither a run nor a worker of this machine. Where a run of this
+    machine holds it, the run's working copy is returned, which is newer than what the storage has.
+
     Raises:
         InputError: If the text is a URL that cannot be opened.
         OSError: If the storage cannot be read.
@@ -103,10 +108,45 @@ def fetch_experiment(text: str) -> Path:
         return Path(text)
     place, mark, query = text.partition("?")
     parent, _, name = place.rstrip("/").rpartition("/")
-    copy = WorkingCopy(open_remote(f"{parent}{mark}{query}"), name)
-    copy.take_over()
-    copy.pull_store()
-    return copy.path
+    return _fetch(open_remote(f"{parent}{mark}{query}"), name, with_trials=True)
+
+
+def fetch_experiments(text: str, *, with_trials: bool) -> list[Path]:
+    """Returns the experiments in a folder on this machine; remote ones are brought here first, as above.
+
+    Args:
+        text: A folder or a URL; of experiments, or of one.
+        with_trials: Whether what lies below trials/ is wanted, which is most of it.
+
+    Raises:
+        InputError: If the text is a URL that cannot be opened, or no folder.
+        OSError: If the storage cannot be read.
+    """
+    if not is_remote(text):
+        folder = Path(text)
+        if not folder.is_dir():
+            raise InputError(
+                f"EXPERIMENTS must be a folder, but {folder} is none. `langsearch run` makes experiments/."
+            )
+        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    experiments = open_remote(text)
+    if experiments.exists(_SPACE):
+        return [fetch_experiment(text)]
+    names = [name for name in experiments.names() if experiments.exists(f"{name}/{_SPACE}")]
+    return [_fetch(experiments, name, with_trials=with_trials) for name in names]
+
+
+def _fetch(experiments: Remote, name: str, *, with_trials: bool) -> Path:
+    working = WorkingCopy(experiments, name)
+    if is_held(working.path):
+        return working.path
+    copy = local_copy(experiments.url, "fetched")
+    if with_trials:
+        working.remote.pull_all(copy / name)
+        experiments.pull(copy, STORE_FOLDER)
+    else:
+        working.remote.pull(copy / name)
+    return copy / name
 
 
 class StopLook:
