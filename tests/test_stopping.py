@@ -12,6 +12,7 @@ from ray.tune.search import Searcher
 
 from langsearch.search.failures import PAUSED
 from langsearch.search.folder import ExperimentFolder, read_rows
+from langsearch.search.lock import clear_leftovers
 from langsearch.search.results import TrialResult
 from langsearch.search.results_file import ResultsFile
 from langsearch.search.rows import STOPPED
@@ -154,6 +155,25 @@ def test_a_driver_killed_while_it_ended_a_trial_ends_it_when_it_goes_on(
             driver.searcher.on_trial_complete("t", dict(PAUSE))
     second = Driver(tmp_path, make_table(study, sampler="random"), make_task)
     assert (second.table.row(name).state, second.table.row(name).cause) == (State.PRUNED, STOPPED)
+    assert second.searcher.suggest("u") != {"name": name}
+
+
+def test_a_request_that_a_killed_driver_had_not_carried_out_is_carried_out_by_the_next(
+    tmp_path: Path,
+    driver: Driver,
+    study: Path,
+    make_table: "TableMaker",
+    make_task: "TaskMaker",
+    make_result: "ResultMaker",
+) -> None:
+    name = driver.searcher.suggest("t")["name"]
+    driver.searcher.on_trial_result("t", reported(make_result(epoch=1)))
+    stop = driver.ask_to_stop(name)
+    clear_leftovers(driver.folder)
+    second = Driver(tmp_path, make_table(study, sampler="random"), make_task)
+    row = second.table.row(name)
+    assert (row.state, row.cause, row.result) == (State.PRUNED, STOPPED, make_result(epoch=1))
+    assert not stop.exists() and not second.folder.trial(name).checkpoint.exists()
     assert second.searcher.suggest("u") != {"name": name}
 
 

@@ -100,10 +100,12 @@ def _lock(descriptor: int) -> None:
 def clear_leftovers(folder: ExperimentFolder) -> None:
     """Removes what an earlier run left behind; called when a run starts and holds the experiment.
 
-    That is: its requests to stop, and what it was killed while writing aside.
+    That is: the request that it stops, and what it was killed while writing aside. Requests to stop a single trial
+    stay, for the run that goes on.
     """
+    folder.stop.unlink(missing_ok=True)
     for path in (folder.path, *(folder.path / "trials").glob("*/")):
-        for leftover in (path / folder.stop.name, *path.glob(f".*{PARTIAL}")):
+        for leftover in path.glob(f".*{PARTIAL}"):
             if not leftover.is_dir():  # a checkpoint's is removed by its next writer
                 leftover.unlink(missing_ok=True)
 

@@ -322,9 +322,10 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
             if row.state is State.RUNNING and row.is_stopped and row.result is not None:
                 self._table.prune(row.name, row.result)
                 self._folder.trial(row.name).remove_checkpoints()
-            elif row.state is State.RUNNING and row.cause == STOPPED:
+            elif row.state is State.RUNNING and (row.cause == STOPPED or self._folder.trial(row.name).stop.exists()):
                 self._table.stop(row.name)
                 self._folder.trial(row.name).remove_checkpoints()
+                self._folder.trial(row.name).stop.unlink(missing_ok=True)
             elif row.state is State.RUNNING and row.same_as is not None:
                 self._share_or_wait(row)
             elif row.state is State.RUNNING and row.retry_of is not None:
