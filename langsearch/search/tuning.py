@@ -223,6 +223,7 @@ class _Between(tune.Callback):  # type: ignore[misc]  # Ray has no types
         self._deadline = time.monotonic() + 3600 * hours if hours else None
         self._looked = self._written = 0.0
         self._is_asked = False
+        self._passed_on: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks into its own folder; nobody reads that, so nothing goes in."""
@@ -248,6 +249,8 @@ class _Between(tune.Callback):  # type: ignore[misc]  # Ray has no types
             self._searcher.stop(REQUESTED)
         if self._searcher.stopped_by is not None and not self._is_asked:
             self._ask_to_stop(self._searcher.stopped_by)
+        if self._search.copy is not None:
+            self._pass_on(self._search.copy)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         name = trial.config["name"]
@@ -298,6 +301,12 @@ class _Between(tune.Callback):  # type: ignore[misc]  # Ray has no types
             self._search.copy.pull(name)
         except OSError as error:
             logger.warning("%s", error)
+
+    def _pass_on(self, copy: WorkingCopy) -> None:
+        """Passes requests to stop single trials, which are made here, on to workers on other machines."""
+        for name in self._losses.trials.keys() - self._passed_on:
+            if self._search.folder.trial(name).stop.exists() and copy.try_ask_to_stop(name):
+                self._passed_on.add(name)
 
     def _ask_to_stop(self, reason: str) -> None:
         """Has all running trials stop behind a checkpoint."""

@@ -134,7 +134,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]  # Ray has no types
             self._copy.pull(trial.name)
         self._attempts = read_attempts(trial)
         seconds = None if minutes is None else 60 * minutes
-        elsewhere = StopLook(self._copy) if self._copy is not None else None
+        elsewhere = StopLook(self._copy, trial.name) if self._copy is not None else None
         self._watch = TrialMonitor([self._folder.stop, trial.stop], stall_file(trial), seconds, elsewhere)
         self._task = TrialTask.read(trial)
         trial.failure.unlink(missing_ok=True)

@@ -8,12 +8,15 @@ from pathlib import Path
 from langsearch.search.environment import STORE_FOLDER
 from langsearch.search.lock import is_held
 from langsearch.search.remote import Remote, local_copy, open_remote
-from langsearch.search.storage import is_remote
+from langsearch.search.storage import is_remote, write_bytes
 from langsearch.space.problems import InputError
 
 logger = logging.getLogger(__name__)
 
 _TRIALS, _PRIORS, _SPACE = "trials", "priors", "space.yaml"
+
+_STOP = ".stop"
+"""Where requests lie on the storage, one file a trial."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +77,22 @@ class WorkingCopy:
             return False
         return True
 
-    def is_asked_to_stop(self) -> bool:
-        """Returns whether the experiment's stop file is on the storage; False where it cannot be reached."""
+    def try_ask_to_stop(self, trial: str) -> bool:
+        """Asks a trial to stop, wherever it runs. What fails is logged; returns whether it was asked.
+
+        The request lies in no part that is pushed or pulled, and stays: a trial's number is never given again.
+        """
         try:
-            return self.remote.exists("stop")
+            write_bytes(self.remote.url, f"{_STOP}/{trial}", b"")
+        except OSError as error:
+            logger.warning("%s", error)
+            return False
+        return True
+
+    def is_asked_to_stop(self, trial: str) -> bool:
+        """Returns whether a trial, or the whole run, is to stop; False where the storage cannot be reached."""
+        try:
+            return self.remote.exists("stop") or self.remote.exists(f"{_STOP}/{trial}")
         except OSError:
             return False
 
@@ -150,10 +165,10 @@ def _fetch(experiments: Remote, name: str, *, with_trials: bool) -> Path:
 
 
 class StopLook:
-    """Looks on the storage whether the run is to stop, at most every so many seconds: a request costs money."""
+    """Looks on the storage whether a trial is to stop, at most every so many seconds: a request costs money."""
 
-    def __init__(self, copy: WorkingCopy, seconds: float = 10.0) -> None:
-        self._copy, self._seconds, self._looked = copy, seconds, time.monotonic()
+    def __init__(self, copy: WorkingCopy, trial: str, seconds: float = 10.0) -> None:
+        self._copy, self._trial, self._seconds, self._looked = copy, trial, seconds, time.monotonic()
 
     def __call__(self) -> bool:
         """Returns whether it is, as far as was looked."""
@@ -161,4 +176,4 @@ class StopLook:
         if now - self._looked < self._seconds:
             return False
         self._looked = now
-        return self._copy.is_asked_to_stop()
+        return self._copy.is_asked_to_stop(self._trial)

@@ -1,11 +1,20 @@
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from langsearch.search import working_copy
+from langsearch.search.folder import ExperimentFolder
 from langsearch.search.lock import hold
 from langsearch.search.remote import Remote, open_remote
-from langsearch.search.working_copy import WorkingCopy, fetch_experiment, fetch_experiments
+from langsearch.search.storage import UploadError
+from langsearch.search.tuning import _Between
+from langsearch.search.working_copy import StopLook, WorkingCopy, fetch_experiment, fetch_experiments
 from langsearch.space.problems import InputError
+from langsearch.space.schema import load_space
+
+QUICKSTART = Path(__file__).parent.parent / "search_spaces" / "quickstart.yaml"
 
 
 @pytest.fixture
@@ -81,3 +90,49 @@ def test_a_folder_here_is_read_where_it_lies(tmp_path: Path) -> None:
     assert fetch_experiments(str(tmp_path), with_trials=True) == [tmp_path / "a", tmp_path / "b"]
     with pytest.raises(InputError, match=r"EXPERIMENTS must be a folder, but .*none is none"):
         fetch_experiments(str(tmp_path / "none"), with_trials=True)
+
+
+def machine(monkeypatch: pytest.MonkeyPatch, cache: Path, remote: Remote) -> WorkingCopy:
+    monkeypatch.setenv("LANGSEARCH_CACHE", str(cache))
+    return WorkingCopy(remote, "tiny")
+
+
+def test_a_request_to_stop_a_trial_reaches_its_worker_on_another_machine_and_no_other(
+    remote: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(remote, tmp_path / "there", "tiny", space_yaml="a: 1", trials__00000__state="1", trials__00001__state="1")
+    driver = machine(monkeypatch, tmp_path / "driver", remote)
+    looks = {name: StopLook(driver, name, seconds=0.0) for name in ("00000", "00001")}
+    assert [look() for look in looks.values()] == [False, False]
+    driver.take_over()
+    search = SimpleNamespace(folder=ExperimentFolder(driver.path), copy=driver, space=load_space(QUICKSTART))
+    trials = {"00000": None, "00001": None}
+    between = _Between(cast(Any, search), cast(Any, None), cast(Any, SimpleNamespace(trials=trials)))
+    between._pass_on(driver)
+    assert [look() for look in looks.values()] == [False, False]
+    search.folder.trial("00001").stop.touch()
+    between._pass_on(driver)
+    assert [look() for look in looks.values()] == [False, True]
+    worker = machine(monkeypatch, tmp_path / "worker", remote)
+    worker.take_over()
+    assert contents(worker.path).keys() >= {"space.yaml", "trials/00001/state"}
+    assert not any("stop" in name for name in contents(worker.path))
+
+
+def test_a_request_that_the_storage_does_not_take_is_made_again(
+    remote: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(remote, tmp_path / "there", "tiny", space_yaml="a: 1", trials__00000__state="1")
+    copy = WorkingCopy(remote, "tiny")
+
+    def away(*_: Any) -> None:
+        raise UploadError("the storage is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(working_copy, "write_bytes", away)
+        assert not copy.try_ask_to_stop("00000")
+    assert "the storage is away" in caplog.text
+    assert not copy.is_asked_to_stop("00000")
+    assert copy.try_ask_to_stop("00000")
+    assert copy.is_asked_to_stop("00000")
+    assert not copy.is_asked_to_stop("00001")
