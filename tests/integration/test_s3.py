@@ -76,15 +76,16 @@ def test_a_search_killed_on_one_machine_goes_on_on_another(
             undisturbed.trial(name) / "scores.parquet"
         )
 
+    worked, rows = experiment.path, experiment.rows()
     monkeypatch.setenv("LANGSEARCH_CACHE", str(tmp_path / "three"))
     langsearch("fetch", storage.url, "--to", tmp_path / "fetched")
     fetched = tmp_path / "fetched"
-    assert read_rows(fetched / "results.parquet") == read_rows(experiment.path / "results.parquet")
+    assert read_rows(fetched / "results.parquet") == read_rows(worked / "results.parquet")
     assert read_json(fetched / "experiment.json")["finished"] is not None
     assert {path.name for path in (fetched / "front").iterdir()} == {
-        row["name"] for row in experiment.rows().values() if row["is_front"]
+        row["name"] for row in rows.values() if row["is_front"]
     }
     shown = json.loads(langsearch("show", storage.url, "--json"))
     assert json.loads(langsearch("show", fetched, "--json")) == shown | {"folder": str(fetched)}
     assert "Report: " in langsearch("report", storage.url)
-    assert storage.names() == sorted(path.name for path in experiment.path.iterdir() if not path.name.startswith("."))
+    assert storage.names() == sorted(path.name for path in worked.iterdir() if not path.name.startswith("."))
