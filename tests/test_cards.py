@@ -1,6 +1,7 @@
 """Model cards of exported adapters: read by the hub's own reader, and their lines run."""
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from langsearch.model.learners import AdaptedModel
 from langsearch.model.peft_export import load_export, read_export
 from langsearch.search.cards import hub_code, load_lines
 from langsearch.search.environment import Environment
+from langsearch.search.export import export_trial
 from langsearch.search.finish import export_front, open_experiment
 from langsearch.search.folder import read_json, read_rows
+from langsearch.search.results import FullResult
 from langsearch.space.architecture import Architecture
 
 pytest_plugins = ["search_fixtures"]
@@ -93,7 +96,6 @@ def test_the_five_lines_run_alone_and_translate_as_the_trial_does(
 def test_every_member_of_the_front_has_a_card(
     trained: Path, tmp_path: Path, environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import shutil
 
     from langsearch.search.environment import check_space
     from langsearch.search.folder import ExperimentFolder
@@ -106,6 +108,30 @@ def test_every_member_of_the_front_has_a_card(
     assert {folder.name for folder in folders} == {row.name for row in table.front()}
     for folder in folders:
         assert ModelCard.load(folder / "README.md").data.base_model == "tiny-m2m"
+
+
+def test_the_card_says_how_much_of_the_validation_part_was_scored_in_the_end(trained: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(trained, tmp_path / "experiments" / "tiny")
+    folder, base, environment, table = open_experiment(copy)
+    whole, directions = read_json(copy / "experiment.json")["num_validation_sentences"], len(environment.directions)
+    for num_sentences, name in (
+        (4, f"4 of {whole} validation sentences in all directions"),
+        (whole, "whole validation"),
+    ):
+        full = FullResult(
+            full_spbleu=3.0,
+            full_spbleu_low=2.0,
+            full_spbleu_high=4.0,
+            full_worst_class_spbleu=1.0,
+            full_chrf=None,
+            full_num_sentences=num_sentences,
+            full_num_directions=directions,
+        )
+        table.record_full("00000", full)
+        export_trial(base, environment, folder, table.row("00000"), tmp_path / str(num_sentences))
+        card = (tmp_path / str(num_sentences) / "README.md").read_text(encoding="utf-8")
+        assert f"| {name.removesuffix(' part')}" in card
+        assert ("whole validation" in card) == (num_sentences == whole)
 
 
 def test_a_hub_base_is_named_in_five_lines_of_plain_peft(

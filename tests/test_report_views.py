@@ -1,5 +1,6 @@
 """What the report works out: importance, timeline, sentence scores, costs, and the sentences about what to do."""
 
+import io
 import json
 import re
 import shutil
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from optuna.distributions import CategoricalDistribution, IntDistribution
+from rich.console import Console
 from sacrebleu.metrics import CHRF
 
 from langsearch.report.answers import demand_sentences, language_gains, mean_ranks, next_sentences
@@ -17,9 +19,11 @@ from langsearch.report.costs import cost_facts, costs
 from langsearch.report.experiment_reader import Experiment, read_details, read_experiment
 from langsearch.report.importance import MIN_TRIALS, importances
 from langsearch.report.page import render_page, with_code
+from langsearch.report.showing import print_trial
 from langsearch.report.summary import headline, sentences, summarise
 from langsearch.report.timeline import MAX_WORKER_LANES, timeline_figure
 from langsearch.report.translations import read_translations
+from langsearch.search.results import full_part
 from tests.report_fixtures import CLASSES, DIRECTIONS, Page, make_experiment
 
 
@@ -246,8 +250,44 @@ def test_best_member_is_chosen_by_the_whole_validation_part(folder: Path, tmp_pa
     assert best is not None
     assert best.name == front[0]
     assert any(
-        "by its score on the whole validation part, 99.00" in line for line in sentences(summarise(experiment), {})
+        "by its score on the whole validation part, 99.00" in line
+        for line in sentences(experiment, summarise(experiment), {})
     )
+
+
+def test_scores_on_a_share_of_the_validation_part_are_never_called_the_whole(folder: Path, tmp_path: Path) -> None:
+    part = {"full_num_sentences": 20, "full_num_directions": 12}
+    experiment = changed(folder, tmp_path, lambda row: part if row["full_spbleu"] else {})
+    about = json.loads((experiment.folder / "experiment.json").read_text(encoding="utf-8"))
+    (experiment.folder / "experiment.json").write_text(json.dumps(about | {"num_validation_sentences": 52}))
+    experiment = read_experiment(experiment.folder)
+    page = Page(render_page(experiment))
+    words = "20 of 52 validation sentences in 12 of 56 directions"
+    assert f"It was chosen by its score on {words}," in page.text
+    assert page.data["trials"]["split_words"]["full"] == words
+    assert f"{words} (candidates)" in page.html
+    assert "the whole validation part" not in page.html
+    stream = io.StringIO()
+    best = summarise(experiment).best
+    assert best is not None
+    print_trial(Console(file=stream, width=100), experiment, best)
+    assert "20 of 52 validation sentences" in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ((52, 56, 52, 56), "the whole validation part"),
+        ((None, None, 52, 56), "the whole validation part"),
+        ((20, 56, None, None), "the whole validation part"),
+        ((20, 56, 52, 56), "20 of 52 validation sentences in all directions"),
+        ((52, 12, 52, 56), "all validation sentences in 12 of 56 directions"),
+    ],
+)
+def test_full_scores_say_how_much_of_the_validation_part_they_are_of(
+    sizes: tuple[int | None, int | None, int | None, int | None], words: str
+) -> None:
+    assert full_part(*sizes) == words
 
 
 def test_infeasible_trials_are_counted_and_named(folder: Path, tmp_path: Path) -> None:

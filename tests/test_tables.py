@@ -108,7 +108,7 @@ def test_sentences_carry_numbers_and_intervals(experiment: Experiment) -> None:
         "00001": {("en", "fr"): 3.0, ("fr", "en"): 1.0, ("en", "wo"): 2.0},
         "full_finetuning": {("en", "fr"): 2.0, ("fr", "en"): 2.0},
     }
-    assert sentences(summarise(experiment), scores) == (
+    assert sentences(experiment, summarise(experiment), scores) == (
         "The best member of the front is trial 00001: 12.90 spBLEU (95 % interval 12.70–13.10) on test, with "
         "40.0k trainable parameters (4.00 % of the base). "
         "It was chosen by its validation score, 14.00 spBLEU (95 % interval 13.50–14.50).",
@@ -124,12 +124,13 @@ def test_sentences_carry_numbers_and_intervals(experiment: Experiment) -> None:
 
 def test_a_front_that_loses_says_so(tmp_path: Path) -> None:
     rows = [_row("00000", 10.0, 10_000, is_front=True), _row("full_finetuning", 12.5, 1_000_000)]
-    summary = summarise(_experiment(tmp_path / "losing", rows))
+    experiment = _experiment(tmp_path / "losing", rows)
+    summary = summarise(experiment)
     assert (
         headline(summary)
         == "The best adapters come within 2.50 spBLEU of full fine-tuning, training 1.00 % of the parameters."
     )
-    found = sentences(summary, {})
+    found = sentences(experiment, summary, {})
     assert "No member of the front beats full fine-tuning on validation." in found
     assert "There is no score of the pretrained base to compare with." in found
     assert found[0].endswith("Nothing has been scored on a test set.")

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from langsearch.report import wording
-from langsearch.report.experiment_reader import CurvePoint, Experiment, Score, Trial
+from langsearch.report.experiment_reader import SPLITS, CurvePoint, Experiment, Score, Trial
 from langsearch.report.figures import STATE_WORDS, Figure
 from langsearch.report.matrices import class_pair_averages
 from langsearch.report.summary import DirectionScores, Summary
@@ -72,6 +72,7 @@ def trial_columns(
         "workers": workers,
         "pair_names": [list(pair) for pair in pairs],
         "state_words": STATE_WORDS,
+        "split_words": {split: wording.split_words(split, experiment) for split in SPLITS},
         "objectives": {
             name: [_rounded(trial.metrics.get(name), 4) for trial in trials]
             for name in ("spbleu", "trainable_parameters")

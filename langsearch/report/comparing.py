@@ -19,12 +19,6 @@ RUN_STATE_WORDS: Mapping[RunState, str] = {
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "star")
 """Beside the colours, which are not all told apart by everybody."""
 
-_SPLIT_WORDS: Mapping[Split, str] = {
-    "validation": "validation",
-    "full": "the whole validation part",
-    "test": "test",
-}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
@@ -115,7 +109,7 @@ def most_shown(views: Sequence[tuple[str, Figure]]) -> int:
 
 def comparison_views(compared: Sequence[Compared]) -> list[tuple[str, Figure]]:
     """Returns the fronts in one figure for each split that any of them was scored on, with their titles."""
-    views = [(f"{_SPLIT_WORDS[split]}", _figure(compared, split)) for split in SPLITS]
+    views = [(_split_words(compared, split), _figure(compared, split)) for split in SPLITS]
     return [(title, figure) for title, figure in views if figure is not None]
 
 
@@ -127,6 +121,13 @@ def baseline_rows(compared: Sequence[Compared]) -> list[dict[str, Any]]:
         for name in dict.fromkeys(names)
     ]
     return [*rows, {"label": "best of the front", "cells": [_cell(one, one.summary.best) for one in compared]}]
+
+
+def _split_words(compared: Sequence[Compared], split: Split) -> str:
+    """Returns what the scores of a split are of; where that differs, by what they were decoded."""
+    shown = [one for one in compared if any(trial.score(split) is not None for trial in one.experiment.trials)]
+    words = {wording.split_words(split, one.experiment) for one in shown or compared}
+    return words.pop() if len(words) == 1 else "validation by evaluation.final"
 
 
 def _is_drawn(trial: Trial, split: Split) -> bool:
@@ -165,7 +166,7 @@ def _figure(compared: Sequence[Compared], split: Split) -> Figure | None:
             if shown:
                 trace = _trace(one, shown, split, colour, symbol, is_front)
                 traces.append(trace | {"x": [scale.position(trial) for trial in shown]})
-    return {"data": traces, "layout": score_layout(scale, f"spBLEU, {_SPLIT_WORDS[split]}")}
+    return {"data": traces, "layout": score_layout(scale, f"spBLEU, {_split_words(compared, split)}")}
 
 
 def _trace(one: Compared, trials: Sequence[Trial], split: Split, colour: str, symbol: str, is_front: bool) -> Figure:

@@ -26,7 +26,7 @@ from langsearch.space.problems import InputError
 Kind = Literal["searched", "baseline"]
 State = Literal["running", "complete", "pruned", "failed"]
 Split = Literal["validation", "full", "test"]
-"""validation: what the search selected by. full: the front once more, on the whole validation part."""
+"""validation: what the search selected by. full: the front once more on validation, by `evaluation.final`."""
 
 SPLITS: tuple[Split, ...] = ("validation", "full", "test")
 
@@ -90,7 +90,7 @@ class Trial:
     test_to_pretrained: PairedDifference | None = None
     test_to_full: PairedDifference | None = None
     full: Score | None = None
-    """On the whole validation part."""
+    """On validation once more, by `evaluation.final`: the whole part unless it says less."""
 
     kept_epoch: int | None = None
     beams: int | None = None
@@ -185,6 +185,7 @@ class Experiment:
     constraints: tuple[str, ...]
     space_text: str | None
     trials: tuple[Trial, ...]
+    num_validation_sentences: int | None
     notes: tuple[str, ...]
     """One sentence for everything that is missing or cannot be read."""
 
@@ -240,6 +241,7 @@ def read_experiment(folder: Path, trials: Sequence[Trial] | None = None, note: s
         constraints=as_texts(about.get("constraints")),
         space_text=space_text,
         trials=tuple(trials),
+        num_validation_sentences=as_integer(about.get("num_validation_sentences")),
         notes=tuple(notes),
     )
 

@@ -49,11 +49,11 @@ MAX_FAILURE_GROUPS = 12
 
 SCRIPTS = ("page.js", "matrices.js", "parallel.js", "trials.js", "translations.js", "start.js")
 LIVE_SCRIPTS = (*SCRIPTS[:-1], "live.js", SCRIPTS[-1])
-_FRONT_VIEWS: tuple[tuple[str, Split], ...] = (
-    ("validation (all trials)", "validation"),
-    ("the whole validation part (candidates)", "full"),
-    ("test (front and baselines)", "test"),
-)
+_FRONT_VIEWS: Mapping[Split, str] = {
+    "validation": "all trials",
+    "full": "candidates",
+    "test": "front and baselines",
+}
 _TEMPLATES = Path(__file__).parent
 
 
@@ -196,11 +196,13 @@ def _values(material: Material, price_per_gpu_hour: float | None) -> dict[str, A
         "summary": summary,
         "version": __version__,
         "headline": _unbroken(headline(summary)),
-        "sentences": [_unbroken(sentence) for sentence in sentences(summary, material.scores)],
+        "sentences": [_unbroken(sentence) for sentence in sentences(experiment, summary, material.scores)],
         "demand": [_unbroken(sentence) for sentence in demand],
         "advice": [_unbroken(sentence) for sentence in advice],
         "metric": wording.metric_label(experiment),
-        "sample_size": wording.sample_size(next((score for score in shown if score is not None), None), summary.split),
+        "sample_size": wording.sample_size(
+            experiment, next((score for score in shown if score is not None), None), summary.split
+        ),
         "counted": wording.counted,
         "state_words": STATE_WORDS,
         "prior_sentences": seed_sentences(priors),
@@ -229,7 +231,10 @@ def _values(material: Material, price_per_gpu_hour: float | None) -> dict[str, A
 def _views(material: Material) -> dict[str, list[tuple[str, Figure]]]:
     """Returns the figures that Python makes, with their titles, by the place that shows them."""
     experiment, summary = material.experiment, material.summary
-    front = [(label, front_figure(experiment, summary, split)) for label, split in _FRONT_VIEWS]
+    front = [
+        (f"{wording.split_words(split, experiment)} ({who})", front_figure(experiment, summary, split))
+        for split, who in _FRONT_VIEWS.items()
+    ]
     front += [
         (f"validation, against {name.replace('_', ' ')}", objective_figure(experiment, summary, name))
         for name in experiment.objectives

@@ -186,6 +186,6 @@ def _sample_sizes(experiment: Experiment) -> str | None:
     sizes = []
     for split in SPLITS:
         scores = [score for trial in experiment.trials if (score := trial.score(split)) is not None]
-        found = sorted({wording.sample_size(score, split) for score in scores})
+        found = sorted({wording.sample_size(experiment, score, split) for score in scores})
         sizes.append(" or ".join(found))
     return "; ".join(size for size in sizes if size) or None

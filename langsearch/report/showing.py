@@ -10,7 +10,17 @@ from rich.table import Table
 from rich.text import Text
 
 from langsearch.report import wording
-from langsearch.report.experiment_reader import CurvePoint, Experiment, Trial, TrialDetails, read_details, trial_folder
+from langsearch.report.experiment_reader import (
+    SPLITS,
+    CurvePoint,
+    Experiment,
+    Score,
+    Split,
+    Trial,
+    TrialDetails,
+    read_details,
+    trial_folder,
+)
 from langsearch.report.lenient import parse_object, read_json, read_rows
 from langsearch.report.summary import gain, summarise
 from langsearch.report.terminal import front_table
@@ -148,11 +158,11 @@ def _facts(experiment: Experiment, trial: Trial) -> Iterator[tuple[str, str]]:
 def _score_table(experiment: Experiment, trial: Trial) -> Table:
     baselines = {other.name: other for other in experiment.trials if other.kind == "baseline"}
     table = _table("spBLEU on", "score", "95 %", "to pre", "to full", "sentences", "directions")
-    for split, words in wording.SPLIT_WORDS.items():
+    for split in SPLITS:
         score = trial.score(split)
         if score is not None:
             table.add_row(
-                words,
+                _split_label(experiment, split, score),
                 wording.spbleu(score.spbleu),
                 wording.interval(score),
                 wording.difference(gain(trial, baselines.get("pretrained"), split)),
@@ -163,6 +173,11 @@ def _score_table(experiment: Experiment, trial: Trial) -> Table:
     if not table.row_count:
         table.add_row("no score yet")
     return table
+
+
+def _split_label(experiment: Experiment, split: Split, score: Score) -> str:
+    """Returns what a row's score is of; the row says in how many directions."""
+    return wording.split_words(split, experiment, score).partition(" in ")[0]
 
 
 def _plan_table(experiment: Experiment, details: TrialDetails) -> Table:

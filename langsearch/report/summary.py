@@ -33,7 +33,7 @@ class Summary:
 def summarise(experiment: Experiment) -> Summary:
     """Finds the best and the smallest member by validation alone: the test set only tells how good they are.
 
-    The best one by the whole validation part, where all members were scored on it.
+    The best one by the scores of `evaluation.final`, where all members have them.
     """
     front = front_members(experiment)
     baselines = tuple(trial for trial in experiment.trials if trial.kind == "baseline")
@@ -98,10 +98,11 @@ def headline(summary: Summary) -> str:
     return f"The best adapters come within {-change:.2f} spBLEU of full fine-tuning, training {size}."
 
 
-def sentences(summary: Summary, scores: Mapping[str, DirectionScores]) -> tuple[str, ...]:
+def sentences(experiment: Experiment, summary: Summary, scores: Mapping[str, DirectionScores]) -> tuple[str, ...]:
     """Returns the findings as sentences, every number with its interval.
 
     Args:
+        experiment: The experiment.
         summary: What `summarise` found.
         scores: Direction scores on `summary.split` by trial name, where they are known.
     """
@@ -112,7 +113,7 @@ def sentences(summary: Summary, scores: Mapping[str, DirectionScores]) -> tuple[
     split = summary.split
     lines = [
         f"The best member of the front is trial {best.name}: {_scored(best.score(split))} on {split}, with "
-        f"{_size_phrase(best)}. {_chosen(best)}"
+        f"{_size_phrase(best)}. {_chosen(experiment, best)}"
         if split == "test"
         else f"The best member of the front is trial {best.name}: {_scored(best.score(split))} on validation, "
         f"with {_size_phrase(best)}. Nothing has been scored on a test set."
@@ -130,12 +131,12 @@ def sentences(summary: Summary, scores: Mapping[str, DirectionScores]) -> tuple[
     return (*lines, states)
 
 
-def _chosen(best: Trial) -> str:
+def _chosen(experiment: Experiment, best: Trial) -> str:
     if best.full is None:
         return f"It was chosen by its validation score, {_scored(best.validation)}."
     return (
-        f"It was chosen by its score on the whole validation part, {_scored(best.full)}; while searching it had "
-        f"{_scored(best.validation)}."
+        f"It was chosen by its score on {wording.split_words('full', experiment, best.full)}, {_scored(best.full)}; "
+        f"while searching it had {_scored(best.validation)}."
     )
 
 

@@ -73,7 +73,7 @@ def _add_row(table: Table, trial: Trial, summary: Summary, style: str) -> None:
 
 def _title(experiment: Experiment, summary: Summary) -> str:
     scores = [trial.score(summary.split) for trial in (*summary.front, *summary.baselines)]
-    size = wording.sample_size(next((score for score in scores if score is not None), None), summary.split)
+    size = wording.sample_size(experiment, next((score for score in scores if score is not None), None), summary.split)
     return f"{experiment.name}: {wording.metric_label(experiment)} on {size}"
 
 

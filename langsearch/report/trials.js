@@ -4,7 +4,7 @@
   const { MISSING } = words;
   const PAGE = 100;
   const MAX_PINS = 4;
-  const SPLITS = [["validation", "validation"], ["full", "whole validation part"], ["test", "test"]];
+  const SPLITS = ["validation", "full", "test"];
   const pinned = [];
 
   const score = (index, split = "validation") => langsearch.data.trials[split][index];
@@ -182,11 +182,11 @@
 
   function scoreTable(index) {
     const full = at(langsearch.data.full ?? "");
-    const body = SPLITS.filter(([key]) => score(index, key)).map(([key, name]) => {
+    const body = SPLITS.filter((key) => score(index, key)).map((key) => {
       const own = score(index, key);
       const other = full >= 0 && full !== index ? score(full, key) : null;
       const size = [own[3] && `${own[3].toLocaleString("en")} sentences`, own[4] && `${own[4].toLocaleString("en")} directions`].filter(Boolean).join(", ");
-      const line = row(name, words.fixed(own[0]), words.interval(own), other ? words.signed(own[0] - other[0]) : MISSING);
+      const line = row(langsearch.data.trials.split_words[key], words.fixed(own[0]), words.interval(own), other ? words.signed(own[0] - other[0]) : MISSING);
       line.firstElementChild.append(make("small", { text: size }));
       return line;
     });

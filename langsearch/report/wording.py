@@ -1,6 +1,7 @@
 """Numbers and names as people read them, the same in the terminal and on the page."""
 
 from langsearch.report.experiment_reader import Experiment, Score, Split, Trial
+from langsearch.search.results import full_part
 
 MISSING = "–"
 
@@ -10,8 +11,6 @@ _BASELINES = {
     "shared_lora": "shared LoRA",
     "published": "published",
 }
-
-SPLIT_WORDS: dict[Split, str] = {"validation": "validation", "full": "the whole validation part", "test": "test"}
 
 
 def trial_label(trial: Trial) -> str:
@@ -26,9 +25,25 @@ def metric_label(experiment: Experiment) -> str:
     return "spBLEU"
 
 
-def sample_size(score: Score | None, split: Split) -> str:
+def split_words(split: Split, experiment: Experiment, score: Score | None = None) -> str:
+    """Returns what scores of a split are of.
+
+    Args:
+        split: The split.
+        experiment: Its size tells whether full scores are of the whole validation part.
+        score: Of a trial. None: any of the experiment's on the split; all are of one size.
+    """
+    if split != "full":
+        return split
+    if score is None:
+        score = next((trial.full for trial in experiment.trials if trial.full is not None), None)
+    sizes = (None, None) if score is None else (score.num_sentences, score.num_directions)
+    return full_part(*sizes, experiment.num_validation_sentences, len(experiment.directions) or None)
+
+
+def sample_size(experiment: Experiment, score: Score | None, split: Split) -> str:
     """Returns "test, 104 sentences, 56 directions", as far as it is known."""
-    parts = [SPLIT_WORDS[split]]
+    parts = [split_words(split, experiment, score)]
     if score is not None and score.num_sentences is not None:
         parts.append(f"{score.num_sentences:,} sentences")
     if score is not None and score.num_directions is not None:

@@ -4,6 +4,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -13,6 +14,7 @@ from langsearch.model.base import EMBEDDED_FOLDER, Base
 from langsearch.model.peft_export import adapter_name
 from langsearch.search.environment import Environment
 from langsearch.search.folder import ExperimentFolder, read_json
+from langsearch.search.results import full_part
 from langsearch.search.table import TrialRow
 from langsearch.search.task import TrialTask
 from langsearch.space.architecture import Architecture, Side
@@ -72,7 +74,7 @@ def model_card(
         "",
         "## Scores",
         "",
-        *_score_lines(row),
+        *_score_lines(folder, environment, row),
         "",
         "## Data",
         "",
@@ -180,7 +182,7 @@ def _plan(architecture: Architecture, classes: Mapping[str, Sequence[str]]) -> I
         yield f"| {where} | {show_modules(plan.modules)} | {plan.side} | {show_ranks(plan.ranks, classes)} |"
 
 
-def _score_lines(row: TrialRow) -> Iterator[str]:
+def _score_lines(folder: ExperimentFolder, environment: Environment, row: TrialRow) -> Iterator[str]:
     yield "| set | spBLEU, mean over directions | 95 % interval | directions | sentences each |"
     yield "|---|---|---|---|---|"
     if row.result:
@@ -191,7 +193,11 @@ def _score_lines(row: TrialRow) -> Iterator[str]:
     if row.full:
         full = row.full
         size = full.full_num_directions, full.full_num_sentences
-        yield _score_row("whole validation", full.full_spbleu, full.full_spbleu_low, full.full_spbleu_high, *size)
+        whole = _about(folder).get("num_validation_sentences"), len(environment.directions)
+        part = full_part(full.full_num_sentences, full.full_num_directions, *whole)
+        yield _score_row(
+            part.removeprefix("the "), full.full_spbleu, full.full_spbleu_low, full.full_spbleu_high, *size
+        )
     if row.test:
         test = row.test
         size = test.test_num_directions, test.test_num_sentences
@@ -215,13 +221,17 @@ def _difference(difference: Difference) -> str:
 
 
 def _data_lines(folder: ExperimentFolder, data: DataSettings) -> Iterator[str]:
-    about = read_json(folder.description) if folder.description.exists() else {}
+    about = _about(folder)
     held_out = f"the last {data.holdout:,} sentences of train" if data.holdout else ""
     parts = {"train": _names(data.train), "validation": held_out or _names(data.validation), "test": _names(data.test)}
     for part, names in parts.items():
         count = about.get(f"num_{part}_sentences")
         size = f", {count:,} sentences in every language" if isinstance(count, int) else ""
         yield f"- {part}: {names}{size}"
+
+
+def _about(folder: ExperimentFolder) -> dict[str, Any]:
+    return read_json(folder.description) if folder.description.exists() else {}
 
 
 def _names(sources: Sequence[Source]) -> str:

@@ -66,7 +66,7 @@ class TestResult:
 
 @dataclass(frozen=True, kw_only=True)
 class FullResult:
-    """A trial's scores on the whole validation part, as `evaluation.final` decodes it."""
+    """A trial's scores on the validation part, as much of it and as `evaluation.final` says: by default all of it."""
 
     full_spbleu: float
     full_spbleu_low: float
@@ -79,6 +79,28 @@ class FullResult:
 
 _NAMES = tuple(field.name for field in fields(TrialResult))
 _REQUIRED = tuple(field.name for field in fields(TrialResult) if field.default is MISSING)
+
+
+def full_part(
+    num_sentences: int | None, num_directions: int | None, all_sentences: int | None, all_directions: int | None
+) -> str:
+    """Returns what full scores are of: the whole validation part, or how much of it `evaluation.final` takes.
+
+    Args:
+        num_sentences: How many sentences were scored. None: all, or not known.
+        num_directions: How many directions, likewise.
+        all_sentences: How many sentences the validation part has. None: not known, so that nothing tells them apart.
+        all_directions: How many directions the experiment has, likewise.
+    """
+    sentences, directions = _share(num_sentences, all_sentences), _share(num_directions, all_directions)
+    if sentences is None and directions is None:
+        return "the whole validation part"
+    return f"{sentences or 'all'} validation sentences in {directions or 'all'} directions"
+
+
+def _share(count: int | None, whole: int | None) -> str | None:
+    """Returns "20 of 52", or None where it is all of them as far as is known."""
+    return f"{count:,} of {whole:,}" if count is not None and whole is not None and count < whole else None
 
 
 def parse_result(result: Mapping[str, Any]) -> TrialResult | None:

@@ -1,4 +1,4 @@
-"""What follows the trials: the front once more on the whole validation part, then, once, on the test set."""
+"""What follows the trials: the front once more by `evaluation.final`, then, once, on the test set."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ import ray
 
 from langsearch.search.comparison import compare_tested
 from langsearch.search.portable import portable
-from langsearch.search.results import FullResult, TestResult
+from langsearch.search.results import FullResult, TestResult, full_part
 from langsearch.search.table import State
 from langsearch.search.trial_resources import task_options
 from langsearch.search.tuning import Search
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def evaluate_candidates(search: Search) -> bool:
-    """Scores the candidates with `evaluation.final` on the whole validation part, each one once over all resumes.
+    """Scores the candidates on validation again, by `evaluation.final`, each one once over all resumes.
 
     Returns:
         Whether all of them have such scores; without them nothing may be tested, since nothing is selected.
@@ -26,12 +26,15 @@ def evaluate_candidates(search: Search) -> bool:
     table = search.table
     names = [row.name for row in table.candidates() if row.full is None]
     if names:
-        search.display.message(f"Scoring the front's {len(names)} candidates again, on the whole validation part …")
+        candidates = "the front's candidate" if len(names) == 1 else f"the front's {len(names)} candidates"
+        final = search.space.evaluation.final
+        search.display.message(f"Scoring {candidates} again, on {_part(search, final.sentences, final.directions)} …")
 
     def record(name: str, values: dict[str, Any]) -> None:
         result = FullResult(**values)
         table.record_full(name, result)
-        search.display.message(f"{name:<15} spBLEU {result.full_spbleu:5.2f} on the whole validation part")
+        part = _part(search, result.full_num_sentences, result.full_num_directions)
+        search.display.message(f"{name:<15} spBLEU {result.full_spbleu:5.2f} on {part}")
 
     _run(search, full_on_worker, names, record)
     return all(row.full is not None for row in table.candidates())
@@ -51,7 +54,8 @@ def test_front(search: Search) -> bool:
 
     names = untested()
     if names:
-        search.display.message(f"Testing {len(names)} systems: the front and the baselines, on the test set …")
+        systems = "1 system" if len(names) == 1 else f"{len(names)} systems"
+        search.display.message(f"Testing {systems}, of the front and the baselines, on the test set …")
 
     def record(name: str, values: dict[str, Any]) -> None:
         result = TestResult(**values)
@@ -64,6 +68,11 @@ def test_front(search: Search) -> bool:
 
 
 test_front.__test__ = False  # type: ignore[attr-defined]
+
+
+def _part(search: Search, num_sentences: int | None, num_directions: int | None) -> str:
+    checked = search.checked
+    return full_part(num_sentences, num_directions, len(checked.corpus.validation), len(checked.directions))
 
 
 def _run(
