@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from langsearch.search.disk import DiskBudget, Freed, keep_within
+from langsearch.search.disk import DiskBudget, Freed, keep_within, without_weights
 from langsearch.search.folder import ExperimentFolder
 from langsearch.search.table import State, TrialRow
 from langsearch.space.settings import CheckpointSettings
@@ -99,6 +99,28 @@ def test_keep_front_deletes_the_weights_of_ended_trials_that_are_not_in_it(
     assert freed.num_bytes >= 3 * 4 * KB
     assert freed.message is None
     assert keep_within(folder, rows, {"00001"}, FRONT) == Freed(0, (), None)
+
+
+def test_weights_that_other_constraints_would_bring_back_to_the_front_go_last(
+    folder: ExperimentFolder, make_row: RowMaker
+) -> None:
+    rows = [
+        make_row("00000"),
+        make_row("00001", spbleu=3.0, violations={"peak_memory <= 1": 0.5}),
+        make_row("00002", spbleu=9.0, violations={"peak_memory <= 1": 0.5}),
+        make_row("00003", spbleu=2.0),
+    ]
+    for row in rows:
+        write_weights(folder, row.name)
+    keep_within(folder, rows, {"00000"}, FRONT, {"00000", "00001"})
+    assert kept(folder) == {f"{name}/weights/000000001" for name in ("00000", "00001")}
+    for row in rows:
+        write_weights(folder, row.name)
+    keep_within(folder, rows, {"00000"}, budget(11), {"00000", "00001"})
+    assert kept(folder) == {f"{name}/weights/000000001" for name in ("00000", "00001")}
+    keep_within(folder, rows, {"00000"}, budget(6), {"00000", "00001"})
+    assert kept(folder) == {"00000/weights/000000001"}
+    assert without_weights(folder, rows) == ["00001", "00002", "00003"]
 
 
 def test_keep_all_deletes_no_weights_without_a_budget(folder: ExperimentFolder, make_row: RowMaker) -> None:

@@ -12,6 +12,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.samplers import BaseSampler, PartialFixedSampler
 from ray.tune.search import Searcher
 
+from langsearch.search.constraints import Constraints
 from langsearch.search.failures import FAILED, PAUSED
 from langsearch.search.folder import ExperimentFolder
 from langsearch.search.results import TrialResult, parse_result
@@ -472,14 +473,13 @@ def test_a_trial_that_early_stopping_had_ended_is_pruned_when_the_search_goes_on
     assert searcher.is_done
 
 
-SMALL = Constraint(metric="trainable_parameters", is_upper=True, bound=3.0)
-
-
+@pytest.mark.parametrize("metric", ["trainable_parameters", "nonzero_parameters"])
 def test_a_proposal_that_is_too_large_is_not_trained_and_does_not_count(
-    make_table: "TableMaker", tmp_path: Path, make_task: "TaskMaker", make_result: "ResultMaker"
+    metric: str, make_table: "TableMaker", tmp_path: Path, make_task: "TaskMaker", make_result: "ResultMaker"
 ) -> None:
     def searcher(unfinished: Sequence[str] = (), num_trials: int = 4) -> tuple[TableSearcher, TrialTable]:
-        table = make_table(tmp_path / "study.db", sampler="random", constraints=[SMALL])
+        small = Constraint(metric=metric, is_upper=True, bound=3.0)
+        table = make_table(tmp_path / "study.db", sampler="random", constraints=[small])
 
         def task(number: int, point: dict[str, Any]) -> TrialTask:
             return make_task(f"{number:05d}", **point)
@@ -503,7 +503,7 @@ def test_a_proposal_that_is_too_large_is_not_trained_and_does_not_count(
     assert small == set(names) < {row.name for row in table.rows()}
     for row in table.rows():
         if row.name not in small:
-            assert (row.state, row.cause, row.result) == (State.PRUNED, "violates trainable_parameters <= 3", None)
+            assert (row.state, row.cause, row.result) == (State.PRUNED, f"violates {metric} <= 3", None)
     # A driver that was killed between the two writes left one that runs.
     table.add(table.num_searched, {"rank": 4, "lr": 0.005}, fingerprint="x")
     left = table.rows()[-1].name
@@ -511,6 +511,13 @@ def test_a_proposal_that_is_too_large_is_not_trained_and_does_not_count(
     assert drive(again, make_result) == []
     assert table.row(left).is_rejected
     assert again.is_done
+
+
+def test_what_pruning_will_leave_is_not_known_before_the_training() -> None:
+    few = Constraint(metric="nonzero_parameters", is_upper=True, bound=3.0)
+    constraints = Constraints(all=(few,))
+    assert constraints.violated_by_size(6, is_pruned=True) == {}
+    assert constraints.violated_by_size(6, is_pruned=False) == {"nonzero_parameters <= 3": 1.0}
 
 
 LOSS = Constraint(metric="worst_loss.all", is_upper=True, bound=0.5)

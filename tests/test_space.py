@@ -353,6 +353,10 @@ def test_a_search_has_one_to_four_objectives_in_their_order(tmp_path: Path) -> N
         ("[spbleu, parameters]", "must name objectives, but 'parameters' is none. Did you mean .*_parameters"),
         ("[spbleu, chrf, train_seconds, peak_memory, trainable_parameters]", "must be at most 4, but got 5"),
         ("spbleu", "must be .* or a list of objectives, but got 'spbleu'"),
+        (
+            "{foo: max, chrf: min, nonzero_parameters: max}",
+            "must name objectives, but 'foo' is none.*; must be {chrf: max}, .*; must be {nonzero_parameters: min}",
+        ),
     ],
 )
 def test_wrong_objectives_are_refused(objectives: str, message: str, tmp_path: Path) -> None:

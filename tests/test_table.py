@@ -11,6 +11,7 @@ import sqlalchemy
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
+from langsearch.search.candidates import best_member
 from langsearch.search.front import Objective
 from langsearch.search.results import FullResult, TestResult
 from langsearch.search.table import State, TrialTable
@@ -424,6 +425,21 @@ def test_what_a_trial_violates_is_a_share_of_the_bound_and_optuna_knows_it(
     assert make_table(tmp_path / "study.db", **given).rows() == table.rows()
 
 
+def test_what_other_bounds_of_the_constraints_would_bring_to_the_front_is_known(
+    make_table: "TableMaker", make_result: "ResultMaker"
+) -> None:
+    memory = Constraint(metric="peak_memory", is_upper=True, bound=6.0)
+    table = make_table(constraints=[memory])
+    small, best, cheap, worse, _ = propose(table, 5)
+    table.complete(small, make_result(spbleu=5.0, trainable_parameters=100, peak_memory_bytes=5))
+    table.complete(best, make_result(spbleu=9.0, trainable_parameters=100, peak_memory_bytes=9))
+    table.complete(cheap, make_result(spbleu=4.0, trainable_parameters=100, peak_memory_bytes=3))
+    table.complete(worse, make_result(spbleu=8.0, trainable_parameters=100, peak_memory_bytes=9))
+    assert [row.name for row in table.candidates()] == [small]
+    assert table.returning() == [small, best, cheap], "with bounds of 9 and 3 bytes; the last is worse in everything"
+    assert make_table().returning() == []
+
+
 def test_a_running_trial_violates_nothing_that_is_known(make_table: "TableMaker", make_result: "ResultMaker") -> None:
     table = make_table(constraints=[LARGE])
     (name,) = propose(table)
@@ -434,7 +450,7 @@ def test_a_running_trial_violates_nothing_that_is_known(make_table: "TableMaker"
 def test_a_loss_is_of_directions_within_the_class_against_the_pretrained_base(
     make_table: "TableMaker", make_result: "ResultMaker"
 ) -> None:
-    texts = {"worst_loss.high <= 0.5": 1.0, "worst_loss.all <= 0.5": 5.0, "worst_loss.low <= 0.5": -1.0}
+    texts = {"worst_loss.high <= 0.5": 1.0, "worst_loss.all <= 0.5": 5.0, "worst_loss.low <= 0.5": 1.0}
     constraints = [Constraint(metric=text.split()[0], is_upper=True, bound=0.5) for text in texts]
     table = make_table(constraints=constraints, classes={"high": ("en", "fr", "de"), "low": ("sw",)})
     table.add_baseline("pretrained")
@@ -448,7 +464,7 @@ def test_a_loss_is_of_directions_within_the_class_against_the_pretrained_base(
     table.complete(name, result)
     assert table.row(name).is_feasible is False
     unknown = table.violations(make_result())
-    assert unknown == dict.fromkeys(texts, 1.0), "what has no scores by direction is not known to keep its losses"
+    assert unknown == dict.fromkeys(texts, 1.0), "what has no such scores is not known to keep its losses"
 
 
 def test_a_rejected_trial_is_pruned_without_a_result_and_counts_as_none(
@@ -529,6 +545,22 @@ def test_the_front_is_of_full_scores_once_all_candidates_have_them(
     assert [row.name for row in table.candidates()] == names
     assert table.row(names[0]).full == full(10.5)
     assert make_table(tmp_path / "study.db").rows() == table.rows()
+
+
+def test_the_best_member_is_chosen_by_full_scores_once_all_members_have_them(
+    make_table: "TableMaker", make_result: "ResultMaker"
+) -> None:
+    table = make_table()
+    small, large = propose(table, 2)
+    assert best_member(table.front()) is None
+    for name, spbleu, size in ((small, 10.0, 100), (large, 11.0, 200)):
+        table.complete(name, make_result(spbleu=spbleu, trainable_parameters=size))
+    rows = [table.row(name) for name in (small, large)]
+    assert best_member(rows) == rows[1]
+    rows[0] = dataclasses.replace(rows[0], full=full(12.0))
+    assert best_member(rows) == rows[1], "the other one's full score is not known"
+    rows[1] = dataclasses.replace(rows[1], full=full(11.5))
+    assert best_member(rows) == rows[0]
 
 
 def test_four_objectives_have_their_names_directions_and_values(

@@ -47,6 +47,13 @@ def final_front(objectives: Sequence[Objective], candidates: Sequence[TrialRow])
     return [row for row, stays in zip(candidates, keep, strict=True) if stays]
 
 
+def best_member(front: Sequence[TrialRow]) -> TrialRow | None:
+    """Returns the member with the best spBLEU on validation: by the full scores, once all members have them."""
+    if all(row.full is not None for row in front):
+        return max(front, key=lambda row: row.full.full_spbleu if row.full else 0.0, default=None)
+    return max(front, key=lambda row: row.result.spbleu if row.result else 0.0, default=None)
+
+
 def by_size(rows: Iterable[TrialRow]) -> list[TrialRow]:
     """Returns trials by their trainable parameters."""
     return sorted(rows, key=lambda row: (row.result.trainable_parameters if row.result else 0, row.name))

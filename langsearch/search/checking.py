@@ -177,7 +177,8 @@ def check_constraints(checked: CheckedSpace) -> None:
     scored = sample_directions(checked.directions, space.evaluation.search.directions, space.classes)
     for index, constraint in enumerate(space.search.constraints):
         text = None
-        if constraint.metric == "trainable_parameters":
+        is_pruned = space.architecture_section.pruning is not None
+        if constraint.metric == "trainable_parameters" or (constraint.metric == "nonzero_parameters" and not is_pruned):
             low, _ = parameter_range(checked)
             bound = constraint.bound * (checked.shape.num_parameters / 100 if constraint.is_percent else 1)
             if low > bound:

@@ -44,12 +44,18 @@ class Constraints:
             return None
         return {str(constraint): self._violation(constraint, result, pretrained) for constraint in self.all}
 
-    def violated_by_size(self, num_trainable: int) -> dict[str, float]:
-        """Returns the upper bounds on the trainable parameters that a size violates: known before any training."""
+    def violated_by_size(self, num_trainable: int, *, is_pruned: bool) -> dict[str, float]:
+        """Returns the upper bounds on parameters that a size violates: known before any training.
+
+        Args:
+            num_trainable: Parameters that are trained and stored.
+            is_pruned: Whether the training prunes. If not, all of them stay non-zero, and count as such.
+        """
+        sizes = ("trainable_parameters",) if is_pruned else ("trainable_parameters", "nonzero_parameters")
         found = {
             str(constraint): self._relative(constraint, num_trainable)
             for constraint in self.all
-            if constraint.metric == "trainable_parameters" and constraint.is_upper
+            if constraint.metric in sizes and constraint.is_upper
         }
         return {text: value for text, value in found.items() if value > 0}
 
@@ -67,7 +73,10 @@ class Constraints:
         return float(over / (abs(bound) or 1.0))
 
     def _worst_loss(self, name: str, result: TrialResult, pretrained: TrialResult) -> float | None:
-        """Returns the most spBLEU that a direction between languages of a class loses; "all" is every direction."""
+        """Returns the most spBLEU that a direction between languages of a class loses; "all" is every direction.
+
+        None where no such direction was scored.
+        """
         if result.direction_spbleu is None or pretrained.direction_spbleu is None:
             return None
         before = dict(pretrained.direction_spbleu)
@@ -77,4 +86,4 @@ class Constraints:
             for direction, spbleu in result.direction_spbleu
             if direction in before and (languages is None or languages.issuperset(direction.split("-")))
         ]
-        return max(losses, default=0.0)
+        return max(losses, default=None)

@@ -63,28 +63,30 @@ class DiskBudget:
         self._cache: dict[str, tuple[object, _Sizes]] = {}
         self._said: str | None = None
 
-    def keep_within(self, rows: Sequence[TrialRow], front: Collection[str]) -> Freed:
+    def keep_within(self, rows: Sequence[TrialRow], front: Collection[str], returning: Collection[str] = ()) -> Freed:
         """Deletes what the settings ask for; called when a trial has ended.
 
-        With `keep: front` the weights of searched trials that have ended outside of the front go at once; a trial
-        that another one dominates now is dominated for ever. Over the budget go, in this order and only until it is
-        kept: what a retried trial has left; weights outside of the front, first those that violate a constraint, then
-        the pruned ones, then by spBLEU; the checkpoint before the newest of running trials; what failed trials have
-        left for a retry, oldest first; weights of baselines that are tested.
+        With `keep: front` the weights of searched trials that have ended outside of the front go at once, but for
+        those that other bounds of the constraints would bring back to it. Over the budget go, in this order and only
+        until it is kept: what a retried trial has left; weights outside of the front, first those that violate a
+        constraint, then the pruned ones, then by spBLEU, and last those that might come back; the checkpoint before
+        the newest of running trials; what failed trials have left for a retry, oldest first; weights of baselines
+        that are tested.
 
         Args:
             rows: The trial table.
             front: Names of its candidates. Not only of the front by full scores: with more trials another candidate
                 may come back to it.
+            returning: Names of the trials that would be candidates with other bounds of the constraints.
         """
         _empty_trash(self._folder)
         trained = [row for row in rows if row.same_as is None]
         freed: dict[str, int] = {}
-        for row, path in self._not_needed(trained, front):
+        for row, path in self._not_needed(trained, {*front, *returning}):
             self._remove(row, path, freed)
         message = None
         if self._settings.max_gigabytes is not None:
-            message = self._meet_budget(trained, front, freed, self._settings.max_gigabytes)
+            message = self._meet_budget(trained, front, returning, freed, self._settings.max_gigabytes)
         return Freed(sum(freed.values()), tuple(freed), message)
 
     def _not_needed(self, rows: Sequence[TrialRow], front: Collection[str]) -> Iterator[tuple[TrialRow, Path]]:
@@ -98,12 +100,17 @@ class DiskBudget:
                 yield row, self._folder.trial(row.name).weights
 
     def _meet_budget(
-        self, rows: Sequence[TrialRow], front: Collection[str], freed: dict[str, int], max_gigabytes: float
+        self,
+        rows: Sequence[TrialRow],
+        front: Collection[str],
+        returning: Collection[str],
+        freed: dict[str, int],
+        max_gigabytes: float,
     ) -> str | None:
         max_bytes = max_gigabytes * _GIGABYTE
         total = sum(self._sizes(row).total for row in rows)
         if total > max_bytes:
-            for row, path in self._by_need(rows, front):
+            for row, path in self._by_need(rows, front, returning):
                 total -= self._remove(row, path, freed)
                 if total <= max_bytes:
                     break
@@ -114,7 +121,9 @@ class DiskBudget:
         is_new, self._said = message != self._said, message
         return message if is_new else None
 
-    def _by_need(self, rows: Sequence[TrialRow], front: Collection[str]) -> Iterator[tuple[TrialRow, Path]]:
+    def _by_need(
+        self, rows: Sequence[TrialRow], front: Collection[str], returning: Collection[str]
+    ) -> Iterator[tuple[TrialRow, Path]]:
         """Yields what may go, the least needed first."""
         failed = [row for row in rows if row.state is State.FAILED]
         failed.sort(key=lambda row: row.finished.timestamp() if row.finished else 0.0)
@@ -122,7 +131,7 @@ class DiskBudget:
             if row.retried_as is not None:
                 yield from self._leftovers(row)
         outside = [row for row in rows if row.state in _ENDED_WELL and _is_outside(row, front)]
-        for row in sorted(outside, key=_worth):
+        for row in sorted(outside, key=lambda row: (row.name in returning, *_worth(row))):
             yield row, self._folder.trial(row.name).weights
         for row in rows:
             if row.state is State.RUNNING:
@@ -185,10 +194,23 @@ class DiskBudget:
 
 
 def keep_within(
-    folder: ExperimentFolder, rows: Sequence[TrialRow], front: Collection[str], settings: CheckpointSettings
+    folder: ExperimentFolder,
+    rows: Sequence[TrialRow],
+    front: Collection[str],
+    settings: CheckpointSettings,
+    returning: Collection[str] = (),
 ) -> Freed:
     """Does once what `DiskBudget.keep_within` does, measuring all trials anew."""
-    return DiskBudget(folder, settings).keep_within(rows, front)
+    return DiskBudget(folder, settings).keep_within(rows, front, returning)
+
+
+def without_weights(folder: ExperimentFolder, rows: Sequence[TrialRow]) -> list[str]:
+    """Returns the names of complete trials whose weights are gone; one that has trained nothing has none to lose."""
+    return [
+        row.name
+        for row in rows
+        if row.result is not None and row.result.trainable_parameters and not _num_bytes(folder.trial(row.name).weights)
+    ]
 
 
 _numbers = itertools.count()

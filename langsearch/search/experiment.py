@@ -60,7 +60,7 @@ def start_experiment(path: Path, space: Space, *, resume: bool, accept_changed_s
     """
     check_start(path, space, resume=resume, accept_changed_space=accept_changed_space)
     folder = ExperimentFolder(path)
-    if not _is_begun(folder):
+    if not is_started(folder):
         write_text(folder.space, space.text)
         return folder
     if _changes(folder, space):
@@ -80,7 +80,7 @@ def check_start(path: Path, space: Space, *, resume: bool, accept_changed_space:
     folder = ExperimentFolder(path)
     if resume and not path.exists():
         raise InputError(f"--resume goes on with an experiment, but {path} does not exist. Start it without.")
-    if not _is_begun(folder):
+    if not is_started(folder):
         if path.exists() and not all(_is_leftover(entry) for entry in path.iterdir()):
             raise InputError(f"An experiment's folder must be new, but {path} holds other files. Give another --name.")
         if space.search.storage is not None:
@@ -143,9 +143,14 @@ def _kept_space(folder: ExperimentFolder, version: int) -> Path:
     return folder.space.with_name(f"space.{version}.yaml")
 
 
-def _is_begun(folder: ExperimentFolder) -> bool:
+def is_started(folder: ExperimentFolder) -> bool:
     """Returns whether an experiment was started in a folder: its space is the first thing that is written."""
     return folder.space.exists() and folder.space.stat().st_size > 0
+
+
+def is_other_space(folder: ExperimentFolder, space: Space) -> bool:
+    """Returns whether an experiment that was started has another space, in what is not free to change."""
+    return is_started(folder) and bool(_changes(folder, space))
 
 
 def _is_leftover(path: Path) -> bool:

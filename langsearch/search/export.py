@@ -11,6 +11,7 @@ from langsearch.model.compact import compact
 from langsearch.model.learners import AdaptedModel
 from langsearch.model.merged_export import export_merged
 from langsearch.model.peft_export import export_peft, load_export, read_export
+from langsearch.search.candidates import best_member
 from langsearch.search.cards import hub_code, model_card
 from langsearch.search.environment import Environment
 from langsearch.search.folder import ExperimentFolder
@@ -161,10 +162,10 @@ def choose_trial(table: TrialTable, name: str | None) -> TrialRow:
     """
     rows = {row.name: row for row in table.rows()}
     if name is None:
-        front = [row for row in table.front() if row.result is not None]
-        if not front:
+        best = best_member(table.front())
+        if best is None:
             raise InputError("A trial must be complete to be chosen, but none is. Name one with --trial.")
-        return max(front, key=lambda row: row.result.spbleu if row.result else 0.0)
+        return best
     full = f"{int(name):05d}" if name.isdecimal() else name
     if full not in rows:
         raise InputError(f"--trial must name a trial, but {name!r} is none.{near_names(full, rows)}")

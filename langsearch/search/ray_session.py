@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+from collections.abc import Callable
 
 import grpc
 import ray
@@ -15,6 +16,8 @@ from langsearch.space.problems import InputError
 from langsearch.space.schema import Space
 
 SECONDS_TO_CONNECT = 10.0
+_NUM_STARTS = 3
+"""How often Ray is started, where the machine is too busy for the half minute that it gives itself."""
 _TOKEN_SETUP = "ray._private.authentication.authentication_token_setup"
 
 _ENVIRONMENT = {
@@ -127,21 +130,44 @@ def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def start_ray(shared: SharedBase) -> None:
-    """Starts Ray on this machine alone, unless this process has a Ray already."""
+def start_ray(shared: SharedBase, tell: Callable[[str], None] = lambda text: None) -> None:
+    """Starts Ray on this machine alone, unless this process has a Ray already.
+
+    Args:
+        shared: The base, which decides how much memory is shared.
+        tell: Gets a sentence where Ray is started once more: it gives itself half a minute, which a busy machine may
+            exceed.
+
+    Raises:
+        InputError: If Ray does not start.
+    """
     set_environment()
     if ray.is_initialized():
         return
     base_bytes = sum(array.nbytes for array in shared.weights.values())
-    ray.init(
-        "local",
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        include_dashboard=False,
-        # Twice the base and the sentences, not Ray's default of 30 % of the memory.
-        object_store_memory=2 * base_bytes + 200_000_000,
-        _node_ip_address="127.0.0.1",  # nothing of a run on one machine is open to others
-    )
+    for tries_left in reversed(range(_NUM_STARTS)):
+        try:
+            ray.init(
+                "local",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                include_dashboard=False,
+                # Twice the base and the sentences, not Ray's default of 30 % of the memory.
+                object_store_memory=2 * base_bytes + 200_000_000,
+                _node_ip_address="127.0.0.1",  # nothing of a run on one machine is open to others
+            )
+        except Exception as error:  # Ray raises a bare one
+            ray.shutdown()
+            if "timed out" not in str(error):
+                raise
+            if not tries_left:
+                raise InputError(
+                    f"Ray must start within half a minute, but has not, {_NUM_STARTS} times: the machine is too busy. "
+                    "Nothing is lost: when other work has ended, go on with --resume."
+                ) from error
+            tell("Ray did not start within half a minute, since the machine is busy. Once more …")
+        else:
+            return
 
 
 def set_environment() -> None:

@@ -16,10 +16,10 @@ from optuna.exceptions import StorageInternalError
 from langsearch.evaluate.spbleu import SpBleu
 from langsearch.model.base import load_base, share_base
 from langsearch.search.description import write_description
-from langsearch.search.disk import DiskBudget
+from langsearch.search.disk import DiskBudget, without_weights
 from langsearch.search.display import Display
 from langsearch.search.environment import STORE_FOLDER, CheckedSpace, build_environment
-from langsearch.search.experiment import check_start, open_table, start_experiment
+from langsearch.search.experiment import check_start, is_other_space, is_started, open_table, start_experiment
 from langsearch.search.failures import plain_cause
 from langsearch.search.folder import ExperimentFolder, read_json
 from langsearch.search.lease import RemoteLease
@@ -111,11 +111,13 @@ def run_search(
         if copy is not None:
             display.message(f"Fetching what there is of {copy.remote.url} …")
             copy.take_over()
+        # All that can be refused is refused before anything is written.
+        check_start(path, space, resume=resume, accept_changed_space=accept_changed_space)
+        names = _check_resumption(checked, ExperimentFolder(path), retry)
         folder = start_experiment(path, space, resume=resume, accept_changed_space=accept_changed_space)
         clear_leftovers(folder)
         shutil.rmtree(folder.ray, ignore_errors=True)
         table = open_table(folder, space, base_parameters=checked.shape.num_parameters)
-        names = choose_failed(table.rows(), retry) if retry is not None else []
         base = load_base(space.base)
         environment = build_environment(checked, base, root / STORE_FOLDER)
         if address is not None and copy is None:
@@ -138,6 +140,35 @@ def run_search(
         return Outcome(folder, table.rows(), is_complete, ended.ended_by, copy, ended.stopped_by)
 
 
+def _check_resumption(checked: CheckedSpace, folder: ExperimentFolder, retry: str | None) -> list[str]:
+    """Checks a resumed run against the trials that are there; returns the failed ones that it is to try again.
+
+    Raises:
+        InputError: If `retry` names no failed trial, or the space as it is now wants trials on the front that have no
+            weights any more.
+    """
+    is_changed = is_other_space(folder, checked.space)
+    if not is_started(folder) or (retry is None and not is_changed):
+        return []
+    table = open_table(folder, checked.space, base_parameters=checked.shape.num_parameters)
+    problems: list[str] = []
+    names: list[str] = []
+    if retry is not None:
+        try:
+            names = choose_failed(table.rows(), retry)
+        except InputError as error:
+            problems += error.problems
+    if is_changed and (gone := without_weights(folder, table.candidates())):
+        problems.append(
+            f"A trial on the front must have its weights, but by the constraints as they are now {', '.join(gone)} "
+            "would be on it, whose weights were deleted when others dominated them. Leave `search.constraints` as they "
+            "were, or start a new experiment with --name NAME."
+        )
+    if problems:
+        raise InputError(problems)
+    return names
+
+
 @contextmanager
 def _described(search: Search) -> Iterator[dict[str, Any]]:
     """Starts Ray, and leaves results.parquet and experiment.json up to date, however the context ends.
@@ -152,9 +183,9 @@ def _described(search: Search) -> Iterator[dict[str, Any]]:
         f"{search.space.name}: {len(search.space.languages)} languages, {len(search.checked.directions)} directions, "
         f"{len(search.checked.corpus.train):,} training sentences. Starting Ray …"
     )
-    start_ray(search.base)
     values: dict[str, Any] = {"is_complete": False}
     try:
+        start_ray(search.base, search.display.message)
         yield values
     finally:
         try:

@@ -294,7 +294,8 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
     def _reject(self, row: TrialRow, task: TrialTask) -> None:
         """Ends a trial whose size violates a constraint."""
         if self._num_trainable is not None and row.kind == "searched":
-            violations = self._table.constraints.violated_by_size(self._num_trainable(task))
+            is_pruned = task.architecture is not None and task.architecture.pruning is not None
+            violations = self._table.constraints.violated_by_size(self._num_trainable(task), is_pruned=is_pruned)
             if violations:
                 self._table.reject(row.name, violations)
 

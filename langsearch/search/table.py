@@ -370,6 +370,23 @@ class TrialTable:
         """
         return by_size(self._searched[name] for name in self._candidates)
 
+    def returning(self) -> list[str]:
+        """Returns the names of the complete trials that would be candidates with some other bounds of the constraints.
+
+        That is: those that no other one dominates where the constraints' metrics count as objectives. Without
+        constraints there are none but the candidates, and none is returned.
+        """
+        if not self.constraints.all:
+            return []
+        complete = [row for row in self._searched.values() if row.state is State.COMPLETE and row.same_as is None]
+        costs = [
+            [*self.costs(row.result), *row.violations.values()]
+            for row in complete
+            if row.result is not None and row.violations is not None
+        ]
+        names = [row.name for row in complete if row.result is not None and row.violations is not None]
+        return [name for name, stays in zip(names, non_dominated(np.array(costs)), strict=True) if stays]
+
     def front(self) -> list[TrialRow]:
         """Returns the candidates; once all of them have full scores, those that none dominates by these."""
         return final_front(self.objectives, self.candidates())

@@ -324,7 +324,7 @@ def tidy(search: Search, budget: DiskBudget) -> None:
     """Keeps the disk's budget, and brings results.parquet and the remote storage up to date."""
     table = search.table
     search.display.front([row.name for row in table.front() if row.kind == "searched"])
-    freed = budget.keep_within(table.rows(), {row.name for row in table.candidates()})
+    freed = budget.keep_within(table.rows(), {row.name for row in table.candidates()}, set(table.returning()))
     if freed.message:
         search.display.message(freed.message)
     try:

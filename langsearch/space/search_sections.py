@@ -52,17 +52,20 @@ def parse_objectives(raw: object) -> dict[str, str]:
         raise ValueError(
             f"must be {{spbleu: max, trainable_parameters: min}} or a list of objectives, but got {show(raw)}"
         )
+    problems = []
     for name, direction in given.items():
         if name not in OBJECTIVE_DIRECTIONS:
-            raise ValueError(
+            problems.append(
                 f"must name objectives, but {show(name)} is none.{near_names(str(name), OBJECTIVE_DIRECTIONS)}"
             )
-        if direction != OBJECTIVE_DIRECTIONS[name]:
-            raise ValueError(f"must be {{{name}: {OBJECTIVE_DIRECTIONS[name]}}}, but got {show(direction)}")
-    if not any(name in SCORES for name in given):
-        raise ValueError(f"must have a score among them ({', '.join(SCORES)}), but got {show(raw)}")
+        elif direction != OBJECTIVE_DIRECTIONS[name]:
+            problems.append(f"must be {{{name}: {OBJECTIVE_DIRECTIONS[name]}}}, but got {show(direction)}")
+    if not problems and not any(name in SCORES for name in given):
+        problems.append(f"must have a score among them ({', '.join(SCORES)}), but got {show(raw)}")
     if len(given) > MAX_OBJECTIVES:
-        raise ValueError(f"must be at most {MAX_OBJECTIVES}, but got {len(given)}. Make a limit of one: constraints.")
+        problems.append(f"must be at most {MAX_OBJECTIVES}, but got {len(given)}. Make a limit of one: constraints.")
+    if problems:
+        raise ValueError("; ".join(problems))
     return dict(given)
 
 
