@@ -1,6 +1,7 @@
 """Numbers, tables and matrices over a few hand-written rows; every expected number is worked out in the test."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from langsearch.report import wording
+from langsearch.report.answers import next_sentences
 from langsearch.report.experiment_reader import Experiment, Score, read_experiment
 from langsearch.report.matrices import (
     adapted_sites,
@@ -134,6 +136,39 @@ def test_a_front_that_loses_says_so(tmp_path: Path) -> None:
     assert "No member of the front beats full fine-tuning on validation." in found
     assert "There is no score of the pretrained base to compare with." in found
     assert found[0].endswith("Nothing has been scored on a test set.")
+
+
+def test_a_best_member_that_is_not_tested_yet_is_compared_on_validation(tmp_path: Path) -> None:
+    rows = [
+        _tested(_row("00000", 12.0, 10_000, is_front=True), 11.6),
+        _row("00001", 14.0, 40_000, is_front=True),
+        _tested(_row("pretrained", 8.0, 0), 7.9),
+        _tested(_row("full_finetuning", 12.5, 1_000_000), 12.0),
+    ]
+    experiment = _experiment(tmp_path / "extended", rows)
+    summary = summarise(experiment)
+    assert (summary.split, summary.best and summary.best.name) == ("validation", "00001")
+    assert "beat full fine-tuning by 1.50 spBLEU" in headline(summary)
+    text = " ".join(sentences(experiment, summary, {}))
+    assert "trial 00001: 14.00 spBLEU (95 % interval 13.50–14.50) on validation" in text
+    assert "Trial 00001 has not been scored on the test set yet, others have." in text
+    assert "Against full fine-tuning, 12.50 spBLEU" in text
+    assert not re.search("not known|There is no|Nothing has", text)
+    table = " ".join(" ".join(_printed(experiment)).split())
+    assert "tiny: spBLEU on validation" in table
+    assert "Trial 00001 has not been scored on the test set yet" in table
+    assert "Trial 00001 has not been scored" in next_sentences(experiment, summary, {}, (), {})[-1]
+
+
+def test_the_side_without_a_score_is_the_one_that_is_missed(tmp_path: Path) -> None:
+    rows = [
+        _tested(_row("00000", 12.0, 10_000, is_front=True), 11.6),
+        _tested(_row("pretrained", 8.0, 0), 7.9),
+        _row("full_finetuning", 12.5, 1_000_000),
+    ]
+    experiment = _experiment(tmp_path / "later", rows)
+    found = sentences(experiment, summarise(experiment), {})
+    assert "There is no test score of full fine-tuning to compare with." in found
 
 
 def test_the_front_is_found_where_no_trial_is_marked(tmp_path: Path) -> None:

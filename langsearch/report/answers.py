@@ -9,7 +9,7 @@ from langsearch.report import wording
 from langsearch.report.experiment_reader import CurvePoint, Experiment, Trial
 from langsearch.report.importance import Importance
 from langsearch.report.matrices import ordered_languages
-from langsearch.report.summary import DirectionScores, Summary
+from langsearch.report.summary import DirectionScores, Summary, untested
 from langsearch.space.architecture import Architecture
 
 NUM_LANGUAGES = 3
@@ -152,7 +152,7 @@ def next_sentences(
             "or train both with other seeds."
         )
     if summary.split != "test":
-        lines.append("Nothing was scored on a test set: these scores chose the front, so they flatter it.")
+        lines.append(f"{untested(summary)}: the scores here chose the front, so they flatter it.")
     return tuple(lines)
 
 

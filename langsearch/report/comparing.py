@@ -64,8 +64,6 @@ def describe(index: int, experiment: LiveExperiment) -> Line:
     summary = None if found is None else summarise(found)
     best = None if summary is None else summary.best
     split: Split = "validation" if summary is None else summary.split
-    if best is not None and best.score(split) is None:
-        split = "validation"
     states = {} if summary is None else summary.num_by_state
     return Line(
         index=index,

@@ -90,9 +90,8 @@ def listing_table(listed: tuple[Listed, ...]) -> Table:
 
 def _listed(experiment: Experiment) -> Listed:
     summary = summarise(experiment)
-    best, split = summary.best, summary.split
-    if best is None or best.score(split) is None:
-        split = "validation"
+    best = summary.best
+    split: Split = "validation" if best is None else summary.split
     score = None if best is None else best.score(split)
     ended = [trial for trial in experiment.trials if trial.kind == "searched" and trial.state != "running"]
     return Listed(

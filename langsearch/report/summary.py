@@ -15,6 +15,8 @@ class Summary:
     """The findings. A trial is None where there is none, or it has no score."""
 
     split: Split
+    """What systems are compared on: test as soon as the best one was scored on it, else validation."""
+
     front: tuple[Trial, ...]
     baselines: tuple[Trial, ...]
     best: Trial | None
@@ -25,6 +27,9 @@ class Summary:
     full_finetuning: Trial | None
     num_by_state: Mapping[State, int]
     """Searched trials only."""
+
+    is_tested: bool = False
+    """Whether any system was scored on the test set, though perhaps not the best one of by now."""
 
     num_infeasible: int = 0
     """Searched trials that violate a constraint."""
@@ -41,15 +46,19 @@ def summarise(experiment: Experiment) -> Summary:
     full = by_name.get("full_finetuning")
     scored = [trial for trial in front if _selection(trial) is not None]
     searched = [trial for trial in experiment.trials if trial.kind == "searched"]
+    best = max(scored, key=_selecting(scored), default=None)
+    tested = [trial for trial in (*front, *baselines) if trial.test is not None]
     return Summary(
-        split="test" if any(trial.test is not None for trial in (*front, *baselines)) else "validation",
+        # Of an experiment that goes on, the baselines and older members were tested before the best one is.
+        split="test" if tested and (best is None or best in tested) else "validation",
         front=front,
         baselines=baselines,
-        best=max(scored, key=_selecting(scored), default=None),
+        best=best,
         smallest=next((trial for trial in scored if full is not None and _beats(trial, full)), None),
         pretrained=by_name.get("pretrained"),
         full_finetuning=full,
         num_by_state={state: sum(trial.state == state for trial in searched) for state in STATES},
+        is_tested=bool(tested),
         num_infeasible=sum(trial.is_feasible is False for trial in searched),
     )
 
@@ -116,7 +125,7 @@ def sentences(experiment: Experiment, summary: Summary, scores: Mapping[str, Dir
         f"{_size_phrase(best)}. {_chosen(experiment, best)}"
         if split == "test"
         else f"The best member of the front is trial {best.name}: {_scored(best.score(split))} on validation, "
-        f"with {_size_phrase(best)}. Nothing has been scored on a test set."
+        f"with {_size_phrase(best)}. {untested(summary)}."
     ]
     for other, words in ((full, "full fine-tuning"), (summary.pretrained, "the pretrained base")):
         if other is None:
@@ -131,6 +140,13 @@ def sentences(experiment: Experiment, summary: Summary, scores: Mapping[str, Dir
     return (*lines, states)
 
 
+def untested(summary: Summary) -> str:
+    """Returns what of the test set is missing where the scores are not of it."""
+    if summary.is_tested and summary.best is not None:
+        return f"Trial {summary.best.name} has not been scored on the test set yet, others have"
+    return "Nothing has been scored on a test set"
+
+
 def _chosen(experiment: Experiment, best: Trial) -> str:
     if best.full is None:
         return f"It was chosen by its validation score, {_scored(best.validation)}."
@@ -143,7 +159,8 @@ def _chosen(experiment: Experiment, best: Trial) -> str:
 def _comparison(best: Trial, other: Trial, words: str, split: Split, scores: Mapping[str, DirectionScores]) -> str:
     mine, theirs = best.score(split), other.score(split)
     if mine is None or theirs is None:
-        return f"There is no {split} score of {words} to compare with."
+        missing = [f"trial {best.name}"] * (mine is None) + [words] * (theirs is None)
+        return f"There is no {split} score of {' and of '.join(missing)} to compare with."
     text = f"Against {words}, {_scored(theirs)}, that is {wording.difference(mine.spbleu - theirs.spbleu)} spBLEU"
     paired = {"pretrained": best.test_to_pretrained, "full_finetuning": best.test_to_full}.get(other.name)
     if split == "test" and paired is not None:

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from langsearch.report import wording
 from langsearch.report.experiment_reader import Experiment, Trial
-from langsearch.report.summary import Summary, gain, summarise
+from langsearch.report.summary import Summary, gain, summarise, untested
 from langsearch.search.printable import printable, printable_lines
 
 MAX_SUMMARY_CHARS = 60
@@ -90,5 +90,5 @@ def _caption(experiment: Experiment, summary: Summary) -> str:
     if experiment.signature:
         lines.append(experiment.signature)
     if summary.split == "validation":
-        lines.append("Not scored on a test set: these scores chose the front, so they flatter it.")
+        lines.append(f"{untested(summary)}: these scores chose the front, so they flatter it.")
     return "\n".join(lines)
