@@ -12,6 +12,7 @@ from rich.console import Console
 
 from langsearch.report import wording
 from langsearch.report.answers import next_sentences
+from langsearch.report.commands import reproduce_command, resume_command
 from langsearch.report.experiment_reader import Experiment, Score, read_experiment
 from langsearch.report.matrices import (
     adapted_sites,
@@ -20,7 +21,7 @@ from langsearch.report.matrices import (
     rank_matrix,
     score_matrix,
 )
-from langsearch.report.page_tables import class_pair_rows, class_pairs, reproduce_command
+from langsearch.report.page_tables import class_pair_rows, class_pairs
 from langsearch.report.summary import gain, headline, sentences, summarise
 from langsearch.report.terminal import front_table
 from langsearch.space.architecture import Architecture, Site, SiteAdapters
@@ -305,8 +306,35 @@ def test_small_numbers_are_not_rounded_to_nothing() -> None:
     )
 
 
-def test_command_quotes_names(tmp_path: Path) -> None:
-    experiment = _experiment(tmp_path / "quoted", [_row("00000", 1.0, 1)], name="a; b", num_trials=4)
-    assert (
-        reproduce_command(experiment) == "langsearch run 'experiments/a; b/space.yaml' --name 'a; b-again' --trials 4"
+def test_commands_quote_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments").mkdir()
+    rows = [_row("00000", 1.0, 1)]
+    experiment = _experiment(tmp_path / "experiments" / "a; b", rows, name="a; b", num_trials=4)
+    assert reproduce_command(experiment) == (
+        "langsearch run 'experiments/a; b/space.yaml' --name 'a; b-again' --trials 4"
     )
+
+
+def test_commands_go_on_with_the_experiment_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("experiments", "x", "here"):
+        (tmp_path / name).mkdir()
+    rows = [_row("00000", 1.0, 1, state="running")]
+    usual, other = (_experiment(tmp_path / place / "a", rows, name="a", num_trials=5) for place in ("experiments", "x"))
+    renamed = _experiment(tmp_path / "x" / "b", rows, name="a")
+    monkeypatch.chdir(tmp_path)
+    assert resume_command(usual) == "langsearch run experiments/a/space.yaml --resume --trials 5"
+    assert resume_command(usual, num_trials=9) == "langsearch run experiments/a/space.yaml --resume --trials 9"
+    assert resume_command(other, "--retry", "failed") == (
+        "langsearch run x/a/space.yaml --experiments x --resume --retry failed --trials 5"
+    )
+    assert resume_command(renamed) == "langsearch run x/b/space.yaml --experiments x --name b --resume"
+    assert reproduce_command(other) == "langsearch run x/a/space.yaml --experiments x --name a-again --trials 5"
+    advice = next_sentences(other, summarise(other), {}, (), {})
+    assert advice == (f"1 trial had not ended: `{resume_command(other)}` goes on.",)
+    monkeypatch.chdir("here")
+    assert resume_command(renamed) == (
+        f"langsearch run {tmp_path}/x/b/space.yaml --experiments {tmp_path}/x --name b --resume"
+    )
+    (tmp_path / "experiments" / "a" / ".remote").mkdir()
+    assert " --experiments URL --resume " in resume_command(usual)

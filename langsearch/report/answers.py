@@ -1,11 +1,11 @@
 """Which languages need how much and where, and what to run next, in sentences."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from langsearch.report import wording
+from langsearch.report.commands import resume_command
 from langsearch.report.experiment_reader import CurvePoint, Experiment, Trial
 from langsearch.report.importance import Importance
 from langsearch.report.matrices import ordered_languages
@@ -123,11 +123,11 @@ def next_sentences(
     """Returns what the results speak for running next; every sentence gives its reason."""
     lines = []
     best = summary.best
-    command = f"langsearch run {shlex.quote(f'experiments/{experiment.name}/space.yaml')} --resume"
     if num := summary.num_by_state["running"]:
-        lines.append(f"{wording.counted(num, 'trial')} had not ended: `{command}` goes on.")
+        lines.append(f"{wording.counted(num, 'trial')} had not ended: `{resume_command(experiment)}` goes on.")
     if num := sum(trial.state == "failed" and trial.retried_as is None for trial in experiment.trials):
-        lines.append(f"{wording.counted(num, 'trial')} failed: once the cause is mended, `{command} --retry failed`.")
+        command = resume_command(experiment, "--retry", "failed")
+        lines.append(f"{wording.counted(num, 'trial')} failed: once the cause is mended, `{command}`.")
     if best is None:
         return tuple(lines)
     lines += _edges(best, dimensions)
@@ -136,7 +136,7 @@ def next_sentences(
     searched = [trial.name for trial in experiment.trials if trial.kind == "searched"]
     joined = max((searched.index(trial.name) for trial in summary.front), default=0) + 1
     if len(searched) >= 10 and joined > _LATE * len(searched):
-        more = f"{command} --trials {len(searched) * 3 // 2}"
+        more = resume_command(experiment, num_trials=len(searched) * 3 // 2)
         lines.append(f"The front was still moving: trial {joined} of {len(searched)} joined it. More trials: `{more}`.")
     elif len(searched) >= 10:
         lines.append(

@@ -17,6 +17,7 @@ from langsearch import __version__
 from langsearch.report import page_tables, wording
 from langsearch.report.answers import demand_sentences, next_sentences
 from langsearch.report.columns import trial_columns
+from langsearch.report.commands import reproduce_command
 from langsearch.report.curves import curve_figure
 from langsearch.report.experiment_reader import (
     Experiment,
@@ -223,7 +224,7 @@ def _values(material: Material, price_per_gpu_hour: float | None) -> dict[str, A
         "failures": failures[:MAX_FAILURE_GROUPS],
         "num_failures_left_out": max(0, len(failures) - MAX_FAILURE_GROUPS),
         "facts": page_tables.facts(experiment, price_per_gpu_hour),
-        "command": page_tables.reproduce_command(experiment),
+        "command": reproduce_command(experiment),
         "max_text_chars": MAX_TEXT_CHARS,
     }
 

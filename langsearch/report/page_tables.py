@@ -1,6 +1,5 @@
 """The rows of the page's tables and lists, ready to be shown: the template only places them."""
 
-import shlex
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -173,13 +172,6 @@ def facts(experiment: Experiment, price_per_gpu_hour: float | None = None) -> tu
         "Git commit": experiment.git_commit,
     }
     return tuple((name, value if value is not None else "not recorded") for name, value in values.items())
-
-
-def reproduce_command(experiment: Experiment) -> str:
-    """Returns the command that runs the same search again, beside this one."""
-    again = shlex.quote(f"{experiment.name}-again")
-    command = f"langsearch run {shlex.quote(f'experiments/{experiment.name}/space.yaml')} --name {again}"
-    return command if experiment.num_trials is None else f"{command} --trials {experiment.num_trials}"
 
 
 def _sample_sizes(experiment: Experiment) -> str | None:
