@@ -1,6 +1,7 @@
 """The command line: parse, build, call. Exit codes: 0 done, 1 failed, 2 the input is wrong."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from langsearch.search.environment import CheckedSpace
     from langsearch.search.jobs import Jobs
     from langsearch.search.runner import Outcome
+    from langsearch.space.schema import Space
 
 app = typer.Typer(
     help="Find, for each language of a translation model, the smallest adapters that translate best.\n\n"
@@ -175,12 +177,8 @@ def run(
     from langsearch.search.environment import check_space
     from langsearch.search.runner import run_search
     from langsearch.search.trackers import check_tracking
-    from langsearch.space.schema import load_space
 
-    # In quotes, so that --name 7 is a text too.
-    given = {"name": name and json.dumps(name), "search.trials": trials, "search.max_hours": hours}
-    settings = [f"{key}={value}" for key, value in given.items() if value is not None]
-    loaded = load_space(space, [*(overrides or ()), *settings])
+    loaded = _load_space(space, overrides, name=name, trials=trials, hours=hours)
     if address is not None and address.startswith("ray://"):
         from langsearch.search.client import run_on_head
 
@@ -207,6 +205,38 @@ def run(
     is_written = _write_results(checked, outcome)
     code = _tell_end(outcome)
     raise typer.Exit(code if is_written else max(code, 1))
+
+
+def _load_space(
+    path: Path,
+    overrides: list[str] | None,
+    *,
+    name: str | None = None,
+    trials: int | None = None,
+    hours: float | None = None,
+) -> "Space":
+    """Loads a space with what options set in it; problems with these name the options as they were typed."""
+    from langsearch.space.schema import load_space
+
+    options = {}
+    if name is not None:
+        # In quotes, so that --name 7 is a text too.
+        options[f"name={json.dumps(name, ensure_ascii=False)}"] = f"--name {shlex.quote(name)}"
+    if trials is not None:
+        options[f"search.trials={trials}"] = f"--trials {trials}"
+    if hours is not None:
+        options[f"search.max_hours={hours}"] = f"--hours {hours:g}"
+    try:
+        return load_space(path, [*(overrides or ()), *options])
+    except InputError as error:
+        problems = error.problems
+        for setting, option in options.items():
+            begin = f"--set {setting}: "
+            problems = tuple(
+                f"{option}: {problem.removeprefix(begin)}" if problem.startswith(begin) else problem
+                for problem in problems
+            )
+        raise InputError(problems) from error
 
 
 def _write_results(checked: "CheckedSpace", outcome: "Outcome") -> bool:
@@ -462,11 +492,8 @@ def submit(
 ) -> None:
     """Send a space and its local data to a cluster, and follow the search, which goes on without us."""
     from langsearch.search.jobs import Jobs
-    from langsearch.space.schema import load_space
 
-    given = {"name": name and json.dumps(name), "search.trials": trials}
-    settings = [f"{key}={value}" for key, value in given.items() if value is not None]
-    loaded = load_space(space, [*(overrides or ()), *settings])
+    loaded = _load_space(space, overrides, name=name, trials=trials)
     jobs = Jobs(address)
     job = jobs.submit(loaded, experiments, ["--resume"] if resume else [])
     _print_text(f"Job {job}. Follow it: langsearch status {job} --address {address} --follow")

@@ -340,8 +340,19 @@ def test_trials_and_hours_set_the_space_s(space_file: Path, langsearch: Command)
     ended = langsearch("run", space_file, "--trials", 9, "--hours", 0)
     assert (ended.code, ended.err) == (
         2,
-        "error: --set search.max_hours=0.0: `search.max_hours` must be a number above 0 or none, but got 0.0\n",
+        "error: --hours 0: `search.max_hours` must be a number above 0 or none, but got 0.0\n",
     )
+
+
+def test_errors_name_the_options_that_were_typed(space_file: Path, langsearch: Command) -> None:
+    ended = langsearch("run", space_file, "--hours", 0, "--name", "a é b", "--set", "search.seed=x")
+    assert ended.code == 2
+    hours, name, seed = sorted(ended.err.splitlines())
+    assert hours.startswith("error: --hours 0: `search.max_hours` must be")
+    assert name.startswith("error: --name 'a é b': `name` must be")
+    assert seed.startswith("error: --set search.seed=x: `search.seed` must be")
+    ended = langsearch("submit", space_file, "--address", "URL", "--experiments", "/x", "--name", "a é b")
+    assert ended.err.startswith("error: --name 'a é b': `name` must be")
 
 
 @pytest.mark.parametrize(
