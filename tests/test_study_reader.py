@@ -3,6 +3,7 @@
 import sqlite3
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from optuna.exceptions import StorageInternalError
@@ -49,7 +50,11 @@ def test_rows_and_front_are_the_drivers_at_every_step(search: LiveSearch, reader
     assert same(reader, table)
     search.test(names[0], 7.0)
     for name, spbleu in zip(names, (9.0, 10.0, 8.0), strict=True):
-        values = {"full_spbleu_low": spbleu, "full_spbleu_high": spbleu, "full_worst_class_spbleu": spbleu}
+        values: dict[str, Any] = {
+            "full_spbleu_low": spbleu,
+            "full_spbleu_high": spbleu,
+            "full_worst_class_spbleu": spbleu,
+        }
         full = FullResult(full_spbleu=spbleu, **values, full_chrf=None, full_num_sentences=52, full_num_directions=6)
         table.record_full(name, full)
     assert same(reader, table), "the front is then by the full scores"

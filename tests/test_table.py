@@ -519,7 +519,7 @@ def test_a_retry_has_the_same_point_and_takes_the_place_of_the_failed_one(
     assert make_table(tmp_path / "study.db").rows()[:2] == table.rows()
 
 
-def full(spbleu: float) -> FullResult:
+def full(spbleu: float, directions: dict[str, float] | None = None) -> FullResult:
     return FullResult(
         full_spbleu=spbleu,
         full_spbleu_low=spbleu - 1,
@@ -528,6 +528,7 @@ def full(spbleu: float) -> FullResult:
         full_chrf=None,
         full_num_sentences=9,
         full_num_directions=4,
+        full_direction_spbleu=None if directions is None else tuple(directions.items()),
     )
 
 
@@ -545,6 +546,46 @@ def test_the_front_is_of_full_scores_once_all_candidates_have_them(
     assert [row.name for row in table.candidates()] == names
     assert table.row(names[0]).full == full(10.5)
     assert make_table(tmp_path / "study.db").rows() == table.rows()
+
+
+def test_members_keep_the_constraints_by_their_full_scores_too(
+    tmp_path: Path, make_table: "TableMaker", make_result: "ResultMaker"
+) -> None:
+    loss = Constraint(metric="worst_loss.all", is_upper=True, bound=0.5)
+    score = Constraint(metric="spbleu", is_upper=False, bound=8.0)
+    values: dict[str, Any] = {"constraints": [loss, score], "classes": {"high": ("en", "fr")}}
+    table = make_table(tmp_path / "study.db", **values)
+    table.add_baseline("pretrained")
+    table.complete("pretrained", make_result(trainable_parameters=0, direction_spbleu=(("en-fr", 10.0),)))
+    names = small, middle, large = propose(table, 3)
+    for name, spbleu, size in zip(names, (10.0, 11.0, 12.0), (100, 200, 300), strict=True):
+        table.complete(name, make_result(spbleu=spbleu, trainable_parameters=size, direction_spbleu=(("en-fr", 10.0),)))
+    assert [row.name for row in table.unscored()] == [*names, "pretrained"]
+    # By full scores the first one dominates the second, but loses 3 in a direction that the search did not score.
+    table.record_full(small, full(12.0, {"en-fr": 10.0, "fr-en": 5.0}))
+    table.record_full(middle, full(11.0, {"en-fr": 9.8, "fr-en": 8.0}))
+    table.record_full(large, full(7.0, {"en-fr": 10.0, "fr-en": 9.0}))
+    assert [row.name for row in table.front()] == list(names), "the base has no full scores yet"
+    assert table.violated_in_full() == {}
+    table.record_full("pretrained", full(9.0, {"en-fr": 10.0, "fr-en": 8.0}))
+    assert table.unscored() == []
+    assert [row.name for row in table.front()] == [middle]
+    assert table.violated_in_full() == {small: ["worst_loss.all <= 0.5"], large: ["spbleu >= 8"]}
+    again = make_table(tmp_path / "study.db", **values)
+    assert (again.rows(), again.front()) == (table.rows(), table.front())
+    table.record_full(middle, full(11.0))
+    assert [row.name for row in table.unscored()] == [middle], "scored before directions were asked for"
+
+
+def test_without_constraints_on_losses_the_pretrained_base_is_not_scored_again(
+    make_table: "TableMaker", make_result: "ResultMaker"
+) -> None:
+    table = make_table(constraints=[Constraint(metric="spbleu", is_upper=False, bound=99.0)])
+    table.add_baseline("pretrained")
+    table.complete("pretrained", make_result(trainable_parameters=0))
+    (name,) = propose(table)
+    table.complete(name, make_result())
+    assert (table.candidates(), table.unscored(), table.front()) == ([], [], []), "nothing keeps the constraint"
 
 
 def test_the_best_member_is_chosen_by_full_scores_once_all_members_have_them(

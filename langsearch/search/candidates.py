@@ -4,11 +4,10 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from langsearch.search.constraints import Constraints
 from langsearch.search.front import Objective, non_dominated
 from langsearch.search.results import TrialResult
 from langsearch.search.rows import State, TrialRow
-
-_FULL_SCORES = ("spbleu", "worst_class_spbleu", "chrf")
 
 
 def result_values(objectives: Sequence[Objective], result: TrialResult) -> list[float]:
@@ -36,15 +35,41 @@ def find_candidates(objectives: Sequence[Objective], rows: Iterable[TrialRow]) -
     return by_size(row for (row, _), stays in zip(known, non_dominated(np.array(costs)), strict=True) if stays)
 
 
-def final_front(objectives: Sequence[Objective], candidates: Sequence[TrialRow]) -> list[TrialRow]:
-    """Returns the candidates; once all of them have full scores, those that none dominates by these.
+def lacks_full_scores(row: TrialRow, constraints: Constraints) -> bool:
+    """Returns whether a trial is to be scored by `evaluation.final` still, with all that the constraints need."""
+    return row.full is None or (constraints.need_pretrained and row.full.full_direction_spbleu is None)
 
+
+def final_front(
+    objectives: Sequence[Objective],
+    constraints: Constraints,
+    candidates: Sequence[TrialRow],
+    pretrained: TrialRow | None,
+) -> list[TrialRow]:
+    """Returns the candidates; once all of them have full scores, those that are members by these.
+
+    Members keep the constraints by their full scores too, and no other one that keeps them dominates them by these.
     Full scores take the place of the same scores while searching; the other objectives stay.
+
+    Args:
+        objectives: In the study's order.
+        constraints: The search's.
+        candidates: As `find_candidates` gives them.
+        pretrained: The pretrained base, if it is complete; where constraints need it, its full scores count.
     """
-    if not candidates or any(row.full is None for row in candidates):
+    needed = [*candidates, *([pretrained] if constraints.need_pretrained and pretrained is not None else [])]
+    if not candidates or any(lacks_full_scores(row, constraints) for row in needed):
         return list(candidates)
-    keep = non_dominated(np.array([_full_costs(objectives, row) for row in candidates]))
-    return [row for row, stays in zip(candidates, keep, strict=True) if stays]
+    kept = [row for row in candidates if not violated_in_full(row, constraints, pretrained)]
+    stays = non_dominated(np.array([result_costs(objectives, _fully_scored(row)) for row in kept]))
+    return [row for row, is_member in zip(kept, stays, strict=True) if is_member]
+
+
+def violated_in_full(row: TrialRow, constraints: Constraints, pretrained: TrialRow | None) -> list[str]:
+    """Returns the texts of the constraints that a trial violates by its full scores, and the pretrained base's."""
+    found = constraints.violations(_fully_scored(row), None if pretrained is None else _fully_scored(pretrained))
+    assert found is not None, "the pretrained base must be complete where constraints need it"
+    return [text for text, value in found.items() if value > 0]
 
 
 def best_member(front: Sequence[TrialRow]) -> TrialRow | None:
@@ -59,12 +84,9 @@ def by_size(rows: Iterable[TrialRow]) -> list[TrialRow]:
     return sorted(rows, key=lambda row: (row.result.trainable_parameters if row.result else 0, row.name))
 
 
-def _full_costs(objectives: Sequence[Objective], row: TrialRow) -> list[float]:
+def _fully_scored(row: TrialRow) -> TrialResult:
     assert row.result is not None
-    assert row.full is not None
-    found = {name: score for name in _FULL_SCORES if (score := getattr(row.full, f"full_{name}")) is not None}
-    values = [found.get(objective.name, getattr(row.result, objective.field)) for objective in objectives]
-    return [objective.cost(_number(value)) for objective, value in zip(objectives, values, strict=True)]
+    return row.result if row.full is None else row.full.instead_of(row.result)
 
 
 def _number(value: float | None) -> float:

@@ -71,9 +71,10 @@ def test_result(evaluation: Evaluation) -> TestResult:
 test_result.__test__ = False  # type: ignore[attr-defined]
 
 
-def full_result(evaluation: Evaluation) -> FullResult:
-    """Returns an evaluation on the whole validation part as columns of the trial table."""
+def full_result(evaluation: Evaluation, *, with_directions: bool = False) -> FullResult:
+    """Returns an evaluation by `evaluation.final` as columns of the trial table."""
     scores = evaluation.scores
+    by_direction = tuple((str(score.direction), score.spbleu) for score in scores.by_direction)
     return FullResult(
         full_spbleu=scores.spbleu,
         full_spbleu_low=scores.spbleu_low,
@@ -82,6 +83,7 @@ def full_result(evaluation: Evaluation) -> FullResult:
         full_chrf=evaluation.chrf.chrf if evaluation.chrf else None,
         full_num_sentences=scores.num_sentences,
         full_num_directions=len(scores.by_direction),
+        full_direction_spbleu=by_direction if with_directions else None,
     )
 
 
@@ -97,6 +99,8 @@ def reuse_scores(base: Base, environment: Environment, folder: TrialFolder) -> F
     same = (used.beams, used.max_length_factor) == (final.beams, final.max_length_factor)
     if not same or result.beams != final.beams or (environment.with_chrf and result.chrf is None):
         return None
+    if environment.with_directions and result.direction_spbleu is None:
+        return None
     one, other = (_data(base, environment, "full", settings).rows for settings in (used, final))
     if one.keys() != other.keys() or any(one[key].tolist() != other[key].tolist() for key in one):
         return None
@@ -109,6 +113,7 @@ def reuse_scores(base: Base, environment: Environment, folder: TrialFolder) -> F
         full_chrf=result.chrf,
         full_num_sentences=result.num_sentences,
         full_num_directions=result.num_directions,
+        full_direction_spbleu=result.direction_spbleu,
     )
 
 

@@ -1,7 +1,7 @@
 """What is known of a trial: where it stands after an epoch, and its scores on whole parts. Needs no torch."""
 
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 
 
@@ -46,9 +46,7 @@ class TrialResult:
     """HOSTNAME/PID."""
 
     def __post_init__(self) -> None:
-        if self.direction_spbleu is not None:  # JSON knows no tuples
-            pairs = tuple((str(name), float(spbleu)) for name, spbleu in self.direction_spbleu)
-            object.__setattr__(self, "direction_spbleu", pairs)
+        object.__setattr__(self, "direction_spbleu", _as_pairs(self.direction_spbleu))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +73,26 @@ class FullResult:
     full_chrf: float | None
     full_num_sentences: int
     full_num_directions: int
+    full_direction_spbleu: tuple[tuple[str, float], ...] | None = None
+    """As `TrialResult.direction_spbleu`."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "full_direction_spbleu", _as_pairs(self.full_direction_spbleu))
+
+    def instead_of(self, result: TrialResult) -> TrialResult:
+        """Returns a result with these scores in the place of those while searching; its costs stay."""
+        return replace(
+            result,
+            spbleu=self.full_spbleu,
+            worst_class_spbleu=self.full_worst_class_spbleu,
+            chrf=result.chrf if self.full_chrf is None else self.full_chrf,
+            direction_spbleu=self.full_direction_spbleu,
+        )
+
+
+def _as_pairs(scores: Iterable[Sequence[Any]] | None) -> tuple[tuple[str, float], ...] | None:
+    """Returns scores by direction as tuples, which JSON does not know."""
+    return None if scores is None else tuple((str(direction), float(spbleu)) for direction, spbleu in scores)
 
 
 _NAMES = tuple(field.name for field in fields(TrialResult))

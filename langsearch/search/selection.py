@@ -24,9 +24,12 @@ def evaluate_candidates(search: Search) -> bool:
         Whether all of them have such scores; without them nothing may be tested, since nothing is selected.
     """
     table = search.table
-    names = [row.name for row in table.candidates() if row.full is None]
+    names = [row.name for row in table.unscored()]
     if names:
-        candidates = "the front's candidate" if len(names) == 1 else f"the front's {len(names)} candidates"
+        num = sum(table.row(name).kind == "searched" for name in names)
+        candidates = "the front's candidate" if num == 1 else f"the front's {num} candidates"
+        if num < len(names):
+            candidates += " and the pretrained base, which they are held against,"
         final = search.space.evaluation.final
         search.display.message(f"Scoring {candidates} again, on {_part(search, final.sentences, final.directions)} …")
 
@@ -37,7 +40,11 @@ def evaluate_candidates(search: Search) -> bool:
         search.display.message(f"{name:<15} spBLEU {result.full_spbleu:5.2f} on {part}")
 
     _run(search, full_on_worker, names, record)
-    return all(row.full is not None for row in table.candidates())
+    for name, texts in table.violated_in_full().items():
+        search.display.message(f"{name:<15} leaves the front: by these scores it violates {', '.join(texts)}")
+    if table.constraints.all and not table.front():
+        search.display.message("No trial keeps all constraints, so nothing is on the front.")
+    return not table.unscored()
 
 
 def test_front(search: Search) -> bool:

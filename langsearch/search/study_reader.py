@@ -129,7 +129,7 @@ class StudyReader:
         if pretrained is not None and pretrained.state is not State.COMPLETE:
             pretrained = None
         rows = [self._judge(row, retried.get(row.name), pretrained) for row in searched.values()]
-        front = final_front(self.objectives, find_candidates(self.objectives, rows))
+        front = final_front(self.objectives, self._constraints, find_candidates(self.objectives, rows), pretrained)
         return StudyState((*baselines.values(), *rows), frozenset(row.name for row in front))
 
     def close(self) -> None:

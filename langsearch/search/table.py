@@ -16,9 +16,11 @@ from langsearch.search.candidates import (
     by_size,
     final_front,
     find_candidates,
+    lacks_full_scores,
     may_be_candidate,
     result_costs,
     result_values,
+    violated_in_full,
 )
 from langsearch.search.columns import Columns, plain_name
 from langsearch.search.constraints import Constraints
@@ -359,9 +361,8 @@ class TrialTable:
 
         None: a constraint on losses needs the pretrained base's scores, which are not known yet.
         """
-        row = self._baselines.get(PRETRAINED)
-        known = row is not None and row.state is State.COMPLETE
-        return self.constraints.violations(result, row.result if row is not None and known else None)
+        row = self._complete_pretrained()
+        return self.constraints.violations(result, None if row is None else row.result)
 
     def candidates(self) -> list[TrialRow]:
         """Returns the complete searched trials that keep all constraints and that no other one dominates.
@@ -388,8 +389,29 @@ class TrialTable:
         return [name for name, stays in zip(names, non_dominated(np.array(costs)), strict=True) if stays]
 
     def front(self) -> list[TrialRow]:
-        """Returns the candidates; once all of them have full scores, those that none dominates by these."""
-        return final_front(self.objectives, self.candidates())
+        """Returns the candidates; once all of them have full scores, those that are members by these."""
+        return final_front(self.objectives, self.constraints, self.candidates(), self._complete_pretrained())
+
+    def unscored(self) -> list[TrialRow]:
+        """Returns what must be scored by `evaluation.final` before the front is known.
+
+        That is: the candidates, and the pretrained base where they are held against it.
+        """
+        candidates, pretrained = self.candidates(), self._complete_pretrained()
+        needed = [*candidates, *([pretrained] if pretrained and self.constraints.need_pretrained else [])]
+        return [row for row in needed if candidates and lacks_full_scores(row, self.constraints)]
+
+    def violated_in_full(self) -> dict[str, list[str]]:
+        """Returns the candidates that violate constraints by their full scores, with the texts of these."""
+        if self.unscored():
+            return {}
+        pretrained = self._complete_pretrained()
+        found = {row.name: violated_in_full(row, self.constraints, pretrained) for row in self.candidates()}
+        return {name: texts for name, texts in found.items() if texts}
+
+    def _complete_pretrained(self) -> TrialRow | None:
+        row = self._baselines.get(PRETRAINED)
+        return row if row is not None and row.state is State.COMPLETE else None
 
     def _open_study(self, name: str) -> int:
         study = optuna.create_study(

@@ -256,7 +256,8 @@ def full_on_worker(
 
         def score(num_parts: int) -> dict[str, Any]:
             final = environment.evaluation.final
-            return asdict(full_result(evaluate_trial(attached, environment, folder, "full", final, num_parts)))
+            evaluation = evaluate_trial(attached, environment, folder, "full", final, num_parts)
+            return asdict(full_result(evaluation, with_directions=environment.with_directions))
 
         reused = reuse_scores(attached, environment, folder)
         return _halved_if_needed(score, folder) if reused is None else asdict(reused)
