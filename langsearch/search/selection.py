@@ -29,7 +29,7 @@ def evaluate_candidates(search: Search) -> bool:
         num = sum(table.row(name).kind == "searched" for name in names)
         candidates = "the front's candidate" if num == 1 else f"the front's {num} candidates"
         if num < len(names):
-            candidates += " and the pretrained base, which they are held against,"
+            candidates += " and the pretrained base"
         final = search.space.evaluation.final
         search.display.message(f"Scoring {candidates} again, on {_part(search, final.sentences, final.directions)} …")
 
