@@ -203,7 +203,7 @@ def run(
         _err.print("Interrupted. Go on with the same command and --resume.")
         raise typer.Exit(130) from None
     is_written = _write_results(checked, outcome)
-    code = _tell_end(outcome)
+    code = _tell_end(outcome, is_idle=resume and display.num_started == 0)
     raise typer.Exit(code if is_written else max(code, 1))
 
 
@@ -265,8 +265,13 @@ def _write_results(checked: "CheckedSpace", outcome: "Outcome") -> bool:
     return True
 
 
-def _tell_end(outcome: "Outcome") -> int:
-    """Says how a search ended and what can be done next; returns the exit code."""
+def _tell_end(outcome: "Outcome", *, is_idle: bool) -> int:
+    """Says how a search ended and what can be done next; returns the exit code.
+
+    Args:
+        outcome: The run's.
+        is_idle: Whether the run went on with an experiment and started no trial.
+    """
     if outcome.num_failed:
         trials = "1 trial" if outcome.num_failed == 1 else f"{outcome.num_failed} trials"
         _print_text(f"{trials} failed; the causes are in the report. To try again: --resume --retry failed")
@@ -292,6 +297,9 @@ def _tell_end(outcome: "Outcome") -> int:
     if outcome.num_complete == 0:
         _err.print("No searched trial could finish; the causes are in the report.")
         return 1
+    if is_idle and outcome.ended_by != "exhausted":
+        more = " For more: --resume --trials N" if outcome.ended_by == "trials" else ""
+        _print_text(f"No trial was left to run: the search had ended before.{more}")
     ends = {
         "plateau": "Ended before all trials: the last ones gained too little (`search.plateau`).",
         "exhausted": "Ended before all trials: every point of the space was tried.",

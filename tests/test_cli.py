@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from langsearch import cli
+from langsearch.search.display import Display
 from langsearch.search.environment import CheckedSpace
 from langsearch.search.folder import ExperimentFolder
 
@@ -226,6 +227,19 @@ class End:
 
 ENDS = {
     "done": ({"ended_by": "trials"}, 0, "", ""),
+    "done before": (
+        {"ended_by": "trials"},
+        0,
+        "No trial was left to run: the search had ended before. For more: --resume --trials N\n",
+        "",
+    ),
+    "plateau before": (
+        {"ended_by": "plateau"},
+        0,
+        "No trial was left to run: the search had ended before.\n"
+        "Ended before all trials: the last ones gained too little (`search.plateau`).\n",
+        "",
+    ),
     "done with failures": (
         {"num_failed": 2},
         0,
@@ -304,9 +318,11 @@ def test_every_end_of_a_search_is_told_with_its_exit_code_and_what_to_do(
 ) -> None:
     shutil.copytree(trained, tmp_path / "experiments" / "tiny")
     given: dict[str, object] = {}
+    num_started = 0 if "had ended before" in out else 1
 
-    def run_search(checked: CheckedSpace, experiments: Path, display: object, **options: object) -> End:
+    def run_search(checked: CheckedSpace, experiments: Path, display: Display, **options: object) -> End:
         given.update(options)
+        display.num_started = num_started
         return End(folder=ExperimentFolder(Path(experiments) / checked.space.name), **values)  # type: ignore[arg-type]
 
     monkeypatch.setattr("langsearch.search.runner.run_search", run_search)

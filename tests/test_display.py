@@ -1,13 +1,14 @@
 """What a search shows: a live table of 80 columns on a terminal, plain lines where there is none."""
 
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from rich.console import Console
 
 from langsearch.search.display import Display, short_count
-from langsearch.search.table import State
+from langsearch.search.rows import STOPPED
+from langsearch.search.table import State, TrialRow
 
 if TYPE_CHECKING:
     from tests.search_fixtures import ResultMaker, TaskMaker
@@ -105,6 +106,40 @@ def test_a_terminal_gets_the_live_table(make_task: "TaskMaker", make_result: "Re
     with display.showing():
         play(display, make_task, make_result)
     assert "* front: 00000 2.50 (525k)" in text_of(terminal)
+
+
+def test_only_planned_trials_count_as_ended_after_a_resume(make_task: "TaskMaker", make_result: "ResultMaker") -> None:
+    def row(name: str, state: State, **values: Any) -> TrialRow:
+        return TrialRow(name=name, kind="searched", state=state, params={}, fingerprint=None, **values)
+
+    rows = [
+        row("00000", State.COMPLETE, result=make_result()),
+        row("00001", State.COMPLETE, result=make_result(), same_as="00000"),
+        row("00002", State.PRUNED, cause="violates trainable_parameters <= 9"),
+        row("00003", State.FAILED, cause="worker lost", retried_as="00004"),
+        row("00004", State.FAILED, cause="worker lost"),
+        row("00005", State.PRUNED, cause=STOPPED),
+    ]
+    display = Display(console(is_terminal=True), "tiny", 4, 0)
+    display.known(rows, {row.name: make_task(row.name) for row in rows})
+    assert "3/4 trials" in shown(display)[-2]
+    assert display.num_started == 0
+    display.started(make_task("00006"), retry_of="00004")
+    assert "2/4 trials" in shown(display)[-2]
+    display.ended("00006", State.FAILED)
+    assert "3/4 trials" in shown(display)[-2]
+    assert display.num_started == 1
+
+
+def test_a_score_that_is_not_of_the_last_epoch_says_so(make_task: "TaskMaker", make_result: "ResultMaker") -> None:
+    piped = console(is_terminal=False)
+    display = Display(piped, "tiny", 1, 0)
+    display.started(make_task("00000"))
+    display.epoch("00000", make_result(epoch=1, spbleu=3.99))
+    display.epoch("00000", make_result(epoch=2, spbleu=3.99, kept_epoch=1))
+    first, second = text_of(piped).splitlines()[1:]
+    assert "spBLEU  3.99 · loss 5.000" in first
+    assert "epoch  2/2   spBLEU  3.99 kept from epoch 1 · loss 5.000" in second
 
 
 def test_quiet_shows_nothing(make_task: "TaskMaker", make_result: "ResultMaker") -> None:

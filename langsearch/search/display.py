@@ -30,6 +30,15 @@ class _Line:
     order: int = 0
     heard: float = 0.0
     """When its last result came, by the monotonic clock."""
+    is_old: bool = False
+    """Whether an earlier run ended it."""
+    is_retried: bool = False
+    """Whether another trial tries it again, which counts in its place."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is one of the planned trials that have ended."""
+        return self.state != State.RUNNING.value and not self.is_retried
 
 
 class Display:
@@ -50,7 +59,8 @@ class Display:
         self._num_planned = num_trials + num_baselines
         self._lines: dict[str, _Line] = {}
         self._started = time.monotonic()
-        self._num_ended_before = 0
+        self.num_started = 0
+        """Trials that this run has started, or started again."""
         self._front: tuple[str, ...] = ()
         self._live: Live | None = None
 
@@ -74,23 +84,25 @@ class Display:
             self._console.print(printable_lines(text), highlight=False, markup=False, soft_wrap=True)
 
     def known(self, rows: list[TrialRow], tasks: dict[str, TrialTask]) -> None:
-        """Takes in trials that an earlier run finished."""
+        """Takes in the planned trials that an earlier run finished."""
         for row in rows:
-            if row.name in tasks and row.state.is_finished:
-                self.started(tasks[row.name], is_quiet=True)
+            if row.name in tasks and row.state.is_finished and (row.kind == "baseline" or row.counts):
+                self._add(tasks[row.name])
                 self._update(row.name, state=row.state.value, result=row.result)
-                self._num_ended_before += 1
+                self._lines[row.name] = replace(self._lines[row.name], is_old=True)
 
-    def started(self, task: TrialTask, *, is_quiet: bool = False) -> None:
-        """A trial has started, or started again."""
-        old = self._lines.get(task.name)
-        order = old.order if old else len(self._lines)
-        result, heard = (old.result, time.monotonic()) if old else (None, 0.0)
-        self._lines[task.name] = _Line(
-            task.name, task.kind, task.summary, task.num_epochs, State.RUNNING.value, result, order, heard
-        )
-        if not is_quiet:
-            self._plain(f"{task.name:<15} started   {task.summary}")
+    def started(self, task: TrialTask, retry_of: str | None = None) -> None:
+        """A trial has started, or started again.
+
+        Args:
+            task: The trial's.
+            retry_of: The failed trial that it tries again.
+        """
+        self._add(task)
+        self.num_started += 1
+        if retry_of in self._lines:
+            self._lines[retry_of] = replace(self._lines[retry_of], is_retried=True)
+        self._plain(f"{task.name:<15} started   {task.summary}")
 
     def epoch(self, name: str, result: TrialResult) -> None:
         """A trial has ended an epoch."""
@@ -101,7 +113,7 @@ class Display:
         loss = "" if result.train_loss is None else f" · loss {result.train_loss:.3f}"
         self._plain(
             f"{name:<15} epoch {result.epoch:>2}/{line.num_epochs:<2}  spBLEU {result.spbleu:5.2f}"
-            f"{to_base}{loss} · {result.seconds:.0f} s"
+            f"{to_base}{kept_words(result)}{loss} · {result.seconds:.0f} s"
         )
 
     def ended(self, name: str, state: State, cause: str | None = None) -> None:
@@ -113,6 +125,14 @@ class Display:
     def front(self, names: Sequence[str]) -> None:
         """The front has these members by now."""
         self._front = tuple(names)
+
+    def _add(self, task: TrialTask) -> None:
+        old = self._lines.get(task.name)
+        order = old.order if old else len(self._lines)
+        result, heard = (old.result, time.monotonic()) if old else (None, 0.0)
+        self._lines[task.name] = _Line(
+            task.name, task.kind, task.summary, task.num_epochs, State.RUNNING.value, result, order, heard
+        )
 
     def _update(self, name: str, state: str | None = None, result: TrialResult | None = None) -> None:
         line = self._lines[name]
@@ -141,7 +161,7 @@ class Display:
             is_dim = line.state in (State.PRUNED.value, State.FAILED.value)
             style = "dim" if is_dim else "bold" if line.name in self._front else ""
             table.add_row(*self._cells(line), style=style)
-        num_ended = sum(line.state != State.RUNNING.value for line in self._lines.values())
+        num_ended = sum(line.has_ended for line in self._lines.values())
         bar = ProgressBar(total=max(self._num_planned, 1), completed=num_ended, width=20)
         status = Table.grid(padding=(0, 1), expand=True)
         status.add_column(no_wrap=True, max_width=20, overflow="ellipsis")
@@ -198,7 +218,7 @@ class Display:
 
     def _status(self, num_ended: int) -> str:
         elapsed = time.monotonic() - self._started
-        ended_now = num_ended - self._num_ended_before
+        ended_now = sum(line.has_ended and not line.is_old for line in self._lines.values())
         left = ""
         if ended_now >= 2:
             remaining = elapsed / ended_now * max(self._num_planned - num_ended, 0)
@@ -214,6 +234,11 @@ class Display:
             f"{name} {result.spbleu:.2f} ({short_count(result.trainable_parameters)})" for name, result in scored
         ]
         return f"* front: {', '.join(members)}" if members else "* front: no trial yet"
+
+
+def kept_words(result: TrialResult) -> str:
+    """Returns of which epoch a score is that stands beside the loss of another, later one."""
+    return "" if result.kept_epoch == result.epoch else f" kept from epoch {result.kept_epoch}"
 
 
 def short_count(count: int) -> str:

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from langsearch.model.base import load_base, to_device
 from langsearch.model.learners import AdaptedModel
 from langsearch.model.peft_export import export_peft
+from langsearch.search.display import kept_words
 from langsearch.search.environment import STORE_FOLDER, build_environment, check_space
 from langsearch.search.folder import TrialFolder
 from langsearch.search.results import TrialResult
@@ -136,5 +137,5 @@ def _epoch_line(result: TrialResult, num_epochs: int) -> str:
     loss = "" if result.train_loss is None else f" · loss {result.train_loss:.3f}"
     return (
         f"epoch {result.epoch}/{num_epochs}  spBLEU {result.spbleu:.2f} "
-        f"({result.spbleu_low:.2f}–{result.spbleu_high:.2f}){loss} · {result.seconds:.0f} s"
+        f"({result.spbleu_low:.2f}–{result.spbleu_high:.2f}){kept_words(result)}{loss} · {result.seconds:.0f} s"
     )

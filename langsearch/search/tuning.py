@@ -255,7 +255,7 @@ class _Between(tune.Callback):  # type: ignore[misc]  # Ray has no types
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         name = trial.config["name"]
         self._losses.trials[name] = trial
-        self._search.display.started(self._searcher.task(name))
+        self._search.display.started(self._searcher.task(name), self._search.table.row(name).retry_of)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         name = trial.config["name"]
@@ -275,7 +275,7 @@ class _Between(tune.Callback):  # type: ignore[misc]  # Ray has no types
         name = trial.config["name"]
         if name not in self._losses.trials:  # no worker could be started for it
             self._losses.trials[name] = trial
-            self._search.display.started(self._searcher.task(name))
+            self._search.display.started(self._searcher.task(name), self._search.table.row(name).retry_of)
         self._end(trial)
 
     def _end(self, trial: Any) -> None:
