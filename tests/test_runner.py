@@ -17,6 +17,7 @@ import ray
 
 from langsearch import cli
 from langsearch.model.peft_export import read_export
+from langsearch.search import runner
 from langsearch.search.folder import read_json, read_rows
 from langsearch.search.results_file import RESULTS
 
@@ -146,6 +147,21 @@ def test_a_second_run_is_refused(
 ) -> None:
     assert run(monkeypatch, *arguments(searched.space)) == 2
     assert "Go on with it by --resume, or start another with --name NAME." in capsys.readouterr().err
+
+
+def test_a_finished_search_that_is_resumed_starts_nothing(
+    searched: Searched, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def start(*_: object, **__: object) -> None:
+        raise AssertionError("Ray was started")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "start_ray", start)
+        assert run(monkeypatch, *arguments(searched.space, "--resume")) == 0
+        assert "* best by validation" in capsys.readouterr().out
+        with pytest.raises(AssertionError, match="Ray was started"):
+            run(monkeypatch, *arguments(searched.space, "--resume", "--trials", "4"))
+    assert rows_of(searched.path) == searched.rows
 
 
 def test_after_kill_9_resume_adds_only_what_is_missing_and_tests_nothing_twice(

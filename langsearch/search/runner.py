@@ -19,7 +19,14 @@ from langsearch.search.description import write_description
 from langsearch.search.disk import DiskBudget, without_weights
 from langsearch.search.display import Display
 from langsearch.search.environment import STORE_FOLDER, CheckedSpace, build_environment
-from langsearch.search.experiment import check_start, is_other_space, is_started, open_table, start_experiment
+from langsearch.search.experiment import (
+    check_start,
+    is_other_space,
+    is_started,
+    open_table,
+    space_version,
+    start_experiment,
+)
 from langsearch.search.failures import plain_cause
 from langsearch.search.folder import ExperimentFolder, read_json
 from langsearch.search.lease import RemoteLease
@@ -130,6 +137,9 @@ def run_search(
             search = replace(search, check_held=lease.check)
             copy.push_store()
             copy.push()
+        if not names and _is_finished(search):
+            tidy(search, DiskBudget(folder, space.checkpoints))  # what is kept may have been set anew
+            return Outcome(folder, table.rows(), True, "trials", copy, None)
         with _described(search) as described:
             ended = _run(search, names, described)
             is_complete = ended.is_done and evaluate_candidates(search) and test_front(search)
@@ -167,6 +177,23 @@ def _check_resumption(checked: CheckedSpace, folder: ExperimentFolder, retry: st
     if problems:
         raise InputError(problems)
     return names
+
+
+def _is_finished(search: Search) -> bool:
+    """Returns whether an earlier run has done all that is asked for, so that Ray need not be started."""
+    folder, table, space = search.folder, search.table, search.space
+    about = read_json(folder.description) if folder.description.exists() else {}
+    if about.get("finished") is None or about.get("space_version") != space_version(folder):
+        return False
+    rows = table.rows()
+    baselines = [row for row in rows if row.kind == "baseline" and row.state is State.COMPLETE]
+    return (
+        all(row.state.is_finished for row in rows)
+        and sum(row.counts for row in rows) >= space.search.trials
+        and {baseline.name for baseline in space.baselines} == {row.name for row in baselines}
+        and not table.unscored()
+        and all(row.test is not None for row in [*baselines, *table.front()])
+    )
 
 
 @contextmanager
