@@ -5,16 +5,23 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from optuna.distributions import IntDistribution
 
 from langsearch import cli
+from langsearch.report.experiment_reader import as_trial
 from langsearch.search.folder import read_json, read_rows, write_json
 from langsearch.search.lock import hold, is_held
 from langsearch.search.printable import json_text, printable, printable_lines
 from langsearch.search.remote import open_remote
+from langsearch.search.results_file import row_values
+
+if TYPE_CHECKING:
+    from tests.search_fixtures import TableMaker
 
 pytest_plugins = ["search_fixtures"]
 
@@ -50,7 +57,7 @@ def test_list_shows_each_experiment_in_80_columns(copied: Path, langsearch: Comm
     assert code == 0
     (line,) = [line for line in out.splitlines() if "tiny" in line]
     rows = {row["name"]: row for row in read_rows(copied / "results.parquet")}
-    assert line.split()[:3] == ["tiny", "stopped", "3/3"]
+    assert line.split()[:3] == ["tiny", "stopped", "2/3"]
     assert line.split()[3] == f"{rows['00000']['spbleu']:.2f}v"
     assert max(len(line) for line in out.splitlines()) <= 80
     assert "\x1b" not in out
@@ -61,7 +68,7 @@ def test_list_as_json_has_the_numbers_as_they_are(copied: Path, langsearch: Comm
     (listed,) = json.loads(out)
     rows = {row["name"]: row for row in read_rows(copied / "results.parquet")}
     best = rows["00000"]
-    assert (listed["name"], listed["state"], listed["num_ended"], listed["num_failed"]) == ("tiny", "stopped", 3, 1)
+    assert (listed["name"], listed["state"], listed["num_ended"], listed["num_failed"]) == ("tiny", "stopped", 2, 1)
     assert (listed["best"], listed["split"], listed["spbleu"]) == ("00000", "validation", best["spbleu"])
     assert listed["to_pretrained"] == best["spbleu"] - rows["pretrained"]["spbleu"]
     assert listed["trainable_parameters"] == best["trainable_parameters"]
@@ -105,7 +112,13 @@ def test_a_folder_without_experiments_is_empty_and_one_that_is_not_there_is_refu
 def test_show_tells_an_experiment_its_front_and_its_failures(copied: Path, langsearch: Command) -> None:
     code, out, _ = langsearch("show", copied)
     assert code == 0
-    for text in ("tiny-m2m", "class low    sw", "3 of 3 (2 complete, 1 failed)", "* 00000", "= pretrained"):
+    for text in (
+        "tiny-m2m",
+        "class low    sw",
+        "2 of 3 ended (1 complete, 1 failed); beside them 1 with another's result",
+        "* 00000",
+        "= pretrained",
+    ):
         assert text in out
     assert "failed 1 x: out of memory: no" in out
 
@@ -172,6 +185,22 @@ def test_control_characters_of_a_file_do_not_reach_the_terminal(copied: Path, la
         assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(out)
     assert "[bold]<script>" in outputs[2]
     assert json.loads(outputs[3])["trials"][0]["summary"] == evil
+
+
+def test_results_tell_a_proposal_that_was_never_trained_from_a_trial_that_was_stopped(make_table: "TableMaker") -> None:
+    table = make_table()
+    for _ in range(2):
+        table.propose({"rank": IntDistribution(1, 8)}, fingerprint=None)
+    table.reject("00000", {"trainable_parameters <= 9": 0.5})
+    table.stop("00001")
+    for row in table.rows():
+        trial = as_trial(row_values(row, 1000))
+        assert trial is not None
+        assert (
+            (trial.is_rejected, trial.counts)
+            == (row.is_rejected, row.counts)
+            == ((row.name == "00000"), not trial.is_rejected)
+        )
 
 
 def test_text_for_a_terminal_stays_on_its_line() -> None:

@@ -12,8 +12,10 @@ from rich.console import Console
 
 from langsearch.report import wording
 from langsearch.report.answers import next_sentences
+from langsearch.report.columns import trial_columns
 from langsearch.report.commands import reproduce_command, resume_command
 from langsearch.report.experiment_reader import Experiment, Score, read_experiment
+from langsearch.report.listing import list_experiments
 from langsearch.report.matrices import (
     adapted_sites,
     class_pair_averages,
@@ -22,6 +24,7 @@ from langsearch.report.matrices import (
     score_matrix,
 )
 from langsearch.report.page_tables import class_pair_rows, class_pairs
+from langsearch.report.showing import print_experiment
 from langsearch.report.summary import gain, headline, sentences, summarise
 from langsearch.report.terminal import front_table
 from langsearch.space.architecture import Architecture, Site, SiteAdapters
@@ -170,6 +173,40 @@ def test_the_side_without_a_score_is_the_one_that_is_missed(tmp_path: Path) -> N
     experiment = _experiment(tmp_path / "later", rows)
     found = sentences(experiment, summarise(experiment), {})
     assert "There is no test score of full fine-tuning to compare with." in found
+
+
+def test_proposals_that_were_too_large_to_be_trained_are_told_apart(tmp_path: Path) -> None:
+    rejected = {"state": "pruned", "cause": "violates trainable_parameters <= 9", "is_feasible": False}
+    rows = [
+        _row("00000", 12.0, 10_000, is_front=True, is_feasible=True, same_as=None, retried_as=None),
+        _row("00001", 11.0, 20_000, state="pruned"),
+        _row("00002", None, 0, state="pruned", cause="stopped on request"),
+        *[_row(f"{number:05d}", None, 0, **rejected) for number in range(3, 23)],
+        _row("00023", 12.0, 10_000, same_as="00000"),
+        _row("00024", None, 0, state="failed", cause="worker lost", retried_as="00025"),
+        _row("00025", None, 0, state="running"),
+    ]
+    experiment = _experiment(tmp_path / "bounded", rows, num_trials=4)
+    summary = summarise(experiment)
+    assert (summary.num_ended, summary.num_rejected, summary.num_infeasible) == (3, 20, 0)
+    assert sentences(experiment, summary, {})[-1] == (
+        "6 trials: 2 complete, 2 stopped early (pruned), 1 failed and 1 still running. "
+        "20 proposals were never trained: too large for the constraints."
+    )
+    (listed,) = list_experiments([experiment.folder])
+    assert (listed.num_ended, listed.num_trials, listed.num_failed) == (3, 4, 0)
+    console = Console(width=200)
+    with console.capture() as capture:
+        print_experiment(console, experiment)
+    (line,) = [line for line in capture.get().splitlines() if line.startswith("trials")]
+    assert line == (
+        "trials       3 of 4 ended (1 complete, 2 pruned), 1 to go on; beside them 20 never trained: too large for the "
+        "constraints, 1 with another's result, 1 tried again"
+    )
+    assert [trial.counts for trial in experiment.trials].count(True) == 4
+    columns = trial_columns(experiment, summary, {}, {}, ())
+    assert columns["state"][1:4] == ["pruned", "pruned", "rejected"]
+    assert columns["state_words"]["rejected"] == "never trained"
 
 
 def test_the_front_is_found_where_no_trial_is_marked(tmp_path: Path) -> None:

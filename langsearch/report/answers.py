@@ -133,10 +133,10 @@ def next_sentences(
     lines += _edges(best, dimensions)
     if (late := _rise(best, curves.get(best.name, ()))) is not None:
         lines.append(f"Trial {best.name} still gained {late:.2f} spBLEU in its last epoch: raise `trainer.epochs`.")
-    searched = [trial.name for trial in experiment.trials if trial.kind == "searched"]
+    searched = [trial.name for trial in experiment.trials if trial.kind == "searched" and not trial.is_rejected]
     joined = max((searched.index(trial.name) for trial in summary.front), default=0) + 1
     if len(searched) >= 10 and joined > _LATE * len(searched):
-        more = resume_command(experiment, num_trials=len(searched) * 3 // 2)
+        more = resume_command(experiment, num_trials=summary.num_ended * 3 // 2)
         lines.append(f"The front was still moving: trial {joined} of {len(searched)} joined it. More trials: `{more}`.")
     elif len(searched) >= 10:
         lines.append(

@@ -39,7 +39,7 @@ def trial_columns(
         "name": [trial.name for trial in trials],
         "label": [wording.trial_label(trial) for trial in trials],
         "kind": [trial.kind for trial in trials],
-        "state": [trial.state for trial in trials],
+        "state": ["rejected" if trial.is_rejected else trial.state for trial in trials],
         "front": [int(trial.name in front) for trial in trials],
         "validation": [_score(trial.validation) for trial in trials],
         "full": [_score(trial.full) for trial in trials],

@@ -64,12 +64,11 @@ def describe(index: int, experiment: LiveExperiment) -> Line:
     summary = None if found is None else summarise(found)
     best = None if summary is None else summary.best
     split: Split = "validation" if summary is None else summary.split
-    states = {} if summary is None else summary.num_by_state
     return Line(
         index=index,
         name=experiment.name if found is None else found.name,
         state=snapshot.state,
-        num_ended=sum(num for state, num in states.items() if state != "running"),
+        num_ended=0 if summary is None else summary.num_ended,
         num_planned=None if found is None else found.num_trials,
         num_running=len(snapshot.running) if snapshot.state == "running" else 0,
         split=split,

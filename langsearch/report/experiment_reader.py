@@ -20,6 +20,7 @@ from langsearch.report.lenient import (
     read_rows,
     read_text,
 )
+from langsearch.search.rows import VIOLATES
 from langsearch.space.architecture import Architecture
 from langsearch.space.problems import InputError
 
@@ -105,6 +106,17 @@ class Trial:
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     """The columns of `METRICS` that have a value."""
+
+    @property
+    def is_rejected(self) -> bool:
+        """Whether its size violates a constraint, so that it was never trained."""
+        return self.state == "pruned" and self.validation is None and (self.cause or "").startswith(VIOLATES)
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is one of the trials that a search was asked for; as `TrialRow.counts`."""
+        is_other = self.same_as is not None or self.retried_as is not None
+        return self.kind == "searched" and not is_other and not self.is_rejected
 
     def score(self, split: Split) -> Score | None:
         """Returns the score on a split, None where it was not measured."""

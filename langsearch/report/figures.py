@@ -16,7 +16,13 @@ from langsearch.search.front import FIELDS
 
 Figure = dict[str, Any]
 
-STATE_WORDS = {"complete": "complete", "pruned": "stopped early", "failed": "failed", "running": "running"}
+STATE_WORDS = {
+    "complete": "complete",
+    "pruned": "stopped early",
+    "rejected": "never trained",
+    "failed": "failed",
+    "running": "running",
+}
 
 _STATE_MARKS = {
     "complete": ("circle", "var(--dominated)"),

@@ -27,7 +27,8 @@ class Listed:
     """running: a run holds it. done: all trials have ended and the front is tested. stopped: --resume goes on."""
 
     num_ended: int
-    """Searched trials that are complete, pruned or failed."""
+    """Of the trials that were planned: those that are complete, pruned or failed. Proposals that were too large to be
+    trained, trials that share a result and failed ones that were tried again are none of them."""
 
     num_failed: int
     num_trials: int | None
@@ -93,13 +94,12 @@ def _listed(experiment: Experiment) -> Listed:
     best = summary.best
     split: Split = "validation" if best is None else summary.split
     score = None if best is None else best.score(split)
-    ended = [trial for trial in experiment.trials if trial.kind == "searched" and trial.state != "running"]
     return Listed(
         name=experiment.name,
         folder=str(experiment.folder),
         state="running" if is_held(experiment.folder) else "done" if experiment.finished else "stopped",
-        num_ended=len(ended),
-        num_failed=sum(trial.state == "failed" for trial in ended),
+        num_ended=summary.num_ended,
+        num_failed=sum(trial.state == "failed" and trial.counts for trial in experiment.trials),
         num_trials=experiment.num_trials,
         split=split,
         best=None if best is None else best.name,

@@ -12,6 +12,7 @@ from rich.text import Text
 from langsearch.report import wording
 from langsearch.report.experiment_reader import (
     SPLITS,
+    STATES,
     CurvePoint,
     Experiment,
     Score,
@@ -22,7 +23,7 @@ from langsearch.report.experiment_reader import (
     trial_folder,
 )
 from langsearch.report.lenient import parse_object, read_json, read_rows
-from langsearch.report.summary import gain, summarise
+from langsearch.report.summary import Summary, gain, summarise
 from langsearch.report.terminal import front_table
 from langsearch.search.lock import is_held
 from langsearch.search.printable import printable, printable_lines
@@ -76,9 +77,8 @@ def find_trial(experiment: Experiment, name: str) -> Trial:
 def print_experiment(console: Console, experiment: Experiment) -> None:
     """Prints what an experiment is, how far it is, its front and its failures."""
     summary = summarise(experiment)
-    state = "running" if is_held(experiment.folder) else "done" if experiment.finished else "stopped: --resume goes on"
-    counts = ", ".join(f"{count:,} {name}" for name, count in summary.num_by_state.items() if count)
-    planned = "" if experiment.num_trials is None else f" of {experiment.num_trials:,}"
+    is_running = is_held(experiment.folder)
+    state = "running" if is_running else "done" if experiment.finished else "stopped: --resume goes on"
     objectives = ", ".join(f"{name} {direction}" for name, direction in experiment.objectives.items())
     started = experiment.started or wording.MISSING
     lines = {
@@ -86,7 +86,7 @@ def print_experiment(console: Console, experiment: Experiment) -> None:
         "base": f"{experiment.base or wording.MISSING}, {wording.parameters(experiment.base_parameters)} parameters",
         "directions": f"{len(experiment.directions):,}",
         "objectives": objectives or wording.MISSING,
-        "trials": f"{sum(summary.num_by_state.values()):,}{planned} ({counts or 'none yet'})",
+        "trials": _count_trials(experiment, summary, is_running=is_running),
         "started": f"{started}, {wording.duration(experiment.seconds)} in all",
         "commit": experiment.git_commit or wording.MISSING,
     }
@@ -117,6 +117,24 @@ def print_trial(console: Console, experiment: Experiment, trial: Trial) -> None:
     if details.failure is not None:
         _print(console, f"failed: {details.failure.cause}: {details.failure.message}")
         console.print(Text(printable_lines(details.failure.traceback), style="dim"), soft_wrap=True)
+
+
+def _count_trials(experiment: Experiment, summary: Summary, *, is_running: bool) -> str:
+    """Returns "3 of 4 have ended (2 complete, 1 failed), 1 is to go on; beside them 20 never trained …"."""
+    counts = Counter(trial.state for trial in experiment.trials if trial.counts)
+    ended = ", ".join(f"{counts[state]:,} {state}" for state in STATES if state != "running" and counts[state])
+    planned = "" if experiment.num_trials is None else f" of {experiment.num_trials:,}"
+    text = f"{summary.num_ended:,}{planned} ended" + (f" ({ended})" if ended else "")
+    if num := counts["running"]:
+        text += f", {num:,} running" if is_running else f", {num:,} to go on"
+    searched = [trial for trial in experiment.trials if trial.kind == "searched"]
+    others = {
+        "never trained: too large for the constraints": summary.num_rejected,
+        "with another's result": sum(trial.same_as is not None for trial in searched),
+        "tried again": sum(trial.same_as is None and trial.retried_as is not None for trial in searched),
+    }
+    beside = ", ".join(f"{num:,} {words}" for words, num in others.items() if num)
+    return f"{text}; beside them {beside}" if beside else text
 
 
 def _rows(experiment: Experiment) -> list[dict[str, Any]]:

@@ -26,13 +26,19 @@ class Summary:
     pretrained: Trial | None
     full_finetuning: Trial | None
     num_by_state: Mapping[State, int]
-    """Searched trials only."""
+    """Searched trials that were trained, or share the result of one that was."""
+
+    num_ended: int = 0
+    """Of the trials that the search was asked for, which neither repeat others nor were tried again."""
+
+    num_rejected: int = 0
+    """Searched trials that were never trained, since their size violates a constraint."""
 
     is_tested: bool = False
     """Whether any system was scored on the test set, though perhaps not the best one of by now."""
 
     num_infeasible: int = 0
-    """Searched trials that violate a constraint."""
+    """Searched trials that were trained and violate a constraint."""
 
 
 def summarise(experiment: Experiment) -> Summary:
@@ -57,9 +63,13 @@ def summarise(experiment: Experiment) -> Summary:
         smallest=next((trial for trial in scored if full is not None and _beats(trial, full)), None),
         pretrained=by_name.get("pretrained"),
         full_finetuning=full,
-        num_by_state={state: sum(trial.state == state for trial in searched) for state in STATES},
+        num_by_state={
+            state: sum(trial.state == state for trial in searched if not trial.is_rejected) for state in STATES
+        },
+        num_ended=sum(trial.counts and trial.state != "running" for trial in searched),
+        num_rejected=sum(trial.is_rejected for trial in searched),
         is_tested=bool(tested),
-        num_infeasible=sum(trial.is_feasible is False for trial in searched),
+        num_infeasible=sum(trial.is_feasible is False and not trial.is_rejected for trial in searched),
     )
 
 
@@ -88,6 +98,8 @@ def headline(summary: Summary) -> str:
         num_failed, num = summary.num_by_state["failed"], sum(summary.num_by_state.values())
         if num and num_failed == num:
             return f"No trial finished: all {num} failed." if num > 1 else "The one trial failed."
+        if not num and summary.num_rejected:
+            return "No trial was trained: all proposals so far are too large for the constraints."
         return "No trial has finished yet." if num else "No trial has started yet."
     reach = f"{wording.spbleu(_value(best.score(summary.split)))} spBLEU"
     share = f"{wording.percent(best.trainable_percent)} % of the parameters"
@@ -115,7 +127,7 @@ def sentences(experiment: Experiment, summary: Summary, scores: Mapping[str, Dir
         summary: What `summarise` found.
         scores: Direction scores on `summary.split` by trial name, where they are known.
     """
-    states = _states_sentence(summary.num_by_state)
+    states = _states_sentence(summary)
     best, full = summary.best, summary.full_finetuning
     if best is None:
         return (states,)
@@ -186,15 +198,19 @@ def _smallest_sentence(smallest: Trial | None, full: Trial, split: Split) -> str
     return f"{text}."
 
 
-def _states_sentence(num_by_state: Mapping[State, int]) -> str:
-    num = sum(num_by_state.values())
+def _states_sentence(summary: Summary) -> str:
+    num_by_state = summary.num_by_state
+    num, rejected = sum(num_by_state.values()), ""
+    if summary.num_rejected:
+        were = "1 proposal was" if summary.num_rejected == 1 else f"{summary.num_rejected:,} proposals were"
+        rejected = f" {were} never trained: too large for the constraints."
     if not num:
-        return "There are no searched trials."
+        return f"There are no searched trials.{rejected}"
     parts = [f"{num_by_state['complete']:,} complete", f"{num_by_state['pruned']:,} stopped early (pruned)"]
     parts.append(f"{num_by_state['failed']:,} failed")
     if num_by_state["running"]:
         parts.append(f"{num_by_state['running']:,} still running")
-    return f"{wording.counted(num, 'trial')}: {', '.join(parts[:-1])} and {parts[-1]}."
+    return f"{wording.counted(num, 'trial')}: {', '.join(parts[:-1])} and {parts[-1]}.{rejected}"
 
 
 def _scored(score: Score | None) -> str:

@@ -40,7 +40,7 @@ def timeline_figure(experiment: Experiment) -> Figure | None:
 
     A trial that was resumed, or tried on another worker, is one bar on its last worker.
     """
-    bars = _bars([trial for trial in experiment.trials if trial.same_as is None])
+    bars = _bars([trial for trial in experiment.trials if trial.same_as is None and not trial.is_rejected])
     if not bars:
         return None
     lanes = _lanes(bars)

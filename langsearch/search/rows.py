@@ -20,6 +20,9 @@ SAME_AS, RETRY_OF, SPACE_VERSION, RUNG = "same_as", "retry_of", "space_version",
 STOPPED = "stopped on request"
 """The cause of a trial that somebody asked to end."""
 
+VIOLATES = "violates "
+"""How the cause of a trial begins that was too large to be trained."""
+
 TEST, FULL, DIFFERENCES = "test", "full", "differences"
 """Attributes of the study, "KEY/TRIAL": a finished trial takes none."""
 
