@@ -115,6 +115,24 @@ def test_check_shows_what_a_search_would_do(space_file: Path) -> None:
     assert lines[lines.index("the sample's plan") - 1].startswith("a sample    rank ")
 
 
+def test_check_fits_80_columns_and_wraps_below_its_labels(space_file: Path) -> None:
+    stream = io.StringIO()
+    print_check(Console(file=stream, width=80), check_space(load_space(space_file)))
+    lines = stream.getvalue().splitlines()
+    assert max(len(line) for line in lines) <= 80
+    place = next(place for place, line in enumerate(lines) if line.startswith("trials"))
+    assert lines[place : place + 2] == [
+        "trials      3 searched by random, baselines: pretrained, full_finetuning,",
+        "            shared_lora, published",
+    ]
+
+
+def test_one_rung_is_an_epoch_and_several_are_epochs(space_file: Path) -> None:
+    asha = ["search.scheduler=asha", "search.reduction_factor=2"]
+    stopping = [search_summary(load_space(space_file, [*asha, f"trainer.epochs={num}"]))["stopping"] for num in (2, 4)]
+    assert stopping == ["1 in 2 goes on after epoch 1", "1 in 2 goes on after epochs 1, 2"]
+
+
 def test_check_of_a_space_without_searched_values_shows_one_size(space_file: Path) -> None:
     stream = io.StringIO()
     fixed = ["architecture.rank=2", "trainer.lr=0.001"]

@@ -1,6 +1,7 @@
 """What `langsearch check` shows of a space."""
 
 import json
+import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import islice, product
@@ -46,39 +47,52 @@ def print_check(console: Console, checked: CheckedSpace) -> None:
     """Prints languages, directions, sentences, dimensions, parameters and one sample architecture."""
     space, shape = checked.space, checked.shape
     console.print(f"[bold]{space.name}[/]: the space is right. Nothing was started.")
-    console.print(
-        f"base        {space.base}: {shape.encoder_layers}+{shape.decoder_layers} layers, d {shape.d_model}, "
-        f"{shape.num_parameters:,} parameters"
+    _print_line(
+        console,
+        "base",
+        f"{space.base}: {shape.encoder_layers}+{shape.decoder_layers} layers, d {shape.d_model}, "
+        f"{shape.num_parameters:,} parameters",
     )
     for name, languages in space.classes.items():
-        console.print(f"class       {name}: {', '.join(languages)}", soft_wrap=True)
+        _print_line(console, "class", f"{name}: {', '.join(languages)}")
     pairs = {class_pair(direction, space.classes) for direction in checked.directions}
-    console.print(f"directions  {len(checked.directions)} in {len(pairs)} class pairs")
+    _print_line(console, "directions", f"{len(checked.directions)} in {len(pairs)} class pairs")
     corpus = checked.corpus
-    console.print(
-        f"sentences   train {len(corpus.train):,} · validation {len(corpus.validation):,} · test {len(corpus.test):,}"
-    )
+    sizes = {"train": corpus.train, "validation": corpus.validation, "test": corpus.test}
+    _print_line(console, "sentences", " · ".join(f"{part} {len(text):,}" for part, text in sizes.items()))
     stand_in = " (a stand-in: not comparable with published spBLEU)" if checked.tokenizer.is_stand_in else ""
-    console.print(f"spBLEU      tokenizer {checked.tokenizer.name}{stand_in}", soft_wrap=True)
+    _print_line(console, "spBLEU", f"tokenizer {checked.tokenizer.name}{stand_in}")
     baselines = ", ".join(baseline.name for baseline in space.baselines) or "none"
-    console.print(f"trials      {space.search.trials} searched by {space.search.sampler}, baselines: {baselines}")
+    _print_line(console, "trials", f"{space.search.trials} searched by {space.search.sampler}, baselines: {baselines}")
     for label, text in search_summary(space).items():
-        console.print(f"{label:<12}{text}", soft_wrap=True, markup=False)
+        _print_line(console, label, text)
     for name, place in describe_tracking(space.tracking).items():
-        console.print(f"tracking    {name}: {place}", soft_wrap=True, markup=False)
+        _print_line(console, "tracking", f"{name}: {place}")
     dimensions = space.dimensions()
     console.print(_dimensions_table(dimensions))
     low, high = parameter_range(checked)
     percent = [100 * count / shape.num_parameters for count in (low, high)]
-    console.print(f"adapters    {low:,} to {high:,} parameters ({percent[0]:.2f} to {percent[1]:.2f} % of the base)")
-    sample = space.architecture(_sample(dimensions), shape)
-    which = "a sample    " if dimensions else "summary     "
-    console.print(
-        f"{which}{summarize(sample, space.classes)}: {sample.num_parameters(shape):,} parameters",
-        soft_wrap=True,
-        markup=False,
+    _print_line(
+        console, "adapters", f"{low:,} to {high:,} parameters ({percent[0]:.2f} to {percent[1]:.2f} % of the base)"
     )
+    sample = space.architecture(_sample(dimensions), shape)
+    which = "a sample" if dimensions else "summary"
+    _print_line(console, which, f"{summarize(sample, space.classes)}: {sample.num_parameters(shape):,} parameters")
     print_plan(console, sample, space.classes, shape, "the sample's plan" if dimensions else "the plan")
+
+
+def _print_line(console: Console, label: str, text: str) -> None:
+    """Prints a text beside its label, in lines that are as wide as the console at most; no path or URL is broken."""
+    indent = " " * 12
+    lines = textwrap.wrap(
+        text,
+        console.width,
+        initial_indent=f"{label:<12}",
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    console.print("\n".join(lines), soft_wrap=True, markup=False)
 
 
 def describe_check(checked: CheckedSpace) -> dict[str, Any]:
@@ -136,7 +150,9 @@ def search_summary(space: Space) -> dict[str, str]:
     lines["stopping"] = "none: every trial is trained to its end"
     if epochs:
         after = ", ".join(str(epoch) for epoch in epochs)
-        lines["stopping"] = f"1 in {search.reduction_factor} goes on after epochs {after}"
+        lines["stopping"] = (
+            f"1 in {search.reduction_factor} goes on after epoch{'' if len(epochs) == 1 else 's'} {after}"
+        )
     if search.plateau is not None:
         lines["plateau"] = (
             f"ends when {search.plateau.trials} trials gain less than {100 * search.plateau.min_gain:g} %"
