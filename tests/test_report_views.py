@@ -4,6 +4,7 @@ import io
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from sacrebleu.metrics import CHRF
 
 from langsearch.report.answers import demand_sentences, language_gains, mean_ranks, next_sentences
 from langsearch.report.costs import cost_facts, costs
-from langsearch.report.experiment_reader import Experiment, read_details, read_experiment
+from langsearch.report.experiment_reader import CurvePoint, Experiment, read_details, read_experiment
 from langsearch.report.importance import MIN_TRIALS, importances
 from langsearch.report.page import render_page, with_code
 from langsearch.report.showing import print_trial
@@ -228,6 +229,44 @@ def test_advice_gives_its_reasons(experiment: Experiment) -> None:
     assert not any("rank.high" in line for line in found)
     assert any("1 trial failed" in line and "--retry failed" in line for line in found)  # the other was tried again
     assert with_code("a `<b>` c") == "a <code>&lt;b&gt;</code> c"
+
+
+def _point(epoch: int, spbleu: float) -> CurvePoint:
+    return CurvePoint(
+        epoch=epoch, updates=None, train_loss=None, spbleu=spbleu, lr=None, seconds=None, nonzero_parameters=None
+    )
+
+
+@pytest.mark.parametrize(
+    ("width", "gain", "is_told"), [(2.51, 0.08, False), (2.51, 0.7, True), (0.1, 0.08, True), (0.1, 0.04, False)]
+)
+def test_more_epochs_are_advised_only_where_the_last_one_gained_more_than_noise(
+    width: float, gain: float, is_told: bool, folder: Path, tmp_path: Path
+) -> None:
+    def change(row: dict[str, Any]) -> dict[str, Any]:
+        return {f"spbleu_{end}": row["spbleu"] and row["spbleu"] + half for end, half in ends.items()}
+
+    ends = {"low": -width / 2, "high": width / 2}
+    experiment = changed(folder, tmp_path, change)
+    summary = summarise(experiment)
+    assert summary.best is not None
+    curve = [_point(14, 15.0), _point(15, 15.0 + gain)]
+    text = " ".join(next_sentences(experiment, summary, {}, (), {summary.best.name: curve}))
+    assert ("raise `trainer.epochs`" in text) == is_told
+
+
+def test_a_window_that_was_cut_off_says_where(experiment: Experiment) -> None:
+    best = summarise(experiment).best
+    assert best is not None
+    windows = {"decoder.layers.start": 10, "encoder.layers.start": 0}
+    shown = {}
+    for length in (2, 3):
+        lengths = {"decoder.layers.length": length, "encoder.layers.length": 12}
+        stream = io.StringIO()
+        print_trial(Console(file=stream, width=100), experiment, replace(best, params=windows | lengths))
+        shown[length] = [line.strip() for line in stream.getvalue().splitlines() if "layers.length" in line]
+    assert [line.split(maxsplit=1)[1] for line in shown[2]] == ["2", "12"]
+    assert [line.split(maxsplit=1)[1] for line in shown[3]] == ["3, cut off: up to layer 11", "12"]
 
 
 def test_headline_claims_no_gain_that_may_be_chance(folder: Path, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from langsearch.report.summary import Summary, gain, summarise
 from langsearch.report.terminal import front_table
 from langsearch.search.lock import is_held
 from langsearch.search.printable import printable, printable_lines
+from langsearch.space.architecture import Architecture
 from langsearch.space.plan import plan_rows, show_layers, show_modules, show_ranks
 from langsearch.space.problems import InputError, near_names
 
@@ -107,8 +108,8 @@ def print_trial(console: Console, experiment: Experiment, trial: Trial) -> None:
     console.print(_score_table(experiment, trial))
     if trial.params:
         table = _table("point", "value")
-        for name, value in trial.params.items():
-            table.add_row(Text(printable(name)), Text(printable(str(value))))
+        for name in trial.params:
+            table.add_row(Text(printable(name)), Text(printable(_value(trial, name, details.architecture))))
         console.print(table)
     if details.architecture is not None and details.architecture.adapters:
         console.print(_plan_table(experiment, details))
@@ -196,6 +197,17 @@ def _score_table(experiment: Experiment, trial: Trial) -> Table:
 def _split_label(experiment: Experiment, split: Split, score: Score) -> str:
     """Returns what a row's score is of; the row says in how many directions."""
     return wording.split_words(split, experiment, score).partition(" in ")[0]
+
+
+def _value(trial: Trial, name: str, architecture: Architecture | None) -> str:
+    """Returns a value of the point; beside the length of a window that was cut off, the last layer that it reached."""
+    value = trial.params[name]
+    start = trial.params.get(f"{name.removesuffix('.length')}.start") if name.endswith(".layers.length") else None
+    if architecture is None or not isinstance(value, int) or not isinstance(start, int):
+        return str(value)
+    stack = name.partition(".")[0]
+    last = max((entry.site.layer for entry in architecture.adapters if entry.site.stack == stack), default=-1)
+    return f"{value}, cut off: up to layer {last}" if start <= last < start + value - 1 else str(value)
 
 
 def _plan_table(experiment: Experiment, details: TrialDetails) -> Table:
