@@ -1,20 +1,23 @@
 """What is said while the front is scored again and tested."""
 
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from optuna.distributions import IntDistribution
 
 from langsearch.search import selection
-from langsearch.search.table import State
 from langsearch.space.settings import DecodingSettings
 
+if TYPE_CHECKING:
+    from langsearch.search.table import TrialTable
+    from tests.search_fixtures import ResultMaker, TableMaker
 
-def _search(said: list[str], names: list[str], final: DecodingSettings) -> Any:
-    rows = [SimpleNamespace(name=name, full=None, test=None, kind="searched", state=State.COMPLETE) for name in names]
-    table = SimpleNamespace(
-        candidates=lambda: rows, front=lambda: rows, rows=lambda: rows, record_full=lambda name, result: None
-    )
+pytest_plugins = ["search_fixtures"]
+
+
+def _search(said: list[str], table: "TrialTable", final: DecodingSettings) -> Any:
+    """As much of a search as its selection says something of."""
     checked = SimpleNamespace(corpus=SimpleNamespace(validation=range(52)), directions=range(56))
     return SimpleNamespace(
         table=table,
@@ -26,6 +29,16 @@ def _search(said: list[str], names: list[str], final: DecodingSettings) -> Any:
     )
 
 
+@pytest.fixture
+def table(make_table: "TableMaker", make_result: "ResultMaker", request: pytest.FixtureRequest) -> "TrialTable":
+    """A table with as many complete trials on its front as the test asks for."""
+    table = make_table()
+    for number in range(request.param):
+        table.propose({"rank": IntDistribution(1, 8)}, fingerprint=None)
+        table.complete(f"{number:05d}", make_result(spbleu=number, trainable_parameters=1000 * (1 + number)))
+    return table
+
+
 def _run(search: Any, function: Any, names: list[str], record: Any) -> None:
     final = search.space.evaluation.final
     scores = {f"full_{name}": 1.0 for name in ("spbleu", "spbleu_low", "spbleu_high", "worst_class_spbleu", "chrf")}
@@ -34,28 +47,30 @@ def _run(search: Any, function: Any, names: list[str], record: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "sentences", "candidates", "part"),
+    ("table", "sentences", "candidates", "part"),
     [
-        (["00000"], 20, "the front's candidate", "20 of 52 validation sentences in all directions"),
-        (["00000", "00001"], None, "the front's 2 candidates", "the whole validation part"),
+        (1, 20, "the front's candidate", "20 of 52 validation sentences in all directions"),
+        (2, None, "the front's 2 candidates", "the whole validation part"),
     ],
+    indirect=["table"],
 )
 def test_what_the_front_is_scored_on_again_is_said_as_it_is(
-    names: list[str], sentences: int | None, candidates: str, part: str, monkeypatch: pytest.MonkeyPatch
+    table: "TrialTable", sentences: int | None, candidates: str, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
+    names = [row.name for row in table.candidates()]
     monkeypatch.setattr(selection, "_run", _run)
-    selection.evaluate_candidates(_search(said, names, DecodingSettings(sentences=sentences)))
+    assert selection.evaluate_candidates(_search(said, table, DecodingSettings(sentences=sentences)))
     assert said[0] == f"Scoring {candidates} again, on {part} …"
     assert said[1:] == [f"{name:<15} spBLEU  1.00 on {part}" for name in names]
 
 
-@pytest.mark.parametrize(("names", "systems"), [(["00000"], "1 system"), (["00000", "00001"], "2 systems")])
+@pytest.mark.parametrize(("table", "systems"), [(1, "1 system"), (2, "2 systems")], indirect=["table"])
 def test_systems_that_are_tested_are_counted_as_one_counts(
-    names: list[str], systems: str, monkeypatch: pytest.MonkeyPatch
+    table: "TrialTable", systems: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr(selection, "_run", lambda *values: None)
     monkeypatch.setattr(selection, "compare_tested", lambda *values: None)
-    selection.test_front(_search(said, names, DecodingSettings()))
+    selection.test_front(_search(said, table, DecodingSettings()))
     assert said == [f"Testing {systems}, of the front and the baselines, on the test set …"]
