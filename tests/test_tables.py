@@ -220,6 +220,23 @@ def test_the_front_is_found_where_no_trial_is_marked(tmp_path: Path) -> None:
     assert [trial.name for trial in summary.front] == ["00000", "00002"]
 
 
+def test_a_front_that_the_constraints_left_empty_is_not_filled_by_the_report(tmp_path: Path) -> None:
+    full = {"full_spbleu": 9.0, "full_spbleu_low": 8.0, "full_spbleu_high": 10.0, "is_feasible": True}
+    rows = [
+        _row("00000", 10.0, 10, **full),
+        _row("00001", 12.0, 20, is_feasible=False),
+        _tested(_row("pretrained", 8.0, 0), 7.9),
+    ]
+    experiment = _experiment(tmp_path / "none", rows)
+    summary = summarise(experiment)
+    assert (summary.front, summary.best) == ((), None)
+    assert headline(summary) == "No trial keeps all constraints, so nothing is on the front."
+    assert sentences(experiment, summary, {}) == (
+        "2 trials violated a constraint, and so cannot be on the front.",
+        "2 trials: 2 complete, 0 stopped early (pruned) and 0 failed.",
+    )
+
+
 def test_table_fits_eighty_columns_and_cuts_no_number(experiment: Experiment) -> None:
     lines = _printed(experiment)
     assert max(map(len, lines)) <= 80

@@ -69,18 +69,23 @@ def summarise(experiment: Experiment) -> Summary:
         num_ended=sum(trial.counts and trial.state != "running" for trial in searched),
         num_rejected=sum(trial.is_rejected for trial in searched),
         is_tested=bool(tested),
-        num_infeasible=sum(trial.is_feasible is False and not trial.is_rejected for trial in searched),
+        num_infeasible=sum(
+            not trial.is_rejected and (trial.is_feasible is False or (not front and trial.full is not None))
+            for trial in searched
+        ),
     )
 
 
 def front_members(experiment: Experiment) -> tuple[Trial, ...]:
     """Returns the searched trials on the front, the smallest first.
 
-    Where no trial is marked (an experiment that still runs), the front of the complete trials is found here.
+    Where no trial is marked (an experiment that still runs), the front of the complete trials is found here; but not
+    once candidates were scored again: then none of them was left.
     """
     searched = [trial for trial in experiment.trials if trial.kind == "searched"]
     marked = [trial for trial in searched if trial.is_front]
-    return tuple(sorted(marked or _non_dominated(searched), key=_size))
+    is_known = bool(marked) or any(trial.full is not None for trial in searched)
+    return tuple(sorted(marked if is_known else _non_dominated(searched), key=_size))
 
 
 def gain(trial: Trial | None, other: Trial | None, split: Split) -> float | None:
@@ -98,6 +103,8 @@ def headline(summary: Summary) -> str:
         num_failed, num = summary.num_by_state["failed"], sum(summary.num_by_state.values())
         if num and num_failed == num:
             return f"No trial finished: all {num} failed." if num > 1 else "The one trial failed."
+        if summary.num_by_state["complete"] and summary.num_infeasible:
+            return "No trial keeps all constraints, so nothing is on the front."
         if not num and summary.num_rejected:
             return "No trial was trained: all proposals so far are too large for the constraints."
         return "No trial has finished yet." if num else "No trial has started yet."
@@ -129,8 +136,12 @@ def sentences(experiment: Experiment, summary: Summary, scores: Mapping[str, Dir
     """
     states = _states_sentence(summary)
     best, full = summary.best, summary.full_finetuning
+    infeasible = []
+    if summary.num_infeasible:
+        num = wording.counted(summary.num_infeasible, "trial")
+        infeasible = [f"{num} violated a constraint, and so cannot be on the front."]
     if best is None:
-        return (states,)
+        return (*infeasible, states)
     split = summary.split
     lines = [
         f"The best member of the front is trial {best.name}: {_scored(best.score(split))} on {split}, with "
@@ -146,10 +157,7 @@ def sentences(experiment: Experiment, summary: Summary, scores: Mapping[str, Dir
             lines.append(_comparison(best, other, words, split, scores))
     if full is not None:
         lines.append(_smallest_sentence(summary.smallest, full, split))
-    if summary.num_infeasible:
-        num = wording.counted(summary.num_infeasible, "trial")
-        lines.append(f"{num} violated a constraint, and so cannot be on the front.")
-    return (*lines, states)
+    return (*lines, *infeasible, states)
 
 
 def untested(summary: Summary) -> str:
