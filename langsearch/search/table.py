@@ -43,6 +43,7 @@ from langsearch.search.rows import (
     STATES,
     STOPPED,
     TEST,
+    VIOLATES,
     Rung,
     read_row,
 )
@@ -294,7 +295,7 @@ class TrialTable:
 
     def reject(self, name: str, violations: Mapping[str, float]) -> None:
         """Ends a trial that is not trained, since its size violates constraints, with how far by their texts."""
-        self._set(name, CAUSE, cause := f"violates {', '.join(violations)}")
+        self._set(name, CAUSE, cause := f"{VIOLATES}{', '.join(violations)}")
         self._put(replace(self.row(name), cause=cause))
         self._end(name, TrialState.PRUNED, None, violations)
 
