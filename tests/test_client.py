@@ -148,7 +148,7 @@ def test_a_search_runs_on_the_head_with_what_is_only_here(start: Starter, head: 
 def test_interrupts_reach_the_search_and_a_lost_client_does_not_end_it(
     start: Starter, head: "Head", tmp_path: Path
 ) -> None:
-    long = "--set=trainer.pairs_per_epoch=2000"
+    long = "--set=trainer.pairs_per_epoch=5000"
     trial = tmp_path / "experiments/tiny/trials/00000"
     begun = start(long)
     until(lambda: (trial / "trial.json").exists())
@@ -160,8 +160,9 @@ def test_interrupts_reach_the_search_and_a_lost_client_does_not_end_it(
     lost = start(long, "--resume")
     until(lambda: sorted((trial / "checkpoint").glob("0*"))[-1] != checkpoint)
     lost.kill()
-    assert "Follow it with --resume, or start another with --name" in ended(start(long), 2)
-    output = ended(start(long, "--resume"), 0)
+    follower, second = start(long, "--resume"), start(long)
+    assert "Follow it with --resume, or start another with --name" in ended(second, 2)
+    output = ended(follower, 0)
     assert "is being searched already. Its output follows" in output
     assert "Report: " in output
     (row,) = read_rows(tmp_path / "experiments/tiny/results.parquet")

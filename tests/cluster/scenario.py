@@ -60,7 +60,7 @@ def play_loss() -> None:
     check(folder, 4, [lost])
     assert worker(folder, lost.name) != lost.host
     shown = command("langsearch", "show", str(folder))
-    assert "4 of 4 (4 complete)" in shown, shown
+    assert "4 of 4 ended (4 complete)" in shown, shown
     command("langsearch", "report", str(folder))
     say(f"no trial failed; {lost.name} went on on {worker(folder, lost.name)}")
     command("ray", "down", "-y", CONFIG)
