@@ -35,9 +35,16 @@ def find_candidates(objectives: Sequence[Objective], rows: Iterable[TrialRow]) -
     return by_size(row for (row, _), stays in zip(known, non_dominated(np.array(costs)), strict=True) if stays)
 
 
-def lacks_full_scores(row: TrialRow, constraints: Constraints) -> bool:
-    """Returns whether a trial is to be scored by `evaluation.final` still, with all that the constraints need."""
-    return row.full is None or (constraints.need_pretrained and row.full.full_direction_spbleu is None)
+def find_unscored(
+    candidates: Sequence[TrialRow], constraints: Constraints, pretrained: TrialRow | None
+) -> list[TrialRow]:
+    """Returns what must be scored by `evaluation.final` before the front is known.
+
+    That is: the candidates, and the pretrained base where they are held against it; with scores by direction there.
+    """
+    with_directions = constraints.need_pretrained
+    needed = [*candidates, *([pretrained] if candidates and with_directions and pretrained is not None else [])]
+    return [row for row in needed if row.full is None or (with_directions and row.full.full_direction_spbleu is None)]
 
 
 def final_front(
@@ -57,8 +64,7 @@ def final_front(
         candidates: As `find_candidates` gives them.
         pretrained: The pretrained base, if it is complete; where constraints need it, its full scores count.
     """
-    needed = [*candidates, *([pretrained] if constraints.need_pretrained and pretrained is not None else [])]
-    if not candidates or any(lacks_full_scores(row, constraints) for row in needed):
+    if find_unscored(candidates, constraints, pretrained):
         return list(candidates)
     kept = [row for row in candidates if not violated_in_full(row, constraints, pretrained)]
     stays = non_dominated(np.array([result_costs(objectives, _fully_scored(row)) for row in kept]))

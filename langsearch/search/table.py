@@ -16,7 +16,7 @@ from langsearch.search.candidates import (
     by_size,
     final_front,
     find_candidates,
-    lacks_full_scores,
+    find_unscored,
     may_be_candidate,
     result_costs,
     result_values,
@@ -380,27 +380,21 @@ class TrialTable:
         """
         if not self.constraints.all:
             return []
-        complete = [row for row in self._searched.values() if row.state is State.COMPLETE and row.same_as is None]
-        costs = [
-            [*self.costs(row.result), *row.violations.values()]
-            for row in complete
-            if row.result is not None and row.violations is not None
-        ]
-        names = [row.name for row in complete if row.result is not None and row.violations is not None]
-        return [name for name, stays in zip(names, non_dominated(np.array(costs)), strict=True) if stays]
+        costs = {
+            row.name: [*self.costs(row.result), *row.violations.values()]
+            for row in self._searched.values()
+            if row.state is State.COMPLETE and row.same_as is None and row.result and row.violations is not None
+        }
+        stays = non_dominated(np.array(list(costs.values())))
+        return [name for name, may_return in zip(costs, stays, strict=True) if may_return]
 
     def front(self) -> list[TrialRow]:
         """Returns the candidates; once all of them have full scores, those that are members by these."""
         return final_front(self.objectives, self.constraints, self.candidates(), self._complete_pretrained())
 
     def unscored(self) -> list[TrialRow]:
-        """Returns what must be scored by `evaluation.final` before the front is known.
-
-        That is: the candidates, and the pretrained base where they are held against it.
-        """
-        candidates, pretrained = self.candidates(), self._complete_pretrained()
-        needed = [*candidates, *([pretrained] if pretrained and self.constraints.need_pretrained else [])]
-        return [row for row in needed if candidates and lacks_full_scores(row, self.constraints)]
+        """Returns what must be scored by `evaluation.final` before the front is known."""
+        return find_unscored(self.candidates(), self.constraints, self._complete_pretrained())
 
     def violated_in_full(self) -> dict[str, list[str]]:
         """Returns the candidates that violate constraints by their full scores, with the texts of these."""
