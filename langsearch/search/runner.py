@@ -186,13 +186,13 @@ def _is_finished(search: Search) -> bool:
     if about.get("finished") is None or about.get("space_version") != space_version(folder):
         return False
     rows = table.rows()
-    baselines = [row for row in rows if row.kind == "baseline" and row.state is State.COMPLETE]
+    baselines = {row.name for row in rows if row.kind == "baseline" and row.state is State.COMPLETE}
     return (
         all(row.state.is_finished for row in rows)
         and sum(row.counts for row in rows) >= space.search.trials
-        and {baseline.name for baseline in space.baselines} == {row.name for row in baselines}
+        and baselines == {baseline.name for baseline in space.baselines}
         and not table.unscored()
-        and all(row.test is not None for row in [*baselines, *table.front()])
+        and not table.untested()
     )
 
 

@@ -9,7 +9,6 @@ import ray
 from langsearch.search.comparison import compare_tested
 from langsearch.search.portable import portable
 from langsearch.search.results import FullResult, TestResult, full_part
-from langsearch.search.table import State
 from langsearch.search.trial_resources import task_options
 from langsearch.search.tuning import Search
 from langsearch.search.worker import full_on_worker, test_on_worker
@@ -54,12 +53,7 @@ def test_front(search: Search) -> bool:
         Whether all of them have been tested.
     """
     table = search.table
-
-    def untested() -> list[str]:
-        baselines = [row for row in table.rows() if row.kind == "baseline" and row.state is State.COMPLETE]
-        return [row.name for row in baselines + table.front() if row.test is None]
-
-    names = untested()
+    names = [row.name for row in table.untested()]
     if names:
         systems = "1 system" if len(names) == 1 else f"{len(names)} systems"
         search.display.message(f"Testing {systems}, of the front and the baselines, on the test set …")
@@ -71,7 +65,7 @@ def test_front(search: Search) -> bool:
 
     _run(search, test_on_worker, names, record)
     compare_tested(search.folder, table, search.environment)
-    return not untested()
+    return not table.untested()
 
 
 test_front.__test__ = False  # type: ignore[attr-defined]

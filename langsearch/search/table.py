@@ -396,6 +396,11 @@ class TrialTable:
         """Returns what must be scored by `evaluation.final` before the front is known."""
         return find_unscored(self.candidates(), self.constraints, self._complete_pretrained())
 
+    def untested(self) -> list[TrialRow]:
+        """Returns what is to be scored on the test set: the complete baselines and the front, those that were not."""
+        baselines = [row for row in self._baselines.values() if row.state is State.COMPLETE]
+        return [row for row in [*baselines, *self.front()] if row.test is None]
+
     def violated_in_full(self) -> dict[str, list[str]]:
         """Returns the candidates that violate constraints by their full scores, with the texts of these."""
         if self.unscored():
