@@ -13,8 +13,8 @@ from langsearch import __version__
 from langsearch.space.problems import InputError
 
 if TYPE_CHECKING:
-    from langsearch.search.environment import CheckedSpace
-    from langsearch.search.jobs import Jobs
+    from langsearch.cluster.jobs import Jobs
+    from langsearch.experiment.environment import CheckedSpace
     from langsearch.search.runner import Outcome
     from langsearch.space.schema import Space
 
@@ -35,7 +35,7 @@ def _here(text: str) -> Path:
     """Returns a folder of this machine; a remote experiment is brought here first."""
     if "://" not in text:
         return Path(text)
-    from langsearch.search.working_copy import fetch_experiment
+    from langsearch.experiment.working_copy import fetch_experiment
 
     return fetch_experiment(text)
 
@@ -107,8 +107,8 @@ def check(
     is_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
 ) -> None:
     """Validate a space: languages, directions, sentences, dimensions, sizes, plan. Starts and writes nothing."""
+    from langsearch.experiment.environment import check_space
     from langsearch.search.checking import check_constraints, describe_check, print_check
-    from langsearch.search.environment import check_space
     from langsearch.search.trackers import check_tracking
     from langsearch.space.schema import load_space
 
@@ -172,15 +172,15 @@ def run(
     if not resume and (retry is not None or accept_changed_space):
         option = "--retry" if retry is not None else "--accept-changed-space"
         raise InputError(f"{option} goes on with an experiment, but --resume is not given. Add it.")
+    from langsearch.experiment.environment import check_space
     from langsearch.search.checking import check_constraints
     from langsearch.search.display import Display
-    from langsearch.search.environment import check_space
     from langsearch.search.runner import run_search
     from langsearch.search.trackers import check_tracking
 
     loaded = _load_space(space, overrides, name=name, trials=trials, hours=hours)
     if address is not None and address.startswith("ray://"):
-        from langsearch.search.client import run_on_head
+        from langsearch.cluster.client import run_on_head
 
         flags = {"--resume": resume, "--accept-changed-space": accept_changed_space, "--quiet": quiet}
         options = [flag for flag, is_given in flags.items() if is_given] + (["--retry", retry] if retry else [])
@@ -242,7 +242,7 @@ def _load_space(
 def _write_results(checked: "CheckedSpace", outcome: "Outcome") -> bool:
     """Writes the front's adapters and the report; returns whether they could be, which a full disk prevents."""
     from langsearch.report.page import write_report
-    from langsearch.search.finish import export_front
+    from langsearch.trial.export import export_front
 
     path = outcome.folder.path
     try:
@@ -318,7 +318,7 @@ def train(
     overrides: Overrides = None,
 ) -> None:
     """Train one architecture, without a search, and export its adapters."""
-    from langsearch.search.single import train_single
+    from langsearch.trial.single import train_single
 
     train_single(_out, target, space, to, overrides or (), resume=resume)
 
@@ -341,7 +341,7 @@ def learn_sides(
     overrides: Overrides = None,
 ) -> None:
     """Learn which layers should be indexed by the source language and which by the target's."""
-    from langsearch.search.learn_command import learn_and_print
+    from langsearch.prior.learn_command import learn_and_print
 
     _show_learned(
         learn_and_print(_out, "sides", space, to, overrides or (), resume=resume, steps=steps, rank=rank, by=by)
@@ -359,7 +359,7 @@ def learn_subspace(
     overrides: Overrides = None,
 ) -> None:
     """Learn how much rank each language demands, and propose a narrowed space."""
-    from langsearch.search.learn_command import learn_and_print
+    from langsearch.prior.learn_command import learn_and_print
 
     given = {"rank": rank, "epochs": epochs, "target": target}
     _show_learned(learn_and_print(_out, "subspace", space, to, overrides or (), resume=resume, **given))
@@ -374,7 +374,7 @@ def evaluate(
     beams: Annotated[int | None, typer.Option(help="Beams. [as in the space's evaluation.final]", min=1)] = None,
 ) -> None:
     """Score a trial or exported adapters: spBLEU by direction and class pair, with its signature."""
-    from langsearch.search.rescoring import print_evaluation
+    from langsearch.trial.rescoring import print_evaluation
 
     print_evaluation(_out, target, split, trial, space, beams)
 
@@ -388,7 +388,7 @@ def translate(
     base: Annotated[str | None, typer.Option(help="The base, if it is not where the adapters say.")] = None,
 ) -> None:
     """Translate: reads lines, writes lines."""
-    from langsearch.search.translating import translate_lines
+    from langsearch.trial.translating import translate_lines
 
     for line in translate_lines(adapters, sys.stdin.buffer, src, tgt, beams, base):
         sys.stdout.write(line + "\n")
@@ -413,7 +413,7 @@ def export(
     ] = None,
 ) -> None:
     """Export a trial's adapters so that plain PEFT loads them, or merge one direction's into a plain model."""
-    from langsearch.search.finish import export_one
+    from langsearch.trial.export import export_one
 
     names = export_one(
         source, trial, to, format_, direction=direction, is_compact=compact, energy=energy, note=_print_text
@@ -473,7 +473,7 @@ def dashboard(
 
     Example: langsearch dashboard experiments/quickstart
     """
-    from langsearch.report.serving import open_dashboard
+    from langsearch.dashboard.serving import open_dashboard
 
     paths = [path for text in experiments or [EXPERIMENTS] for path in _to_watch(text)]
     opened = open_dashboard(paths, host=host, token=token, port=port, tell=_print_text)
@@ -499,7 +499,7 @@ def submit(
     overrides: Overrides = None,
 ) -> None:
     """Send a space and its local data to a cluster, and follow the search, which goes on without us."""
-    from langsearch.search.jobs import Jobs
+    from langsearch.cluster.jobs import Jobs
 
     loaded = _load_space(space, overrides, name=name, trials=trials)
     jobs = Jobs(address)
@@ -517,7 +517,7 @@ def status(
     follow: Annotated[bool, typer.Option("--follow", help="Show the job's log until it ends.")] = False,
 ) -> None:
     """Show the searches that were submitted to a cluster, or one of them."""
-    from langsearch.search.jobs import Jobs
+    from langsearch.cluster.jobs import Jobs
 
     if follow and job is None:
         raise InputError("--follow shows one job's log, but no JOB is given.")
@@ -543,7 +543,7 @@ def fetch(
     ] = None,
 ) -> None:
     """Bring an experiment here: from its URL, or, up to 400 MB, from a path that the cluster's head sees."""
-    from langsearch.search.jobs import Jobs, fetch_remote
+    from langsearch.cluster.jobs import Jobs, fetch_remote
 
     if address is None and "://" not in what:
         raise InputError(f"--address must say which cluster has {what!r}, but is not given.")
@@ -570,10 +570,10 @@ def doctor(
     is_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
 ) -> None:
     """Examine every node: versions, GPUs, memory, disk, storage, clock. Exit code 1 if a run would break there."""
-    from langsearch.search.doctor import diagnose, diagnosis_data, print_diagnoses, room_problems
-    from langsearch.search.environment import check_space
-    from langsearch.search.printable import json_text
-    from langsearch.search.ray_session import check_local_resources, connect
+    from langsearch.cluster.doctor import diagnose, diagnosis_data, print_diagnoses, room_problems
+    from langsearch.cluster.ray_session import check_local_resources, connect
+    from langsearch.experiment.environment import check_space
+    from langsearch.experiment.printable import json_text
     from langsearch.space.schema import load_space
 
     loaded = None if space is None else load_space(space, overrides or ())
@@ -603,9 +603,9 @@ def list_(
     is_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
 ) -> None:
     """List experiments: state, trials, and the best one's spBLEU (v: on validation) against the baselines."""
+    from langsearch.experiment.printable import json_text
+    from langsearch.experiment.working_copy import fetch_experiments
     from langsearch.report.listing import list_experiments, listing_data, listing_table
-    from langsearch.search.printable import json_text
-    from langsearch.search.working_copy import fetch_experiments
 
     listed = list_experiments(fetch_experiments(experiments, with_trials=False))
     if is_json:
@@ -625,9 +625,9 @@ def show(
     is_json: Annotated[bool, typer.Option("--json", help="Print all that is known as one JSON object.")] = False,
 ) -> None:
     """Show an experiment and its front, or one trial: scores, point, plan, curve, failure."""
+    from langsearch.experiment.printable import json_text
     from langsearch.report.experiment_reader import read_experiment
     from langsearch.report.showing import experiment_data, find_trial, print_experiment, print_trial, trial_data
-    from langsearch.search.printable import json_text
 
     found = read_experiment(experiment)
     one = None if trial is None else find_trial(found, trial)
@@ -652,8 +652,8 @@ def _to_watch(text: str) -> list[Path]:
     """Returns the experiments that a dashboard shows; remote ones are brought here first."""
     if "://" not in text:
         return [Path(text)]
-    from langsearch.search.lock import is_held
-    from langsearch.search.working_copy import fetch_experiments
+    from langsearch.experiment.lock import is_held
+    from langsearch.experiment.working_copy import fetch_experiments
 
     paths = fetch_experiments(text, with_trials=True)
     if not paths:

@@ -15,11 +15,11 @@ import pytest
 import torch
 from transformers import M2M100Config, M2M100ForConditionalGeneration
 
+from langsearch.adapters.learners import FullModel
 from langsearch.data.directions import Direction
 from langsearch.data.parallel import ParallelText
 from langsearch.data.store import TokenStore
 from langsearch.model.base import Base, load_base
-from langsearch.model.learners import FullModel
 from langsearch.space.architecture import MODULES, Architecture, BaseShape, Pruning, Side, Site, uniform_ranks
 from langsearch.space.settings import TrainerSettings
 from langsearch.train.loop import TrainingData, train

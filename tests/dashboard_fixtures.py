@@ -7,18 +7,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from langsearch.model.base import find_base, read_shape
-from langsearch.report.serving import Dashboard, open_dashboard
-from langsearch.search.experiment import open_table, start_experiment
-from langsearch.search.folder import write_json, write_rows
-from langsearch.search.lock import hold
-from langsearch.search.results import TestResult
-from langsearch.search.results_file import write_results
-from langsearch.search.table import TrialTable
-from langsearch.search.task import TrialTask, baseline_task, searched_task
-from langsearch.search.trial import CURVE
+from langsearch.dashboard.serving import Dashboard, open_dashboard
+from langsearch.experiment.folder import write_json, write_rows
+from langsearch.experiment.lock import hold
+from langsearch.experiment.opening import open_table, start_experiment
+from langsearch.experiment.results_file import write_results
+from langsearch.experiment.task import TrialTask, baseline_task, searched_task
+from langsearch.model.base import read_shape
+from langsearch.model.finding import find_base
 from langsearch.space.architecture import BaseShape
 from langsearch.space.schema import load_space
+from langsearch.study.results import TestResult
+from langsearch.study.table import TrialTable
+from langsearch.trial.trial import CURVE
 from tests.benchmarks.simulated_tune import scripted_result
 
 SPACE = """\

@@ -6,21 +6,21 @@ from typing import Any
 
 import pytest
 
+from langsearch.experiment.description import write_description
+from langsearch.experiment.environment import CheckedSpace, Environment, build_environment, check_space
+from langsearch.experiment.opening import open_table, start_experiment
+from langsearch.experiment.results_file import write_results
+from langsearch.experiment.task import TrialTask, baseline_task, searched_task
 from langsearch.model.base import Base, load_base
-from langsearch.search.description import write_description
-from langsearch.search.environment import CheckedSpace, Environment, build_environment, check_space
-from langsearch.search.experiment import open_table, start_experiment
-from langsearch.search.finish import export_one
-from langsearch.search.front import Objective
-from langsearch.search.results import TrialResult
-from langsearch.search.results_file import write_results
-from langsearch.search.table import TrialTable
-from langsearch.search.task import TrialTask, baseline_task, searched_task
-from langsearch.search.trial import run_trial
 from langsearch.space.architecture import Architecture, Pruning, SiteAdapters, uniform_ranks
 from langsearch.space.schema import load_space
 from langsearch.space.settings import TrainerSettings
 from langsearch.space.sites import Site
+from langsearch.study.front import Objective
+from langsearch.study.results import TrialResult
+from langsearch.study.table import TrialTable
+from langsearch.trial.export import export_one
+from langsearch.trial.trial import run_trial
 
 ResultMaker = Callable[..., TrialResult]
 TableMaker = Callable[..., TrialTable]

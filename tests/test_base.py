@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from langsearch.model.base import EMBEDDED_FOLDER, Base, attach_base, find_base, load_base, read_shape, share_base
+from langsearch.model.base import Base, attach_base, load_base, read_shape, share_base
+from langsearch.model.finding import EMBEDDED_FOLDER, find_base
 from langsearch.space.problems import InputError
 
 SENTENCES = ["The house is red.", "La maison est rouge.", "Nyumba ni nyekundu."]

@@ -10,17 +10,16 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
+from langsearch.adapters.learners import AdaptedModel
+from langsearch.adapters.peft_export import load_export, read_export
 from langsearch.data.directions import Direction
+from langsearch.experiment.environment import Environment
+from langsearch.experiment.folder import read_json, read_rows
 from langsearch.model.base import Base, load_base
-from langsearch.model.learners import AdaptedModel
-from langsearch.model.peft_export import load_export, read_export
-from langsearch.search.cards import hub_code, load_lines
-from langsearch.search.environment import Environment
-from langsearch.search.export import export_trial
-from langsearch.search.finish import export_front, open_experiment
-from langsearch.search.folder import read_json, read_rows
-from langsearch.search.results import FullResult
 from langsearch.space.architecture import Architecture
+from langsearch.study.results import FullResult
+from langsearch.trial.cards import hub_code, load_lines
+from langsearch.trial.export import export_front, export_trial, open_experiment
 
 pytest_plugins = ["search_fixtures"]
 
@@ -97,8 +96,8 @@ def test_every_member_of_the_front_has_a_card(
     trained: Path, tmp_path: Path, environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
-    from langsearch.search.environment import check_space
-    from langsearch.search.folder import ExperimentFolder
+    from langsearch.experiment.environment import check_space
+    from langsearch.experiment.folder import ExperimentFolder
     from langsearch.space.schema import load_space
 
     copy = tmp_path / "experiments" / "tiny"

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from langsearch import cli
+from langsearch.experiment.environment import CheckedSpace
+from langsearch.experiment.folder import ExperimentFolder
 from langsearch.search.display import Display
-from langsearch.search.environment import CheckedSpace
-from langsearch.search.folder import ExperimentFolder
 
 pytest_plugins = ["search_fixtures"]
 
@@ -326,7 +326,7 @@ def test_every_end_of_a_search_is_told_with_its_exit_code_and_what_to_do(
         return End(folder=ExperimentFolder(Path(experiments) / checked.space.name), **values)  # type: ignore[arg-type]
 
     monkeypatch.setattr("langsearch.search.runner.run_search", run_search)
-    monkeypatch.setattr("langsearch.search.finish.export_front", lambda checked, folder: None)
+    monkeypatch.setattr("langsearch.trial.export.export_front", lambda checked, folder: None)
     space = trained / "space.yaml"
     ended = langsearch("run", space, "--resume", "--retry", "12,17", "--accept-changed-space", "--quiet")
     assert given == {"resume": True, "retry": "12,17", "accept_changed_space": True, "address": None}
@@ -342,7 +342,7 @@ def test_a_report_that_a_full_disk_prevents_is_told(
 
     end = End(folder=ExperimentFolder(tmp_path))
     monkeypatch.setattr("langsearch.search.runner.run_search", lambda *values, **options: end)
-    monkeypatch.setattr("langsearch.search.finish.export_front", lambda checked, folder: None)
+    monkeypatch.setattr("langsearch.trial.export.export_front", lambda checked, folder: None)
     monkeypatch.setattr("langsearch.report.page.write_report", fail)
     ended = langsearch("run", trained / "space.yaml", "--quiet")
     assert ended.code == 1

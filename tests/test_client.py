@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 
-from langsearch.search import client
-from langsearch.search.folder import read_rows
+from langsearch.cluster import client
+from langsearch.experiment.folder import read_rows
 from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space
 
@@ -181,7 +181,7 @@ def test_what_a_cluster_refuses_is_told_in_a_line(
         "The token must be the cluster's, but": start(environment={"RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}),
         "Ray and Python must be of the cluster's versions, but": start(code="import ray; ray.__version__ = '1.0'"),
         "langsearch must be of the cluster's version, but here it is 9 and": start(
-            code="from langsearch.search import client; client.__version__ = '9'"
+            code="from langsearch.cluster import client; client.__version__ = '9'"
         ),
     }
     for rule, process in wrong.items():

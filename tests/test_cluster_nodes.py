@@ -14,16 +14,16 @@ import ray
 from ray.cluster_utils import Cluster
 from rich.console import Console
 
+from langsearch.cluster.ray_session import connect
+from langsearch.experiment.environment import CheckedSpace, build_environment, check_space
+from langsearch.experiment.folder import ExperimentFolder, TrialFolder, read_json, read_rows
+from langsearch.experiment.task import TrialTask
 from langsearch.model.base import Base
 from langsearch.search.display import Display
-from langsearch.search.environment import CheckedSpace, build_environment, check_space
-from langsearch.search.failures import read_attempts
-from langsearch.search.folder import ExperimentFolder, TrialFolder, read_json, read_rows
-from langsearch.search.ray_session import connect
 from langsearch.search.runner import run_search
-from langsearch.search.task import TrialTask
-from langsearch.search.trial import run_trial
 from langsearch.space.schema import load_space
+from langsearch.trial.failures import read_attempts
+from langsearch.trial.trial import run_trial
 from tests.integration.harness import WORKER, write_faults
 
 if TYPE_CHECKING:

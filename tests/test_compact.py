@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from langsearch.adapters.compact import compact
+from langsearch.adapters.learners import AdaptedModel
 from langsearch.model.base import Base
-from langsearch.model.compact import compact
-from langsearch.model.learners import AdaptedModel
 from langsearch.space.architecture import Architecture, Pruning, Site
 from langsearch.space.problems import InputError
 

@@ -19,14 +19,14 @@ from typer.testing import CliRunner
 from werkzeug.test import Client, TestResponse
 
 from langsearch.cli import app
-from langsearch.report.dashboard import make_application
+from langsearch.dashboard.application import make_application
+from langsearch.dashboard.live import LiveExperiment
+from langsearch.dashboard.serving import open_dashboard
+from langsearch.experiment.folder import ExperimentFolder
+from langsearch.experiment.lock import hold
 from langsearch.report.experiment_reader import Trial, as_trial, read_experiment
-from langsearch.report.live import LiveExperiment
-from langsearch.report.serving import open_dashboard
-from langsearch.search.folder import ExperimentFolder
-from langsearch.search.lock import hold
-from langsearch.search.rows import STOPPED
 from langsearch.space.problems import InputError
+from langsearch.study.rows import STOPPED
 from tests.dashboard_fixtures import LiveSearch, running
 from tests.report_fixtures import make_experiment
 
@@ -133,7 +133,7 @@ def test_only_what_changed_is_read_again(search: LiveSearch, monkeypatch: pytest
         made.append(row["name"])
         return as_trial(row)
 
-    monkeypatch.setattr("langsearch.report.live.as_trial", note)
+    monkeypatch.setattr("langsearch.dashboard.live.as_trial", note)
     assert experiment.page().snapshot.experiment is first
     search.epoch("00002", 2, 7.0)
     second = experiment.page().snapshot.experiment
@@ -397,7 +397,7 @@ def test_a_taken_port_is_passed_over_unless_it_was_asked_for(tmp_path: Path, mon
         port = taken.getsockname()[1]
         with pytest.raises(InputError, match=f"--port must be free, but {port} is taken"):
             open_dashboard([tmp_path], port=port)
-        monkeypatch.setattr("langsearch.report.serving.PORT", port)
+        monkeypatch.setattr("langsearch.dashboard.serving.PORT", port)
         dashboard = open_dashboard([tmp_path])
         dashboard.close()
     assert int(dashboard.url.rstrip("/").rpartition(":")[2]) > port

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from langsearch.search.folder import write_json
+from langsearch.experiment.folder import write_json
 from tests.browser_fixtures import Opened, chromium
 from tests.dashboard_fixtures import LiveSearch, running, served
 from tests.report_fixtures import make_experiment

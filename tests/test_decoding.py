@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessorList
 
+from langsearch.adapters.learners import AdaptedModel, FullModel, Learner
 from langsearch.data.directions import all_directions
 from langsearch.data.store import TokenStore
 from langsearch.evaluate.decoding import DecodingRow, ForceLanguageAndEnd, decode_batches, decode_rows
 from langsearch.model.base import Base
-from langsearch.model.learners import AdaptedModel, FullModel, Learner
 from langsearch.space.settings import DecodingSettings
 
 LANGUAGES = ("en", "fr", "de", "sw")

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import torch
 
-from langsearch.search.disk import DiskBudget, Freed, keep_within, without_weights
-from langsearch.search.folder import ExperimentFolder
-from langsearch.search.table import State, TrialRow
+from langsearch.experiment.disk import DiskBudget, Freed, keep_within, without_weights
+from langsearch.experiment.folder import ExperimentFolder
 from langsearch.space.settings import CheckpointSettings
+from langsearch.study.rows import State, TrialRow
 from langsearch.train.checkpoint import Checkpoint, read_newest_checkpoint, write_checkpoint
 
 KB = 1000
@@ -237,8 +237,8 @@ def test_leftovers_of_a_killed_deletion_go_at_the_next_call(folder: ExperimentFo
     script = f"""
         import os, shutil, signal
         from pathlib import Path
-        from langsearch.search import disk
-        from langsearch.search.folder import ExperimentFolder
+        from langsearch.experiment import disk
+        from langsearch.experiment.folder import ExperimentFolder
 
         disk.shutil.rmtree = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
         disk.remove_safely(ExperimentFolder(Path({str(folder.path)!r})), disk.ExperimentFolder(

@@ -7,8 +7,7 @@ import pytest
 from rich.console import Console
 
 from langsearch.search.display import Display, short_count
-from langsearch.search.rows import STOPPED
-from langsearch.search.table import State, TrialRow
+from langsearch.study.rows import STOPPED, State, TrialRow
 
 if TYPE_CHECKING:
     from tests.search_fixtures import ResultMaker, TaskMaker

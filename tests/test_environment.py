@@ -3,13 +3,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from langsearch.experiment.environment import Environment, build_environment, check_space
 from langsearch.model.base import Base
-from langsearch.search.environment import Environment, build_environment, check_space
 from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space
 
 if TYPE_CHECKING:
-    from langsearch.search.environment import CheckedSpace
+    from langsearch.experiment.environment import CheckedSpace
 
 pytest_plugins = ["search_fixtures"]
 

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from langsearch.adapters.learners import AdaptedModel, FullModel
 from langsearch.data.directions import Direction, all_directions, class_pair
 from langsearch.data.parallel import ParallelText
 from langsearch.data.store import TokenStore
 from langsearch.evaluate.evaluation import evaluate, evaluation_set
 from langsearch.evaluate.spbleu import SpBleu, find_tokenizer
 from langsearch.model.base import Base
-from langsearch.model.learners import AdaptedModel, FullModel
 from langsearch.space.settings import DecodingSettings
 
 LANGUAGES = ("en", "fr", "de", "sw")

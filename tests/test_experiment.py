@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from langsearch.search.description import write_description
-from langsearch.search.environment import CheckedSpace
-from langsearch.search.experiment import (
+from langsearch.experiment.description import write_description
+from langsearch.experiment.environment import CheckedSpace
+from langsearch.experiment.folder import ExperimentFolder, read_json, write_text
+from langsearch.experiment.opening import (
     check_start,
     open_table,
     space_changes,
@@ -16,7 +17,6 @@ from langsearch.search.experiment import (
     start_experiment,
     storage_url,
 )
-from langsearch.search.folder import ExperimentFolder, read_json, write_text
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space, load_space
 
@@ -155,7 +155,7 @@ def test_a_kill_while_a_space_is_accepted_leaves_the_old_one_or_the_new_one(
     for version, space in enumerate(spaces[1:], start=1):
         for num_writes in (0, 1):
             with monkeypatch.context() as patched:
-                patched.setattr("langsearch.search.experiment.write_text", _killed_after(num_writes))
+                patched.setattr("langsearch.experiment.opening.write_text", _killed_after(num_writes))
                 with pytest.raises(KeyboardInterrupt, match="killed"):
                     accept(space)
             assert space_version(folder) == version

@@ -8,17 +8,16 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
+from langsearch.adapters.learners import AdaptedModel
+from langsearch.adapters.peft_export import load_export, read_export
 from langsearch.evaluate.evaluation import evaluation_set
+from langsearch.experiment.environment import Environment, check_space
 from langsearch.model.base import Base
-from langsearch.model.learners import AdaptedModel
-from langsearch.model.peft_export import load_export, read_export
-from langsearch.search.environment import Environment, check_space
-from langsearch.search.export import choose_trial
-from langsearch.search.finish import export_front, export_one, open_experiment
-from langsearch.search.translating import translate_lines
-from langsearch.search.trial import load_trained
 from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space
+from langsearch.trial.export import choose_trial, export_front, export_one, open_experiment
+from langsearch.trial.translating import translate_lines
+from langsearch.trial.trial import load_trained
 
 pytest_plugins = ["search_fixtures"]
 

@@ -7,7 +7,10 @@ import torch
 from sqlalchemy.exc import OperationalError
 
 from langsearch.evaluate.evaluation import NonFiniteScoreError
-from langsearch.search.failures import (
+from langsearch.experiment.folder import TrialFolder
+from langsearch.space.settings import FailureSettings, Reaction
+from langsearch.train.loop import NonFiniteLossError
+from langsearch.trial.failures import (
     Attempts,
     failure_cause,
     kind_of,
@@ -18,9 +21,6 @@ from langsearch.search.failures import (
     stall_file,
     take_stall,
 )
-from langsearch.search.folder import TrialFolder
-from langsearch.space.settings import FailureSettings, Reaction
-from langsearch.train.loop import NonFiniteLossError
 
 
 def chained(error: Exception, cause: Exception) -> Exception:

@@ -27,6 +27,9 @@ from transformers import (
     NllbTokenizer,
 )
 
+from langsearch.adapters.learners import AdaptedModel
+from langsearch.adapters.merged_export import export_merged
+from langsearch.adapters.peft_export import export_peft, load_export, read_export
 from langsearch.data.batches import collate
 from langsearch.data.directions import Direction, all_directions
 from langsearch.data.embedded import read_embedded
@@ -34,9 +37,6 @@ from langsearch.data.store import TokenStore
 from langsearch.evaluate.decoding import DecodingRow, decode_batches, decode_rows
 from langsearch.model.base import Base, attach_base, load_base, share_base
 from langsearch.model.families import find_family
-from langsearch.model.learners import AdaptedModel
-from langsearch.model.merged_export import export_merged
-from langsearch.model.peft_export import export_peft, load_export, read_export
 from langsearch.space.architecture import Architecture, Pruning
 from langsearch.space.problems import InputError
 from langsearch.space.settings import DecodingSettings, TrainerSettings

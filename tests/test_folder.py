@@ -4,7 +4,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from langsearch.search.folder import (
+from langsearch.experiment.folder import (
     ExperimentFolder,
     TrialFolder,
     read_json,
@@ -69,7 +69,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, mon
     def full_disk(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("langsearch.search.folder.os.fsync", full_disk)
+    monkeypatch.setattr("langsearch.experiment.folder.os.fsync", full_disk)
     with pytest.raises(OSError, match="No space left"):
         write_text(path, "new")
     assert path.read_text() == "old"

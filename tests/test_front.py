@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 
-from langsearch.search.front import Levels, Objective, crowding, dominates, hypervolume, non_dominated
+from langsearch.study.front import Levels, Objective, crowding, dominates, hypervolume, non_dominated
 
 
 def points(num: int, objectives: int, seed: int = 0, steps: int | None = None) -> np.ndarray:

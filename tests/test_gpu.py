@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from langsearch.adapters.learners import AdaptedModel
 from langsearch.data.directions import all_directions
 from langsearch.data.store import TokenStore
 from langsearch.evaluate.decoding import DecodingRow, decode_rows
 from langsearch.model.base import Base, to_device
-from langsearch.model.learners import AdaptedModel
 from langsearch.space.architecture import Architecture
 from langsearch.space.settings import DecodingSettings, TrainerSettings
 from langsearch.train.checkpoint import read_newest_checkpoint, write_checkpoint

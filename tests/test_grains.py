@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from langsearch.adapters.learners import AdaptedModel, module_path
 from langsearch.data.batches import Batch, collate
 from langsearch.data.directions import Direction
 from langsearch.data.store import TokenStore
 from langsearch.model.base import Base
-from langsearch.model.learners import AdaptedModel, module_path
 from langsearch.space.architecture import Architecture
 from langsearch.space.build import build_architecture
 from langsearch.space.sections import ArchitectureSection

@@ -12,10 +12,10 @@ from optuna.distributions import IntDistribution
 from optuna.exceptions import StorageInternalError
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
-from langsearch.search.front import Levels, Objective
-from langsearch.search.halving import AsyncHalving, is_among_best
-from langsearch.search.table import TrialTable
 from langsearch.space.search_sections import rungs
+from langsearch.study.front import Levels, Objective
+from langsearch.study.halving import AsyncHalving, is_among_best
+from langsearch.study.table import TrialTable
 
 if TYPE_CHECKING:
     from tests.search_fixtures import ResultMaker, TableMaker

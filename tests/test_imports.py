@@ -77,7 +77,7 @@ def test_trainer_and_decoder_need_neither_ray_nor_optuna_nor_peft(stations: tupl
         for path in sorted((PACKAGE / name).glob("*.py"))
         if path.stem != "__init__"
     ]
-    assert {"langsearch.train.loop", "langsearch.evaluate.decoding", "langsearch.model.lora"} <= set(modules)
+    assert {"langsearch.train.loop", "langsearch.evaluate.decoding", "langsearch.adapters.lora"} <= set(modules)
     absent = ["ray", "optuna", "peft", "pydantic", "ruamel.yaml", "plotly", "jinja2", "typer"]
     # None in sys.modules makes an import fail as if the package were not installed.
     code = f"import sys; sys.modules.update(dict.fromkeys({absent}))\n" + "\n".join(

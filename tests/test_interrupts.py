@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from langsearch.search.interrupts import gentle_interrupts
+from langsearch.cluster.interrupts import gentle_interrupts
 
 
 def send(number: int) -> None:

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from ray.job_submission import JobStatus
 
-from langsearch.search import handover, jobs, packing
-from langsearch.search.environment import check_space
-from langsearch.search.handover import read_folder, show_folder
-from langsearch.search.jobs import Jobs
-from langsearch.search.packing import pack
+from langsearch.cluster import jobs, packing
+from langsearch.cluster.jobs import Jobs
+from langsearch.cluster.packing import pack, read_folder, show_folder
+from langsearch.experiment.environment import check_space
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space, load_space
 
@@ -89,7 +88,7 @@ def test_every_kind_of_path_goes_along(space_file: Path, tmp_path: Path, monkeyp
 def test_what_is_not_here_or_too_large_is_refused(
     local_space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packing, "MAX_BYTES", 100)
+    monkeypatch.setattr(packing, "MAX_SENT_BYTES", 100)
     with pytest.raises(InputError, match=r"must be at most 0 MB, but is more: data/train \(0 MB\)"):
         pack(local_space, tmp_path)
     shutil.rmtree(tmp_path / "data" / "other")
@@ -119,7 +118,7 @@ def test_what_is_no_experiment_or_too_large_is_not_handed_over(tmp_path: Path, m
     with pytest.raises(InputError, match="has none on the cluster's head"):
         show_folder(tmp_path)
     (tmp_path / "space.yaml").write_text("name: a\n", encoding="utf-8")
-    monkeypatch.setattr(handover, "MAX_BYTES", 3)
+    monkeypatch.setattr(packing, "MAX_PRINTED_BYTES", 3)
     with pytest.raises(InputError, match="Copy it with rsync, scp or `ray rsync-down`"):
         show_folder(tmp_path)
 

@@ -21,19 +21,20 @@ import torch
 from sqlalchemy import Engine
 from sqlalchemy.event import listen
 
-from langsearch.model.base import find_base, read_shape
-from langsearch.search.disk import DiskBudget
-from langsearch.search.experiment import open_table, space_of_version, start_experiment
-from langsearch.search.folder import ExperimentFolder, read_rows
-from langsearch.search.halving import AsyncHalving
-from langsearch.search.lock import clear_leftovers, hold
-from langsearch.search.results import TrialResult
-from langsearch.search.results_file import ResultsFile
+from langsearch.experiment.disk import DiskBudget
+from langsearch.experiment.folder import ExperimentFolder, read_rows
+from langsearch.experiment.lock import clear_leftovers, hold
+from langsearch.experiment.opening import open_table, space_of_version, start_experiment
+from langsearch.experiment.results_file import ResultsFile
+from langsearch.experiment.task import TrialTask, baseline_task, searched_task
+from langsearch.model.base import read_shape
+from langsearch.model.finding import find_base
 from langsearch.search.searcher import TableSearcher
-from langsearch.search.table import State, TrialRow
-from langsearch.search.task import TrialTask, baseline_task, searched_task
 from langsearch.space.architecture import BaseShape
 from langsearch.space.schema import Space, load_space
+from langsearch.study.halving import AsyncHalving
+from langsearch.study.results import TrialResult
+from langsearch.study.rows import State, TrialRow
 from langsearch.train.checkpoint import Checkpoint, read_newest_checkpoint, write_checkpoint
 from tests.benchmarks.simulated_tune import run_simulated, scripted_result
 

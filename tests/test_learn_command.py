@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from langsearch import cli
-from langsearch.search.folder import read_json, read_rows
+from langsearch.experiment.folder import read_json, read_rows
 from langsearch.space.schema import load_space
 
 pytest_plugins = ["search_fixtures"]

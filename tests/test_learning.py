@@ -3,12 +3,12 @@ from pathlib import Path
 
 import pytest
 
+from langsearch.experiment.environment import CheckedSpace
+from langsearch.experiment.folder import read_json
 from langsearch.model.base import Base
-from langsearch.search.environment import CheckedSpace
-from langsearch.search.folder import read_json
-from langsearch.search.learning import LearningTask, middle_point, sides_task, subspace_task
-from langsearch.search.sides import SCALAR_LR, LearnedSides, learn_sides, read_sides
-from langsearch.search.subspace import Demand, learn_subspace, read_demand, share
+from langsearch.prior.learning import LearningTask, middle_point, sides_task, subspace_task
+from langsearch.prior.sides import SCALAR_LR, LearnedSides, learn_sides, read_sides
+from langsearch.prior.subspace import Demand, learn_subspace, read_demand, share
 from langsearch.space.architecture import Architecture, Pruning, Site
 from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space
@@ -224,7 +224,7 @@ def test_a_middle_point_lies_on_the_dimensions(checked: CheckedSpace) -> None:
 
 
 def test_a_layer_side_is_the_mean_over_its_modules() -> None:
-    from langsearch.model.sides import SideWeights
+    from langsearch.adapters.mixed_sides import SideWeights
 
     weights = {"encoder.0.q_proj": SideWeights(0.9, 0.1), "encoder.0.fc1": SideWeights(0.3, 0.7)}
     learned = LearnedSides(by="module", steps=1, rank=1, weights=weights)

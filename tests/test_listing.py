@@ -13,12 +13,12 @@ import pytest
 from optuna.distributions import IntDistribution
 
 from langsearch import cli
+from langsearch.experiment.folder import read_json, read_rows, write_json
+from langsearch.experiment.lock import hold, is_held
+from langsearch.experiment.printable import json_text, printable, printable_lines
+from langsearch.experiment.remote import open_remote
+from langsearch.experiment.results_file import row_values
 from langsearch.report.experiment_reader import as_trial
-from langsearch.search.folder import read_json, read_rows, write_json
-from langsearch.search.lock import hold, is_held
-from langsearch.search.printable import json_text, printable, printable_lines
-from langsearch.search.remote import open_remote
-from langsearch.search.results_file import row_values
 
 if TYPE_CHECKING:
     from tests.search_fixtures import TableMaker

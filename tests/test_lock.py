@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from langsearch.search.folder import PARTIAL, ExperimentFolder
-from langsearch.search.lock import LOCK, clear_leftovers, hold
+from langsearch.experiment.folder import PARTIAL, ExperimentFolder
+from langsearch.experiment.lock import LOCK, clear_leftovers, hold
 from langsearch.space.problems import InputError
 
 HOLDER = """\
 import sys, time
 from pathlib import Path
-from langsearch.search.lock import hold
+from langsearch.experiment.lock import hold
 with hold(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -73,7 +73,7 @@ def test_the_lock_is_free_again_after_the_run_and_after_an_error(tmp_path: Path)
 CHILDREN = """\
 import multiprocessing, subprocess, sys, time
 from pathlib import Path
-from langsearch.search.lock import hold
+from langsearch.experiment.lock import hold
 with hold(Path(sys.argv[1])):
     forked = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
     forked.start()
@@ -145,7 +145,7 @@ def test_a_lock_without_readable_text_still_refuses(tmp_path: Path) -> None:
 BRIEF = """\
 import sys, time
 from pathlib import Path
-from langsearch.search.lock import hold
+from langsearch.experiment.lock import hold
 with hold(Path(sys.argv[1])):
     begun = time.monotonic()
     time.sleep(0.5)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from langsearch.adapters.learners import AdaptedModel, FullModel, Learner
 from langsearch.data.batches import collate, plan_epoch
 from langsearch.data.directions import all_directions
 from langsearch.data.parallel import ParallelText
 from langsearch.data.store import TokenStore
 from langsearch.model.base import Base
-from langsearch.model.learners import AdaptedModel, FullModel, Learner
 from langsearch.space.architecture import Architecture, Pruning
 from langsearch.space.settings import TrainerSettings
 from langsearch.train.checkpoint import Checkpoint, read_newest_checkpoint, write_checkpoint

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from langsearch.model.lora import LanguageLoRALinear, Routing, lora_linear
+from langsearch.adapters.lora import LanguageLoRALinear, Routing, lora_linear
 
 LANGUAGES = ["en", "fr", "de", "sw", "cy"]
 IN, OUT = 12, 10

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from langsearch.model.lowrank import rank_for_energy, singular_factors, truncate
+from langsearch.adapters.lowrank import rank_for_energy, singular_factors, truncate
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 import random
 
-from langsearch.search.memory import BLOCK, LIMITS, shown
+from langsearch.study.mirror import BLOCK, LIMITS, shown
 
 
 def history(num_trials: int) -> list[tuple[float, float] | None]:

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from langsearch.search import monitor
-from langsearch.search.monitor import TrialMonitor, Unwatched
+from langsearch.trial import monitor
+from langsearch.trial.monitor import TrialMonitor, Unwatched
 
 HANGING = """
 import ctypes, sys, time
 from pathlib import Path
-from langsearch.search.monitor import TrialMonitor
+from langsearch.trial.monitor import TrialMonitor
 
 def hang(how):
     if how == "sleeping":

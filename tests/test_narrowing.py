@@ -6,18 +6,18 @@ import pytest
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from ruamel.yaml import YAML
 
-from langsearch.model.sides import SideWeights
-from langsearch.search.environment import CheckedSpace
-from langsearch.search.learning import STACKS
-from langsearch.search.narrowing import (
+from langsearch.adapters.mixed_sides import SideWeights
+from langsearch.experiment.environment import CheckedSpace
+from langsearch.prior.learning import STACKS
+from langsearch.prior.narrowing import (
     demand_of_dimensions,
     narrowed,
     narrowed_space,
     nearest_rank,
     nearest_sides,
 )
-from langsearch.search.sides import LearnedSides
-from langsearch.search.subspace import Demand, Kept
+from langsearch.prior.sides import LearnedSides
+from langsearch.prior.subspace import Demand, Kept
 from langsearch.space.rules import possible_sites
 from langsearch.space.schema import Space, load_space
 

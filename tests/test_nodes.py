@@ -15,12 +15,12 @@ from ray.cluster_utils import Cluster
 from rich.console import Console
 
 from langsearch import cli
-from langsearch.search import doctor, nodes, preflight, probes
+from langsearch.cluster import doctor, nodes, preflight, probes
+from langsearch.cluster.nodes import Node, NodeError, ask, live_nodes
+from langsearch.cluster.ray_session import check_local_resources, connect
+from langsearch.cluster.resources import amounts, task_options
+from langsearch.experiment.environment import Environment
 from langsearch.search.display import Display
-from langsearch.search.environment import Environment
-from langsearch.search.nodes import Node, NodeError, ask, live_nodes
-from langsearch.search.ray_session import check_local_resources, connect
-from langsearch.search.trial_resources import amounts, task_options
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space, load_space
 
@@ -74,7 +74,7 @@ def test_what_a_node_cannot_run_is_its_answer(cluster: Any) -> None:
 def test_what_one_node_has_is_enough(
     setting: str, cluster: Any, space_file: Path, tmp_path: Path, display: Display
 ) -> None:
-    preflight.check_cluster(space(space_file, setting), tmp_path / "experiments", None, display)
+    preflight.check_cluster(space(space_file, setting), tmp_path / "experiments", None, display.message)
     assert list((tmp_path / "experiments").iterdir()) == []
 
 
@@ -92,7 +92,7 @@ def test_a_space_that_no_node_can_satisfy_is_refused_with_what_there_is(
     settings: list[str], asked: str, keys: str, cluster: Any, space_file: Path, tmp_path: Path, display: Display
 ) -> None:
     with pytest.raises(InputError, match="A node must have all that a trial takes") as caught:
-        preflight.check_cluster(space(space_file, *settings), tmp_path / "experiments", None, display)
+        preflight.check_cluster(space(space_file, *settings), tmp_path / "experiments", None, display.message)
     (problem,) = caught.value.problems
     assert f"a trial takes, {asked}, but" in problem
     assert "has nothing; " in problem
@@ -105,12 +105,12 @@ def test_a_space_that_no_node_can_satisfy_is_refused_with_what_there_is(
 
 def test_a_space_waits_for_a_node_that_can_come(display: Display) -> None:
     there = [Node("1", "head", "10.0.0.1", {"CPU": 0.0}, is_head=True)]
-    preflight.check_room({"CPU": 4, "GPU": 1}, there, lambda amounts: True, display)
+    preflight.check_room({"CPU": 4, "GPU": 1}, there, lambda amounts: True, display.message)
     assert "No node has 4 CPU, 1 GPU for a trial yet (head (10.0.0.1) has nothing): one is asked for." in text(display)
-    preflight.check_room({"CPU": 4}, there, lambda amounts: None, display)
+    preflight.check_room({"CPU": 4}, there, lambda amounts: None, display.message)
     assert "this waits until the cluster brings one" in text(display)
     with pytest.raises(InputError, match=r"10\.0\.0\.1"):
-        preflight.check_room({"CPU": 4}, there, lambda amounts: False, display)
+        preflight.check_room({"CPU": 4}, there, lambda amounts: False, display.message)
 
 
 def test_what_can_come_is_read_from_the_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: Any) -> None:
@@ -228,7 +228,7 @@ def test_what_is_no_address_is_refused(address: str) -> None:
 
 
 def test_a_token_that_is_not_the_clusters_is_refused_plainly() -> None:
-    from langsearch.search.ray_session import refusal
+    from langsearch.cluster.ray_session import refusal
 
     error = ConnectionError("Failed to connect to Ray cluster at 10.0.0.1:6379")
     error.__cause__ = RuntimeError("Failed to connect to GCS. RPC error: InvalidAuthToken: missing or incorrect")
@@ -237,7 +237,7 @@ def test_a_token_that_is_not_the_clusters_is_refused_plainly() -> None:
 
 
 def test_a_machine_outside_the_cluster_is_told_how_to_reach_it() -> None:
-    from langsearch.search.ray_session import refusal
+    from langsearch.cluster.ray_session import refusal
 
     error = RuntimeError("No raylet found on this node")
     assert "must be given on a node of the cluster" in refusal("10.0.0.1:6379", error)

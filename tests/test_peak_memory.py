@@ -6,7 +6,7 @@ import pytest
 
 MEASURED = """
 import numpy as np
-from langsearch.search.peak_memory import peak_memory_bytes, reset_peak_memory
+from langsearch.trial.monitor import peak_memory_bytes, reset_peak_memory
 found = []
 for megabytes in (200, 0, 100):
     reset_peak_memory()

@@ -8,9 +8,9 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
+from langsearch.adapters.learners import AdaptedModel
+from langsearch.adapters.peft_export import FORMAT_FILE, adapter_name, export_peft, load_export, read_export
 from langsearch.model.base import Base
-from langsearch.model.learners import AdaptedModel
-from langsearch.model.peft_export import FORMAT_FILE, adapter_name, export_peft, load_export, read_export
 from langsearch.space.architecture import Architecture, Site, SiteAdapters
 from langsearch.space.problems import InputError
 
@@ -182,7 +182,7 @@ def test_a_failed_export_leaves_the_earlier_one(
     def fail(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("langsearch.model.peft_export.save_file", fail)
+    monkeypatch.setattr("langsearch.adapters.peft_export.save_file", fail)
     with pytest.raises(OSError, match="No space left"):
         export_peft(trained_model(new_base(), make_architecture({"sw": 1})), export, "tiny-random", CARD)
     assert (export / "src-fr").is_dir()

@@ -10,10 +10,10 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from langsearch.adapters.learners import AdaptedModel
+from langsearch.adapters.peft_export import export_peft
+from langsearch.adapters.peft_import import Start, read_adapters, start_from
 from langsearch.model.base import Base
-from langsearch.model.learners import AdaptedModel
-from langsearch.model.peft_export import export_peft
-from langsearch.model.peft_import import Start, read_adapters, start_from
 from langsearch.space.architecture import Architecture, Site
 from langsearch.space.problems import InputError
 

@@ -1,5 +1,5 @@
-from langsearch.search.plateau import PlateauRule
 from langsearch.space.settings import Plateau
+from langsearch.study.plateau import PlateauRule
 
 
 def reached(rule: PlateauRule, trials: list[list[float] | None]) -> list[bool]:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from langsearch.experiment.environment import CheckedSpace, Environment, build_environment, portable
+from langsearch.experiment.folder import STORE_FOLDER
+from langsearch.experiment.working_copy import WorkingCopy, find_experiments
 from langsearch.model.base import Base
-from langsearch.search.environment import STORE_FOLDER, CheckedSpace, Environment, build_environment
-from langsearch.search.portable import portable
-from langsearch.search.working_copy import WorkingCopy, find_experiments
 
 pytest_plugins = ["search_fixtures"]
 

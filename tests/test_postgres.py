@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import pytest
 
-from langsearch.search.front import Objective
-from langsearch.search.table import State, TrialTable
+from langsearch.study.front import Objective
+from langsearch.study.rows import State
+from langsearch.study.table import TrialTable
 
 if TYPE_CHECKING:
     from tests.search_fixtures import ResultMaker

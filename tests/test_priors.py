@@ -9,17 +9,17 @@ import pytest
 import ray
 
 from langsearch import cli
+from langsearch.experiment.environment import CheckedSpace, Environment
+from langsearch.experiment.folder import ExperimentFolder, read_json, read_rows
+from langsearch.experiment.opening import start_experiment
+from langsearch.experiment.task import searched_task
 from langsearch.model.base import Base
-from langsearch.search.environment import CheckedSpace, Environment
-from langsearch.search.experiment import start_experiment
-from langsearch.search.folder import ExperimentFolder, read_json, read_rows
-from langsearch.search.priors import learn, next_task, seed
+from langsearch.prior.seeding import learn, next_task, seed
 from langsearch.search.searcher import TableSearcher
-from langsearch.search.table import TrialTable
-from langsearch.search.task import searched_task
 from langsearch.space.priors import rank_dimensions, side_dimensions
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space, load_space
+from langsearch.study.table import TrialTable
 
 pytest_plugins = ["search_fixtures"]
 

@@ -4,9 +4,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from langsearch.adapters.learners import AdaptedModel
+from langsearch.adapters.pruning import pruned_share
 from langsearch.model.base import Base
-from langsearch.model.learners import AdaptedModel
-from langsearch.model.pruning import pruned_share
 from langsearch.space.architecture import Architecture, Pruning
 
 LANGUAGES = ("en", "fr", "de", "sw")

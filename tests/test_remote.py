@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from langsearch.search import remote as copying
-from langsearch.search import storage
-from langsearch.search.lease import RemoteLease
-from langsearch.search.remote import Remote, local_copy, open_remote
-from langsearch.search.storage import UploadError, is_remote
+from langsearch.experiment import object_store
+from langsearch.experiment import remote as copying
+from langsearch.experiment.lease import RemoteLease
+from langsearch.experiment.object_store import UploadError, is_remote
+from langsearch.experiment.remote import Remote, local_copy, open_remote
 from langsearch.space.problems import InputError
 from langsearch.train.checkpoint import Checkpoint, read_newest_checkpoint, write_checkpoint
 from tests.s3_fixtures import s3_url
@@ -88,23 +88,23 @@ def test_a_place_that_cannot_be_opened_is_refused_with_ways_out(s3_port: int) ->
 
 
 def test_a_remote_holds_its_url_only_and_can_be_sent_to_workers(remote: Remote) -> None:
-    storage.write_bytes(remote.url, "a", b"1")
+    object_store.write_bytes(remote.url, "a", b"1")
     sent = pickle.loads(pickle.dumps(remote))  # noqa: S301 - our own
     assert sent == remote
-    assert storage.read_bytes(sent.url, "a") == b"1"
+    assert object_store.read_bytes(sent.url, "a") == b"1"
 
 
 def test_children_names_and_existence_are_those_of_the_storage(remote: Remote) -> None:
     assert remote.names() == []
     assert not remote.exists("a")
-    storage.write_bytes(remote.child("tiny").url, "trials/00000/trial.json", b"{}")
-    storage.write_bytes(remote.url, "tiny/stop", b"")
+    object_store.write_bytes(remote.child("tiny").url, "trials/00000/trial.json", b"{}")
+    object_store.write_bytes(remote.url, "tiny/stop", b"")
     assert remote.names("tiny") == ["stop", "trials"]
     assert remote.child("tiny").names("trials") == ["00000"]
     assert remote.exists("tiny/stop")
     assert remote.exists("tiny/trials")
-    storage.delete(remote.url, "tiny/stop")
-    storage.delete(remote.url, "tiny/stop")
+    object_store.delete(remote.url, "tiny/stop")
+    object_store.delete(remote.url, "tiny/stop")
     assert not remote.exists("tiny/stop")
 
 
@@ -205,7 +205,7 @@ def test_pull_all_brings_everything_and_drops_trials_that_only_an_older_run_knew
 def test_an_empty_remote_folder_takes_nothing_from_here(remote: Remote, tmp_path: Path) -> None:
     write(tmp_path / "a", {"space.yaml": "x", "trials/00000/trial.json": "{}"})
     remote.push(tmp_path / "a")
-    storage.delete(remote.url, "space.yaml")
+    object_store.delete(remote.url, "space.yaml")
     assert remote.pull_all(tmp_path / "a") == 0
     assert files(tmp_path / "a") == {"space.yaml": "x", "trials/00000/trial.json": "{}"}
 
@@ -337,7 +337,7 @@ def test_whatever_moment_a_worker_is_killed_at_another_machine_can_go_on(remote:
     script = f"""
         import json, sqlite3, sys, torch
         from pathlib import Path
-        from langsearch.search.remote import Remote
+        from langsearch.experiment.remote import Remote
         from langsearch.train.checkpoint import Checkpoint, read_newest_checkpoint, write_checkpoint
         remote, root = Remote({remote.url!r}), Path(sys.argv[1])
         remote.pull_all(root)
@@ -412,14 +412,14 @@ def test_a_lease_lets_one_run_in_and_names_it_to_the_second(remote: Remote) -> N
         lease.check()
     with RemoteLease(remote):
         pass
-    assert storage.modified(remote.url, ".lock") == {}
+    assert object_store.modified(remote.url, ".lock") == {}
 
 
 def test_a_lease_stays_held_while_it_is_refreshed_and_a_dead_run_does_not_hold_one(remote: Remote) -> None:
     script = f"""
         import time
-        from langsearch.search.lease import RemoteLease
-        from langsearch.search.remote import Remote
+        from langsearch.experiment.lease import RemoteLease
+        from langsearch.experiment.remote import Remote
         with RemoteLease(Remote({remote.url!r}), refresh_seconds=0.5):
             print("held", flush=True)
             time.sleep(100)
@@ -474,8 +474,8 @@ def test_age_is_measured_by_the_storages_clock(tmp_path: Path, monkeypatch: pyte
 
 def test_a_lease_that_another_run_has_taken_over_is_lost_to_the_first(remote: Remote) -> None:
     with RemoteLease(remote, refresh_seconds=0.2) as lease:
-        for name in storage.modified(remote.url, ".lock"):
-            storage.delete(remote.url, f".lock/{name}")  # the other one holds this run for dead
+        for name in object_store.modified(remote.url, ".lock"):
+            object_store.delete(remote.url, f".lock/{name}")  # the other one holds this run for dead
         with pytest.raises(OSError, match="is lost: another run has taken over"):
             for _ in range(50):
                 time.sleep(0.1)

@@ -10,15 +10,15 @@ import pytest
 import ray
 
 from langsearch import cli
+from langsearch.cluster.ray_session import set_environment
+from langsearch.experiment.environment import CheckedSpace, Environment
+from langsearch.experiment.folder import ExperimentFolder, read_json, read_rows
+from langsearch.experiment.remote import open_remote
+from langsearch.experiment.working_copy import WorkingCopy
 from langsearch.model.base import Base, share_base
+from langsearch.prior.seeding import next_task
+from langsearch.prior.sides import read_sides
 from langsearch.search import worker
-from langsearch.search.environment import CheckedSpace, Environment
-from langsearch.search.folder import ExperimentFolder, read_json, read_rows
-from langsearch.search.priors import next_task
-from langsearch.search.ray_session import set_environment
-from langsearch.search.remote import open_remote
-from langsearch.search.sides import read_sides
-from langsearch.search.working_copy import WorkingCopy
 from langsearch.space.schema import load_space
 from langsearch.train import loop
 
@@ -43,7 +43,7 @@ def test_a_machine_takes_over_what_another_had_begun_to_learn(
     space = load_space(space_file, [PRIOR, SEARCHED])
     copy = WorkingCopy(open_remote(f"file://{tmp_path}/store"), "tiny")
     shared, updates = share_base(base), []
-    monkeypatch.setattr("langsearch.search.learning.UPDATES_BETWEEN_CHECKPOINTS", 2)
+    monkeypatch.setattr("langsearch.prior.learning.UPDATES_BETWEEN_CHECKPOINTS", 2)
     update = loop._Run._update
 
     def counted(run: Any, batches: Any) -> None:

@@ -24,7 +24,7 @@ from langsearch.report.showing import print_trial
 from langsearch.report.summary import headline, sentences, summarise
 from langsearch.report.timeline import MAX_WORKER_LANES, timeline_figure
 from langsearch.report.translations import read_translations
-from langsearch.search.results import full_part
+from langsearch.study.results import full_part
 from tests.report_fixtures import CLASSES, DIRECTIONS, Page, make_experiment
 
 

@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from langsearch.evaluate.spbleu import Scores
-from langsearch.search.rescoring import print_evaluation
 from langsearch.space.problems import InputError
+from langsearch.trial.rescoring import print_evaluation
 
 pytest_plugins = ["search_fixtures"]
 
@@ -51,7 +51,7 @@ def test_the_validation_score_is_the_trials_own_where_the_settings_are(trained: 
 
 def _front(trained: Path) -> Path:
     """Exports into the experiment's front once."""
-    from langsearch.search.finish import export_one
+    from langsearch.trial.export import export_one
 
     if not (trained / "front" / "00000").exists():
         export_one(trained, "0", trained / "front" / "00000", "peft")

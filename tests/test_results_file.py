@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from langsearch.evaluate.spbleu import Difference
-from langsearch.search.environment import CheckedSpace
-from langsearch.search.experiment import open_table, start_experiment
-from langsearch.search.folder import ExperimentFolder, read_rows
-from langsearch.search.results import FullResult, TestResult
-from langsearch.search.results_file import RESULTS, ResultsFile, write_results
-from langsearch.search.table import State, TrialRow
-from langsearch.search.task import searched_task
+from langsearch.experiment.environment import CheckedSpace
+from langsearch.experiment.folder import ExperimentFolder, read_rows
+from langsearch.experiment.opening import open_table, start_experiment
+from langsearch.experiment.results_file import RESULTS, ResultsFile, write_results
+from langsearch.experiment.task import searched_task
+from langsearch.study.results import FullResult, TestResult
+from langsearch.study.rows import State, TrialRow
 
 if TYPE_CHECKING:
     from tests.search_fixtures import ResultMaker, TaskMaker

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from langsearch.search.folder import read_rows
-from langsearch.search.results_file import RESULTS
+from langsearch.experiment.folder import read_rows
+from langsearch.experiment.results_file import RESULTS
 
 pytest_plugins = ["search_fixtures"]
 

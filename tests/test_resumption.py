@@ -8,11 +8,11 @@ import pytest
 import ray
 from rich.console import Console
 
+from langsearch.cluster import ray_session
+from langsearch.experiment.environment import CheckedSpace, check_space
+from langsearch.experiment.folder import ExperimentFolder
 from langsearch.model.base import Base, share_base
-from langsearch.search import ray_session
 from langsearch.search.display import Display
-from langsearch.search.environment import CheckedSpace, check_space
-from langsearch.search.folder import ExperimentFolder
 from langsearch.search.runner import run_search
 from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space

@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
-from langsearch.search.retrying import choose_failed
-from langsearch.search.table import State
 from langsearch.space.problems import InputError
+from langsearch.study.retrying import choose_failed
+from langsearch.study.rows import State
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 import pytest
 
-from langsearch.search.room import Room, num_fit
+from langsearch.cluster.resources import Room, num_fit
 
 
 def test_as_many_fit_as_the_scarcest_resource_allows() -> None:
@@ -13,8 +13,8 @@ def test_as_many_fit_as_the_scarcest_resource_allows() -> None:
 
 def test_a_cluster_that_grows_or_shrinks_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     resources, clock = {"CPU": 2.0}, [100.0]
-    monkeypatch.setattr("langsearch.search.room.ray.cluster_resources", lambda: resources)
-    monkeypatch.setattr("langsearch.search.room.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("langsearch.cluster.resources.ray.cluster_resources", lambda: resources)
+    monkeypatch.setattr("langsearch.cluster.resources.time.monotonic", lambda: clock[0])
     room, ahead = Room({"CPU": 1}), Room({"CPU": 1}, num_ahead=8)
     assert (room(), ahead()) == (2, 10)
     resources["CPU"] = 6.0

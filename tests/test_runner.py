@@ -16,10 +16,10 @@ import pytest
 import ray
 
 from langsearch import cli
-from langsearch.model.peft_export import read_export
+from langsearch.adapters.peft_export import read_export
+from langsearch.experiment.folder import read_json, read_rows
+from langsearch.experiment.results_file import RESULTS
 from langsearch.search import runner
-from langsearch.search.folder import read_json, read_rows
-from langsearch.search.results_file import RESULTS
 
 pytest_plugins = ["search_fixtures"]
 

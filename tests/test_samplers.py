@@ -4,10 +4,10 @@ import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from langsearch.search.mirror import History, Mirror
-from langsearch.search.samplers import Grid, grid_values, make_sampler
 from langsearch.space.problems import InputError
 from langsearch.space.search_checks import MAX_GRID_POINTS
+from langsearch.study.mirror import History, Mirror
+from langsearch.study.samplers import Grid, grid_values, make_sampler
 
 FINITE: dict[str, BaseDistribution] = {
     "rank": CategoricalDistribution((0, 2, 4)),

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from langsearch.model.base import EMBEDDED_FOLDER
-from langsearch.search.environment import check_space
+from langsearch.experiment.environment import check_space
+from langsearch.model.finding import EMBEDDED_FOLDER
 from langsearch.space.schema import load_space
 
 FOLDER = Path(__file__).parents[1] / "search_spaces"

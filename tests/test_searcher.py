@@ -12,15 +12,16 @@ from optuna.exceptions import StorageInternalError
 from optuna.samplers import BaseSampler, PartialFixedSampler
 from ray.tune.search import Searcher
 
-from langsearch.search.constraints import Constraints
-from langsearch.search.failures import FAILED, PAUSED
-from langsearch.search.folder import ExperimentFolder
-from langsearch.search.results import TrialResult, parse_result
-from langsearch.search.samplers import make_sampler
+from langsearch.experiment.folder import ExperimentFolder
+from langsearch.experiment.task import TrialTask
 from langsearch.search.searcher import AT_RANDOM_AFTER, TIME, TableSearcher
-from langsearch.search.table import State, TrialTable
-from langsearch.search.task import TrialTask
 from langsearch.space.settings import Constraint, Plateau
+from langsearch.study.constraints import Constraints
+from langsearch.study.results import TrialResult, parse_result
+from langsearch.study.rows import State
+from langsearch.study.samplers import make_sampler
+from langsearch.study.table import TrialTable
+from langsearch.trial.failures import FAILED, PAUSED
 
 if TYPE_CHECKING:
     from tests.search_fixtures import ResultMaker, TableMaker, TaskMaker
@@ -280,7 +281,7 @@ def test_a_sampler_that_repeats_itself_is_helped_out_by_random_proposals(
         sampler = make_sampler("random", seed, number, num_trials)
         return sampler if name == "random" else PartialFixedSampler({"rank": 2}, sampler)
 
-    monkeypatch.setattr("langsearch.search.mirror.make_sampler", make_stubborn)
+    monkeypatch.setattr("langsearch.study.mirror.make_sampler", make_stubborn)
     searcher = TableSearcher(
         make_table(sampler="gp"),
         ExperimentFolder(tmp_path),

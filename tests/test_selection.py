@@ -10,7 +10,7 @@ from langsearch.search import selection
 from langsearch.space.settings import DecodingSettings
 
 if TYPE_CHECKING:
-    from langsearch.search.table import TrialTable
+    from langsearch.study.table import TrialTable
     from tests.search_fixtures import ResultMaker, TableMaker
 
 pytest_plugins = ["search_fixtures"]

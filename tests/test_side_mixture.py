@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from langsearch.adapters.learners import AdaptedModel
+from langsearch.adapters.mixed_sides import MixedSides, SideWeights
 from langsearch.data.batches import Batch, collate
 from langsearch.data.directions import Direction
 from langsearch.data.store import TokenStore
 from langsearch.model.base import Base
-from langsearch.model.learners import AdaptedModel
-from langsearch.model.sides import MixedSides, SideWeights
 from langsearch.space.architecture import Architecture
 from langsearch.space.settings import TrainerSettings
 from langsearch.train.checkpoint import Checkpoint

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from langsearch.model.peft_export import read_export
-from langsearch.search.folder import read_json
-from langsearch.search.results import TrialResult
-from langsearch.search.single import train_single
+from langsearch.adapters.peft_export import read_export
+from langsearch.experiment.folder import read_json
 from langsearch.space.problems import InputError
+from langsearch.study.results import TrialResult
+from langsearch.trial.single import train_single
 
 pytest_plugins = ["search_fixtures"]
 

@@ -13,7 +13,7 @@ import langsearch.evaluate.spbleu
 from langsearch.data.directions import Direction
 from langsearch.data.embedded import read_embedded
 from langsearch.evaluate.spbleu import ScoreTokenizer, SpBleu, find_tokenizer
-from langsearch.model.base import EMBEDDED_FOLDER
+from langsearch.model.finding import EMBEDDED_FOLDER
 from langsearch.space.problems import InputError
 
 SPM = EMBEDDED_FOLDER / "tiny-m2m" / "sentencepiece.bpe.model"

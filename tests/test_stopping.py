@@ -10,16 +10,16 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from langsearch.search.failures import PAUSED
-from langsearch.search.folder import ExperimentFolder, read_rows
-from langsearch.search.lock import clear_leftovers
-from langsearch.search.results import TrialResult
-from langsearch.search.results_file import ResultsFile
-from langsearch.search.rows import STOPPED
+from langsearch.experiment.folder import ExperimentFolder, read_rows
+from langsearch.experiment.lock import clear_leftovers
+from langsearch.experiment.results_file import ResultsFile
+from langsearch.experiment.task import TrialTask
 from langsearch.search.searcher import TableSearcher
-from langsearch.search.table import State, TrialTable
-from langsearch.search.task import TrialTask
 from langsearch.space.settings import Constraint
+from langsearch.study.results import TrialResult
+from langsearch.study.rows import STOPPED, State
+from langsearch.study.table import TrialTable
+from langsearch.trial.failures import PAUSED
 from tests.benchmarks.simulated_tune import run_simulated, scripted_result
 
 if TYPE_CHECKING:

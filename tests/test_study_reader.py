@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from optuna.exceptions import StorageInternalError
 
-from langsearch.search.folder import ExperimentFolder
-from langsearch.search.results import FullResult
-from langsearch.search.study_reader import StudyReader, UnreadableError
-from langsearch.search.table import TrialTable
+from langsearch.experiment.folder import ExperimentFolder
+from langsearch.experiment.study_reader import StudyReader, UnreadableError
+from langsearch.study.results import FullResult
+from langsearch.study.table import TrialTable
 from tests.dashboard_fixtures import LiveSearch
 
 

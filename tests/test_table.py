@@ -11,11 +11,12 @@ import sqlalchemy
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from langsearch.search.candidates import best_member
-from langsearch.search.front import Objective
-from langsearch.search.results import FullResult, TestResult
-from langsearch.search.table import State, TrialTable
 from langsearch.space.settings import Constraint
+from langsearch.study.candidates import best_member
+from langsearch.study.front import Objective
+from langsearch.study.results import FullResult, TestResult
+from langsearch.study.rows import State
+from langsearch.study.table import TrialTable
 
 if TYPE_CHECKING:
     from tests.search_fixtures import ResultMaker, TableMaker

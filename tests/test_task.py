@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from langsearch.search.environment import CheckedSpace, check_space
-from langsearch.search.folder import TrialFolder
-from langsearch.search.task import TrialTask, baseline_task, searched_task, summarize
+from langsearch.experiment.environment import CheckedSpace, check_space
+from langsearch.experiment.folder import TrialFolder
+from langsearch.experiment.task import TrialTask, baseline_task, searched_task, summarize
 from langsearch.space.architecture import Architecture, SiteAdapters
 from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space

@@ -12,9 +12,9 @@ import pytest
 import ray
 
 from langsearch import cli
+from langsearch.experiment.environment import CheckedSpace, check_space
+from langsearch.experiment.folder import ExperimentFolder, read_rows
 from langsearch.search.checking import describe_check
-from langsearch.search.environment import CheckedSpace, check_space
-from langsearch.search.folder import ExperimentFolder, read_rows
 from langsearch.search.trackers import check_tracking, describe_tracking
 from langsearch.search.tracking import METRICS, tracked_values, tracking_callbacks
 from langsearch.space.problems import InputError
@@ -74,7 +74,7 @@ def test_what_is_no_tracker_is_refused(value: str, message: str, space_file: Pat
 
 
 def test_trackers_may_change_when_an_experiment_goes_on(space_file: Path) -> None:
-    from langsearch.search.experiment import space_changes
+    from langsearch.experiment.opening import space_changes
 
     assert space_changes(load_space(space_file).text, load_space(space_file, [ALL]).text) == {}
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from langsearch.model.base import EMBEDDED_FOLDER
-from langsearch.search.translating import translate_lines
+from langsearch.model.finding import EMBEDDED_FOLDER
 from langsearch.space.problems import InputError
+from langsearch.trial.translating import translate_lines
 
 pytest_plugins = ["search_fixtures"]
 

@@ -7,18 +7,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from langsearch.adapters.learners import AdaptedModel
 from langsearch.evaluate.evaluation import Evaluation, evaluate
+from langsearch.experiment.environment import CheckedSpace, Environment
+from langsearch.experiment.folder import TrialFolder, read_json, read_rows
+from langsearch.experiment.task import TrialTask, baseline_task
 from langsearch.model.base import Base
-from langsearch.model.learners import AdaptedModel
-from langsearch.search.environment import CheckedSpace, Environment
-from langsearch.search.evaluating import evaluate_trial
-from langsearch.search.folder import TrialFolder, read_json, read_rows
-from langsearch.search.results import TrialResult
-from langsearch.search.scores import SCORES, TRANSLATIONS
-from langsearch.search.task import TrialTask, baseline_task
-from langsearch.search.trial import CURVE, load_trained, run_trial
 from langsearch.space.architecture import Architecture, Site, uniform_ranks
+from langsearch.study.results import TrialResult
 from langsearch.train.checkpoint import read_newest_checkpoint
+from langsearch.trial.evaluating import evaluate_trial
+from langsearch.trial.scores import SCORES, TRANSLATIONS
+from langsearch.trial.trial import CURVE, load_trained, run_trial
 
 if TYPE_CHECKING:
     from tests.search_fixtures import TaskMaker
@@ -109,10 +109,10 @@ def test_a_trial_that_died_before_its_result_was_written_is_not_trained_again(
 ) -> None:
     folder = TrialFolder(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("langsearch.search.trial._Run._close", lambda self, result: result)
+        patch.setattr("langsearch.trial.trial._Run._close", lambda self, result: result)
         *_, last = run_all(base, environment, make_task(), tmp_path)
     assert folder.checkpoint.exists() and not folder.result.exists()
-    monkeypatch.setattr("langsearch.search.trial.train", None)
+    monkeypatch.setattr("langsearch.trial.trial.train", None)
     assert list(run_trial(base, environment, make_task(), folder)) == [last]
     assert folder.result.exists() and not folder.checkpoint.exists()
 
@@ -127,7 +127,7 @@ def score_as(monkeypatch: pytest.MonkeyPatch, *scores: float) -> None:
         scores = replace(evaluation.scores, by_direction=by_direction, spbleu=left.pop(0))
         return replace(evaluation, scores=scores)
 
-    monkeypatch.setattr("langsearch.search.trial.evaluate", evaluate_as)
+    monkeypatch.setattr("langsearch.trial.trial.evaluate", evaluate_as)
 
 
 def test_the_best_epoch_is_kept(
@@ -234,7 +234,7 @@ def test_a_failure_in_the_middle_leaves_no_adapters_and_the_last_checkpoint(
         def full_disk(*values: Any) -> None:
             raise OSError(28, "No space left on device")
 
-        patch.setattr("langsearch.search.trial.write_checkpoint", full_disk)
+        patch.setattr("langsearch.trial.trial.write_checkpoint", full_disk)
         with pytest.raises(OSError, match="No space left"):
             next(run)
     assert [result.epoch for result in run_trial(base, environment, task, folder)] == [1, 2]

@@ -17,15 +17,15 @@ import torch
 from safetensors.torch import save_file
 
 import langsearch.train.checkpoint
+from langsearch.experiment.environment import Environment
+from langsearch.experiment.folder import TrialFolder, read_rows
+from langsearch.experiment.task import TrialTask
 from langsearch.model.base import Base
-from langsearch.search.environment import Environment
-from langsearch.search.failures import failure_cause
-from langsearch.search.folder import TrialFolder, read_rows
-from langsearch.search.results import TrialResult
-from langsearch.search.task import TrialTask
-from langsearch.search.trial import run_trial
 from langsearch.space.settings import DecodingSettings
+from langsearch.study.results import TrialResult
 from langsearch.train.checkpoint import read_newest_checkpoint
+from langsearch.trial.failures import failure_cause
+from langsearch.trial.trial import run_trial
 
 if TYPE_CHECKING:
     from tests.search_fixtures import TaskMaker
@@ -202,10 +202,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from langsearch.model.base import load_base
-from langsearch.search.environment import build_environment, check_space
-from langsearch.search.folder import TrialFolder
-from langsearch.search.task import searched_task
-from langsearch.search.trial import run_trial
+from langsearch.experiment.environment import build_environment, check_space
+from langsearch.experiment.folder import TrialFolder
+from langsearch.experiment.task import searched_task
+from langsearch.trial.trial import run_trial
 from langsearch.space.schema import load_space
 from langsearch.train.checkpoint import read_newest_checkpoint
 

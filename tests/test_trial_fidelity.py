@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from langsearch.evaluate.evaluation import Evaluation, NonFiniteScoreError, evaluate
+from langsearch.experiment.environment import CheckedSpace, Environment, build_environment, check_space
+from langsearch.experiment.folder import TrialFolder, read_json, read_rows
+from langsearch.experiment.task import baseline_task
 from langsearch.model.base import Base
-from langsearch.search.environment import CheckedSpace, Environment, build_environment, check_space
-from langsearch.search.evaluating import evaluate_trial, full_result, reuse_scores
-from langsearch.search.folder import TrialFolder, read_json, read_rows
-from langsearch.search.monitor import Unwatched
-from langsearch.search.results import TrialResult
-from langsearch.search.task import baseline_task
-from langsearch.search.trial import run_trial, settings_at
 from langsearch.space.schema import load_space
 from langsearch.space.settings import DecodingSettings
+from langsearch.study.results import TrialResult
 from langsearch.train.checkpoint import read_newest_checkpoint
+from langsearch.trial.evaluating import evaluate_trial, full_result, reuse_scores
+from langsearch.trial.monitor import Unwatched
+from langsearch.trial.trial import run_trial, settings_at
 
 if TYPE_CHECKING:
     from tests.search_fixtures import TaskMaker
@@ -50,7 +50,7 @@ def score(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             evaluation = evaluate(*values, **options)
             return replace(evaluation, scores=replace(evaluation.scores, spbleu=left.pop(0)))
 
-        monkeypatch.setattr("langsearch.search.trial.evaluate", evaluate_as)
+        monkeypatch.setattr("langsearch.trial.trial.evaluate", evaluate_as)
 
     return give
 
@@ -280,7 +280,7 @@ def test_scores_are_reused_where_the_final_evaluation_would_give_the_same(
     equal = replace(environment, evaluation=replace(environment.evaluation, search=search, final=final))
     (result,) = run_trial(base, equal, make_task(epochs=1, **SMALL), folder)
     evaluated = full_result(evaluate_trial(base, equal, folder, "full", final))
-    monkeypatch.setattr("langsearch.search.evaluating.evaluate", None)
+    monkeypatch.setattr("langsearch.trial.evaluating.evaluate", None)
     assert reuse_scores(base, equal, folder) == evaluated
     assert evaluated.full_spbleu == result.spbleu
     splits = [row["split"] for row in read_rows(folder.scores)]

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from langsearch.experiment.environment import Environment
+from langsearch.experiment.folder import ExperimentFolder, read_json, read_rows
+from langsearch.experiment.task import TrialTask
 from langsearch.model.base import Base, share_base
 from langsearch.search import worker
-from langsearch.search.environment import Environment
-from langsearch.search.evaluating import evaluate_trial
-from langsearch.search.failures import FAILED, PAUSED, lost_cause
-from langsearch.search.folder import ExperimentFolder, read_json, read_rows
-from langsearch.search.results import parse_result
-from langsearch.search.task import TrialTask
 from langsearch.search.worker import TrialTrainable, full_on_worker, test_on_worker
 from langsearch.space.settings import FailureSettings
+from langsearch.study.results import parse_result
 from langsearch.train.loop import _Run
+from langsearch.trial.evaluating import evaluate_trial
+from langsearch.trial.failures import FAILED, PAUSED, lost_cause
 
 if TYPE_CHECKING:
     from tests.search_fixtures import TaskMaker
@@ -273,7 +273,7 @@ def test_a_disk_too_full_to_record_a_failure_does_not_end_the_worker(
 
     trainable = start(make_task(), FailureSettings(disk_full="retry"), max_failures=2)
     with monkeypatch.context() as patch:
-        patch.setattr("langsearch.search.folder._write_aside", full)
+        patch.setattr("langsearch.experiment.folder._write_aside", full)
         patch.setattr("langsearch.train.checkpoint.save_file", full)
         patch.setattr(Path, "open", full)
         (step,) = steps_of(trainable)
@@ -353,9 +353,9 @@ HANGING = """
 import sys, time
 from pathlib import Path
 from langsearch.model.base import load_base, share_base
-from langsearch.search.environment import build_environment, check_space
-from langsearch.search.folder import ExperimentFolder
-from langsearch.search.task import searched_task
+from langsearch.experiment.environment import build_environment, check_space
+from langsearch.experiment.folder import ExperimentFolder
+from langsearch.experiment.task import searched_task
 from langsearch.search.worker import TrialTrainable
 from langsearch.space.schema import load_space
 from langsearch.space.settings import FailureSettings

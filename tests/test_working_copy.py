@@ -4,13 +4,13 @@ from typing import Any, cast
 
 import pytest
 
-from langsearch.search import working_copy
-from langsearch.search.folder import ExperimentFolder
-from langsearch.search.lock import hold
-from langsearch.search.remote import Remote, open_remote
-from langsearch.search.storage import UploadError
+from langsearch.experiment import working_copy
+from langsearch.experiment.folder import ExperimentFolder
+from langsearch.experiment.lock import hold
+from langsearch.experiment.object_store import UploadError
+from langsearch.experiment.remote import Remote, open_remote
+from langsearch.experiment.working_copy import StopLook, WorkingCopy, fetch_experiment, fetch_experiments
 from langsearch.search.tuning import _Between
-from langsearch.search.working_copy import StopLook, WorkingCopy, fetch_experiment, fetch_experiments
 from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessorList
 
+from langsearch.adapters.learners import Learner
 from langsearch.data.batches import BatchVocabulary, is_token, padded
 from langsearch.data.directions import Direction
 from langsearch.evaluate.greedy import greedy_search
 from langsearch.model.base import BaseTokenizer
-from langsearch.model.learners import Learner
 from langsearch.space.settings import DecodingSettings
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from langsearch.adapters.learners import Learner
 from langsearch.data.batches import BatchVocabulary
 from langsearch.data.directions import Direction, sample_directions
 from langsearch.data.store import TokenStore
@@ -13,7 +14,6 @@ from langsearch.evaluate.chrf import ChrfScores, score_chrf
 from langsearch.evaluate.decoding import DecodingRow, decode_rows
 from langsearch.evaluate.spbleu import Scores, SpBleu
 from langsearch.model.base import BaseTokenizer
-from langsearch.model.learners import Learner
 from langsearch.space.settings import DecodingSettings
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 
+from langsearch.adapters.learners import Learner
 from langsearch.data.batches import BatchVocabulary
-from langsearch.model.learners import Learner
 
 _MIN_SHARE_DROPPED = 0.25
 """Rows are dropped when so many have ended: dropping copies the cache, which has its price."""

@@ -1,1 +1,1 @@
-"""The frozen base, language-specific LoRA with its routing, pruning, and the way out to PEFT."""
+"""A base: its family, its weights and tokenizer, shared between processes without a copy."""

@@ -18,12 +18,10 @@ from transformers.utils import logging as transformers_logging
 
 from langsearch.data.batches import BatchVocabulary
 from langsearch.model.families import Family, TranslationModel, find_family, read_config
+from langsearch.model.finding import find_base
 from langsearch.space.architecture import BaseShape
 from langsearch.space.languages import match_code
 from langsearch.space.problems import InputError
-
-EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
-"""Bases that travel with the package, by folder name."""
 
 TOKENIZER_FILES = (
     "added_tokens.json",
@@ -130,32 +128,6 @@ class SharedBase:
     weights: Mapping[str, np.ndarray]
     dtypes: Mapping[str, str]
     shape: BaseShape
-
-
-def find_base(name: str) -> Path:
-    """Returns the folder of a base: an embedded name, a folder, or a hub id (fetched into the hub's cache).
-
-    Raises:
-        InputError: If there is no such base, or the hub cannot be reached.
-    """
-    if (EMBEDDED_FOLDER / name / "config.json").exists():
-        return EMBEDDED_FOLDER / name
-    if Path(name).is_dir():
-        if not (Path(name) / "config.json").exists():
-            raise InputError(f"A base folder must hold a config.json, but {name} has none.")
-        return Path(name)
-    embedded = ", ".join(sorted(folder.name for folder in EMBEDDED_FOLDER.iterdir() if folder.is_dir()))
-    if name.count("/") != 1 or name.startswith((".", "/")):
-        raise InputError(f"A base must be an embedded name ({embedded}), a folder or a hub id, but got {name!r}.")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model"]))
-    except Exception as error:
-        raise InputError(
-            f"The base {name!r} is no folder here and could not be fetched from the hub ({type(error).__name__}). "
-            f"Fetch it where there is a network and give its folder, or use an embedded base: {embedded}."
-        ) from error
 
 
 def read_shape(folder: Path) -> BaseShape:

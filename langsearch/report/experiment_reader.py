@@ -20,9 +20,9 @@ from langsearch.report.lenient import (
     read_rows,
     read_text,
 )
-from langsearch.search.rows import VIOLATES
 from langsearch.space.architecture import Architecture
 from langsearch.space.problems import InputError
+from langsearch.study.rows import VIOLATES
 
 Kind = Literal["searched", "baseline"]
 State = Literal["running", "complete", "pruned", "failed"]

@@ -12,7 +12,7 @@ from langsearch.report import wording
 from langsearch.report.experiment_reader import Experiment, Split, Trial
 from langsearch.report.importance import Importance
 from langsearch.report.summary import Summary
-from langsearch.search.front import FIELDS
+from langsearch.study.front import FIELDS
 
 Figure = dict[str, Any]
 

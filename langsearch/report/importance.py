@@ -15,7 +15,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import create_trial
 
 from langsearch.report.experiment_reader import Experiment, Trial
-from langsearch.search.front import FIELDS
+from langsearch.study.front import FIELDS
 
 MIN_TRIALS = 20
 """PED-ANOVA compares the best tenth of the trials with the rest: of fewer trials that would be one."""

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import plotly.io
 
+from langsearch.experiment.folder import write_text
 from langsearch.report.learned import prior_views, read_learned
-from langsearch.search.folder import write_text
 
 PAGE_NAME = "learned.html"
 

@@ -9,11 +9,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from langsearch.experiment.lock import is_held
+from langsearch.experiment.printable import printable
 from langsearch.report import wording
 from langsearch.report.experiment_reader import Experiment, Split, read_experiment
 from langsearch.report.summary import gain, summarise
-from langsearch.search.lock import is_held
-from langsearch.search.printable import printable
 from langsearch.space.problems import InputError
 
 

@@ -14,6 +14,7 @@ import plotly.offline
 from markupsafe import Markup
 
 from langsearch import __version__
+from langsearch.experiment.folder import write_text
 from langsearch.report import page_tables, wording
 from langsearch.report.answers import demand_sentences, next_sentences
 from langsearch.report.columns import trial_columns
@@ -39,7 +40,6 @@ from langsearch.report.matrices import ordered_languages
 from langsearch.report.payload import rank_payload, score_payload, translation_payload
 from langsearch.report.summary import Summary, headline, sentences
 from langsearch.report.timeline import timeline_figure
-from langsearch.search.folder import write_text
 
 REPORT_NAME = "report.html"
 
@@ -48,14 +48,16 @@ MAX_SETTING_COLUMNS = 8
 MAX_TEXT_CHARS = 20_000
 MAX_FAILURE_GROUPS = 12
 
-SCRIPTS = ("page.js", "matrices.js", "parallel.js", "trials.js", "translations.js", "start.js")
-LIVE_SCRIPTS = (*SCRIPTS[:-1], "live.js", SCRIPTS[-1])
 _FRONT_VIEWS: Mapping[Split, str] = {
     "validation": "all trials",
     "full": "candidates",
     "test": "front and baselines",
 }
 _TEMPLATES = Path(__file__).parent
+STYLE = _TEMPLATES / "page.css"
+_SCRIPTS = ("page.js", "matrices.js", "parallel.js", "trials.js", "translations.js", "start.js")
+SCRIPTS = tuple(_TEMPLATES / name for name in _SCRIPTS)
+"""In the order in which they are run; the last one starts the page."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +98,7 @@ def render_material(material: Material, price_per_gpu_hour: float | None = None)
     """Returns the page's HTML of what was read."""
     page = make_page(material, price_per_gpu_hour)
     assets = {
-        "style": asset("page.css"),
+        "style": asset(STYLE),
         "script": scripts(SCRIPTS),
         "plotly": _packed_plotly(),
     }
@@ -104,10 +106,10 @@ def render_material(material: Material, price_per_gpu_hour: float | None = None)
 
 
 @functools.cache
-def template(name: str) -> jinja2.Template:
-    """Returns a page's template; what it is filled with is escaped."""
+def template(name: str, *folders: Path) -> jinja2.Template:
+    """Returns a page's template, of this package or of other folders; what it is filled with is escaped."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        loader=jinja2.FileSystemLoader([_TEMPLATES, *folders]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -265,14 +267,14 @@ def _unbroken(sentence: str) -> str:
     return sentence.replace(" %", "\u00a0%")
 
 
-def scripts(names: Sequence[str]) -> Markup:
+def scripts(paths: Sequence[Path]) -> Markup:
     """Returns some of the page's scripts as one."""
-    return Markup("\n").join(asset(name) for name in names)
+    return Markup("\n").join(asset(path) for path in paths)
 
 
-def asset(name: str) -> Markup:
+def asset(path: Path) -> Markup:
     """Returns a style sheet or script of this package."""
-    return Markup((_TEMPLATES / name).read_text(encoding="utf-8"))  # safe: this package's own file
+    return Markup(path.read_text(encoding="utf-8"))  # safe: this package's own file
 
 
 def _member_label(trial: Trial, summary: Summary) -> str:

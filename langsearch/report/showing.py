@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from langsearch.experiment.lock import is_held
+from langsearch.experiment.printable import printable, printable_lines
 from langsearch.report import wording
 from langsearch.report.experiment_reader import (
     SPLITS,
@@ -25,8 +27,6 @@ from langsearch.report.experiment_reader import (
 from langsearch.report.lenient import parse_object, read_json, read_rows
 from langsearch.report.summary import Summary, gain, summarise
 from langsearch.report.terminal import front_table
-from langsearch.search.lock import is_held
-from langsearch.search.printable import printable, printable_lines
 from langsearch.space.architecture import Architecture
 from langsearch.space.plan import plan_rows, show_layers, show_modules, show_ranks
 from langsearch.space.problems import InputError, near_names

@@ -6,10 +6,10 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from langsearch.experiment.printable import printable, printable_lines
 from langsearch.report import wording
 from langsearch.report.experiment_reader import Experiment, Trial
 from langsearch.report.summary import Summary, gain, summarise, untested
-from langsearch.search.printable import printable, printable_lines
 
 MAX_SUMMARY_CHARS = 60
 """At 80 columns the last column has 20 left: three or four lines a trial at most."""

@@ -1,7 +1,7 @@
 """Numbers and names as people read them, the same in the terminal and on the page."""
 
 from langsearch.report.experiment_reader import Experiment, Score, Split, Trial
-from langsearch.search.results import full_part
+from langsearch.study.results import full_part
 
 MISSING = "–"
 

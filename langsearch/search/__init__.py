@@ -1,1 +1,1 @@
-"""One trial, the Optuna searcher, schedulers, the runner, and the experiment's folder."""
+"""The search: our searcher and worker for Ray Tune, the runner from start to end, and what is shown meanwhile."""

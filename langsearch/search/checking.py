@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from langsearch.data.directions import class_pair, sample_directions
-from langsearch.search.environment import CheckedSpace
-from langsearch.search.task import summarize
+from langsearch.experiment.environment import CheckedSpace
+from langsearch.experiment.task import summarize
 from langsearch.search.trackers import describe_tracking
 from langsearch.space.architecture import Architecture, BaseShape
 from langsearch.space.plan import (

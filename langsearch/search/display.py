@@ -11,10 +11,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from langsearch.search.printable import printable, printable_lines
-from langsearch.search.results import TrialResult
-from langsearch.search.table import State, TrialRow
-from langsearch.search.task import TrialTask
+from langsearch.experiment.printable import printable, printable_lines
+from langsearch.experiment.task import TrialTask
+from langsearch.study.results import TrialResult, kept_words
+from langsearch.study.rows import State, TrialRow
 
 _MAX_ROWS = 16
 
@@ -234,11 +234,6 @@ class Display:
             f"{name} {result.spbleu:.2f} ({short_count(result.trainable_parameters)})" for name, result in scored
         ]
         return f"* front: {', '.join(members)}" if members else "* front: no trial yet"
-
-
-def kept_words(result: TrialResult) -> str:
-    """Returns of which epoch a score is that stands beside the loss of another, later one."""
-    return "" if result.kept_epoch == result.epoch else f" kept from epoch {result.kept_epoch}"
 
 
 def short_count(count: int) -> str:

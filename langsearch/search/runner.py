@@ -13,13 +13,17 @@ from typing import Any
 import ray
 from optuna.exceptions import StorageInternalError
 
+from langsearch.cluster.preflight import check_cluster, check_files
+from langsearch.cluster.ray_session import check_local_resources, connect, start_ray
+from langsearch.cluster.resources import task_options
 from langsearch.evaluate.spbleu import SpBleu
-from langsearch.model.base import load_base, share_base
-from langsearch.search.description import write_description
-from langsearch.search.disk import DiskBudget, without_weights
-from langsearch.search.display import Display
-from langsearch.search.environment import STORE_FOLDER, CheckedSpace, build_environment
-from langsearch.search.experiment import (
+from langsearch.experiment.description import write_description
+from langsearch.experiment.disk import DiskBudget, without_weights
+from langsearch.experiment.environment import CheckedSpace, build_environment, portable
+from langsearch.experiment.folder import STORE_FOLDER, ExperimentFolder, read_json
+from langsearch.experiment.lease import RemoteLease
+from langsearch.experiment.lock import clear_leftovers, hold
+from langsearch.experiment.opening import (
     check_start,
     is_other_space,
     is_started,
@@ -27,23 +31,18 @@ from langsearch.search.experiment import (
     space_version,
     start_experiment,
 )
-from langsearch.search.failures import plain_cause
-from langsearch.search.folder import ExperimentFolder, read_json
-from langsearch.search.lease import RemoteLease
-from langsearch.search.lock import clear_leftovers, hold
-from langsearch.search.portable import portable
-from langsearch.search.preflight import check_cluster, check_files
-from langsearch.search.priors import Seeding, describe_task, next_task, seed
-from langsearch.search.ray_session import check_local_resources, connect, start_ray
-from langsearch.search.results_file import ResultsFile
-from langsearch.search.retrying import choose_failed
+from langsearch.experiment.results_file import ResultsFile
+from langsearch.experiment.working_copy import WorkingCopy, find_experiments
+from langsearch.model.base import load_base, share_base
+from langsearch.prior.seeding import Seeding, describe_task, next_task, seed
+from langsearch.search.display import Display
 from langsearch.search.selection import evaluate_candidates, test_front
-from langsearch.search.table import State, TrialRow
-from langsearch.search.trial_resources import task_options
 from langsearch.search.tuning import Ended, Search, run_trials, tidy
 from langsearch.search.worker import learn_on_worker
-from langsearch.search.working_copy import WorkingCopy, find_experiments
 from langsearch.space.problems import InputError
+from langsearch.study.retrying import choose_failed
+from langsearch.study.rows import State, TrialRow
+from langsearch.trial.failures import plain_cause
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +110,7 @@ def run_search(
         check_start(path, space, resume=resume, accept_changed_space=accept_changed_space)
     if address is not None:
         connect(address)
-        check_cluster(space, root, remote, display)
+        check_cluster(space, root, remote, display.message)
     with ExitStack() as stack:
         lease = stack.enter_context(RemoteLease(copy.remote)) if copy is not None else None
         stack.enter_context(hold(path))

@@ -12,7 +12,14 @@ from typing import Any
 from optuna.exceptions import StorageInternalError
 from ray.tune.search import Searcher
 
-from langsearch.search.failures import (
+from langsearch.experiment.folder import ExperimentFolder
+from langsearch.experiment.task import TrialTask
+from langsearch.space.settings import FailureSettings, Plateau
+from langsearch.study.plateau import PlateauRule
+from langsearch.study.results import TrialResult, parse_result
+from langsearch.study.rows import STOPPED, State, TrialRow
+from langsearch.study.table import PRETRAINED, TrialTable
+from langsearch.trial.failures import (
     DISK_FULL,
     FAILED,
     NO_RESULT,
@@ -22,13 +29,6 @@ from langsearch.search.failures import (
     plain_cause,
     reaction,
 )
-from langsearch.search.folder import ExperimentFolder
-from langsearch.search.plateau import PlateauRule
-from langsearch.search.results import TrialResult, parse_result
-from langsearch.search.rows import STOPPED
-from langsearch.search.table import PRETRAINED, State, TrialRow, TrialTable
-from langsearch.search.task import TrialTask
-from langsearch.space.settings import FailureSettings, Plateau
 
 logger = logging.getLogger(__name__)
 

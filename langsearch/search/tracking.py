@@ -10,15 +10,15 @@ from typing import Any
 
 from ray import tune
 
-from langsearch.search.failures import FAILED
-from langsearch.search.folder import ExperimentFolder, read_json
-from langsearch.search.results import TrialResult, parse_result
-from langsearch.search.table import TrialTable
-from langsearch.search.task import TrialTask
+from langsearch.experiment.folder import ExperimentFolder, read_json
+from langsearch.experiment.task import TrialTask
 from langsearch.search.trackers import PRIVACY, mlflow_uri, wandb_logger
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space
 from langsearch.space.tracking import MlflowSettings
+from langsearch.study.results import TrialResult, parse_result
+from langsearch.study.table import TrialTable
+from langsearch.trial.failures import FAILED
 
 logger = logging.getLogger(__name__)
 

@@ -10,30 +10,29 @@ from typing import Any
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+from langsearch.cluster.interrupts import gentle_interrupts
+from langsearch.cluster.nodes import may_come
+from langsearch.cluster.resources import NUM_AHEAD, Room, amounts
+from langsearch.experiment.disk import DiskBudget
+from langsearch.experiment.environment import CheckedSpace, Environment, portable
+from langsearch.experiment.folder import ExperimentFolder, write_text
+from langsearch.experiment.opening import space_of_version
+from langsearch.experiment.results_file import ResultsFile
+from langsearch.experiment.task import TrialTask, baseline_task, searched_task
+from langsearch.experiment.working_copy import WorkingCopy
 from langsearch.model.base import SharedBase
-from langsearch.search.disk import DiskBudget
+from langsearch.prior.seeding import Seeding
 from langsearch.search.display import Display
-from langsearch.search.environment import CheckedSpace, Environment
-from langsearch.search.experiment import space_of_version
-from langsearch.search.failures import FAILED, PAUSED, lost_cause
-from langsearch.search.folder import ExperimentFolder, write_text
-from langsearch.search.halving import AsyncHalving
-from langsearch.search.interrupts import gentle_interrupts
-from langsearch.search.nodes import may_come
-from langsearch.search.portable import portable
-from langsearch.search.priors import Seeding
-from langsearch.search.results import parse_result
-from langsearch.search.results_file import ResultsFile
-from langsearch.search.room import NUM_AHEAD, Room
 from langsearch.search.searcher import TIME, TableSearcher
-from langsearch.search.table import TrialRow, TrialTable
-from langsearch.search.task import TrialTask, baseline_task, searched_task
 from langsearch.search.tracking import tracking_callbacks
-from langsearch.search.trial_resources import amounts
 from langsearch.search.worker import TrialTrainable
-from langsearch.search.working_copy import WorkingCopy
 from langsearch.space.schema import Space
 from langsearch.space.search_sections import rungs
+from langsearch.study.halving import AsyncHalving
+from langsearch.study.results import parse_result
+from langsearch.study.rows import TrialRow
+from langsearch.study.table import TrialTable
+from langsearch.trial.failures import FAILED, PAUSED, lost_cause
 
 logger = logging.getLogger(__name__)
 

@@ -12,10 +12,19 @@ from typing import Any
 import torch
 from ray import tune
 
+from langsearch.experiment.environment import Environment
+from langsearch.experiment.folder import ExperimentFolder, TrialFolder, write_json
+from langsearch.experiment.object_store import UploadError
+from langsearch.experiment.task import TrialTask
+from langsearch.experiment.working_copy import StopLook, WorkingCopy
 from langsearch.model.base import Base, SharedBase, attach_base, to_device
-from langsearch.search.environment import Environment
-from langsearch.search.evaluating import evaluate_trial, full_result, reuse_scores, test_result
-from langsearch.search.failures import (
+from langsearch.prior.learning import LearningTask
+from langsearch.prior.seeding import learn
+from langsearch.space.problems import InputError
+from langsearch.space.settings import FailureSettings
+from langsearch.study.results import TrialResult
+from langsearch.trial.evaluating import evaluate_trial, full_result, reuse_scores, test_result
+from langsearch.trial.failures import (
     FAILED,
     OUT_OF_MEMORY,
     PAUSED,
@@ -26,17 +35,8 @@ from langsearch.search.failures import (
     stall_file,
     take_stall,
 )
-from langsearch.search.folder import ExperimentFolder, TrialFolder, write_json
-from langsearch.search.learning import LearningTask
-from langsearch.search.monitor import TrialMonitor
-from langsearch.search.priors import learn
-from langsearch.search.results import TrialResult
-from langsearch.search.storage import UploadError
-from langsearch.search.task import TrialTask
-from langsearch.search.trial import run_trial
-from langsearch.search.working_copy import StopLook, WorkingCopy
-from langsearch.space.problems import InputError
-from langsearch.space.settings import FailureSettings
+from langsearch.trial.monitor import TrialMonitor
+from langsearch.trial.trial import run_trial
 
 logger = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from langsearch.adapters.learners import Learner
 from langsearch.data.batches import IGNORED_LABEL, Batch, BatchVocabulary, collate, plan_epoch
 from langsearch.data.directions import Direction
 from langsearch.data.store import TokenStore
-from langsearch.model.learners import Learner
 from langsearch.space.settings import TrainerSettings
 from langsearch.train.checkpoint import Checkpoint
 from langsearch.train.loss import smoothed_cross_entropy

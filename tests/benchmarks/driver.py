@@ -21,20 +21,21 @@ from typing import Any
 import ray
 from ray import tune
 
-from langsearch.model.base import find_base, read_shape
-from langsearch.search.disk import DiskBudget
-from langsearch.search.folder import ExperimentFolder
-from langsearch.search.front import Objective
-from langsearch.search.halving import AsyncHalving
-from langsearch.search.ray_session import set_environment
-from langsearch.search.results import TrialResult
-from langsearch.search.results_file import ResultsFile
+from langsearch.cluster.ray_session import set_environment
+from langsearch.experiment.disk import DiskBudget
+from langsearch.experiment.folder import ExperimentFolder
+from langsearch.experiment.results_file import ResultsFile
+from langsearch.experiment.task import TrialTask, searched_task
+from langsearch.model.base import read_shape
+from langsearch.model.finding import find_base
 from langsearch.search.searcher import TableSearcher
-from langsearch.search.table import TrialTable
-from langsearch.search.task import TrialTask, searched_task
 from langsearch.space.architecture import BaseShape
 from langsearch.space.schema import Space, load_space
 from langsearch.space.settings import CheckpointSettings
+from langsearch.study.front import Objective
+from langsearch.study.halving import AsyncHalving
+from langsearch.study.results import TrialResult
+from langsearch.study.table import TrialTable
 from tests.benchmarks.simulated_tune import run_simulated, scripted_result
 
 _SPACE = Path(__file__).parents[2] / "search_spaces" / "quickstart.yaml"

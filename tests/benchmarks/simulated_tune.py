@@ -14,9 +14,9 @@ from typing import Any
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from langsearch.search.failures import PAUSED
-from langsearch.search.results import TrialResult
-from langsearch.search.task import TrialTask
+from langsearch.experiment.task import TrialTask
+from langsearch.study.results import TrialResult
+from langsearch.trial.failures import PAUSED
 
 
 @dataclass

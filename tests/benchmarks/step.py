@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import M2M100Config, M2M100ForConditionalGeneration
 
+from langsearch.adapters.learners import AdaptedModel, module_path
 from langsearch.model.base import Base
-from langsearch.model.learners import AdaptedModel, module_path
 from langsearch.space.architecture import Architecture, BaseShape, Side, Site, uniform_ranks
 from langsearch.space.settings import TrainerSettings
 from langsearch.train.loss import smoothed_cross_entropy

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from langsearch.search.folder import read_rows
+from langsearch.experiment.folder import read_rows
 from langsearch.train.checkpoint import read_newest_checkpoint
 from tests.cluster.host import Host, make_network
 from tests.cluster.operating import (

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from langsearch.search.folder import read_json, read_rows
-from langsearch.search.remote import local_copy
+from langsearch.experiment.folder import read_json, read_rows
+from langsearch.experiment.remote import local_copy
 
 FAULTS = Path(__file__).parent / "faults"
 """Holds the sitecustomize.py that injects faults into Ray's workers."""

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from langsearch.search.folder import read_json
+from langsearch.experiment.folder import read_json
 from tests.integration.harness import Experiment, write_faults
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]

@@ -15,9 +15,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from langsearch.search.folder import read_json, read_rows
-from langsearch.search.remote import Remote
-from langsearch.search.storage import child, read_bytes
+from langsearch.experiment.folder import read_json, read_rows
+from langsearch.experiment.object_store import child, read_bytes
+from langsearch.experiment.remote import Remote
 from tests.integration.harness import Experiment
 from tests.s3_fixtures import s3_url
 

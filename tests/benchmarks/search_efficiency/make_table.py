@@ -23,21 +23,21 @@ import pyarrow.parquet as pq
 import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from langsearch.adapters.learners import AdaptedModel
 from langsearch.data.batches import plan_epoch
 from langsearch.data.directions import Direction
 from langsearch.evaluate.evaluation import EvaluationSet, evaluate, evaluation_set
 from langsearch.evaluate.spbleu import SpBleu
+from langsearch.experiment.environment import CheckedSpace, Environment, build_environment, check_space
+from langsearch.experiment.folder import ExperimentFolder, write_json
+from langsearch.experiment.task import TrialTask, searched_task
 from langsearch.model.base import Base, load_base
-from langsearch.model.learners import AdaptedModel
-from langsearch.search.environment import CheckedSpace, Environment, build_environment, check_space
-from langsearch.search.folder import ExperimentFolder, write_json
-from langsearch.search.learning import LearningTask
-from langsearch.search.priors import learn, next_task, seed
-from langsearch.search.task import TrialTask, searched_task
-from langsearch.search.trial import build_learner
+from langsearch.prior.learning import LearningTask
+from langsearch.prior.seeding import learn, next_task, seed
 from langsearch.space.schema import Space, load_space
 from langsearch.space.settings import TrainerSettings
 from langsearch.train.loop import TrainingData, train
+from langsearch.trial.trial import build_learner
 
 FOLDER = Path(__file__).parent
 

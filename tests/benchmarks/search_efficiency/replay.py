@@ -31,15 +31,17 @@ import pyarrow.parquet as pq
 from plotly.subplots import make_subplots
 from ray.tune.schedulers import FIFOScheduler
 
-from langsearch.model.base import find_base, read_shape
-from langsearch.search.folder import ExperimentFolder
-from langsearch.search.front import Objective, hypervolume, non_dominated
-from langsearch.search.halving import AsyncHalving
-from langsearch.search.results import TrialResult
+from langsearch.experiment.folder import ExperimentFolder
+from langsearch.experiment.task import TrialTask, searched_task
+from langsearch.model.base import read_shape
+from langsearch.model.finding import find_base
 from langsearch.search.searcher import TableSearcher
-from langsearch.search.table import State, TrialTable
-from langsearch.search.task import TrialTask, searched_task
 from langsearch.space.schema import Space, load_space
+from langsearch.study.front import Objective, hypervolume, non_dominated
+from langsearch.study.halving import AsyncHalving
+from langsearch.study.results import TrialResult
+from langsearch.study.rows import State
+from langsearch.study.table import TrialTable
 from tests.benchmarks.simulated_tune import run_simulated, scripted_result
 
 FOLDER = Path(__file__).parent

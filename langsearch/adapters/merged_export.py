@@ -1,0 +1,103 @@
+"""One direction's adapters merged into the base: a plain Hugging Face model that CTranslate2's converter takes too."""
+
+import json
+import shutil
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import GenerationConfig
+
+from langsearch.adapters.export_folder import MERGED_FILE, export_folder
+from langsearch.adapters.learners import AdaptedModel, module_path
+from langsearch.data.directions import Direction
+from langsearch.model.base import TOKENIZER_FILES, Base, BaseTokenizer, quiet_transformers
+from langsearch.model.families import Family, TranslationModel
+from langsearch.space.languages import match_code
+
+_MODEL_FILES = ("config.json", "generation_config.json")
+
+NUM_BEAMS = 5
+MAX_NEW_TOKENS = 256
+"""What `generate` does with the merged model unless told otherwise."""
+
+
+def export_merged(learner: AdaptedModel, base: Base, direction: Direction, folder: Path, card: str) -> None:
+    """Writes a model that translates in one direction without any adapter, with its tokenizer.
+
+    `AutoModelForSeq2SeqLM` and `AutoTokenizer` load it, and `generate` needs no further argument: the tokenizer's
+    source language and the token that the target begins with are set. The folder appears whole or not at all.
+
+    Args:
+        learner: The model with its trained weights; it is left as it is.
+        base: The base that the learner is in.
+        direction: From and to which of the learner's languages.
+        folder: Where to; replaced if it is an earlier export.
+        card: The text of README.md.
+
+    Raises:
+        InputError: If the folder is there and is no export, or a language is none of the base's.
+    """
+    vocabulary = base.vocabulary([direction.src, direction.tgt])
+    model = merge(learner, direction)
+    marks = vocabulary.tgt_marks([direction])
+    model.generation_config = GenerationConfig(
+        bos_token_id=model.config.bos_token_id,
+        pad_token_id=vocabulary.pad_id,
+        eos_token_id=vocabulary.eos_id,
+        decoder_start_token_id=vocabulary.decoder_start_id,
+        forced_bos_token_id=marks[0] if marks else None,
+        num_beams=NUM_BEAMS,
+        max_new_tokens=MAX_NEW_TOKENS,
+    )
+    family = base.tokenizer.family
+    if family.tokenizer_names:
+        # Where the family is told by its tokenizer's class, and `AutoTokenizer` reads that of another file first.
+        model.config.tokenizer_class = family.tokenizer_names[0]
+    with export_folder(folder) as aside, quiet_transformers():
+        _write_tokenizer(base.tokenizer, family, direction, aside)
+        model.save_pretrained(aside)
+        for weights in aside.glob("*.safetensors"):
+            # Written readable for their owner alone, unlike the files beside them.
+            weights.chmod((aside / "config.json").stat().st_mode)
+        origin = {"base": base.name, "direction": str(direction), "architecture": learner.architecture.to_dict()}
+        (aside / MERGED_FILE).write_text(json.dumps(origin, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (aside / "README.md").write_text(card, encoding="utf-8")
+
+
+@torch.no_grad()
+def merge(learner: AdaptedModel, direction: Direction) -> TranslationModel:
+    """Returns a copy of the base with W + s B A of a direction's adapters in place of W."""
+    model = deepcopy(learner.model)
+    slots = dict(learner.architecture.slots)
+    for entry in learner.architecture.adapters:
+        parent, _, name = module_path(entry.site).rpartition(".")
+        linear: nn.Linear = deepcopy(learner.layers[entry.site].base)
+        setattr(model.get_submodule(parent), name, linear)
+        slot = slots[direction.src if entry.side == "src" else direction.tgt]
+        if slot not in dict(entry.ranks):
+            continue
+        a, b = learner.layers[entry.site].pair(slot)
+        product = b.double() @ a.double() * learner.architecture.scale(a.shape[0])
+        weight = linear.weight.double()
+        weight[: product.shape[0], : product.shape[1]] += product
+        linear.weight = nn.Parameter(weight.to(linear.weight.dtype), requires_grad=False)
+    return model
+
+
+def _write_tokenizer(tokenizer: BaseTokenizer, family: Family, direction: Direction, folder: Path) -> None:
+    """Writes the base's tokenizer with the direction as its default; the files of the base stay beside it."""
+    for name in TOKENIZER_FILES:
+        if name not in _MODEL_FILES and (tokenizer.folder / name).exists():
+            shutil.copy(tokenizer.folder / name, folder / name)
+    marked = direction.src if family.form.src_mark == "src" else direction.tgt
+    src_lang, tgt_lang = (match_code(language, tokenizer.language_ids) for language in (marked, direction.tgt))
+    loaded: Any = family.tokenizer_class.from_pretrained(tokenizer.folder, local_files_only=True)
+    if loaded.convert_tokens_to_ids(tokenizer.language_token(marked)) != tokenizer.language_ids[src_lang]:
+        return  # M2M-124: its tokenizer needs the same care as the base's
+    settings: dict[str, Any] = {"src_lang": src_lang, "tgt_lang": tgt_lang}
+    # Without this, M2M-100's decoding does not know that the languages' tokens are special, and keeps them.
+    settings["extra_special_tokens"] = [tokenizer.language_token(code) for code in tokenizer.language_ids]
+    family.tokenizer_class.from_pretrained(tokenizer.folder, local_files_only=True, **settings).save_pretrained(folder)

@@ -1,0 +1,1 @@
+"""Ray: sessions and nodes, what must hold there before a search, and searches sent from elsewhere."""

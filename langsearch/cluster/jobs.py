@@ -1,0 +1,216 @@
+"""Searches as jobs of a Ray cluster: sent over its job API, they go on when who sent them goes away."""
+
+import asyncio
+import shlex
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import aiohttp
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+from langsearch.cluster.packing import pack, read_folder, run_arguments
+from langsearch.cluster.ray_session import refusal, use_token
+from langsearch.experiment.object_store import child, is_remote
+from langsearch.experiment.working_copy import fetch_experiment
+from langsearch.space.problems import InputError
+from langsearch.space.schema import Space
+
+_SECONDS_BETWEEN_LOOKS = 2.0
+_EXPERIMENTS, _NAME = "langsearch_experiments", "langsearch_name"
+_AWAY = (OSError, RuntimeError, aiohttp.ClientError)
+"""What Ray's client raises where nobody answers, or for a job that is not there."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A search that was submitted."""
+
+    id: str
+    status: str
+    message: str
+    experiment: str | None
+    """Where the experiment lies: a URL, or a path on the cluster. None: the job is no search of ours."""
+
+    started: datetime | None
+    ended: datetime | None
+
+
+class Jobs:
+    """The jobs of a cluster.
+
+    Args:
+        address: http://HOST:8265, the cluster's dashboard.
+
+    Raises:
+        InputError: If nothing answers there, or it refuses the token.
+    """
+
+    def __init__(self, address: str) -> None:
+        if not address.startswith(("http://", "https://")):
+            raise InputError(f"--address must be the cluster's dashboard, http://HOST:8265, but got {address!r}.")
+        use_token()
+        self.address = address
+        try:
+            self._client = JobSubmissionClient(address)
+        except AuthenticationError as error:
+            raise InputError(refusal(address, error)) from error
+        except _AWAY as error:
+            raise InputError(
+                f"--address must be the cluster's dashboard, but nothing answers at {address}. It listens on the head "
+                "alone: ssh -L 8265:localhost:8265 HEAD brings it here."
+            ) from error
+
+    def submit(self, space: Space, experiments: str, options: Sequence[str] = ()) -> str:
+        """Sends a space with the files of this machine that it names; returns the job's id.
+
+        Args:
+            space: The space.
+            experiments: Where the cluster keeps experiments: a URL, or a path that is absolute there.
+            options: More of `langsearch run`'s.
+
+        Raises:
+            InputError: If `experiments` is neither, or what goes along is not there or too large.
+        """
+        line = ["python", "-m", "langsearch", *run_arguments(experiments, options)]
+        with tempfile.TemporaryDirectory() as folder:
+            pack(space, Path(folder))
+            return self._send(
+                line, f"{space.name}-{uuid4().hex[:6]}", {_EXPERIMENTS: experiments, _NAME: space.name}, folder
+            )
+
+    def all(self) -> list[Job]:
+        """Returns the searches among the cluster's jobs, the latest first."""
+        jobs = [_job(details) for details in self._client.list_jobs() if details.submission_id is not None]
+        found = [job for job in jobs if job.experiment is not None]
+        return sorted(found, key=lambda job: job.started or datetime.now(UTC), reverse=True)
+
+    def find(self, job: str) -> Job:
+        """Returns a job. Raises InputError if there is none."""
+        try:
+            return _job(self._client.get_job_info(job))
+        except RuntimeError as error:
+            known = ", ".join(found.id for found in self.all()[:10]) or "none"
+            raise InputError(f"JOB must be a job of {self.address}, but {job!r} is not. There: {known}.") from error
+
+    def follow(self, job: str, write: Callable[[str], None]) -> int:
+        """Passes on a job's log until it ends, also over a lost connection; returns the exit code.
+
+        Args:
+            job: Its id.
+            write: Gets the text as it comes.
+        """
+        shown = 0
+
+        def pass_on(text: str) -> None:
+            nonlocal shown
+            shown += len(text)
+            write(text)
+
+        while True:
+            with suppress(*_AWAY):
+                asyncio.run(self._tail(job, shown, pass_on))
+            try:
+                details = self._client.get_job_info(job)
+                if details.status.is_terminal():
+                    pass_on(self._client.get_job_logs(job)[shown:])
+                    return _exit_code(details)
+            except _AWAY:
+                pass  # the head is away, or the connection; the job goes on without us
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+    def fetch(self, what: str, to: Path) -> Path:
+        """Brings an experiment here; returns its folder.
+
+        One on a URL comes from there. One in a path of the cluster comes through the log of a small job on the head.
+
+        Args:
+            what: A job's id, or the experiment's path on the cluster.
+            to: The folder to make.
+
+        Raises:
+            InputError: If there is no such experiment, or it is too large.
+        """
+        if to.exists() and any(to.iterdir()):
+            raise InputError(f"--to must be a folder that is empty or not there yet, but {to} has files.")
+        place = what if what.startswith("/") else self.find(what).experiment
+        if place is None:
+            raise InputError(f"JOB must be a search that `langsearch submit` has sent, but {what!r} is none.")
+        if is_remote(place):
+            return fetch_remote(place, to)
+        line = ["python", "-m", "langsearch.cluster.packing", place]
+        job = self._send(line, f"fetch-{uuid4().hex[:6]}", {}, None)
+        while not self._client.get_job_status(job).is_terminal():
+            time.sleep(0.5)
+        text = self._client.get_job_logs(job)
+        self._client.delete_job(job)
+        read_folder(text, to)
+        return to
+
+    def _send(self, line: Sequence[str], job: str, metadata: dict[str, str], folder: str | None) -> str:
+        try:
+            sent: str = self._client.submit_job(
+                entrypoint=shlex.join(line),
+                submission_id=job,
+                metadata=metadata,
+                runtime_env={} if folder is None else {"working_dir": folder},
+            )
+        except _AWAY as error:
+            raise InputError(f"{self.address} must take the job, but does not: {_last_line(error)}") from error
+        return sent
+
+    async def _tail(self, job: str, shown: int, write: Callable[[str], None]) -> None:
+        skipped = shown  # a log comes from its begin
+        async for text in self._client.tail_job_logs(job):
+            new = text[skipped:]
+            skipped = max(skipped - len(text), 0)
+            if new:
+                write(new)
+
+
+def fetch_remote(url: str, to: Path) -> Path:
+    """Copies an experiment on remote storage to a folder; returns it. Raises InputError if the URL has none."""
+    import shutil
+
+    try:
+        copy = fetch_experiment(url)
+    except OSError as error:
+        raise InputError(f"The storage must be readable from here, but {url} is not: {error}") from error
+    if not (copy / "space.yaml").exists():
+        raise InputError(f"An experiment's folder holds a space.yaml, but {url} has none.")
+    shutil.copytree(copy, to, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".remote"))
+    return to
+
+
+def _job(details: Any) -> Job:
+    metadata = details.metadata or {}
+    experiments, name = metadata.get(_EXPERIMENTS), metadata.get(_NAME)
+    return Job(
+        id=details.submission_id or "",
+        status=str(details.status.value).lower(),
+        message=_last_line(details.message or ""),
+        experiment=child(experiments, name) if experiments and name else None,
+        started=_time(details.start_time),
+        ended=_time(details.end_time),
+    )
+
+
+def _exit_code(details: Any) -> int:
+    if details.status is JobStatus.SUCCEEDED:
+        return 0
+    return 130 if details.status is JobStatus.STOPPED else details.driver_exit_code or 1
+
+
+def _time(milliseconds: int | None) -> datetime | None:
+    return None if not milliseconds else datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def _last_line(text: object) -> str:
+    return next((line.strip() for line in reversed(str(text).splitlines()) if line.strip()), "")

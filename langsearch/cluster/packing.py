@@ -1,0 +1,210 @@
+"""Folders on their way: a space and the files it names to a cluster, an experiment back as text in a job's log.
+
+python -m langsearch.cluster.packing FOLDER prints an experiment, since what a job prints can be read from elsewhere.
+"""
+
+import base64
+import binascii
+import hashlib
+import io
+import os
+import shutil
+import sys
+import tarfile
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from langsearch.experiment.object_store import is_remote
+from langsearch.model.finding import EMBEDDED_FOLDER
+from langsearch.space.document import dump
+from langsearch.space.problems import InputError
+from langsearch.space.schema import Space
+
+SPACE = "space.yaml"
+_FILES = "files"
+
+MAX_SENT_BYTES = 450_000_000
+"""Ray takes up to 512 MiB, packed; what is larger belongs on the cluster's own storage."""
+
+
+def run_arguments(experiments: str, options: Sequence[str]) -> list[str]:
+    """Returns langsearch's arguments on a cluster, in the folder that `pack` has filled.
+
+    Args:
+        experiments: Where the cluster keeps experiments: a URL, or a path that is absolute there.
+        options: More of `langsearch run`'s.
+
+    Raises:
+        InputError: If `experiments` is neither.
+    """
+    if not is_remote(experiments) and not PurePosixPath(experiments).is_absolute():
+        raise InputError(
+            "--experiments must be a path that is absolute on the cluster, on storage that all its nodes see, or a "
+            f"URL, but got {experiments!r}: the folder that a search is sent to is deleted when it ends."
+        )
+    return ["run", SPACE, "--address", "auto", "--experiments", experiments, *options]
+
+
+def pack(space: Space, folder: Path) -> list[str]:
+    """Writes the space, with its relative paths turned to copies beside it; absolute paths are those of the cluster.
+
+    Args:
+        space: The space.
+        folder: An empty folder.
+
+    Returns:
+        The paths of this machine that go along.
+
+    Raises:
+        InputError: If one is not there, or they are too large together.
+    """
+    found: dict[str, str] = {}
+
+    def renamed(path: str) -> str:
+        if Path(path).expanduser().is_absolute():
+            return path
+        return found.setdefault(path, f"{_FILES}/{len(found)}-{Path(path).name}")
+
+    data = YAML(typ="safe", pure=True).load(space.text)
+    _rename_all(data, renamed)
+    problems = [
+        f"A relative path in a space is one of this machine, and goes along, but there is no {path}. Name what lies on "
+        "the cluster by its absolute path."
+        for path in found
+        if not Path(path).exists()
+    ]
+    if problems:
+        raise InputError(problems)
+    sizes = {path: _num_bytes(Path(path)) for path in found}
+    if sum(sizes.values()) > MAX_SENT_BYTES:
+        listed = ", ".join(f"{path} ({size / 1e6:,.0f} MB)" for path, size in sizes.items())
+        raise InputError(
+            f"What goes along with a space must be at most {MAX_SENT_BYTES / 1e6:,.0f} MB, but is more: {listed}. "
+            "Copy it to storage that all nodes see, and name it by its absolute path."
+        )
+    for path, name in found.items():
+        _copy(Path(path), folder / name)
+    (folder / SPACE).write_text(dump(data), encoding="utf-8")
+    return list(found)
+
+
+def _rename_all(data: dict[str, Any], renamed: Callable[[str], str]) -> None:
+    """Replaces every path of a resolved space."""
+    section = data["data"]
+    if section.get("folder") is not None:
+        section["folder"] = renamed(section["folder"])
+    for part in ("train", "validation", "test"):
+        sources = section[part] if isinstance(section[part], list) else [section[part]]
+        for source in sources:
+            for key in ("folder", "files", "tsv", "parquet"):
+                if source.get(key) is not None:
+                    source[key] = renamed(source[key])
+    if not (EMBEDDED_FOLDER / data["base"]).exists() and Path(data["base"]).is_dir():
+        data["base"] = renamed(data["base"])
+    kind, colon, file = data["evaluation"]["spbleu"].partition("spm:")
+    if colon and not kind:
+        data["evaluation"]["spbleu"] = f"spm:{renamed(file)}"
+    if data["trainer"].get("init_from") not in (None, "none"):
+        data["trainer"]["init_from"] = renamed(data["trainer"]["init_from"])
+
+
+def _num_bytes(path: Path) -> int:
+    if path.is_file():
+        return path.stat().st_size
+    return sum(
+        os.stat(os.path.join(folder, name)).st_size  # noqa: PTH118, PTH116
+        for folder, _, names in os.walk(path, followlinks=True)
+        for name in names
+    )
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_file():
+        shutil.copyfile(source, target)
+    else:  # Ray leaves out what a .gitignore says, which data often is
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns(".git", ".gitignore"))
+
+
+BEGIN, END = "-----BEGIN EXPERIMENT-----", "-----END EXPERIMENT-----"
+
+MAX_PRINTED_BYTES = 400_000_000
+"""The log is read in one piece, and held in memory four times over."""
+
+_LEFT_OUT = {"ray", ".lock", "stop"}
+"""What only a run needs."""
+
+
+def show_folder(folder: Path) -> str:
+    """Returns a folder as lines of text with a checksum.
+
+    Raises:
+        InputError: If it is no experiment, or too large.
+    """
+    if not (folder / "space.yaml").is_file():
+        raise InputError(f"An experiment's folder holds a space.yaml, but {folder} has none on the cluster's head.")
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    if size > MAX_PRINTED_BYTES:
+        raise InputError(
+            f"An experiment must be at most {MAX_PRINTED_BYTES / 1e6:,.0f} MB to be fetched through a job's log, but "
+            f"{folder} has {size / 1e6:,.0f} MB. Copy it with rsync, scp or `ray rsync-down`, or keep experiments on "
+            "s3://… ."
+        )
+    content = pack_folder(folder)
+    return f"{BEGIN}\n{hashlib.sha256(content).hexdigest()}\n{base64.encodebytes(content).decode()}{END}\n"
+
+
+def read_folder(text: str, to: Path) -> None:
+    """Writes the folder that a text holds.
+
+    Args:
+        text: What `show_folder` returned, between other lines.
+        to: The folder to make.
+
+    Raises:
+        InputError: If the text holds none, or not the whole one.
+    """
+    _, begin, rest = text.partition(f"{BEGIN}\n")
+    inner, end, _ = rest.partition(f"{END}")
+    digest, _, body = inner.partition("\n")
+    try:
+        content = base64.b64decode(body)
+    except binascii.Error:
+        content = b""
+    if not begin or not end or hashlib.sha256(content).hexdigest() != digest:
+        last = next((line for line in reversed(text.splitlines()) if line.strip()), "nothing")
+        raise InputError(last.removeprefix("error: ") if not begin else "The experiment came torn. Fetch it again.")
+    unpack_folder(content, to)
+
+
+def pack_folder(folder: Path) -> bytes:
+    """Returns a folder without what only a run needs, packed."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as archive:
+        for path in sorted(folder.iterdir()):
+            if path.name not in _LEFT_OUT:
+                archive.add(path, arcname=path.name)
+    return packed.getvalue()
+
+
+def unpack_folder(content: bytes, to: Path) -> None:
+    """Makes the folder that `pack_folder` packed."""
+    to.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
+        archive.extractall(to, filter="data")
+
+
+def main() -> None:
+    """Prints the folder that the command line names."""
+    try:
+        sys.stdout.write(show_folder(Path(sys.argv[1])))
+    except InputError as error:
+        sys.stdout.write(f"error: {error}{os.linesep}")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

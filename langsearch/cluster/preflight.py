@@ -1,0 +1,122 @@
+"""What must hold on a cluster before the first trial: a node has room, and all see the same storage and data."""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from uuid import uuid4
+
+from langsearch.cluster.nodes import Node, NodeError, ask, fits, live_nodes, may_come, show_amounts
+from langsearch.cluster.probes import remove_token, try_files, try_storage, write_token
+from langsearch.cluster.resources import amounts
+from langsearch.experiment.environment import Environment
+from langsearch.experiment.remote import Remote
+from langsearch.space.problems import InputError
+from langsearch.space.schema import Space
+
+Asked = Callable[[Mapping[str, float]], bool | None]
+
+
+def check_cluster(space: Space, root: Path, remote: Remote | None, tell: Callable[[str], None]) -> None:
+    """Checks a cluster that this process is connected to, before anything is written.
+
+    Args:
+        space: What its nodes are to run.
+        root: The folder of all experiments; made if absent.
+        remote: The remote folder that it is a copy of, if it is.
+        tell: Shows what cannot be known.
+
+    Raises:
+        InputError: If no node has room for a trial and none can come, or a node with room cannot write the storage
+            or sees another one under the same path.
+    """
+    wanted = amounts(space.resources)
+    check_room(wanted, live_nodes(), may_come, tell)
+    nodes = [node for node in live_nodes() if node.fits(wanted)]
+    check_storage(nodes, root, remote)
+
+
+def check_room(wanted: Mapping[str, float], nodes: list[Node], may_come: Asked, tell: Callable[[str], None]) -> None:
+    """Raises InputError if no node has room for a trial and none can come.
+
+    Args:
+        wanted: What a trial takes.
+        nodes: The nodes that are there.
+        may_come: Asked if none has room: whether one can come, or None where nobody knows.
+        tell: Shows that nobody knows.
+    """
+    if any(node.fits(wanted) for node in nodes):
+        return
+    have = "; ".join(f"{node} has {show_amounts(node.resources)}" for node in nodes) or "there is none"
+    can_come = may_come(wanted)
+    if can_come is False:
+        missing = [name for name in wanted if not any(fits(node.resources, {name: wanted[name]}) for node in nodes)]
+        keys = {"CPU": "resources.cpu", "GPU": "resources.gpu or resources.trials_per_gpu"}
+        changed = ", ".join(keys.get(name, f"resources.custom.{name}") for name in missing or wanted)
+        raise InputError(
+            f"A node must have all that a trial takes, {show_amounts(wanted)}, but {have}. "
+            f"Change {changed}, or add such a node."
+        )
+    known = "one is asked for" if can_come else "this waits until the cluster brings one"
+    tell(f"No node has {show_amounts(wanted)} for a trial yet ({have}): {known}.")
+
+
+def check_storage(nodes: list[Node], root: Path, remote: Remote | None) -> None:
+    """Raises InputError, naming nodes and path, if one of the nodes does not write the storage that is seen here.
+
+    Args:
+        nodes: The nodes that may run trials.
+        root: The folder of all experiments; made if absent.
+        remote: The remote folder that it is a copy of, if it is.
+    """
+    if not nodes:
+        return
+    name, token = f".preflight-{uuid4().hex}", uuid4().hex
+    place = str(root) if remote is None else remote.url
+    try:
+        write_token(place, name, token)
+        answers = ask(nodes, try_storage, place, name, token)
+    except OSError as error:
+        raise InputError(
+            f"The experiments must lie where this machine can write, but {place} is not such a place ({error}). "
+            "Give another one with --experiments."
+        ) from error
+    finally:
+        remove_token(place, name)
+    _raise(nodes, answers, f"must read and write the experiments in {place}")
+
+
+def check_files(environment: Environment, space: Space) -> None:
+    """Raises InputError, naming node and file, if a node that may run trials cannot read what they read.
+
+    Args:
+        environment: Names the token files.
+        space: Names the adapters that trials start from, if they do.
+    """
+    sizes = {
+        str(path): path.stat().st_size
+        for store in (environment.train, environment.validation, environment.test)
+        for path in store.files.values()
+    }
+    if space.trainer_section.init_from is not None:
+        sizes |= {str(Path(space.trainer_section.init_from).absolute()): -1}
+    nodes = [node for node in live_nodes() if node.fits(amounts(space.resources))]
+    _raise(nodes, ask(nodes, try_files, sizes), "must read the data of the trials")
+
+
+def _raise(nodes: Iterable[Node], answers: Mapping[str, str | NodeError | None], rule: str) -> None:
+    alive = {node.id for node in live_nodes()}
+    problems = []
+    for node in nodes:
+        answer = answers[node.id]
+        if isinstance(answer, NodeError):
+            if node.id in alive:  # else it went away, as preemptible ones do
+                problems.append(
+                    f"Node {node} must run langsearch, but cannot: {answer.cause.rstrip('.')}. Install the same "
+                    "version there; `langsearch doctor --address` compares them."
+                )
+        elif answer is not None:
+            problems.append(
+                f"Node {node} {rule}, but cannot: {answer.rstrip('.')}. Mount the same storage on every node, under "
+                "one path, or give a URL such as s3://… with --experiments."
+            )
+    if problems:
+        raise InputError(problems)

@@ -1,0 +1,210 @@
+"""What all trials of an experiment share: the sentences, the directions, and how scores are computed."""
+
+import fcntl
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from langsearch.adapters.peft_import import read_adapters
+from langsearch.data.directions import Direction, parse_directions
+from langsearch.data.parallel import ParallelText
+from langsearch.data.readers import read_sources
+from langsearch.data.store import TokenStore
+from langsearch.evaluate.spbleu import ScoreTokenizer, find_tokenizer
+from langsearch.experiment.folder import STORE_FOLDER
+from langsearch.experiment.working_copy import WorkingCopy
+from langsearch.model.base import Base, BaseTokenizer, read_shape
+from langsearch.model.finding import find_base
+from langsearch.space.architecture import BaseShape
+from langsearch.space.problems import InputError
+from langsearch.space.schema import Space
+from langsearch.space.settings import DataSettings, EvaluationSettings
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The aligned text of the three parts; they share no row."""
+
+    train: ParallelText
+    validation: ParallelText
+    test: ParallelText
+
+
+@dataclass(frozen=True)
+class Environment:
+    """All that a worker needs beside the base and its own task. Small: the text stays in memory-mapped files."""
+
+    languages: tuple[str, ...]
+    classes: Mapping[str, tuple[str, ...]]
+    directions: tuple[Direction, ...]
+    train: TokenStore
+    validation: TokenStore
+    test: TokenStore
+    evaluation: EvaluationSettings
+    tokenizer: ScoreTokenizer
+    with_chrf: bool = False
+    """Whether chrF is computed too."""
+    with_directions: bool = False
+    """Whether results hold the score of each direction."""
+    rung_epochs: tuple[int, ...] = ()
+    """The epochs after which trials are compared, if their evaluation grows with them; `evaluation.rungs` says how."""
+
+
+@dataclass(frozen=True)
+class CheckedSpace:
+    """A space that was checked against its base and its data; nothing was written or started for it."""
+
+    space: Space
+    shape: BaseShape
+    corpus: Corpus
+    directions: tuple[Direction, ...]
+    tokenizer: ScoreTokenizer
+
+
+def check_space(space: Space) -> CheckedSpace:
+    """Checks a space against its base, its data and its score tokenizer.
+
+    Raises:
+        InputError: With the problems of all of them together.
+    """
+    problems: list[str] = []
+    shape = tokenizer = corpus = None
+    directions: tuple[Direction, ...] = ()
+    try:
+        folder = find_base(space.base)
+        shape = read_shape(folder)
+        problems += space.check(shape)
+        if space.trainer_section.init_from is not None:
+            read_adapters(Path(space.trainer_section.init_from), shape)
+        base_tokenizer = BaseTokenizer(folder)
+        tokenizer = find_tokenizer(space.evaluation.spbleu, base_tokenizer.spm_path)
+        base_tokenizer.vocabulary(space.languages, decoder_start_id=0)
+    except InputError as error:
+        problems += error.problems
+    try:
+        directions = parse_directions(space.data.directions, space.languages)
+    except InputError as error:
+        problems += error.problems
+    try:
+        corpus = read_corpus(space.data, space.languages)
+    except InputError as error:
+        problems += error.problems
+    if problems:
+        raise InputError(problems)
+    assert shape is not None and corpus is not None and tokenizer is not None
+    return CheckedSpace(space, shape, corpus, directions, tokenizer)
+
+
+def read_corpus(data: DataSettings, languages: tuple[str, ...]) -> Corpus:
+    """Reads the three parts; a holdout takes the last rows of train, which stand in one document if any do.
+
+    Raises:
+        InputError: With the problems of all three parts.
+    """
+    problems: list[str] = []
+    parts: list[ParallelText | None] = []
+    for sources in (data.train, data.validation, data.test):
+        try:
+            parts.append(read_sources(sources, languages) if sources else None)
+        except InputError as error:
+            problems += [problem for problem in error.problems if problem not in problems]
+            parts.append(None)
+    if problems:
+        raise InputError(problems)
+    train, validation, test = parts
+    assert train is not None and test is not None
+    if validation is None:
+        assert data.holdout is not None
+        if data.holdout >= len(train):
+            raise InputError(
+                f"`data.validation.holdout` must leave sentences to train on, but takes {data.holdout} of {len(train)}."
+            )
+        split = len(train) - data.holdout
+        train, validation = train.select(range(split)), train.select(range(split, len(train)))
+    return Corpus(train, validation, test)
+
+
+def build_environment(checked: CheckedSpace, base: Base, store_folder: Path) -> Environment:
+    """Tokenizes the corpus, or finds it tokenized, and returns what the trials share.
+
+    Args:
+        checked: The space and its corpus.
+        base: The base, whose tokenizer is used.
+        store_folder: Where token files are kept; experiments share them.
+    """
+    space, corpus = checked.space, checked.corpus
+
+    def store(text: ParallelText) -> TokenStore:
+        return TokenStore.build(text, base.tokenizer.encode, base.tokenizer.fingerprint, store_folder)
+
+    return Environment(
+        languages=space.languages,
+        classes=space.classes,
+        directions=checked.directions,
+        train=store(corpus.train),
+        validation=store(corpus.validation),
+        test=store(corpus.test),
+        evaluation=space.evaluation,
+        tokenizer=checked.tokenizer,
+        with_chrf="chrf" in [*space.search.objectives, *(constraint.metric for constraint in space.search.constraints)],
+        with_directions=any(constraint.metric.startswith("worst_loss.") for constraint in space.search.constraints),
+        rung_epochs=space.search.rung_epochs(space.trainer_section.epochs) if space.evaluation.rungs else (),
+    )
+
+
+_LOCK = ".store.lock"
+_PARTS = ("train", "validation", "test")
+
+
+def portable(environment: Environment, copy: WorkingCopy | None) -> "Environment | Portable":
+    """Returns what to send to workers, which get the environment.
+
+    Args:
+        environment: The environment; its token files lie in the copy's folder, if there is one.
+        copy: Of a remote experiment. None: all machines see the same files.
+    """
+    if copy is None:
+        return environment
+    files = {part: dict(getattr(environment, part).files) for part in _PARTS}
+    names = {part: {language: path.name for language, path in found.items()} for part, found in files.items()}
+    empty = TokenStore({}, {})
+    return Portable(replace(environment, train=empty, validation=empty, test=empty), names, copy)
+
+
+@dataclass(frozen=True)
+class Portable:
+    """An environment without its token files; becomes the whole one where it is unpickled."""
+
+    bare: Environment
+    names: Mapping[str, Mapping[str, str]]
+    """Of each part the token file's name by language."""
+
+    copy: WorkingCopy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpack, (self.bare, self.names, self.copy)
+
+
+def _unpack(bare: Environment, names: Mapping[str, Mapping[str, str]], copy: WorkingCopy) -> Environment:
+    experiments = copy.path.parent
+    experiments.mkdir(parents=True, exist_ok=True)
+    folder = experiments / STORE_FOLDER
+    if not all((folder / name).exists() for part in names.values() for name in part.values()):
+        _fetch(copy, experiments / _LOCK)
+
+    def store(part: str) -> TokenStore:
+        return TokenStore.open({language: folder / name for language, name in names[part].items()})
+
+    return replace(bare, train=store("train"), validation=store("validation"), test=store("test"))
+
+
+def _fetch(copy: WorkingCopy, lock: Path) -> None:
+    """Brings the token files to this machine, once for all its workers."""
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        copy.pull_store()
+    finally:
+        os.close(descriptor)

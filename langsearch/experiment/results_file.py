@@ -1,0 +1,181 @@
+"""The trial table as Parquet, for the report and for anyone: one row a trial, rewritten while the search runs."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from langsearch.experiment.folder import ExperimentFolder, TrialFolder, write_table
+from langsearch.experiment.task import TrialTask
+from langsearch.study.rows import TrialRow
+from langsearch.study.table import TrialTable
+
+RESULTS = pa.schema(
+    [
+        ("name", pa.string()),
+        ("kind", pa.string()),
+        ("state", pa.string()),
+        ("cause", pa.string()),
+        ("note", pa.string()),
+        ("same_as", pa.string()),
+        ("retry_of", pa.string()),
+        ("retried_as", pa.string()),
+        ("space_version", pa.int64()),
+        ("epochs", pa.int64()),
+        ("max_epochs", pa.int64()),
+        ("kept_epoch", pa.int64()),
+        ("spbleu", pa.float64()),
+        ("spbleu_low", pa.float64()),
+        ("spbleu_high", pa.float64()),
+        ("worst_class_spbleu", pa.float64()),
+        ("chrf", pa.float64()),
+        ("num_sentences", pa.int64()),
+        ("num_directions", pa.int64()),
+        ("beams", pa.int64()),
+        ("full_spbleu", pa.float64()),
+        ("full_spbleu_low", pa.float64()),
+        ("full_spbleu_high", pa.float64()),
+        ("full_worst_class_spbleu", pa.float64()),
+        ("full_chrf", pa.float64()),
+        ("full_num_sentences", pa.int64()),
+        ("full_num_directions", pa.int64()),
+        ("test_spbleu", pa.float64()),
+        ("test_spbleu_low", pa.float64()),
+        ("test_spbleu_high", pa.float64()),
+        ("test_num_sentences", pa.int64()),
+        ("test_num_directions", pa.int64()),
+        ("test_to_pretrained", pa.float64()),
+        ("test_to_pretrained_low", pa.float64()),
+        ("test_to_pretrained_high", pa.float64()),
+        ("test_to_full", pa.float64()),
+        ("test_to_full_low", pa.float64()),
+        ("test_to_full_high", pa.float64()),
+        ("trainable_parameters", pa.int64()),
+        ("trainable_percent", pa.float64()),
+        ("nonzero_parameters", pa.int64()),
+        ("train_loss", pa.float64()),
+        ("train_seconds", pa.float64()),
+        ("seconds", pa.float64()),
+        ("peak_memory_bytes", pa.int64()),
+        ("is_feasible", pa.bool_()),
+        ("violations", pa.string()),
+        ("is_front", pa.bool_()),
+        ("fingerprint", pa.string()),
+        ("signature", pa.string()),
+        ("worker", pa.string()),
+        ("started", pa.string()),
+        ("finished", pa.string()),
+        ("params", pa.string()),
+        ("summary", pa.string()),
+    ]
+)
+"""`violations` and `params` are JSON objects."""
+
+_ROWS_PER_BLOCK = 128
+_IS_FRONT = RESULTS.get_field_index("is_front")
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Rows as Arrow, and the rows of the table that they were made of."""
+
+    rows: Sequence[TrialRow]
+    is_settled: bool
+    """Whether all of them are finished, so that nothing outside the table changes them."""
+    batch: pa.RecordBatch
+
+
+class ResultsFile:
+    """Writes the results of one experiment again and again; what has not changed since is not built anew.
+
+    A rewrite costs the changed rows and the writing of the file.
+
+    Args:
+        folder: The experiment.
+        base_parameters: The base's size, for percentages.
+    """
+
+    def __init__(self, folder: ExperimentFolder, base_parameters: int) -> None:
+        self._folder, self._base_parameters = folder, base_parameters
+        self._blocks: list[_Block] = []
+        self._tasks: dict[str, dict[str, Any]] = {}
+
+    def write(self, table: TrialTable) -> None:
+        """Writes the table as it is now, in one step. Raises OSError if the disk is full; the old file then stays."""
+        rows = table.rows()
+        front = {row.name for row in table.front()}
+        parts = [rows[start : start + _ROWS_PER_BLOCK] for start in range(0, len(rows), _ROWS_PER_BLOCK)]
+        known = self._blocks
+        self._blocks = [
+            known[index] if index < len(known) and _holds(known[index], part) else self._block(part)
+            for index, part in enumerate(parts)
+        ]
+        whole = pa.Table.from_batches([block.batch for block in self._blocks], RESULTS)
+        # Whether a trial is on the front depends on the others: that column alone is made each time.
+        is_front = pa.array([row.name in front for row in rows], pa.bool_())
+        write_table(self._folder.results, whole.set_column(_IS_FRONT, RESULTS.field(_IS_FRONT), is_front))
+
+    def _block(self, rows: Sequence[TrialRow]) -> _Block:
+        values = [self._of_task(row.same_as or row.name) | row_values(row, self._base_parameters) for row in rows]
+        batch = pa.RecordBatch.from_pylist(values, schema=RESULTS)
+        return _Block(tuple(rows), all(row.state.is_finished for row in rows), batch)
+
+    def _of_task(self, name: str) -> dict[str, Any]:
+        """Returns what a trial's task says, which is written once; nothing if it is not written."""
+        if name not in self._tasks:
+            trial = self._folder.trial(name)
+            if not trial.task.exists():
+                return {}
+            self._tasks[name] = task_values(trial)
+        return self._tasks[name]
+
+
+def write_results(folder: ExperimentFolder, table: TrialTable, base_parameters: int) -> None:
+    """Writes the trial table as Parquet, once."""
+    ResultsFile(folder, base_parameters).write(table)
+
+
+def _holds(block: _Block, rows: Sequence[TrialRow]) -> bool:
+    """Returns whether a block is that of some rows still."""
+    if not block.is_settled or len(block.rows) != len(rows):
+        return False
+    return all(old is new or old == new for old, new in zip(block.rows, rows, strict=True))
+
+
+def task_values(trial: TrialFolder) -> dict[str, Any]:
+    """Returns the columns that a trial's task says. Raises OSError or ValueError if it cannot be read."""
+    task = TrialTask.read(trial)
+    return {"max_epochs": task.num_epochs, "summary": task.summary}
+
+
+def row_values(row: TrialRow, base_parameters: int) -> dict[str, Any]:
+    """Returns the columns that the trial table says, without `is_front`, which depends on the other trials."""
+    values: dict[str, Any] = {}
+    for part in (row.result, row.full, row.test):
+        values |= vars(part) if part is not None else {}
+    for other, name in (("pretrained", "test_to_pretrained"), ("full_finetuning", "test_to_full")):
+        if other in row.differences:
+            difference = row.differences[other]
+            values |= {name: difference.value, f"{name}_low": difference.low, f"{name}_high": difference.high}
+    if row.result:
+        values["epochs"] = row.result.epoch
+        values["trainable_percent"] = 100 * row.result.trainable_parameters / base_parameters
+    values |= {
+        "name": row.name,
+        "kind": row.kind,
+        "state": row.state.value,
+        "cause": row.cause,
+        "same_as": row.same_as,
+        "retry_of": row.retry_of,
+        "retried_as": row.retried_as,
+        "space_version": row.space_version,
+        "is_feasible": row.is_feasible,
+        "violations": json.dumps(dict(row.violations)) if row.violations is not None else None,
+        "fingerprint": row.fingerprint,
+        "started": row.started.isoformat(timespec="seconds") if row.started else None,
+        "finished": row.finished.isoformat(timespec="seconds") if row.finished else None,
+        "params": json.dumps(dict(row.params)),
+    }
+    return {name: value for name, value in values.items() if name in RESULTS.names}

@@ -1,0 +1,145 @@
+"""What one trial is to do, as a file in its folder: the driver writes it, a worker reads it."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+from langsearch.experiment.folder import TrialFolder, read_json, write_json, write_text
+from langsearch.space.architecture import Architecture, BaseShape
+from langsearch.space.plan import show_layers
+from langsearch.space.schema import Space
+from langsearch.space.settings import TrainerSettings
+
+Method = Literal["adapters", "full", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialTask:
+    """One architecture, or a baseline, and how it is trained."""
+
+    name: str
+    """The trial's number in five digits, or the baseline's name."""
+
+    kind: Literal["searched", "baseline"]
+    method: Method
+    """adapters: an architecture in the frozen base. full: all parameters. none: the base as it is."""
+
+    trainer: TrainerSettings
+    architecture: Architecture | None
+    classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The languages of each class, for the summary's ranks; changes nothing else."""
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits over all that decides the result: equal tasks train once."""
+        adapters = self.architecture.fingerprint if self.architecture else self.method
+        trainer = asdict(self.trainer)
+        if trainer["init_from"] is None:
+            del trainer["init_from"]  # so that the fingerprints of tasks without a start stay as they were
+        text = json.dumps([adapters, self.method, trainer], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs of training, 0 where nothing is trained."""
+        return 0 if self.method == "none" else self.trainer.epochs
+
+    def num_trainable(self, shape: BaseShape) -> int:
+        """Returns how many parameters are trained and stored."""
+        if self.method == "adapters":
+            assert self.architecture is not None
+            return self.architecture.num_parameters(shape)
+        return shape.num_parameters if self.method == "full" else 0
+
+    @property
+    def summary(self) -> str:
+        """A line on the adapters: ranks by slot, layers by side."""
+        if self.architecture is None or not self.architecture.adapters:
+            return {"full": "all parameters", "none": "the base as it is", "adapters": "no adapters"}[self.method]
+        return summarize(self.architecture, self.classes)
+
+    def write(self, folder: TrialFolder) -> None:
+        """Writes the task into its folder; what another task has left there goes.
+
+        That happens where the table is older than the folder: on remote storage, when the machine that wrote both was
+        lost between the two.
+        """
+        if folder.task.exists() and read_json(folder.task).get("fingerprint") != self.fingerprint:
+            shutil.rmtree(folder.path)
+        if self.architecture is not None:
+            write_text(folder.architecture, self.architecture.to_json() + "\n")
+        value = {"name": self.name, "kind": self.kind, "method": self.method, "trainer": asdict(self.trainer)}
+        value["classes"] = {name: list(languages) for name, languages in self.classes.items()}
+        write_json(folder.task, {**value, "fingerprint": self.fingerprint, "summary": self.summary})
+
+    @classmethod
+    def read(cls, folder: TrialFolder) -> "TrialTask":
+        """Reads a task from its folder. Raises OSError if it has none."""
+        value = read_json(folder.task)
+        architecture = None
+        if folder.architecture.exists():
+            architecture = Architecture.from_json(folder.architecture.read_text(encoding="utf-8"))
+        return cls(
+            name=value["name"],
+            kind=value["kind"],
+            method=value["method"],
+            trainer=TrainerSettings(**value["trainer"]),
+            architecture=architecture,
+            classes=value["classes"],
+        )
+
+
+def searched_task(space: Space, shape: BaseShape, number: int, point: dict[str, object]) -> TrialTask:
+    """Returns the task of a point of the space."""
+    return TrialTask(
+        name=f"{number:05d}",
+        kind="searched",
+        method="adapters",
+        trainer=space.trainer(point),
+        architecture=space.architecture(point, shape),
+        classes=space.classes,
+    )
+
+
+def baseline_task(space: Space, shape: BaseShape, name: str) -> TrialTask:
+    """Returns the task of one of the space's baselines."""
+    methods: dict[str, Method] = {"pretrained": "none", "full_finetuning": "full"}
+    method = methods.get(name, "adapters")
+    architecture = space.baseline_architecture(name, shape) if method == "adapters" else None
+    return TrialTask(
+        name=name,
+        kind="baseline",
+        method=method,
+        trainer=space.baseline_trainer(name),
+        architecture=architecture,
+        classes=space.classes,
+    )
+
+
+def summarize(architecture: Architecture, classes: Mapping[str, Sequence[str]]) -> str:
+    """Returns an architecture in a short line: "rank 2;4;8 · enc 0-2 dec 1 · 3 src 8 tgt".
+
+    Ranks are the largest of each class, in the classes' order as the published notation has them; a class whose
+    languages differ shows its range. Then the adapted layers, then the number of sites indexed by either side.
+    """
+    slots = dict(architecture.slots)
+    largest = dict.fromkeys(slots.values(), 0)
+    for entry in architecture.adapters:
+        for slot, rank in entry.ranks:
+            largest[slot] = max(largest[slot], rank)
+    groups = classes or {"all": list(slots)}
+    ranks = []
+    for languages in groups.values():
+        found = sorted({largest[slots[language]] for language in languages})
+        ranks.append(str(found[0]) if len(found) == 1 else f"{found[0]}-{found[-1]}")
+    layers = {"encoder": set[int](), "decoder": set[int]()}
+    for entry in architecture.adapters:
+        layers[entry.site.stack].add(entry.site.layer)
+    text = f"enc {show_layers(layers['encoder'])} dec {show_layers(layers['decoder'])}"
+    if len(largest) == 1:
+        return f"shared rank {ranks[0]} · {text} · {len(architecture.adapters)} sites"
+    num_src = sum(entry.side == "src" for entry in architecture.adapters)
+    return f"rank {';'.join(ranks)} · {text} · {num_src} src {len(architecture.adapters) - num_src} tgt"

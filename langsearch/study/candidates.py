@@ -1,0 +1,99 @@
+"""Which trials are on the front, by the rows of the trial table alone."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from langsearch.study.constraints import Constraints
+from langsearch.study.front import Objective, non_dominated
+from langsearch.study.results import TrialResult
+from langsearch.study.rows import State, TrialRow
+
+
+def result_values(objectives: Sequence[Objective], result: TrialResult) -> list[float]:
+    """Returns a result's objective values, in the order of the objectives; NaN where there is none."""
+    return [_number(getattr(result, objective.field)) for objective in objectives]
+
+
+def result_costs(objectives: Sequence[Objective], result: TrialResult) -> list[float]:
+    """Returns a result's objective values such that less is better."""
+    values = result_values(objectives, result)
+    return [objective.cost(value) for objective, value in zip(objectives, values, strict=True)]
+
+
+def may_be_candidate(row: TrialRow) -> bool:
+    """Returns whether a trial is complete, keeps all constraints, and was trained itself."""
+    return row.state is State.COMPLETE and row.same_as is None and row.is_feasible is True
+
+
+def find_candidates(objectives: Sequence[Objective], rows: Iterable[TrialRow]) -> list[TrialRow]:
+    """Returns the trials that may be candidates and that no other one dominates, fewest parameters first."""
+    known = [(row, row.result) for row in rows if row.kind == "searched" and may_be_candidate(row)]
+    costs = [result_costs(objectives, result) for _, result in known if result is not None]
+    if not costs:
+        return []
+    return by_size(row for (row, _), stays in zip(known, non_dominated(np.array(costs)), strict=True) if stays)
+
+
+def find_unscored(
+    candidates: Sequence[TrialRow], constraints: Constraints, pretrained: TrialRow | None
+) -> list[TrialRow]:
+    """Returns what must be scored by `evaluation.final` before the front is known.
+
+    That is: the candidates, and the pretrained base where they are held against it; with scores by direction there.
+    """
+    with_directions = constraints.need_pretrained
+    needed = [*candidates, *([pretrained] if candidates and with_directions and pretrained is not None else [])]
+    return [row for row in needed if row.full is None or (with_directions and row.full.full_direction_spbleu is None)]
+
+
+def final_front(
+    objectives: Sequence[Objective],
+    constraints: Constraints,
+    candidates: Sequence[TrialRow],
+    pretrained: TrialRow | None,
+) -> list[TrialRow]:
+    """Returns the candidates; once all of them have full scores, those that are members by these.
+
+    Members keep the constraints by their full scores too, and no other one that keeps them dominates them by these.
+    Full scores take the place of the same scores while searching; the other objectives stay.
+
+    Args:
+        objectives: In the study's order.
+        constraints: The search's.
+        candidates: As `find_candidates` gives them.
+        pretrained: The pretrained base, if it is complete; where constraints need it, its full scores count.
+    """
+    if find_unscored(candidates, constraints, pretrained):
+        return list(candidates)
+    kept = [row for row in candidates if not violated_in_full(row, constraints, pretrained)]
+    stays = non_dominated(np.array([result_costs(objectives, _fully_scored(row)) for row in kept]))
+    return [row for row, is_member in zip(kept, stays, strict=True) if is_member]
+
+
+def violated_in_full(row: TrialRow, constraints: Constraints, pretrained: TrialRow | None) -> list[str]:
+    """Returns the texts of the constraints that a trial violates by its full scores, and the pretrained base's."""
+    found = constraints.violations(_fully_scored(row), None if pretrained is None else _fully_scored(pretrained))
+    assert found is not None, "the pretrained base must be complete where constraints need it"
+    return [text for text, value in found.items() if value > 0]
+
+
+def best_member(front: Sequence[TrialRow]) -> TrialRow | None:
+    """Returns the member with the best spBLEU on validation: by the full scores, once all members have them."""
+    if all(row.full is not None for row in front):
+        return max(front, key=lambda row: row.full.full_spbleu if row.full else 0.0, default=None)
+    return max(front, key=lambda row: row.result.spbleu if row.result else 0.0, default=None)
+
+
+def by_size(rows: Iterable[TrialRow]) -> list[TrialRow]:
+    """Returns trials by their trainable parameters."""
+    return sorted(rows, key=lambda row: (row.result.trainable_parameters if row.result else 0, row.name))
+
+
+def _fully_scored(row: TrialRow) -> TrialResult:
+    assert row.result is not None
+    return row.result if row.full is None else row.full.instead_of(row.result)
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)

@@ -1,0 +1,133 @@
+"""What is known of a trial: where it stands after an epoch, and its scores on whole parts. Needs no torch."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialResult:
+    """Where a trial stands after an epoch."""
+
+    epoch: int
+    """Epochs trained: the trial's fidelity."""
+    finished: bool
+    """Whether that was the last epoch."""
+    spbleu: float
+    """Validation score of the weights that are kept, mean over directions."""
+    spbleu_low: float
+    spbleu_high: float
+    kept_epoch: int
+    """The epoch whose weights are kept: the best on validation, or the last where there is pruning. Epochs that were
+    evaluated differently are not compared: the first one with more sentences, directions or beams is kept."""
+    num_sentences: int
+    num_directions: int
+    """With `num_sentences`, `beams` and `epoch`: the fidelity of the scores."""
+    signature: str
+    worst_class_spbleu: float
+    """The lowest, over the classes, of the mean spBLEU of the directions from or into a language of the class."""
+    trainable_parameters: int
+    nonzero_parameters: int
+    train_loss: float | None
+    updates: int
+    train_seconds: float
+    seconds: float
+    """Seconds in updates and evaluation, over all resumes."""
+    peak_memory_bytes: int
+    """Of the worker's process on a CPU, of the device's allocations on a GPU."""
+    chrf: float | None = None
+    """chrF2, mean over directions. None where the search does not ask for it."""
+    direction_spbleu: tuple[tuple[str, float], ...] | None = None
+    """("en-fr", spBLEU) of each direction. None where no constraint asks for it."""
+    beams: int = 1
+    note: str = ""
+    """What was changed to get it through: "out of memory in epoch 2: accumulation 2 instead of 1 from there"."""
+    worker: str = ""
+    """HOSTNAME/PID."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "direction_spbleu", _as_pairs(self.direction_spbleu))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestResult:
+    """A trial's scores on the test set."""
+
+    __test__ = False  # not a test class, whatever pytest thinks of the name
+
+    test_spbleu: float
+    test_spbleu_low: float
+    test_spbleu_high: float
+    test_num_sentences: int
+    test_num_directions: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullResult:
+    """A trial's scores on the validation part, as much of it and as `evaluation.final` says: by default all of it."""
+
+    full_spbleu: float
+    full_spbleu_low: float
+    full_spbleu_high: float
+    full_worst_class_spbleu: float
+    full_chrf: float | None
+    full_num_sentences: int
+    full_num_directions: int
+    full_direction_spbleu: tuple[tuple[str, float], ...] | None = None
+    """As `TrialResult.direction_spbleu`."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "full_direction_spbleu", _as_pairs(self.full_direction_spbleu))
+
+    def instead_of(self, result: TrialResult) -> TrialResult:
+        """Returns a result with these scores in the place of those while searching; its costs stay."""
+        return replace(
+            result,
+            spbleu=self.full_spbleu,
+            worst_class_spbleu=self.full_worst_class_spbleu,
+            chrf=result.chrf if self.full_chrf is None else self.full_chrf,
+            direction_spbleu=self.full_direction_spbleu,
+        )
+
+
+def _as_pairs(scores: Iterable[Sequence[Any]] | None) -> tuple[tuple[str, float], ...] | None:
+    """Returns scores by direction as tuples, which JSON does not know."""
+    return None if scores is None else tuple((str(direction), float(spbleu)) for direction, spbleu in scores)
+
+
+_NAMES = tuple(field.name for field in fields(TrialResult))
+_REQUIRED = tuple(field.name for field in fields(TrialResult) if field.default is MISSING)
+
+
+def full_part(
+    num_sentences: int | None, num_directions: int | None, all_sentences: int | None, all_directions: int | None
+) -> str:
+    """Returns what full scores are of: the whole validation part, or how much of it `evaluation.final` takes.
+
+    Args:
+        num_sentences: How many sentences were scored. None: all, or not known.
+        num_directions: How many directions, likewise.
+        all_sentences: How many sentences the validation part has. None: not known, so that nothing tells them apart.
+        all_directions: How many directions the experiment has, likewise.
+    """
+    sentences, directions = _share(num_sentences, all_sentences), _share(num_directions, all_directions)
+    if sentences is None and directions is None:
+        return "the whole validation part"
+    return f"{sentences or 'all'} validation sentences in {directions or 'all'} directions"
+
+
+def _share(count: int | None, whole: int | None) -> str | None:
+    """Returns "20 of 52", or None where it is all of them as far as is known."""
+    return f"{count:,} of {whole:,}" if count is not None and whole is not None and count < whole else None
+
+
+def kept_words(result: TrialResult) -> str:
+    """Returns of which epoch a score is that stands beside the loss of another, later one."""
+    return "" if result.kept_epoch == result.epoch else f" kept from epoch {result.kept_epoch}"
+
+
+def parse_result(result: Mapping[str, Any]) -> TrialResult | None:
+    """Returns the trial's result in what Tune delivers, None if there is none."""
+    if not all(name in result for name in _REQUIRED):
+        return None
+    return TrialResult(**{name: result[name] for name in _NAMES if name in result})

@@ -1,0 +1,204 @@
+"""One trial as the trial table has it, and how it lies in Optuna's study."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import Enum
+from typing import Any
+
+from optuna.distributions import BaseDistribution, check_distribution_compatibility
+from optuna.trial import FrozenTrial, TrialState
+
+from langsearch.evaluate.spbleu import Difference
+from langsearch.study.results import FullResult, TestResult, TrialResult
+
+RESULT, CAUSE, FINGERPRINT, NAME = "result", "cause", "fingerprint", "name"
+SAME_AS, RETRY_OF, SPACE_VERSION, RUNG = "same_as", "retry_of", "space_version", "rung/"
+"""Attributes of a trial, as JSON; a baseline's name is plain text."""
+
+STOPPED = "stopped on request"
+"""The cause of a trial that somebody asked to end."""
+
+VIOLATES = "violates "
+"""How the cause of a trial begins that was too large to be trained."""
+
+TEST, FULL, DIFFERENCES = "test", "full", "differences"
+"""Attributes of the study, "KEY/TRIAL": a finished trial takes none."""
+
+
+class State(Enum):
+    """Where a trial stands."""
+
+    RUNNING = "running"
+    COMPLETE = "complete"
+    PRUNED = "pruned"
+    FAILED = "failed"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing more will come."""
+        return self is not State.RUNNING
+
+
+STATES = {
+    TrialState.RUNNING: State.RUNNING,
+    TrialState.COMPLETE: State.COMPLETE,
+    TrialState.PRUNED: State.PRUNED,
+    TrialState.FAIL: State.FAILED,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rung:
+    """What early stopping decided on a trial after an epoch."""
+
+    epoch: int
+    values: tuple[float, ...]
+    """The objectives, in the study's order."""
+
+    goes_on: bool
+    order: int
+    """How many trials were compared there before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRow:
+    """One trial as the table has it."""
+
+    name: str
+    kind: str
+    state: State
+    params: Mapping[str, Any]
+    fingerprint: str | None
+    result: TrialResult | None = None
+    test: TestResult | None = None
+    full: FullResult | None = None
+    """On the whole validation part."""
+
+    differences: Mapping[str, Difference] = field(default_factory=dict)
+    """On the test set, against the baselines by name."""
+
+    cause: str | None = None
+    same_as: str | None = None
+    """The trial with equal adapters and settings whose result this one shares."""
+
+    retry_of: str | None = None
+    """The failed trial of the same point that this one tries again."""
+
+    retried_as: str | None = None
+    """The trial that tries this failed one again."""
+
+    space_version: int = 1
+    """The version of the space that it was proposed from."""
+
+    rungs: tuple[Rung, ...] = ()
+    """What early stopping decided, by epoch."""
+
+    violations: Mapping[str, float] | None = None
+    """How far each constraint is violated, by its text, in units of the bound; at most 0 where it is kept. None where
+    that is not known: unless the trial is complete, or was ended by its size alone."""
+
+    started: datetime | None = None
+    finished: datetime | None = None
+
+    @property
+    def is_feasible(self) -> bool | None:
+        """Whether all constraints are kept; None where that is not known."""
+        return None if self.violations is None else all(value <= 0 for value in self.violations.values())
+
+    @property
+    def is_rejected(self) -> bool:
+        """Whether its size violates a constraint, so that it was never trained."""
+        return self.state is State.PRUNED and self.result is None and self.cause != STOPPED
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether early stopping decided that it ends."""
+        return any(not rung.goes_on for rung in self.rungs)
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is one of the trials that a search was asked for: neither shared, nor rejected, nor retried."""
+        return self.kind == "searched" and self.same_as is None and self.retried_as is None and not self.is_rejected
+
+
+def read_row(trial: FrozenTrial, kind: str, study_attributes: Mapping[str, Any]) -> TrialRow:
+    """Returns the row of a trial of Optuna's.
+
+    Args:
+        trial: From the searched trials' study, or the baselines'.
+        kind: searched or baseline.
+        study_attributes: The study's.
+    """
+    attributes = trial.user_attrs
+
+    def value(key: str) -> Any:
+        return json.loads(attributes[key]) if key in attributes else None
+
+    def of_study(key: str) -> Any:
+        found = study_attributes.get(f"{key}/{name}")
+        return None if found is None else json.loads(found)
+
+    name = f"{trial.number:05d}" if kind == "searched" else attributes[NAME]
+    state = STATES[trial.state]
+    result, test, full = value(RESULT), of_study(TEST), of_study(FULL)
+    rungs = [
+        Rung(epoch=int(key.removeprefix(RUNG)), **{**found, "values": tuple(found["values"])})
+        for key in attributes
+        if key.startswith(RUNG) and (found := value(key)) is not None
+    ]
+    row = TrialRow(
+        name=name,
+        kind=kind,
+        state=state,
+        params={plain_name(column): found for column, found in trial.params.items()},
+        fingerprint=value(FINGERPRINT),
+        result=TrialResult(**result) if result else None,
+        test=TestResult(**test) if test else None,
+        full=FullResult(**full) if full else None,
+        differences={other: Difference(**difference) for other, difference in (of_study(DIFFERENCES) or {}).items()},
+        cause=value(CAUSE),
+        same_as=value(SAME_AS),
+        retry_of=value(RETRY_OF),
+        space_version=value(SPACE_VERSION) or 1,
+        rungs=tuple(sorted(rungs, key=lambda rung: rung.epoch)),
+        started=trial.datetime_start,
+        finished=trial.datetime_complete,
+    )
+    if row.is_rejected:
+        return replace(row, violations=dict(trial.constraints))
+    return replace(row, violations={}) if kind == "baseline" and state is State.COMPLETE else row
+
+
+class Columns:
+    """The dimensions of a study under the names that its database has them by.
+
+    Optuna refuses other choices under a name that it knows, so a changed dimension gets "@2" behind its name.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, list[tuple[str, BaseDistribution]]] = {}
+
+    def find(self, name: str, distribution: BaseDistribution) -> str:
+        """Returns the column of a dimension: the first that can hold it, or a new one."""
+        known = self._known.get(name, [])
+        for column, old in known:
+            try:
+                check_distribution_compatibility(old, distribution)
+            except ValueError:
+                continue
+            return column
+        return f"{name}@{len(known) + 1}" if known else name
+
+    def note(self, distributions: Mapping[str, BaseDistribution]) -> None:
+        """Remembers the columns of a trial."""
+        for column, distribution in distributions.items():
+            known = self._known.setdefault(plain_name(column), [])
+            if all(column != other for other, _ in known):
+                known.append((column, distribution))
+
+
+def plain_name(column: str) -> str:
+    """Returns the dimension that a column holds."""
+    return column.rpartition("@")[0] or column

@@ -1,0 +1,249 @@
+"""Model cards of exported adapters, in the hub's format: what they are, how good, from which data, how to load them."""
+
+import re
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from langsearch.adapters.peft_export import adapter_name
+from langsearch.data.directions import Direction
+from langsearch.evaluate.spbleu import Difference
+from langsearch.experiment.environment import Environment
+from langsearch.experiment.folder import ExperimentFolder, read_json
+from langsearch.experiment.task import TrialTask
+from langsearch.model.base import Base
+from langsearch.model.finding import EMBEDDED_FOLDER
+from langsearch.space.architecture import Architecture, Side
+from langsearch.space.languages import find_language
+from langsearch.space.plan import plan_rows, show_layers, show_modules, show_ranks
+from langsearch.space.problems import InputError
+from langsearch.space.schema import load_space
+from langsearch.space.settings import DataSettings, Source
+from langsearch.study.results import full_part
+from langsearch.study.rows import TrialRow
+
+_WIDTH = 110
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_WORDS = {"pretrained": "the pretrained base", "full_finetuning": "full fine-tuning"}
+
+
+def model_card(
+    base: Base,
+    environment: Environment,
+    folder: ExperimentFolder,
+    row: TrialRow,
+    task: TrialTask,
+    written: Architecture,
+) -> str:
+    """Returns the README.md of a trial's adapters.
+
+    Args:
+        base: The base.
+        environment: Languages and directions.
+        folder: The experiment.
+        row: The trial, with its scores.
+        task: What was trained.
+        written: The architecture of what is exported; compacted adapters have smaller ranks than the trained ones.
+    """
+    space = load_space(folder.space)
+    data = space.data
+    count = written.num_parameters(base.shape)
+    percent = 100 * count / base.shape.num_parameters
+    languages = environment.languages
+    lines = [
+        f"# Language-specific LoRA for {base.name}: trial {row.name}",
+        "",
+        *_wrapped(
+            f"{count:,} stored parameters, {percent:.2f} % of the base: one PEFT adapter for each language and side. A "
+            "translation activates the source side's adapter of its source language together with the target side's "
+            f"of its target language. Trial {row.name} of the langsearch experiment {space.name}."
+        ),
+        "",
+        "## Languages",
+        "",
+        *_wrapped(f"{len(languages)}, in {len(environment.directions):,} directions."),
+        *[f"- {name}: {', '.join(members)}" for name, members in environment.classes.items()],
+        "",
+        "## Architecture",
+        "",
+        f"{task.summary}.",
+        "",
+        *_plan(written, environment.classes),
+        "",
+        "## Scores",
+        "",
+        *_score_lines(folder, environment, row),
+        "",
+        "## Data",
+        "",
+        *_data_lines(folder, data),
+        "",
+        "## Load with PEFT",
+        "",
+        "In this folder, with adapters for one direction active:",
+        "",
+        "```python",
+        *load_lines(base, environment.directions, written),
+        "```",
+        "",
+        f"Or with langsearch: `langsearch translate . --from {languages[0]} --to {languages[-1]}`.",
+    ]
+    content = "\n".join(lines)
+    return f"---\n{_front_matter(base, environment, data, row, space.name)}\n---\n\n{content}\n"
+
+
+def load_lines(base: Base, directions: Sequence[Direction], architecture: Architecture) -> list[str]:
+    """Returns five lines of Python, four where only one side has adapters, that load two adapters with PEFT.
+
+    They are those of a direction with adapters on both sides, if there is one.
+    """
+    active = max((_adapters(architecture, direction) for direction in directions), key=len)
+    is_embedded = (EMBEDDED_FOLDER / base.name).is_dir()
+    # The base that travels with langsearch has no place that a card could name.
+    modules = "langsearch.model.base, peft, transformers" if is_embedded else "peft, transformers"
+    place = f'langsearch.model.base.find_base("{base.name}")' if is_embedded else f'"{base.name}"'
+    return [
+        f"import {modules}",
+        f"base = transformers.AutoModelForSeq2SeqLM.from_pretrained({place})",
+        f'model = peft.PeftModel.from_pretrained(base, "{active[0]}", adapter_name="{active[0]}")',
+        *[f'model.load_adapter("{name}", adapter_name="{name}")' for name in active[1:]],
+        f"model.base_model.set_adapter({str(active).replace(chr(39), chr(34))})",
+    ]
+
+
+def _adapters(architecture: Architecture, direction: Direction) -> list[str]:
+    slots = dict(architecture.slots)
+    used = {(entry.side, slot) for entry in architecture.adapters for slot, _ in entry.ranks}
+    sides: tuple[tuple[Side, str], ...] = (("src", direction.src), ("tgt", direction.tgt))
+    return [adapter_name(side, slots[name]) for side, name in sides if (side, slots.get(name)) in used]
+
+
+def _front_matter(base: Base, environment: Environment, data: DataSettings, row: TrialRow, experiment: str) -> str:
+    results = []
+    for split, sources, score in (
+        ("validation", data.validation or data.train, row.result.spbleu if row.result else None),
+        ("test", data.test, row.test.test_spbleu if row.test else None),
+    ):
+        if score is not None:
+            found = EvalResult(
+                task_type="translation",
+                dataset_type=sources[0].kind,
+                dataset_name=_names(sources),
+                dataset_split=split,
+                metric_type="sacrebleu",
+                metric_name="spBLEU, mean over directions",
+                metric_value=round(score, 2),
+            )
+            results.append(found)
+    is_folder = not _HUB_ID.fullmatch(base.name) or Path(base.name).exists()
+    card = ModelCardData(
+        base_model=Path(base.name).name if is_folder else base.name,
+        language=list(dict.fromkeys(hub_code(language) for language in environment.languages)),
+        library_name="peft",
+        license=_license(base),
+        pipeline_tag="translation",
+        tags=["translation", "lora", "langsearch"],
+        metrics=["sacrebleu"],
+        model_name=f"{experiment}-{row.name}" if results else None,
+        eval_results=results or None,
+    )
+    text: str = card.to_yaml(line_break="\n")
+    return text.rstrip()
+
+
+def hub_code(language: str) -> str:
+    """Returns the ISO 639-1 code of a language, or its ISO 639-3 code, as the hub asks for; else its own code."""
+    try:
+        info = find_language(language)
+    except InputError:
+        return re.split(r"[_-]", language)[0]
+    # "ns" is M2M-100's own for Northern Sotho, which has no code of two letters.
+    return next((code for code in info.codes if len(code) == 2 and code != "ns"), info.iso639_3)
+
+
+def _license(base: Base) -> str | None:
+    """Returns the licence that the base's own card names, None where it names none."""
+    try:
+        text = (base.tokenizer.folder / "README.md").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
+    front_matter = re.match(r"---\n(.*?)\n---", text, flags=re.DOTALL)
+    found = re.search(r"^license: *[\"']?([\w.-]+)", front_matter[1], flags=re.MULTILINE) if front_matter else None
+    return found[1] if found else None
+
+
+def _plan(architecture: Architecture, classes: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    yield f"| layers | modules | side | rank {';'.join(classes)} |"
+    yield "|---|---|---|---|"
+    for plan in plan_rows(architecture):
+        where = f"{plan.stack} {show_layers(plan.layers)}"
+        yield f"| {where} | {show_modules(plan.modules)} | {plan.side} | {show_ranks(plan.ranks, classes)} |"
+
+
+def _score_lines(folder: ExperimentFolder, environment: Environment, row: TrialRow) -> Iterator[str]:
+    yield "| set | spBLEU, mean over directions | 95 % interval | directions | sentences each |"
+    yield "|---|---|---|---|---|"
+    if row.result:
+        found = row.result
+        yield _score_row(
+            "validation", found.spbleu, found.spbleu_low, found.spbleu_high, found.num_directions, found.num_sentences
+        )
+    if row.full:
+        full = row.full
+        size = full.full_num_directions, full.full_num_sentences
+        whole = _about(folder).get("num_validation_sentences"), len(environment.directions)
+        part = full_part(full.full_num_sentences, full.full_num_directions, *whole)
+        yield _score_row(
+            part.removeprefix("the "), full.full_spbleu, full.full_spbleu_low, full.full_spbleu_high, *size
+        )
+    if row.test:
+        test = row.test
+        size = test.test_num_directions, test.test_num_sentences
+        yield _score_row("test", test.test_spbleu, test.test_spbleu_low, test.test_spbleu_high, *size)
+    yield ""
+    for name, words in _WORDS.items():
+        if name in row.differences:
+            yield f"On test against {words}: {_difference(row.differences[name])}."
+    yield "Validation chose the trial, so that its score flatters it." if row.test else "Not scored on a test set."
+    if row.result:
+        yield ""
+        yield f"Signature: `{row.result.signature}`"
+
+
+def _score_row(name: str, value: float, low: float, high: float, directions: int, sentences: int) -> str:
+    return f"| {name} | {value:.2f} | {low:.2f}–{high:.2f} | {directions} | {sentences} |"
+
+
+def _difference(difference: Difference) -> str:
+    return f"{difference.value:+.2f}, 95 % {difference.low:+.2f} to {difference.high:+.2f} (paired bootstrap)"
+
+
+def _data_lines(folder: ExperimentFolder, data: DataSettings) -> Iterator[str]:
+    about = _about(folder)
+    held_out = f"the last {data.holdout:,} sentences of train" if data.holdout else ""
+    parts = {"train": _names(data.train), "validation": held_out or _names(data.validation), "test": _names(data.test)}
+    for part, names in parts.items():
+        count = about.get(f"num_{part}_sentences")
+        size = f", {count:,} sentences in every language" if isinstance(count, int) else ""
+        yield f"- {part}: {names}{size}"
+
+
+def _about(folder: ExperimentFolder) -> dict[str, Any]:
+    return read_json(folder.description) if folder.description.exists() else {}
+
+
+def _names(sources: Sequence[Source]) -> str:
+    """Returns sources in words, without the folders of the machine that they lie on."""
+    words = {"flores101": "FLORES-101", "flores200": "FLORES-200", "embedded": "langsearch's embedded"}
+    found = []
+    for source in sources:
+        name = Path(source.path).name if source.path and not source.kind.startswith("flores") else ""
+        found.append(" ".join(part for part in (words.get(source.kind, source.kind), name, source.split) if part))
+    return ", ".join(found)
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, _WIDTH, break_long_words=False, break_on_hyphens=False)

@@ -1,0 +1,125 @@
+"""The evaluations of a trial that is trained: on the whole validation part, and on the test part."""
+
+from typing import Literal
+
+from langsearch.adapters.learners import AdaptedModel
+from langsearch.evaluate.evaluation import Evaluation, EvaluationSet, evaluate, evaluation_set
+from langsearch.evaluate.spbleu import SpBleu
+from langsearch.experiment.environment import Environment
+from langsearch.experiment.folder import TrialFolder, read_json
+from langsearch.experiment.task import TrialTask
+from langsearch.model.base import Base
+from langsearch.space.settings import DecodingSettings
+from langsearch.study.results import FullResult, TestResult, TrialResult
+from langsearch.trial.scores import copy_scores, write_scores
+from langsearch.trial.trial import load_trained, settings_at
+
+
+def evaluate_trial(
+    base: Base,
+    environment: Environment,
+    folder: TrialFolder,
+    split: Literal["full", "test"],
+    settings: DecodingSettings,
+    num_parts: int = 1,
+) -> Evaluation:
+    """Evaluates a trial's kept weights and writes the scores, and the test part's translations, into its folder.
+
+    Args:
+        base: The base, without adapters; it is left so.
+        environment: Sentences, directions and scores.
+        folder: The trial's folder.
+        split: full: the validation part; the scores that selected stay beside these. test: the test part.
+        settings: What is decoded, and how.
+        num_parts: Batches are so many times smaller, where memory is short.
+
+    Raises:
+        OSError: If the trial has no weights, or its folder cannot be written.
+        NonFiniteScoreError: If a score is NaN or infinite.
+    """
+    data = _data(base, environment, split, settings)
+    learner = load_trained(base, environment, folder)
+    try:
+        evaluation = evaluate(
+            learner,
+            data,
+            settings,
+            base.tokenizer,
+            SpBleu(environment.tokenizer),
+            with_chrf=environment.with_chrf,
+            num_parts=num_parts,
+        )
+    finally:
+        if isinstance(learner, AdaptedModel):
+            learner.remove()
+    write_scores(folder, split, evaluation, data)
+    return evaluation
+
+
+def test_result(evaluation: Evaluation) -> TestResult:
+    """Returns an evaluation on the test set as columns of the trial table."""
+    scores = evaluation.scores
+    return TestResult(
+        test_spbleu=scores.spbleu,
+        test_spbleu_low=scores.spbleu_low,
+        test_spbleu_high=scores.spbleu_high,
+        test_num_sentences=scores.num_sentences,
+        test_num_directions=len(scores.by_direction),
+    )
+
+
+test_result.__test__ = False  # type: ignore[attr-defined]
+
+
+def full_result(evaluation: Evaluation, *, with_directions: bool = False) -> FullResult:
+    """Returns an evaluation by `evaluation.final` as columns of the trial table."""
+    scores = evaluation.scores
+    by_direction = tuple((str(score.direction), score.spbleu) for score in scores.by_direction)
+    return FullResult(
+        full_spbleu=scores.spbleu,
+        full_spbleu_low=scores.spbleu_low,
+        full_spbleu_high=scores.spbleu_high,
+        full_worst_class_spbleu=evaluation.worst_class_spbleu,
+        full_chrf=evaluation.chrf.chrf if evaluation.chrf else None,
+        full_num_sentences=scores.num_sentences,
+        full_num_directions=len(scores.by_direction),
+        full_direction_spbleu=by_direction if with_directions else None,
+    )
+
+
+def reuse_scores(base: Base, environment: Environment, folder: TrialFolder) -> FullResult | None:
+    """Returns a complete trial's own scores if they are those of the full evaluation, as which they are written too.
+
+    They are where the search decodes what `evaluation.final` does, in the same way.
+    """
+    if not folder.result.exists():
+        return None
+    result, final = TrialResult(**read_json(folder.result)), environment.evaluation.final
+    used = settings_at(environment, TrialTask.read(folder), result.kept_epoch)
+    same = (used.beams, used.max_length_factor) == (final.beams, final.max_length_factor)
+    if not same or result.beams != final.beams or (environment.with_chrf and result.chrf is None):
+        return None
+    if environment.with_directions and result.direction_spbleu is None:
+        return None
+    one, other = (_data(base, environment, "full", settings).rows for settings in (used, final))
+    if one.keys() != other.keys() or any(one[key].tolist() != other[key].tolist() for key in one):
+        return None
+    copy_scores(folder, "validation", "full")
+    return FullResult(
+        full_spbleu=result.spbleu,
+        full_spbleu_low=result.spbleu_low,
+        full_spbleu_high=result.spbleu_high,
+        full_worst_class_spbleu=result.worst_class_spbleu,
+        full_chrf=result.chrf,
+        full_num_sentences=result.num_sentences,
+        full_num_directions=result.num_directions,
+        full_direction_spbleu=result.direction_spbleu,
+    )
+
+
+def _data(
+    base: Base, environment: Environment, split: Literal["full", "test"], settings: DecodingSettings
+) -> EvaluationSet:
+    store = environment.test if split == "test" else environment.validation
+    vocabulary = base.vocabulary(environment.languages)
+    return evaluation_set(store, environment.directions, settings, environment.classes, vocabulary)

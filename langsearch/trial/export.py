@@ -1,0 +1,276 @@
+"""A trial's adapters as PEFT's, or merged into a plain model, with a card."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from langsearch.adapters.compact import compact
+from langsearch.adapters.learners import AdaptedModel
+from langsearch.adapters.merged_export import export_merged
+from langsearch.adapters.peft_export import FORMAT_FILE, export_peft, load_export, read_export
+from langsearch.data.directions import Direction, parse_directions
+from langsearch.experiment.environment import CheckedSpace, Environment, build_environment, check_space
+from langsearch.experiment.folder import STORE_FOLDER, ExperimentFolder
+from langsearch.experiment.opening import open_table
+from langsearch.experiment.task import TrialTask
+from langsearch.model.base import Base, load_base
+from langsearch.space.architecture import Architecture
+from langsearch.space.problems import InputError, near_names
+from langsearch.space.schema import load_space
+from langsearch.study.candidates import best_member
+from langsearch.study.rows import TrialRow
+from langsearch.study.table import TrialTable
+from langsearch.trial.cards import hub_code, model_card
+from langsearch.trial.trial import load_trained
+
+Note = Callable[[str], None]
+"""Called with a sentence for the user."""
+
+
+def _ignore(_: str) -> None:
+    """Shows nothing."""
+
+
+@dataclass(frozen=True)
+class ExportForm:
+    """What an export writes.
+
+    Raises:
+        InputError: If options do not fit each other.
+    """
+
+    format_name: str = "peft"
+    """peft: an adapter for each language and side. merged: a plain model for one direction."""
+    direction: str | None = None
+    is_compact: bool = False
+    energy: float | None = None
+    """See `compact`; one that is given compacts too."""
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.format_name not in ("peft", "merged"):
+            problems.append(f"--format must be peft or merged, but got {self.format_name!r}.")
+        elif (self.format_name == "merged") != (self.direction is not None):
+            rule = "--direction SRC-TGT must be given with --format merged, and only there"
+            problems.append(f"{rule}, but got --format {self.format_name} and the direction {self.direction}.")
+        if self.format_name == "merged" and (self.is_compact or self.energy is not None):
+            problems.append("--compact and --energy must be given with --format peft: a merged model has no adapters.")
+        if self.energy is not None and not 0 < self.energy <= 1:
+            problems.append(f"--energy must lie above 0 and at most at 1, but got {self.energy}.")
+        if problems:
+            raise InputError(problems)
+
+
+def export_trial(
+    base: Base,
+    environment: Environment,
+    folder: ExperimentFolder,
+    row: TrialRow,
+    target: Path,
+    form: ExportForm = ExportForm(),
+    note: Note = _ignore,
+) -> list[str]:
+    """Exports a trial's kept weights and returns the names of what was written: the adapters, or the direction.
+
+    Raises:
+        InputError: If the trial has no adapters, has no weights yet, or the target holds other files.
+    """
+    trial = folder.trial(row.same_as or row.name)
+    if not trial.task.exists():
+        raise InputError(f"An exported trial must have been trained, but {row.name} has not started.")
+    task = TrialTask.read(trial)
+    if task.architecture is None or not task.architecture.adapters:
+        raise InputError(f"PEFT adapters need a trial with adapters, but {row.name} is {task.summary}.")
+    try:
+        learner = load_trained(base, environment, trial)
+    except OSError as error:
+        raise InputError(
+            f"An exported trial must have weights, but {row.name} has none ({row.state.value})."
+        ) from error
+    assert isinstance(learner, AdaptedModel)
+    return _export(
+        base,
+        learner,
+        target,
+        form,
+        partial(model_card, base, environment, folder, row, task),
+        f"trial {row.name}",
+        note,
+    )
+
+
+def export_again(adapters: Path, target: Path, form: ExportForm, note: Note = _ignore) -> list[str]:
+    """Exports adapters that were exported before in another form; returns as `export_trial`.
+
+    Raises:
+        InputError: If the adapters are wrong, their base is not there, or the target holds other files.
+    """
+    if target.resolve() == adapters.resolve():
+        raise InputError(f"--to must be another folder than that of the adapters, but both are {adapters}.")
+    exported = read_export(adapters)
+    base = load_base(exported.base)
+    learner = AdaptedModel(base, exported.architecture, exported.languages)
+    load_export(learner, adapters)
+    card = adapters / "README.md"
+    text = card.read_text(encoding="utf-8") if card.exists() else f"# Adapters for {base.name}\n"
+    return _export(base, learner, target, form, lambda _: text, adapters.name, note)
+
+
+def _export(
+    base: Base,
+    learner: AdaptedModel,
+    target: Path,
+    form: ExportForm,
+    card: Callable[[Architecture], str],
+    what: str,
+    note: Note,
+) -> list[str]:
+    """Writes a model in a form and takes its adapters out of the base.
+
+    Args:
+        base: The base that the learner is in.
+        learner: The trained model.
+        target: The folder to write.
+        form: What to write.
+        card: Gives the text of README.md for PEFT, for the architecture that is written.
+        what: What the adapters are, for the card of a merged model.
+        note: Called with a sentence on what compacting lost.
+    """
+    try:
+        if form.direction is not None:
+            direction = parse_directions([form.direction], learner.languages)[0]
+            export_merged(learner, base, direction, target, _merged_card(base, direction, what))
+            return [str(direction)]
+        if not form.is_compact and form.energy is None:
+            return export_peft(learner, target, base.name, card(learner.architecture))
+        learner, compaction = compact(base, learner, form.energy)
+        note(f"Compacted: {compaction.summary}.")
+        return export_peft(
+            learner, target, base.name, f"{card(learner.architecture)}\nCompacted: {compaction.summary}.\n"
+        )
+    finally:
+        learner.remove()
+
+
+def choose_trial(table: TrialTable, name: str | None) -> TrialRow:
+    """Returns the named trial, or the front's member with the best validation spBLEU.
+
+    Args:
+        table: The trial table.
+        name: "12", "00012" or a baseline's name. None: the best.
+
+    Raises:
+        InputError: If there is no such trial, or no complete one to choose from.
+    """
+    rows = {row.name: row for row in table.rows()}
+    if name is None:
+        best = best_member(table.front())
+        if best is None:
+            raise InputError("A trial must be complete to be chosen, but none is. Name one with --trial.")
+        return best
+    full = f"{int(name):05d}" if name.isdecimal() else name
+    if full not in rows:
+        raise InputError(f"--trial must name a trial, but {name!r} is none.{near_names(full, rows)}")
+    return rows[full]
+
+
+def _merged_card(base: Base, direction: Direction, what: str) -> str:
+    vocabulary = base.vocabulary([direction.src, direction.tgt])
+    first = vocabulary.src_marks([direction])[0]
+    prefix = ""
+    if vocabulary.form.has_tgt_mark:
+        token = base.tokenizer.language_token(direction.tgt)
+        prefix = f',\nand `target_prefix=[["{token}"]]` for each sentence'
+    return f"""---
+base_model: {base.name}
+language: ["{hub_code(direction.src)}", "{hub_code(direction.tgt)}"]
+pipeline_tag: translation
+tags: [translation, langsearch]
+---
+
+# {base.name} from {direction.src} to {direction.tgt}
+
+The base with the language-specific LoRA of {what} merged into its weights, for this direction only.
+The source must be `[{first}] X [{vocabulary.eos_id}]`, as its tokenizer makes it (an M2M-124's has to be mended first,
+as the base's).
+
+```python
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained("."), AutoTokenizer.from_pretrained(".")
+print(tokenizer.batch_decode(model.generate(**tokenizer(["..."], return_tensors="pt")), skip_special_tokens=True))
+```
+
+For CTranslate2: `ct2-transformers-converter --model . --output_dir OUT`{prefix}.
+"""
+
+
+def export_front(checked: CheckedSpace, folder: ExperimentFolder) -> list[Path]:
+    """Exports the adapters of every front member and returns their folders; one without adapters is left out.
+
+    Earlier exports of trials that are no longer on the front are removed.
+    """
+    base = load_base(checked.space.base)
+    environment = build_environment(checked, base, folder.path.parent / STORE_FOLDER)
+    table = open_table(folder, checked.space)
+    exported = []
+    rows = table.front()
+    for old in folder.path.glob("front/*"):
+        if old.name not in {row.name for row in rows} and (old / FORMAT_FILE).exists():
+            shutil.rmtree(old)
+    for row in rows:
+        if row.result and row.result.trainable_parameters:
+            export_trial(base, environment, folder, row, folder.front(row.name))
+            exported.append(folder.front(row.name))
+    return exported
+
+
+def export_one(
+    source: Path,
+    trial: str | None,
+    target: Path,
+    format_name: str,
+    *,
+    direction: str | None = None,
+    is_compact: bool = False,
+    energy: float | None = None,
+    note: Callable[[str], None] = lambda _: None,
+) -> list[str]:
+    """Exports one trial of an experiment, or adapters again; returns the adapters' names, or the direction's.
+
+    Args:
+        source: An experiment, or adapters that were exported before.
+        trial: The trial of an experiment. None: the best.
+        target: The folder to write.
+        format_name: peft or merged.
+        direction: SRC-TGT; with merged, and only there.
+        is_compact: With peft: store the smallest dense adapters that compute the same.
+        energy: With peft: compact further, keeping this share of each product's squared norm.
+        note: Called with a sentence on what compacting lost.
+
+    Raises:
+        InputError: If an option, the source, the trial or the target is wrong.
+    """
+    form = ExportForm(format_name, direction, is_compact, energy)
+    if (source / FORMAT_FILE).exists():
+        if trial is not None:
+            raise InputError(f"--trial must be for an experiment, but {source} holds the adapters of one trial.")
+        return export_again(source, target, form, note)
+    folder, base, environment, table = open_experiment(source)
+    return export_trial(base, environment, folder, choose_trial(table, trial), target, form, note)
+
+
+def open_experiment(experiment: Path) -> tuple[ExperimentFolder, Base, Environment, TrialTable]:
+    """Opens an experiment with its base and data.
+
+    Raises:
+        InputError: If the folder is no experiment, or its base or data are not there any more.
+    """
+    folder = ExperimentFolder(experiment.resolve())
+    if not folder.space.exists():
+        raise InputError(f"An experiment's folder holds a space.yaml, but {experiment} has none.")
+    checked = check_space(load_space(folder.space))
+    base = load_base(checked.space.base)
+    environment = build_environment(checked, base, folder.path.parent / STORE_FOLDER)
+    return folder, base, environment, open_table(folder, checked.space)

@@ -1,0 +1,117 @@
+"""`langsearch evaluate`: score a trial or exported adapters again, on either set."""
+
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from langsearch.adapters.learners import AdaptedModel, Learner
+from langsearch.adapters.peft_export import FORMAT_FILE, load_export, read_export
+from langsearch.evaluate.evaluation import Evaluation, evaluate, evaluation_set
+from langsearch.evaluate.spbleu import Scores, SpBleu
+from langsearch.experiment.environment import Environment, build_environment, check_space
+from langsearch.model.base import Base, load_base, to_device
+from langsearch.space.problems import InputError
+from langsearch.space.schema import load_space
+from langsearch.trial.export import choose_trial, open_experiment
+from langsearch.trial.trial import Split, load_trained
+
+_SPLITS: dict[str, Split] = {"validation": "validation", "dev": "validation", "test": "test", "devtest": "test"}
+
+
+def print_evaluation(
+    console: Console, target: Path, split: str, trial: str | None, space_file: Path | None, beams: int | None
+) -> Scores:
+    """Scores what `target` names with the space's final settings and prints the scores; writes nothing.
+
+    Args:
+        console: Where to print.
+        target: An experiment, or adapters that `langsearch export` wrote.
+        split: validation (dev) or test (devtest).
+        trial: Which trial of an experiment. None: the best on validation.
+        space_file: The space whose data is used. None: that of the experiment which the adapters lie in.
+        beams: In place of the space's.
+
+    Raises:
+        InputError: If the target, the split, the trial or the space is wrong.
+    """
+    if split not in _SPLITS:
+        raise InputError(f"--split must be one of {', '.join(_SPLITS)}, but got {split!r}.")
+    with TemporaryDirectory(prefix="langsearch-store-") as temporary:
+        if (target / FORMAT_FILE).exists():
+            label, base, environment, learner = _open_adapters(target, space_file, Path(temporary))
+        else:
+            label, base, environment, learner = _open_trial(target, trial)
+        settings = environment.evaluation.final
+        if beams is not None:
+            settings = replace(settings, beams=beams)
+        store = environment.test if _SPLITS[split] == "test" else environment.validation
+        vocabulary = base.vocabulary(environment.languages)
+        data = evaluation_set(store, environment.directions, settings, environment.classes, vocabulary)
+        evaluation = evaluate(learner, data, settings, base.tokenizer, SpBleu(environment.tokenizer))
+    _print(console, label, _SPLITS[split], settings.beams, evaluation, environment)
+    return evaluation.scores
+
+
+def _open_adapters(target: Path, space_file: Path | None, store_folder: Path) -> tuple[str, Base, Environment, Learner]:
+    exported = read_export(target)
+    if space_file is None:
+        space_file = target.resolve().parents[1] / "space.yaml"
+        if not space_file.exists():
+            raise InputError(f"Scoring needs data: name a space with --space for the adapters in {target}.")
+    checked = check_space(load_space(space_file))
+    if set(checked.space.languages) != set(exported.languages):
+        raise InputError(
+            f"The space must have the adapters' languages {', '.join(exported.languages)}, "
+            f"but has {', '.join(checked.space.languages)}."
+        )
+    base = _on_device(load_base(checked.space.base))
+    environment = build_environment(checked, base, store_folder)
+    learner = AdaptedModel(base, exported.architecture, environment.languages)
+    load_export(learner, target)
+    return str(target), base, environment, learner
+
+
+def _open_trial(target: Path, trial: str | None) -> tuple[str, Base, Environment, Learner]:
+    folder, base, environment, table = open_experiment(target)
+    row = choose_trial(table, trial)
+    base = _on_device(base)
+    try:
+        learner = load_trained(base, environment, folder.trial(row.same_as or row.name))
+    except OSError as error:
+        raise InputError(f"A scored trial must have weights, but {row.name} has none ({row.state.value}).") from error
+    return f"{target.name}, trial {row.name}", base, environment, learner
+
+
+def _on_device(base: Base) -> Base:
+    return to_device(base, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _print(
+    console: Console, label: str, split: Split, beams: int, evaluation: Evaluation, environment: Environment
+) -> None:
+    scores = evaluation.scores
+    stand_in = " (stand-in tokenizer)" if environment.tokenizer.is_stand_in else ""
+    console.print(f"[bold]{label}[/], {split} set, {'greedy' if beams == 1 else f'{beams} beams'}", soft_wrap=True)
+    matrix = Table(box=None, pad_edge=False, title="spBLEU, source down, target across", title_justify="left")
+    languages = environment.languages
+    matrix.add_column("")
+    for language in languages:
+        matrix.add_column(language, justify="right")
+    by_pair = {(score.direction.src, score.direction.tgt): score.spbleu for score in scores.by_direction}
+    for src in languages:
+        cells = [f"{by_pair[src, tgt]:.1f}" if (src, tgt) in by_pair else "" for tgt in languages]
+        matrix.add_row(src, *cells)
+    console.print(matrix)
+    for (src_class, tgt_class), value in scores.by_class_pair(environment.classes).items():
+        console.print(f"{src_class} to {tgt_class}: {value:.2f}")
+    console.print(
+        f"mean over {len(scores.by_direction)} directions of {scores.num_sentences} sentences: "
+        f"[bold]{scores.spbleu:.2f}[/] spBLEU{stand_in}, 95 % interval {scores.spbleu_low:.2f} to "
+        f"{scores.spbleu_high:.2f}",
+        soft_wrap=True,
+    )
+    console.print(scores.signature, soft_wrap=True, markup=False)

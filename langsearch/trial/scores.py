@@ -1,0 +1,87 @@
+"""Scores and translations in a trial's folder: one row a direction, one row a sentence."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from langsearch.evaluate.evaluation import Evaluation, EvaluationSet
+from langsearch.experiment.folder import TrialFolder, read_rows, write_rows
+
+ScoredSplit = Literal["validation", "full", "test"]
+"""validation: what selected, as the search decodes it. full: the same part, all of it, as `evaluation.final` decodes
+it. test: the test part."""
+
+SCORES = pa.schema(
+    [
+        ("split", pa.string()),
+        ("src", pa.string()),
+        ("tgt", pa.string()),
+        ("spbleu", pa.float64()),
+        ("num_sentences", pa.int64()),
+        ("signature", pa.string()),
+        ("chrf", pa.float64()),
+        ("chrf_signature", pa.string()),
+    ]
+)
+TRANSLATIONS = pa.schema(
+    [
+        ("split", pa.string()),
+        ("src", pa.string()),
+        ("tgt", pa.string()),
+        ("row", pa.int64()),
+        ("source", pa.string()),
+        ("hypothesis", pa.string()),
+        ("reference", pa.string()),
+    ]
+)
+
+
+def write_scores(folder: TrialFolder, split: ScoredSplit, evaluation: Evaluation, data: EvaluationSet) -> None:
+    """Writes the scores of a split beside those of the others, and the test part's translations.
+
+    Raises:
+        OSError: If the disk is full; what was there before stays.
+    """
+    chrf = dict(evaluation.chrf.by_direction) if evaluation.chrf else {}
+    rows = [
+        {
+            "src": score.direction.src,
+            "tgt": score.direction.tgt,
+            "spbleu": score.spbleu,
+            "num_sentences": score.num_sentences,
+            "signature": evaluation.scores.signature,
+            "chrf": chrf.get(score.direction),
+            "chrf_signature": evaluation.chrf.signature if evaluation.chrf else None,
+        }
+        for score in evaluation.scores.by_direction
+    ]
+    _replace(folder, split, rows)
+    if split == "test":
+        write_rows(folder.translations, list(_translation_rows(split, evaluation.hypotheses, data)), TRANSLATIONS)
+
+
+def copy_scores(folder: TrialFolder, split: ScoredSplit, to: ScoredSplit) -> None:
+    """Writes the scores of one split also as those of another."""
+    _replace(folder, to, [row for row in read_rows(folder.scores) if row["split"] == split])
+
+
+def _replace(folder: TrialFolder, split: ScoredSplit, rows: list[dict[str, Any]]) -> None:
+    others = [row for row in read_rows(folder.scores) if row["split"] != split]
+    write_rows(folder.scores, others + [{**row, "split": split} for row in rows], SCORES)
+
+
+def _translation_rows(
+    split: ScoredSplit, hypotheses: Mapping[Any, Any], data: EvaluationSet
+) -> Iterator[dict[str, Any]]:
+    for direction, rows in data.rows.items():
+        for row, hypothesis in zip(rows.tolist(), hypotheses[direction], strict=True):
+            yield {
+                "split": split,
+                "src": direction.src,
+                "tgt": direction.tgt,
+                "row": row,
+                "source": data.store.text(direction.src, row),
+                "hypothesis": hypothesis,
+                "reference": data.store.text(direction.tgt, row),
+            }

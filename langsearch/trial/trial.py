@@ -1,0 +1,345 @@
+"""One trial, from its task to its scores. Knows nothing of Ray: `langsearch train` runs the same code."""
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Generator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from langsearch.adapters.learners import AdaptedModel, FullModel, Learner
+from langsearch.adapters.peft_import import read_adapters, start_from
+from langsearch.evaluate.evaluation import Evaluation, EvaluationSet, evaluate, evaluation_set
+from langsearch.evaluate.spbleu import SpBleu
+from langsearch.experiment.environment import Environment
+from langsearch.experiment.folder import TrialFolder, read_json, write_json, write_rows
+from langsearch.experiment.task import TrialTask
+from langsearch.model.base import Base
+from langsearch.space.architecture import Architecture
+from langsearch.space.settings import DecodingSettings
+from langsearch.study.results import TrialResult
+from langsearch.train.checkpoint import Checkpoint, read_newest_checkpoint, write_checkpoint
+from langsearch.train.loop import Progress, TrainingData, train
+from langsearch.trial.failures import Attempts, read_attempts
+from langsearch.trial.kept_weights import is_whole, remove_weights, tidy, weights_in_use
+from langsearch.trial.monitor import Monitor, Unwatched, peak_memory_bytes, reset_peak_memory
+from langsearch.trial.scores import write_scores
+
+logger = logging.getLogger(__name__)
+
+Split = Literal["validation", "test"]
+"""A part that scores are computed on."""
+
+CURVE = pa.schema(
+    [
+        ("epoch", pa.int64()),
+        ("updates", pa.int64()),
+        ("train_loss", pa.float64()),
+        ("spbleu", pa.float64()),
+        ("lr", pa.float64()),
+        ("seconds", pa.float64()),
+        ("nonzero_parameters", pa.int64()),
+        ("num_directions", pa.int64()),
+        ("num_sentences", pa.int64()),
+        ("beams", pa.int64()),
+    ]
+)
+
+
+def run_trial(
+    base: Base,
+    environment: Environment,
+    task: TrialTask,
+    folder: TrialFolder,
+    *,
+    monitor: Monitor | None = None,
+    attempts: Attempts | None = None,
+) -> Generator[TrialResult, None, None]:
+    """Trains and evaluates one task; yields after every epoch, and goes on where an earlier run stopped.
+
+    What an earlier run reported last is reported again first, since nobody may have heard it. A trial that is asked
+    to pause writes a checkpoint and returns without a finished result.
+
+    Args:
+        base: The base, on the device to train on, without adapters; it is left so.
+        environment: Sentences, directions and scores.
+        task: What to train.
+        folder: The trial's folder: checkpoints, weights, curve and scores go there.
+        monitor: Hears of every update and decoded batch, and may ask for a pause. None: nobody.
+        attempts: What was changed after earlier failures. None: as the trial's folder says.
+
+    Raises:
+        NonFiniteLossError: If the loss becomes NaN or infinite.
+        NonFiniteScoreError: If a score is NaN or infinite.
+        OSError: If the folder cannot be written.
+    """
+    if folder.result.exists():
+        tidy(folder)
+        yield TrialResult(**read_json(folder.result))
+        return
+    reset_peak_memory()
+    learner = build_learner(base, environment, task)
+    try:
+        attempts = attempts or read_attempts(folder)
+        run = _Run(base, environment, task, folder, monitor or Unwatched(), attempts, learner)
+        if task.num_epochs == 0 or not learner.parameters():
+            yield run.score_at_once()
+        else:
+            yield from run.train()
+    finally:
+        if isinstance(learner, AdaptedModel):
+            learner.remove()
+
+
+def settings_at(environment: Environment, task: TrialTask, epoch: int) -> DecodingSettings:
+    """Returns how a task is evaluated after an epoch: searched ones get more up to each rung, baselines all at once."""
+    evaluation = environment.evaluation
+    if task.kind == "searched":
+        for rung, settings in zip(environment.rung_epochs, evaluation.rungs, strict=False):
+            if epoch <= rung:
+                return settings
+    return evaluation.search
+
+
+@dataclass
+class _Run:
+    """A trial that runs; its fields from `history` on are what a checkpoint holds beside the training's."""
+
+    base: Base
+    environment: Environment
+    task: TrialTask
+    folder: TrialFolder
+    monitor: Monitor
+    attempts: Attempts
+    learner: Learner
+    history: list[dict[str, Any]] = field(default_factory=list)
+    kept: TrialResult | None = None
+    """The last result: the kept epoch's scores, and where training stands."""
+    kept_updates: int | None = None
+    """Names the kept weights."""
+    kept_settings: dict[str, Any] | None = None
+    """How the kept epoch was evaluated."""
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.spbleu = SpBleu(self.environment.tokenizer)
+        self.started = time.perf_counter()
+
+    def score_at_once(self) -> TrialResult:
+        """Returns the result of a task that trains nothing."""
+        evaluation, data, settings = self._evaluate(0)
+        self.seconds = time.perf_counter() - self.started
+        result = self._result(evaluation, data, settings)
+        write_scores(self.folder, "validation", evaluation, data)
+        return self._close(result)
+
+    def train(self) -> Generator[TrialResult, None, None]:
+        """Yields the last result of an earlier run, then one after every epoch."""
+        checkpoint = self._load()
+        if self.kept is not None:
+            if self.kept.epoch >= self.task.num_epochs:
+                # The last checkpoint was written, the result was not: the trial died between the two.
+                yield self._close(self.kept)
+                return
+            yield self.kept
+        if checkpoint is None and self.task.trainer.init_from is not None and isinstance(self.learner, AdaptedModel):
+            start_from(self.learner, read_adapters(Path(self.task.trainer.init_from), self.base.shape))
+        environment = self.environment
+        vocabulary = self.base.vocabulary(environment.languages)
+        training = TrainingData(environment.train, environment.directions, environment.languages, vocabulary)
+        self.started = time.perf_counter()
+        for progress in train(
+            self.learner,
+            training,
+            self.task.trainer,
+            resume=checkpoint,
+            should_yield=self._after_update,
+            num_parts=self.attempts.num_parts,
+        ):
+            checkpoint = None
+            if not progress.is_epoch_end:
+                self._count_seconds()
+                self._write_checkpoint(progress)
+                return
+            result = self._end_epoch(progress)
+            yield self._close(result) if result.finished else result
+            if self.monitor.should_pause():
+                return
+
+    def _after_update(self) -> bool:
+        self.monitor.progressed()
+        return self.monitor.should_pause()
+
+    def _end_epoch(self, progress: Progress) -> TrialResult:
+        evaluation, data, settings = self._evaluate(progress.epoch)
+        self._count_seconds()
+        result = self._result(evaluation, data, settings, progress)
+        self.history.append(_curve_row(progress, result))
+        with_pruning = self.task.architecture is not None and self.task.architecture.pruning is not None
+        if (
+            self.kept is None
+            or with_pruning
+            or self.kept_settings != asdict(settings)
+            or result.spbleu > self.kept.spbleu
+        ):
+            state = {"updates": result.updates, "epoch": result.epoch, "spbleu": result.spbleu}
+            # The checkpoints still refer to the weights before, so those go only once the next checkpoint is there.
+            write_checkpoint(self.folder.weights, Checkpoint(self.learner.state(), state), num_kept=3)
+            write_scores(self.folder, "validation", evaluation, data)
+            self.kept, self.kept_updates, self.kept_settings = result, result.updates, asdict(settings)
+        self.kept = _with_progress(self.kept, result)
+        write_rows(self.folder.curve, self.history, CURVE)
+        self._write_checkpoint(progress)
+        remove_weights(self.folder, weights_in_use(self.folder))
+        self.monitor.progressed()
+        return self.kept
+
+    def _evaluate(self, epoch: int) -> tuple[Evaluation, EvaluationSet, DecodingSettings]:
+        environment = self.environment
+        settings = settings_at(environment, self.task, epoch)
+        vocabulary = self.base.vocabulary(environment.languages)
+        data = evaluation_set(environment.validation, environment.directions, settings, environment.classes, vocabulary)
+        evaluation = evaluate(
+            self.learner,
+            data,
+            settings,
+            self.base.tokenizer,
+            self.spbleu,
+            with_chrf=environment.with_chrf,
+            num_parts=self.attempts.num_parts,
+            after_batch=self.monitor.progressed,
+        )
+        return evaluation, data, settings
+
+    def _result(
+        self, evaluation: Evaluation, data: EvaluationSet, settings: DecodingSettings, progress: Progress | None = None
+    ) -> TrialResult:
+        scores, task, environment = evaluation.scores, self.task, self.environment
+        epoch = progress.epoch if progress else 0
+        by_direction = tuple((str(score.direction), score.spbleu) for score in scores.by_direction)
+        num_parameters = self.base.shape.num_parameters
+        return TrialResult(
+            epoch=epoch,
+            finished=progress is None or epoch == task.num_epochs,
+            spbleu=scores.spbleu,
+            spbleu_low=scores.spbleu_low,
+            spbleu_high=scores.spbleu_high,
+            kept_epoch=epoch,
+            num_sentences=scores.num_sentences,
+            num_directions=len(data.rows),
+            signature=scores.signature,
+            worst_class_spbleu=evaluation.worst_class_spbleu,
+            trainable_parameters=task.num_trainable(self.base.shape),
+            nonzero_parameters=num_parameters if task.method == "full" else self.learner.num_nonzero(),
+            train_loss=progress.train_loss if progress else None,
+            updates=progress.updates if progress else 0,
+            train_seconds=progress.train_seconds if progress else 0.0,
+            seconds=self.seconds,
+            peak_memory_bytes=max(peak_memory_bytes(), self.kept.peak_memory_bytes if self.kept else 0),
+            chrf=evaluation.chrf.chrf if evaluation.chrf else None,
+            direction_spbleu=by_direction if environment.with_directions else None,
+            beams=settings.beams,
+            note=self.attempts.note,
+            worker=f"{socket.gethostname()}/{os.getpid()}",
+        )
+
+    def _count_seconds(self) -> None:
+        now = time.perf_counter()
+        self.seconds += now - self.started
+        self.started = now
+
+    def _load(self) -> Checkpoint | None:
+        """Takes over an earlier run's state, if there is one whose kept weights are whole."""
+        checkpoint = read_newest_checkpoint(self.folder.checkpoint)
+        if checkpoint is not None:
+            state = checkpoint.state
+            kept_updates = state.get("kept_updates")
+            if kept_updates is None or is_whole(self.folder, kept_updates):
+                self.history = list(state["history"])
+                self.kept = TrialResult(**state["kept"]) if state["kept"] is not None else None
+                self.kept_updates, self.kept_settings = kept_updates, state.get("kept_settings")
+                self.seconds = float(state["seconds"])
+            else:
+                logger.warning("The weights kept in %s are torn: the trial starts anew.", self.folder.weights)
+                checkpoint = None
+        if checkpoint is None:
+            self.folder.remove_checkpoints()
+        # Weights of epochs that are trained again would count as newer than theirs.
+        remove_weights(self.folder, weights_in_use(self.folder))
+        return checkpoint
+
+    def _write_checkpoint(self, progress: Progress) -> None:
+        training = progress.checkpoint()
+        extra = {
+            "history": self.history,
+            "kept": asdict(self.kept) if self.kept else None,
+            "kept_updates": self.kept_updates,
+            "kept_settings": self.kept_settings,
+            "seconds": self.seconds,
+        }
+        write_checkpoint(self.folder.checkpoint, Checkpoint(training.tensors, {**training.state, **extra}))
+
+    def _close(self, result: TrialResult) -> TrialResult:
+        """Writes the result, after which the trial is never trained again, and drops what only resuming needs."""
+        write_json(self.folder.result, asdict(result))
+        tidy(self.folder)
+        return result
+
+
+def build_learner(base: Base, environment: Environment, task: TrialTask) -> Learner:
+    """Returns the task's model, untrained. An `AdaptedModel` must be removed from the base after use."""
+    if task.method == "full":
+        return FullModel(base)
+    architecture = task.architecture
+    if architecture is None:
+        architecture = Architecture(slots=tuple((name, name) for name in environment.languages), adapters=())
+    return AdaptedModel(base, architecture, environment.languages, task.trainer.seed)
+
+
+def load_trained(base: Base, environment: Environment, folder: TrialFolder) -> Learner:
+    """Returns a trial's model with its kept weights. Raises OSError if the trial has none."""
+    task = TrialTask.read(folder)
+    learner = build_learner(base, environment, task)
+    if learner.parameters() and task.num_epochs:
+        kept = read_newest_checkpoint(folder.weights)
+        if kept is None:
+            if isinstance(learner, AdaptedModel):
+                learner.remove()
+            raise OSError(f"The trial {folder.name} must have weights, but {folder.weights} holds none")
+        learner.load_state(kept.tensors)
+    return learner
+
+
+def _with_progress(kept: TrialResult, latest: TrialResult) -> TrialResult:
+    """Returns the kept scores with the latest epoch's position and costs."""
+    return replace(
+        kept,
+        epoch=latest.epoch,
+        finished=latest.finished,
+        train_loss=latest.train_loss,
+        updates=latest.updates,
+        train_seconds=latest.train_seconds,
+        seconds=latest.seconds,
+        peak_memory_bytes=latest.peak_memory_bytes,
+        note=latest.note,
+        worker=latest.worker,
+    )
+
+
+def _curve_row(progress: Progress, result: TrialResult) -> dict[str, Any]:
+    return {
+        "epoch": progress.epoch,
+        "updates": progress.updates,
+        "train_loss": progress.train_loss,
+        "spbleu": result.spbleu,
+        "lr": progress.lr,
+        "seconds": result.seconds,
+        "nonzero_parameters": result.nonzero_parameters,
+        "num_directions": result.num_directions,
+        "num_sentences": result.num_sentences,
+        "beams": result.beams,
+    }
