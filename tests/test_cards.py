@@ -10,7 +10,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
-from langsearch.adapters.learners import AdaptedModel
+from langsearch.adapters.learners import adapt
 from langsearch.adapters.peft_export import load_export, read_export
 from langsearch.data.directions import Direction
 from langsearch.experiment.environment import Environment
@@ -79,7 +79,7 @@ def test_the_five_lines_run_alone_and_translate_as_the_trial_does(
         "decoder_input_ids": torch.tensor([[2, ids["fr"], 77, 300]]),
     }
     exported = read_export(adapters)
-    learner = AdaptedModel(base, exported.architecture, exported.languages)
+    learner = adapt(base, exported.architecture, exported.languages)
     load_export(learner, adapters)
     src, tgt = (torch.tensor([exported.languages.index(code)]) for code in ("en", "fr"))
     with torch.no_grad(), learner.route(src, tgt):

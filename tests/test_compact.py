@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from langsearch.adapters.compact import compact
-from langsearch.adapters.learners import AdaptedModel
+from langsearch.adapters.learners import AdaptedModel, adapt
 from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture, Pruning, Site
 from langsearch.space.problems import InputError
@@ -16,9 +16,9 @@ Architect = Callable[..., Architecture]
 
 
 def random_model(base: Base, architecture: Architecture) -> AdaptedModel:
-    learner = AdaptedModel(base, architecture, LANGUAGES)
+    learner = adapt(base, architecture, LANGUAGES)
     generator = torch.Generator().manual_seed(0)
-    for layer in learner.layers.values():
+    for layer in learner.lora.layers.values():
         for slot in layer.slots:
             _, b = layer.pair(slot)
             b.copy_(torch.randn(b.shape, generator=generator) * 0.3)
@@ -38,7 +38,7 @@ def logits(learner: AdaptedModel, base: Base, src: str = "en", tgt: str = "sw") 
 
 def test_dead_columns_are_dropped_and_all_is_computed_the_same(tiny_base: Base, make_architecture: Architect) -> None:
     learner = random_model(tiny_base, make_architecture())
-    for layer in learner.layers.values():
+    for layer in learner.lora.layers.values():
         layer.pair("sw")[1][:, 1:3] = 0.0
         layer.pair("fr")[0][0] = 0.0
     expected = logits(learner, tiny_base)
@@ -55,7 +55,7 @@ def test_dead_columns_are_dropped_and_all_is_computed_the_same(tiny_base: Base, 
 
 def test_few_living_rows_are_stored_instead_of_many_columns(tiny_base: Base, make_architecture: Architect) -> None:
     learner = random_model(tiny_base, make_architecture())
-    for layer in learner.layers.values():
+    for layer in learner.lora.layers.values():
         layer.pair("sw")[1][1:] = 0.0
     expected = logits(learner, tiny_base)
     small, compaction = compact(tiny_base, learner)
@@ -66,11 +66,11 @@ def test_few_living_rows_are_stored_instead_of_many_columns(tiny_base: Base, mak
 
 def test_a_language_without_a_living_entry_loses_its_adapter(tiny_base: Base, make_architecture: Architect) -> None:
     learner = random_model(tiny_base, make_architecture())
-    for layer in learner.layers.values():
+    for layer in learner.lora.layers.values():
         layer.B.data[layer.slots.index("fr")] = 0.0
     small, _ = compact(tiny_base, learner)
     assert all("fr" not in dict(entry.ranks) for entry in small.architecture.adapters)
-    for layer in small.layers.values():
+    for layer in small.lora.layers.values():
         layer.B.data.zero_()
     with pytest.raises(InputError, match="must be left to be stored, but all of them are zero"):
         compact(tiny_base, small)
@@ -82,12 +82,12 @@ def test_energy_bounds_what_is_lost(scaling: str, tiny_base: Base, make_architec
     expected = logits(learner, tiny_base)
     products = {
         site: layer.pair("sw")[1] @ layer.pair("sw")[0] * learner.architecture.scale(8)
-        for site, layer in learner.layers.items()
+        for site, layer in learner.lora.layers.items()
     }
     small, compaction = compact(tiny_base, learner, energy=0.9)
     errors = []
     for site, product in products.items():
-        a, b = small.layers[site].pair("sw")
+        a, b = small.lora.layers[site].pair("sw")
         errors.append(float((b @ a - product).norm() / product.norm()))
     assert max(errors) <= 0.1**0.5 + 1e-6
     assert 0 < compaction.relative_error <= compaction.worst_relative_error <= 0.1**0.5
@@ -108,7 +108,7 @@ def test_a_pruned_model_is_compacted_without_its_pruning(tiny_base: Base, make_a
     expected = logits(learner, tiny_base)
     small, _ = compact(tiny_base, learner)
     assert small.architecture.pruning is None
-    assert small.masks is None
+    assert small.lora.masks is None
     assert torch.allclose(logits(small, tiny_base), expected, atol=1e-5)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessorList
 
-from langsearch.adapters.learners import AdaptedModel, FullModel, Learner
+from langsearch.adapters.learners import AdaptedModel, FullModel, Learner, adapt
 from langsearch.data.directions import all_directions
 from langsearch.data.store import TokenStore
 from langsearch.evaluate.decoding import DecodingRow, ForceLanguageAndEnd, decode_batches, decode_rows
@@ -20,9 +20,9 @@ LANGUAGES = ("en", "fr", "de", "sw")
 @pytest.fixture
 def learner(embedded_base: Base, make_architecture: Any) -> AdaptedModel:
     """The embedded base with random adapters that change what it says without making it babble."""
-    adapted = AdaptedModel(embedded_base, make_architecture(num_layers=3), LANGUAGES)
+    adapted = adapt(embedded_base, make_architecture(num_layers=3), LANGUAGES)
     generator = torch.Generator().manual_seed(0)
-    for layer in adapted.layers.values():
+    for layer in adapted.lora.layers.values():
         for slot in layer.slots:
             _, b = layer.pair(slot)
             b.copy_(torch.randn(b.shape, generator=generator) * 0.01)
@@ -93,7 +93,7 @@ def test_greedy_search_gives_generates_tokens(
 def test_greedy_search_gives_generates_tokens_where_rows_run_to_their_limits(
     tiny_base: Base, make_architecture: Any, rows: list[DecodingRow]
 ) -> None:
-    learner = AdaptedModel(tiny_base, make_architecture(), LANGUAGES)
+    learner = adapt(tiny_base, make_architecture(), LANGUAGES)
     found = decoded(learner, tiny_base, rows)
     assert found == generated(learner, tiny_base, rows)
     assert sum(len(tokens) == 2 * len(row.tokens) + 12 for tokens, row in zip(found, rows, strict=True)) > 5
@@ -115,7 +115,7 @@ def test_a_translation_does_not_depend_on_the_other_rows(
 def test_weak_translations_do_not_depend_on_the_other_rows_either(
     beams: int, tiny_base: Base, make_architecture: Any, rows: list[DecodingRow]
 ) -> None:
-    learner = AdaptedModel(tiny_base, make_architecture(), LANGUAGES)
+    learner = adapt(tiny_base, make_architecture(), LANGUAGES)
     rows = [DecodingRow(row.tokens[: 1 + index % 5], row.src, row.tgt) for index, row in enumerate(rows[:10])]
     together = decoded(learner, tiny_base, rows, beams=beams)
     assert together == [decoded(learner, tiny_base, [row], beams=beams)[0] for row in rows]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from langsearch.adapters.learners import AdaptedModel, FullModel
+from langsearch.adapters.learners import FullModel, adapt
 from langsearch.data.directions import Direction, all_directions, class_pair
 from langsearch.data.parallel import ParallelText
 from langsearch.data.store import TokenStore
@@ -71,7 +71,7 @@ def test_an_evaluation_is_deterministic_and_matches_texts_to_their_direction(
     vocabulary = embedded_base.vocabulary(LANGUAGES)
     settings = DecodingSettings(directions=4, sentences=8)
     data = evaluation_set(quickstart_store, DIRECTIONS, settings, CLASSES, vocabulary)
-    learner = AdaptedModel(embedded_base, make_architecture(num_layers=3), LANGUAGES)
+    learner = adapt(embedded_base, make_architecture(num_layers=3), LANGUAGES)
     first = evaluate(learner, data, settings, embedded_base.tokenizer, spbleu)
     again = evaluate(learner, data, settings, embedded_base.tokenizer, spbleu)
     assert first == again

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from langsearch.adapters.learners import AdaptedModel
+from langsearch.adapters.learners import AdaptedModel, adapt
 from langsearch.adapters.peft_export import load_export, read_export
 from langsearch.evaluate.evaluation import evaluation_set
 from langsearch.experiment.environment import Environment, check_space
@@ -29,7 +29,7 @@ def test_the_trial_that_is_asked_for_is_exported_with_equal_weights(trained: Pat
     expected = {name: tensor.clone() for name, tensor in learner.state().items()}
     learner.remove()
     exported = read_export(adapters)
-    again = AdaptedModel(base, exported.architecture, exported.languages)
+    again = adapt(base, exported.architecture, exported.languages)
     load_export(again, adapters)
     assert set(exported.languages) == {"en", "fr", "sw"}
     for name, tensor in again.state().items():

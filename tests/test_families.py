@@ -27,7 +27,7 @@ from transformers import (
     NllbTokenizer,
 )
 
-from langsearch.adapters.learners import AdaptedModel
+from langsearch.adapters.learners import AdaptedModel, adapt
 from langsearch.adapters.merged_export import export_merged
 from langsearch.adapters.peft_export import export_peft, load_export, read_export
 from langsearch.data.batches import collate
@@ -164,9 +164,9 @@ def training_data(base: Base, store: TokenStore) -> TrainingData:
 
 def adapted(base: Base, architecture: Architecture) -> AdaptedModel:
     """A model whose B are all random, as after much training."""
-    learner = AdaptedModel(base, architecture, LANGUAGES)
+    learner = adapt(base, architecture, LANGUAGES)
     generator = torch.Generator().manual_seed(0)
-    for layer in learner.layers.values():
+    for layer in learner.lora.layers.values():
         for slot in layer.slots:
             _, b = layer.pair(slot)
             b.copy_(torch.randn(b.shape, generator=generator))
@@ -262,7 +262,7 @@ def test_training_prunes_and_resumes_bitwise(base: Base, store: TokenStore, make
     pruning = Pruning(targets=tuple((name, 0.5) for name in ("en", "fr", "sw")), start=1, duration=1)
     architecture = make_architecture(pruning=pruning)
     data = training_data(base, store)
-    learner = AdaptedModel(base, architecture, LANGUAGES)
+    learner = adapt(base, architecture, LANGUAGES)
     run = train(learner, data, SETTINGS, updates_between_yields=1)
     first = next(run)
     taken = first.checkpoint()
@@ -270,19 +270,19 @@ def test_training_prunes_and_resumes_bitwise(base: Base, store: TokenStore, make
     *_, last = run
     expected = {name: tensor.clone() for name, tensor in learner.state().items()}
     learner.remove()
-    again = AdaptedModel(base, architecture, LANGUAGES, seed=5)
+    again = adapt(base, architecture, LANGUAGES, seed=5)
     *_, resumed = train(again, data, SETTINGS, resume=checkpoint)
     assert resumed.train_loss == last.train_loss
     assert resumed.updates == last.updates > 2
     for name, tensor in again.state().items():
         assert torch.equal(tensor, expected[name]), name
-    num_entries = sum(layer.pair(slot)[1].numel() for layer in again.layers.values() for slot in layer.slots)
+    num_entries = sum(layer.pair(slot)[1].numel() for layer in again.lora.layers.values() for slot in layer.slots)
     lost = again.architecture.num_parameters(base.shape) - again.num_nonzero()
     assert lost == pytest.approx(num_entries / 2, abs=3)
 
 
 def test_training_lowers_the_loss(base: Base, store: TokenStore, make_architecture: Architect) -> None:
-    learner = AdaptedModel(base, make_architecture(), LANGUAGES)
+    learner = adapt(base, make_architecture(), LANGUAGES)
     settings = replace(SETTINGS, epochs=4, lr=0.02)
     losses = [progress.train_loss for progress in train(learner, training_data(base, store), settings)]
     assert losses[-1] < losses[0] - 0.05
@@ -319,7 +319,7 @@ def test_exported_adapters_load_in_plain_peft(
         expected = learner.model(**inputs).logits
     names = export_peft(learner, tmp_path / "out", base.name, "# Card\n")
     learner.remove()
-    again = AdaptedModel(base, read_export(tmp_path / "out").architecture, LANGUAGES)
+    again = adapt(base, read_export(tmp_path / "out").architecture, LANGUAGES)
     load_export(again, tmp_path / "out")
     with torch.no_grad(), again.route(batch.src_lang, batch.tgt_lang):
         assert torch.equal(again.model(**inputs).logits, expected)
@@ -349,7 +349,7 @@ def test_a_merged_model_translates_as_the_adapters_do(
 
     merged = load_base(str(tmp_path / "merged"))
     assert merged.tokenizer.family is base.tokenizer.family
-    bare = AdaptedModel(merged, Architecture(slots=tuple((name, name) for name in LANGUAGES), adapters=()), LANGUAGES)
+    bare = adapt(merged, Architecture(slots=tuple((name, name) for name in LANGUAGES), adapters=()), LANGUAGES)
     assert translate(bare, merged, given) == expected
 
     model: Any = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "merged")
@@ -371,7 +371,7 @@ def test_a_merged_model_translates_as_the_adapters_do(
 def test_a_merged_model_names_its_files_as_converters_expect(
     base: Base, store: TokenStore, make_architecture: Architect, tmp_path: Path, family_folder: Path
 ) -> None:
-    learner = AdaptedModel(base, make_architecture(), LANGUAGES)
+    learner = adapt(base, make_architecture(), LANGUAGES)
     for _ in islice(range(2), 2):  # an earlier export is replaced
         export_merged(learner, base, Direction("fr", "sw"), tmp_path / "merged", "# Card\n")
     names = {path.name for path in (tmp_path / "merged").iterdir()}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from langsearch.adapters.learners import AdaptedModel
+from langsearch.adapters.learners import AdaptedModel, adapt
 from langsearch.data.directions import all_directions
 from langsearch.data.store import TokenStore
 from langsearch.evaluate.decoding import DecodingRow, decode_rows
@@ -33,7 +33,7 @@ def cuda(base: Base) -> Base:
 def test_adapters_learn_in_every_precision(
     precision: str, tiny_base: Base, quickstart_store: TokenStore, make_architecture: Architect
 ) -> None:
-    learner = AdaptedModel(cuda(tiny_base), make_architecture(), LANGUAGES)
+    learner = adapt(cuda(tiny_base), make_architecture(), LANGUAGES)
     data = TrainingData(quickstart_store, DIRECTIONS, LANGUAGES, tiny_base.vocabulary(LANGUAGES))
     settings = replace(SETTINGS, precision=precision)  # type: ignore[arg-type]
     losses = [progress.train_loss for progress in train(learner, data, settings)]
@@ -45,7 +45,7 @@ def test_a_gpu_gives_the_losses_of_the_cpu(
 ) -> None:
     losses = []
     for base in (new_base(), cuda(new_base())):
-        learner = AdaptedModel(base, make_architecture(), LANGUAGES)
+        learner = adapt(base, make_architecture(), LANGUAGES)
         data = TrainingData(quickstart_store, DIRECTIONS, LANGUAGES, base.vocabulary(LANGUAGES))
         settings = replace(SETTINGS, precision="fp32")
         losses.append([progress.train_loss for progress in train(learner, data, settings)])
@@ -63,7 +63,7 @@ def test_a_gpu_translates_as_the_cpu(
     ]
 
     def translations(base: Base) -> list[str]:
-        learner = AdaptedModel(base, architecture, LANGUAGES)
+        learner = adapt(base, architecture, LANGUAGES)
         texts = decode_rows(
             learner,
             rows,
@@ -89,7 +89,7 @@ def test_a_resumed_run_goes_on_with_the_same_losses(
     def start() -> tuple[AdaptedModel, TrainingData]:
         base = cuda(new_base())
         data = TrainingData(quickstart_store, DIRECTIONS, LANGUAGES, base.vocabulary(LANGUAGES))
-        return AdaptedModel(base, make_architecture(), LANGUAGES), data
+        return adapt(base, make_architecture(), LANGUAGES), data
 
     whole = [progress.train_loss for progress in train(*start(), settings)]
     for progress in train(*start(), settings):

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from langsearch.adapters.learners import AdaptedModel, module_path
+from langsearch.adapters.learners import AdaptedModel, adapt
+from langsearch.adapters.mounting import module_path
 from langsearch.data.batches import Batch, collate
 from langsearch.data.directions import Direction
 from langsearch.data.store import TokenStore
@@ -195,7 +196,7 @@ def build(grain: Grain, base: Base) -> Architecture:
 def fill(learner: AdaptedModel) -> None:
     """Gives every B random values, so that the adapters do something."""
     generator = torch.Generator().manual_seed(0)
-    for layer in learner.layers.values():
+    for layer in learner.lora.layers.values():
         for slot in layer.slots:
             _, b = layer.pair(slot)
             b.copy_(torch.randn(b.shape, generator=generator) * 0.1)
@@ -250,7 +251,7 @@ def reference(base: Base, learner: AdaptedModel, grain: Grain) -> dict[tuple[Sit
                 continue
             key = site, owner.get(language, language)
             if key not in matrices:
-                a, b = learner.layers[site].pair(slots[language])
+                a, b = learner.lora.layers[site].pair(slots[language])
                 assert a.shape[0] == b.shape[1] == rank
                 matrices[key] = a.clone().requires_grad_(), b.clone().requires_grad_()
             scale = 3 / rank if "alpha" in grain.section else 1.0
@@ -270,7 +271,7 @@ def assert_near(got: Tensor, wanted: Tensor, *, tolerance: float, what: str) -> 
 
 def gradients_of(learner: AdaptedModel, site: Site, slot: str) -> tuple[Tensor, Tensor]:
     """Returns the gradients of a slot's A and B without padding."""
-    layer = learner.layers[site]
+    layer = learner.lora.layers[site]
     index, rank = layer.slots.index(slot), layer.ranks[layer.slots.index(slot)]
     assert layer.A.grad is not None and layer.B.grad is not None
     return layer.A.grad[index, :rank], layer.B.grad[index, :, :rank]
@@ -283,10 +284,10 @@ def test_the_adapted_model_equals_a_loop_over_the_languages(
 ) -> None:
     grain = GRAINS[name]
     base, looped = new_base(), new_base()
-    learner = AdaptedModel(base, build(grain, base), LANGUAGES)
+    learner = adapt(base, build(grain, base), LANGUAGES)
     fill(learner)
     matrices = reference(looped, learner, grain)
-    assert set(learner.layers) == {site for site, _ in matrices}
+    assert set(learner.lora.layers) == {site for site, _ in matrices}
     autocast = partial(torch.autocast, "cpu", dtype=torch.bfloat16, enabled=precision == "bf16")
     near = partial(assert_near, tolerance=tolerance)
     with learner.route(batch.src_lang, batch.tgt_lang), autocast():
@@ -313,12 +314,12 @@ def test_every_adapted_layer_equals_a_loop_over_the_languages(
 ) -> None:
     grain = GRAINS[name]
     base, looped = new_base(), new_base()
-    learner = AdaptedModel(base, build(grain, base), LANGUAGES)
+    learner = adapt(base, build(grain, base), LANGUAGES)
     fill(learner)
     matrices = reference(looped, learner, grain)
     slots = dict(learner.architecture.slots)
     generator = torch.Generator().manual_seed(1)
-    for site, layer in learner.layers.items():
+    for site, layer in learner.lora.layers.items():
         x = torch.randn(4, 5, layer.base.in_features, generator=generator).requires_grad_()
         wanted_x = x.detach().clone().requires_grad_()
         grad_y = torch.randn(4, 5, layer.base.out_features, generator=generator)

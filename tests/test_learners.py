@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from langsearch.adapters.learners import AdaptedModel, FullModel, Learner, module_path
+from langsearch.adapters.learners import AdaptedModel, FullModel, Learner, adapt
+from langsearch.adapters.mounting import module_path
 from langsearch.data.batches import Batch, collate
 from langsearch.data.directions import Direction
 from langsearch.data.store import TokenStore
@@ -41,7 +42,7 @@ def rows_of(batch: Batch, rows: list[int]) -> Batch:
 def fill(learner: AdaptedModel, seed: int = 0) -> None:
     """Gives every B random values, so that the adapters do something."""
     generator = torch.Generator().manual_seed(seed)
-    for layer in learner.layers.values():
+    for layer in learner.lora.layers.values():
         for slot in layer.slots:
             _, b = layer.pair(slot)
             b.copy_(torch.randn(b.shape, generator=generator) * 0.1)
@@ -61,7 +62,7 @@ def train_steps(learner: Learner, batch: Batch, num_steps: int = 3) -> None:
 def test_new_adapters_change_nothing(tiny_base: Base, batch: Batch, make_architecture: Architect) -> None:
     with torch.no_grad():
         before = logits(None, tiny_base.model, batch)
-        learner = AdaptedModel(tiny_base, make_architecture(), LANGUAGES)
+        learner = adapt(tiny_base, make_architecture(), LANGUAGES)
         assert torch.equal(logits(learner, tiny_base.model, batch), before)
         fill(learner)
         assert (logits(learner, tiny_base.model, batch) - before).abs().max() > 0.01
@@ -72,7 +73,7 @@ def test_only_the_adapters_get_gradients_and_the_base_stays_as_it_was(
 ) -> None:
     before = {name: value.clone() for name, value in tiny_base.model.state_dict().items()}
     modules = dict(tiny_base.model.named_modules())
-    learner = AdaptedModel(tiny_base, make_architecture(), LANGUAGES)
+    learner = adapt(tiny_base, make_architecture(), LANGUAGES)
     started = {name: value.detach().clone() for name, value in learner.parameters().items()}
     torch.autograd.backward(logits(learner, tiny_base.model, batch).sum())
     trained = {id(value) for value in learner.parameters().values()}
@@ -89,17 +90,17 @@ def test_only_the_adapters_get_gradients_and_the_base_stays_as_it_was(
 
 
 def test_removed_adapters_leave_room_for_others(tiny_base: Base, make_architecture: Architect) -> None:
-    first = AdaptedModel(tiny_base, make_architecture(), LANGUAGES)
+    first = adapt(tiny_base, make_architecture(), LANGUAGES)
     with pytest.raises(AssertionError, match="carries an adapter already"):
-        AdaptedModel(tiny_base, make_architecture(), LANGUAGES)
+        adapt(tiny_base, make_architecture(), LANGUAGES)
     first.remove()
-    AdaptedModel(tiny_base, make_architecture({"de": 5}), LANGUAGES).remove()
+    adapt(tiny_base, make_architecture({"de": 5}), LANGUAGES).remove()
 
 
 def test_padding_stays_zero_in_training(tiny_base: Base, batch: Batch, make_architecture: Architect) -> None:
-    learner = AdaptedModel(tiny_base, make_architecture({"en": 1, "sw": 6}), LANGUAGES)
+    learner = adapt(tiny_base, make_architecture({"en": 1, "sw": 6}), LANGUAGES)
     train_steps(learner, batch)
-    for layer in learner.layers.values():
+    for layer in learner.lora.layers.values():
         assert not layer.A[0, 1:].any() and not layer.B[0, :, 1:].any()
         assert not layer.A[2].any() and not layer.B[2].any()
         assert layer.B[1].any()
@@ -108,13 +109,13 @@ def test_padding_stays_zero_in_training(tiny_base: Base, batch: Batch, make_arch
 def test_a_slots_start_does_not_depend_on_the_other_slots(
     new_base: Callable[[], Base], make_architecture: Architect
 ) -> None:
-    one = AdaptedModel(new_base(), make_architecture({"fr": 3}), LANGUAGES)
-    many = AdaptedModel(new_base(), make_architecture({"en": 8, "fr": 3, "sw": 1}), LANGUAGES)
-    other_seed = AdaptedModel(new_base(), make_architecture({"fr": 3}), LANGUAGES, seed=1)
+    one = adapt(new_base(), make_architecture({"fr": 3}), LANGUAGES)
+    many = adapt(new_base(), make_architecture({"en": 8, "fr": 3, "sw": 1}), LANGUAGES)
+    other_seed = adapt(new_base(), make_architecture({"fr": 3}), LANGUAGES, seed=1)
     starts = []
-    for site, layer in one.layers.items():
-        assert torch.equal(layer.pair("fr")[0], many.layers[site].pair("fr")[0])
-        assert not torch.equal(layer.pair("fr")[0], other_seed.layers[site].pair("fr")[0])
+    for site, layer in one.lora.layers.items():
+        assert torch.equal(layer.pair("fr")[0], many.lora.layers[site].pair("fr")[0])
+        assert not torch.equal(layer.pair("fr")[0], other_seed.lora.layers[site].pair("fr")[0])
         starts.append(layer.pair("fr")[0].flatten()[:8])
     assert len({tuple(start.tolist()) for start in starts}) == len(starts), "two sites start alike"
 
@@ -122,7 +123,7 @@ def test_a_slots_start_does_not_depend_on_the_other_slots(
 def test_a_row_depends_neither_on_the_other_rows_nor_on_their_number(
     tiny_base: Base, batch: Batch, make_architecture: Architect
 ) -> None:
-    learner = AdaptedModel(tiny_base, make_architecture(ffn_slice=48), LANGUAGES)
+    learner = adapt(tiny_base, make_architecture(ffn_slice=48), LANGUAGES)
     fill(learner)
     with torch.no_grad():
         together = logits(learner, tiny_base.model, batch)
@@ -141,13 +142,13 @@ def test_a_language_without_an_adapter_passes_as_through_the_base(
     german = rows_of(batch, [2])  # fr-de: the decoder and the second encoder layer are indexed by German
     with torch.no_grad():
         before = logits(None, tiny_base.model, german)
-        learner = AdaptedModel(tiny_base, make_architecture({"en": 4, "sw": 4}), LANGUAGES)
+        learner = adapt(tiny_base, make_architecture({"en": 4, "sw": 4}), LANGUAGES)
         fill(learner)
         assert torch.equal(logits(learner, tiny_base.model, german), before)
 
 
 def test_each_side_indexes_its_own_layers(tiny_base: Base, batch: Batch, make_architecture: Architect) -> None:
-    learner = AdaptedModel(tiny_base, make_architecture({"fr": 4}), LANGUAGES)
+    learner = adapt(tiny_base, make_architecture({"fr": 4}), LANGUAGES)
     fill(learner)
     encoder = tiny_base.model.model.encoder
     one = rows_of(batch, [0])
@@ -170,13 +171,13 @@ def test_one_slot_equals_a_shared_lora_by_peft(
     from peft import LoraConfig, get_peft_model
 
     shared = make_architecture({"all": 4}, dict.fromkeys(LANGUAGES, "all"), scaling="alpha/r", alpha=6.0)
-    learner = AdaptedModel(new_base(), shared, LANGUAGES)
+    learner = adapt(new_base(), shared, LANGUAGES)
     fill(learner)
-    paths = [module_path(site) for site in learner.layers]
+    paths = [module_path(site) for site in learner.lora.layers]
     config = LoraConfig(r=4, lora_alpha=6, lora_dropout=0.0, target_modules=paths)
     peft = get_peft_model(new_base().model, config).eval()
     with torch.no_grad():
-        for site, layer in learner.layers.items():
+        for site, layer in learner.lora.layers.items():
             module = peft.base_model.model.get_submodule(module_path(site))
             a, b = layer.pair("all")
             module.lora_A["default"].weight.copy_(a)
@@ -191,17 +192,17 @@ def test_an_adapted_models_state_goes_into_another(
 ) -> None:
     pruning = Pruning(targets=(("en", 0.5), ("sw", 0.5)), start=1, duration=2)
     architecture = make_architecture(pruning=pruning)
-    one, other = (AdaptedModel(new_base(), architecture, LANGUAGES, seed=seed) for seed in (0, 1))
+    one, other = (adapt(new_base(), architecture, LANGUAGES, seed=seed) for seed in (0, 1))
     train_steps(one, batch)
     one.begin_epoch(3)
     other.load_state({name: value.clone() for name, value in one.state().items()})
-    assert one.num_nonzero() == other.num_nonzero() < architecture.num_parameters(one.shape)
+    assert one.num_nonzero() == other.num_nonzero() < one.adapters.num_parameters()
     with torch.no_grad():
         assert torch.equal(logits(one, one.model, batch), logits(other, other.model, batch))
 
 
 def test_a_state_that_does_not_fit_is_refused(new_base: Callable[[], Base], make_architecture: Architect) -> None:
-    learner = AdaptedModel(new_base(), make_architecture({"en": 2, "fr": 2}), LANGUAGES)
+    learner = adapt(new_base(), make_architecture({"en": 2, "fr": 2}), LANGUAGES)
     state = dict(learner.state())
     first = next(iter(state))
     with pytest.raises(KeyError, match=first):
@@ -217,11 +218,11 @@ def test_a_state_that_does_not_fit_is_refused(new_base: Callable[[], Base], make
 def test_parameters_come_in_an_order_that_never_changes(
     new_base: Callable[[], Base], make_architecture: Architect
 ) -> None:
-    first, again = (AdaptedModel(new_base(), make_architecture(), LANGUAGES) for _ in range(2))
+    first, again = (adapt(new_base(), make_architecture(), LANGUAGES) for _ in range(2))
     names = list(first.parameters())
     assert names == list(again.parameters())
     assert names[:4] == ["encoder.0.q_proj.A", "encoder.0.q_proj.B", "encoder.0.k_proj.A", "encoder.0.k_proj.B"]
-    assert len(names) == 2 * len(first.layers)
+    assert len(names) == 2 * len(first.lora.layers)
 
 
 def test_a_full_model_trains_a_copy_and_keeps_ties(tiny_base: Base, batch: Batch) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from langsearch.adapters.learners import AdaptedModel, FullModel, Learner
+from langsearch.adapters.learners import FullModel, Learner, adapt
 from langsearch.data.batches import collate, plan_epoch
 from langsearch.data.directions import all_directions
 from langsearch.data.parallel import ParallelText
@@ -56,7 +56,7 @@ def new_learner(
     def make(seed: int) -> Learner:
         if request.param == "full":
             return FullModel(new_base())
-        return AdaptedModel(new_base(), make_architecture(pruning=PRUNING), LANGUAGES, seed)
+        return adapt(new_base(), make_architecture(pruning=PRUNING), LANGUAGES, seed)
 
     return make
 
@@ -109,14 +109,14 @@ def test_a_resumed_run_keeps_its_loss_scale(
 ) -> None:
     settings = replace(SETTINGS, precision="fp16")
     expected, found = [], []
-    for progress in train(AdaptedModel(new_base(), make_architecture(), LANGUAGES), data, settings):
+    for progress in train(adapt(new_base(), make_architecture(), LANGUAGES), data, settings):
         expected.append(outcome(progress))
         if progress.epoch == 1:
             checkpoint = progress.checkpoint()
             write_checkpoint(tmp_path / "whole", checkpoint)
             state = {**checkpoint.state, "scaler": {**checkpoint.state["scaler"], "scale": 8.0}}
             write_checkpoint(tmp_path / "changed", Checkpoint(checkpoint.tensors, state))
-    learner = AdaptedModel(new_base(), make_architecture(), LANGUAGES)
+    learner = adapt(new_base(), make_architecture(), LANGUAGES)
     for progress in train(learner, data, settings, resume=read_newest_checkpoint(tmp_path / "whole")):
         found.append(outcome(progress))
     assert found == expected[1:]
@@ -159,7 +159,7 @@ def test_two_runs_of_one_seed_are_equal_and_of_two_seeds_are_not(
     precision: Any, new_base: Callable[[], Base], make_architecture: Architect, data: TrainingData
 ) -> None:
     def run(seed: int) -> tuple[list[float], dict[str, Tensor]]:
-        learner = AdaptedModel(new_base(), make_architecture(), LANGUAGES)
+        learner = adapt(new_base(), make_architecture(), LANGUAGES)
         settings = replace(SETTINGS, epochs=1, seed=seed, precision=precision)
         return [progress.train_loss for progress in train(learner, data, settings)], copies(learner)
 
@@ -181,7 +181,7 @@ def test_half_microbatches_accumulated_equal_one_update(
     short = TrainingData(store, all_directions(("en", "fr"))[:1], LANGUAGES, copy_data.vocabulary)
     updates = {}
     for accumulation in (1, 2):
-        learner = AdaptedModel(new_base(), make_architecture(), LANGUAGES)
+        learner = adapt(new_base(), make_architecture(), LANGUAGES)
         settings = TrainerSettings(
             epochs=1, tokens_per_batch=16 * 6, accumulation=accumulation, dropout=0.0, lr=1.0, clip_norm=1e9
         )
@@ -202,9 +202,9 @@ def test_split_microbatches_make_the_updates_of_whole_ones_also_from_within_an_e
     new_base: Callable[[], Base], make_architecture: Architect, data: TrainingData, tmp_path: Path
 ) -> None:
     settings = replace(SETTINGS, dropout=0.0, epochs=2, lr=1e-3)
-    whole = AdaptedModel(new_base(), make_architecture(), LANGUAGES)
+    whole = adapt(new_base(), make_architecture(), LANGUAGES)
     expected = list(map(outcome, train(whole, data, settings, updates_between_yields=1)))
-    split = AdaptedModel(new_base(), make_architecture(), LANGUAGES)
+    split = adapt(new_base(), make_architecture(), LANGUAGES)
     shapes: list[int] = []
     for progress in train(split, data, settings, updates_between_yields=1):
         if progress.updates == 2:
@@ -253,7 +253,7 @@ def test_training_yields_where_it_is_asked_to_and_is_asked_after_every_update(
         asked += 1
         return asked == 2
 
-    learner = AdaptedModel(new_base(), make_architecture(), LANGUAGES)
+    learner = adapt(new_base(), make_architecture(), LANGUAGES)
     found = [outcome(progress) for progress in train(learner, data, replace(SETTINGS, epochs=1), should_yield=ask)]
     assert [(entry[3], entry[-1]) for entry in found] == [(2, False), (asked, True)]
 
@@ -263,7 +263,7 @@ def losses(runs: Iterator[Progress]) -> list[float]:
 
 
 def test_adapters_learn_to_copy(embedded_base: Base, make_architecture: Architect, copy_data: TrainingData) -> None:
-    learner = AdaptedModel(embedded_base, make_architecture(dict.fromkeys(LANGUAGES, 8), num_layers=3), LANGUAGES)
+    learner = adapt(embedded_base, make_architecture(dict.fromkeys(LANGUAGES, 8), num_layers=3), LANGUAGES)
     settings = TrainerSettings(
         epochs=3, pairs_per_epoch=200, tokens_per_batch=128, accumulation=1, lr=3e-3, label_smoothing=0.0, dropout=0.0
     )
@@ -299,7 +299,7 @@ def test_bf16_trains_like_fp32_and_makes_the_largest_product_in_bf16(
     monkeypatch.setattr("langsearch.train.loop.smoothed_cross_entropy", watch)
     found = {}
     for precision in ("fp32", "bf16"):
-        learner = AdaptedModel(new_base(), make_architecture(), LANGUAGES)
+        learner = adapt(new_base(), make_architecture(), LANGUAGES)
         settings = replace(SETTINGS, epochs=2, dropout=0.0, precision=precision)
         found[precision] = losses(train(learner, data, settings))
         assert all(value.dtype is torch.float32 for value in learner.parameters().values())
@@ -311,7 +311,7 @@ def test_bf16_trains_like_fp32_and_makes_the_largest_product_in_bf16(
 def test_a_loss_that_is_not_finite_ends_the_run(
     value: float, tiny_base: Base, make_architecture: Architect, data: TrainingData
 ) -> None:
-    learner = AdaptedModel(tiny_base, make_architecture(), LANGUAGES)
+    learner = adapt(tiny_base, make_architecture(), LANGUAGES)
     runs = train(learner, data, SETTINGS, updates_between_yields=1)
     next(runs)
     for parameter in learner.parameters().values():
@@ -325,7 +325,7 @@ def test_clipping_bounds_the_gradient(
 ) -> None:
     norms = {}
     for clip_norm in (0.0, 0.01):
-        learner = AdaptedModel(new_base(), make_architecture(), LANGUAGES)
+        learner = adapt(new_base(), make_architecture(), LANGUAGES)
         progress = next(train(learner, data, replace(SETTINGS, clip_norm=clip_norm), updates_between_yields=1))
         moments = [value for name, value in progress.checkpoint().tensors.items() if name.endswith("exp_avg")]
         norms[clip_norm] = 10 * float(torch.stack([moment.norm() for moment in moments]).norm())
@@ -336,7 +336,7 @@ def test_clipping_bounds_the_gradient(
 def test_the_learning_rate_and_the_seconds_are_reported(
     tiny_base: Base, make_architecture: Architect, data: TrainingData
 ) -> None:
-    learner = AdaptedModel(tiny_base, make_architecture(), LANGUAGES)
+    learner = adapt(tiny_base, make_architecture(), LANGUAGES)
     found = list(train(learner, data, replace(SETTINGS, epochs=1), updates_between_yields=1))
     assert [progress.lr for progress in found] == pytest.approx([1e-2 / n**0.5 for n in range(1, len(found) + 1)])
     seconds = [progress.train_seconds for progress in found]
@@ -353,6 +353,6 @@ def test_the_bases_own_dropout_does_not_matter_and_the_settings_does(
             stack.dropout, stack.layerdrop = own, own
             for layer in stack.layers:
                 layer.dropout = own
-        learner = AdaptedModel(base, make_architecture(), LANGUAGES)
+        learner = adapt(base, make_architecture(), LANGUAGES)
         found[own, ours] = losses(train(learner, data, replace(SETTINGS, epochs=1, dropout=ours)))
     assert found[0.4, 0.0] == found[0.0, 0.0] != found[0.0, 0.4]

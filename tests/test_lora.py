@@ -5,7 +5,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from langsearch.adapters.lora import LanguageLoRALinear, Routing, lora_linear
+from langsearch.adapters.lora_linear import LanguageLoRALinear, lora_linear
+from langsearch.adapters.routing import Routing
+from langsearch.space.architecture import Side
 
 LANGUAGES = ["en", "fr", "de", "sw", "cy"]
 IN, OUT = 12, 10
@@ -31,7 +33,7 @@ def dense_reference(
 
 
 def random_layer(
-    side: str,
+    side: Side,
     ranks: dict[str, int],
     *,
     in_features: int = IN,
@@ -75,7 +77,7 @@ CASES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize(("precision", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
 @pytest.mark.parametrize("case", CASES)
 def test_the_routed_layer_equals_a_loop_over_the_rows(
-    case: str, precision: torch.dtype, tolerance: float, side: str
+    case: str, precision: torch.dtype, tolerance: float, side: Side
 ) -> None:
     layer = random_layer(side, **CASES[case])
     languages = ["de", "en", "en", "cy", "sw", "fr", "de"]

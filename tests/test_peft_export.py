@@ -8,8 +8,10 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from langsearch.adapters.learners import AdaptedModel
-from langsearch.adapters.peft_export import FORMAT_FILE, adapter_name, export_peft, load_export, read_export
+from langsearch.adapters.export_folder import FORMAT_FILE
+from langsearch.adapters.kind import adapter_name
+from langsearch.adapters.learners import AdaptedModel, adapt
+from langsearch.adapters.peft_export import export_peft, load_export, read_export
 from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture, Site, SiteAdapters
 from langsearch.space.problems import InputError
@@ -29,9 +31,9 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def trained_model(base: Base, architecture: Architecture) -> AdaptedModel:
-    learner = AdaptedModel(base, architecture, LANGUAGES)
+    learner = adapt(base, architecture, LANGUAGES)
     generator = torch.Generator().manual_seed(0)
-    for layer in learner.layers.values():
+    for layer in learner.lora.layers.values():
         for slot in layer.slots:
             _, b = layer.pair(slot)
             b.copy_(torch.randn(b.shape, generator=generator) * 0.1)
@@ -110,7 +112,7 @@ def test_an_export_loads_back(
     assert (export.base, export.languages, export.folder) == ("tiny-random", LANGUAGES, tmp_path / "out")
     assert export.architecture == learner.architecture
     assert (tmp_path / "out" / "README.md").read_text() == CARD
-    other = AdaptedModel(new_base(), export.architecture, export.languages, seed=5)
+    other = adapt(new_base(), export.architecture, export.languages, seed=5)
     load_export(other, tmp_path / "out")
     for name, value in learner.parameters().items():
         torch.testing.assert_close(other.parameters()[name], value, atol=1e-6, rtol=1e-6)
@@ -128,7 +130,7 @@ def test_all_torn_files_of_an_export_are_named(
     torn = export / "src-en" / "adapter_model.safetensors"
     torn.write_bytes(torn.read_bytes()[:-100])
     (export / "tgt-sw" / "adapter_model.safetensors").unlink()
-    learner = AdaptedModel(new_base(), make_architecture(), LANGUAGES)
+    learner = adapt(new_base(), make_architecture(), LANGUAGES)
     with pytest.raises(InputError, match=r"must be whole, but .*src-en.*cannot be read") as caught:
         load_export(learner, export)
     assert len(caught.value.problems) == 2
@@ -138,13 +140,13 @@ def test_all_torn_files_of_an_export_are_named(
 def test_an_export_of_another_rank_is_refused(
     export: Path, new_base: Callable[[], Base], make_architecture: Architect
 ) -> None:
-    learner = AdaptedModel(new_base(), make_architecture({"en": 4}), LANGUAGES)
+    learner = adapt(new_base(), make_architecture({"en": 4}), LANGUAGES)
     with pytest.raises(InputError, match=r"must have rank 4 at encoder.0.q_proj, but has rank 2"):
         load_export(learner, export)
 
 
 def test_an_export_for_another_base_is_refused(export: Path, embedded_base: Base, make_architecture: Architect) -> None:
-    learner = AdaptedModel(embedded_base, make_architecture(), LANGUAGES)
+    learner = adapt(embedded_base, make_architecture(), LANGUAGES)
     with pytest.raises(InputError, match=r"must fit a layer of 128 inputs and 128 outputs .*, but .* 32 and 32"):
         load_export(learner, export)
 

@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from langsearch.adapters.learners import AdaptedModel
+from langsearch.adapters.learners import AdaptedModel, adapt
 from langsearch.adapters.peft_export import export_peft
 from langsearch.adapters.peft_import import Start, read_adapters, start_from
 from langsearch.model.base import Base
@@ -24,9 +24,9 @@ Architect = Callable[..., Architecture]
 
 
 def random_model(base: Base, architecture: Architecture) -> AdaptedModel:
-    learner = AdaptedModel(base, architecture, LANGUAGES)
+    learner = adapt(base, architecture, LANGUAGES)
     generator = torch.Generator().manual_seed(0)
-    for layer in learner.layers.values():
+    for layer in learner.lora.layers.values():
         for slot in layer.slots:
             _, b = layer.pair(slot)
             b.copy_(torch.randn(b.shape, generator=generator) * 0.3)
@@ -34,12 +34,12 @@ def random_model(base: Base, architecture: Architecture) -> AdaptedModel:
 
 
 def product(learner: AdaptedModel, site: Site, slot: str) -> Tensor:
-    a, b = learner.layers[site].pair(slot)
+    a, b = learner.lora.layers[site].pair(slot)
     return b @ a * learner.architecture.scale(a.shape[0])
 
 
 def products(learner: AdaptedModel, slot: str) -> dict[Site, Tensor]:
-    return {site: product(learner, site, slot) for site, layer in learner.layers.items() if slot in layer.slots}
+    return {site: product(learner, site, slot) for site, layer in learner.lora.layers.items() if slot in layer.slots}
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def exported(
 
 
 def started(base: Base, folder: Path, architecture: Architecture) -> tuple[AdaptedModel, Start]:
-    learner = AdaptedModel(base, architecture, LANGUAGES)
+    learner = adapt(base, architecture, LANGUAGES)
     return learner, start_from(learner, read_adapters(folder, base.shape))
 
 
@@ -67,7 +67,7 @@ def test_equal_ranks_start_with_the_same_products(
     for slot in LANGUAGES:
         for site, found in products(learner, slot).items():
             assert torch.allclose(found, expected[slot][site], atol=1e-6), (slot, site)
-    assert start == Start(num_started=4 * len(learner.layers), num_cut=0, num_new=0)
+    assert start == Start(num_started=4 * len(learner.lora.layers), num_cut=0, num_new=0)
 
 
 def test_smaller_ranks_get_the_nearest_products(
@@ -78,7 +78,7 @@ def test_smaller_ranks_get_the_nearest_products(
     for site, found in products(learner, "en").items():
         u, values, v = torch.linalg.svd(expected["en"][site], full_matrices=False)
         assert torch.allclose(found, u[:, :2] * values[:2] @ v[:2], atol=1e-5)
-    assert start.num_cut * 2 == start.num_started == 2 * len(learner.layers)
+    assert start.num_cut * 2 == start.num_started == 2 * len(learner.lora.layers)
 
 
 def test_larger_ranks_start_with_the_same_products_and_room_to_learn(
@@ -86,7 +86,7 @@ def test_larger_ranks_start_with_the_same_products_and_room_to_learn(
 ) -> None:
     folder, expected = exported
     learner, _ = started(tiny_base, folder, make_architecture({"en": 6}))
-    a, b = learner.layers[SITE].pair("en")
+    a, b = learner.lora.layers[SITE].pair("en")
     assert torch.allclose(b @ a, expected["en"][SITE], atol=1e-6)
     assert bool(a[4:].any())
     assert not bool(b[:, 4:].any())
@@ -115,8 +115,8 @@ def test_languages_and_sides_that_nothing_is_stored_for_start_anew(
     export_peft(stored, tmp_path / "out", tiny_base.name, "# Card\n")
     stored.remove()
     learner, start = started(tiny_base, tmp_path / "out", make_architecture({"en": 2, "fr": 2}))
-    assert not bool(learner.layers[SITE].pair("fr")[1].any())
-    assert start.num_new == start.num_started == len(learner.layers)
+    assert not bool(learner.lora.layers[SITE].pair("fr")[1].any())
+    assert start.num_new == start.num_started == len(learner.lora.layers)
     learner.remove()
     with pytest.raises(InputError, match=r"must fit an architecture's sites, sides and languages, but in .* none does"):
         started(tiny_base, tmp_path / "out", make_architecture({"fr": 2}))
@@ -152,9 +152,9 @@ def test_an_adapter_that_peft_made_starts_every_language(
     for slot in LANGUAGES:
         assert torch.allclose(product(learner, encoder, slot), deltas["model.encoder.layers.0.fc1"], atol=1e-6)
         assert torch.allclose(product(learner, SITE, slot), deltas["model.decoder.layers.1.fc2"], atol=1e-6)
-    assert not bool(learner.layers[Site("encoder", 0, "v_proj")].B.any())
+    assert not bool(learner.lora.layers[Site("encoder", 0, "v_proj")].B.any())
     assert start.num_started == 4 * 2 * (3 + 4)  # q, fc1, fc2 of the encoder, and cross_q of the decoder too
-    assert start.num_new == 4 * len(learner.layers) - start.num_started
+    assert start.num_new == 4 * len(learner.lora.layers) - start.num_started
 
 
 def test_wrong_adapters_are_refused_all_at_once(tiny_base: Base, exported: tuple[Path, Any]) -> None:

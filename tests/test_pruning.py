@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from langsearch.adapters.learners import AdaptedModel
+from langsearch.adapters.learners import AdaptedModel, adapt
 from langsearch.adapters.pruning import pruned_share
 from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture, Pruning
@@ -15,9 +15,9 @@ Architect = Callable[..., Architecture]
 
 def pruned_model(base: Base, make: Architect, pruning: Pruning, ranks: dict[str, int] | None = None) -> AdaptedModel:
     """A model whose B are all random, as after some training."""
-    learner = AdaptedModel(base, make(ranks, pruning=pruning), LANGUAGES)
+    learner = adapt(base, make(ranks, pruning=pruning), LANGUAGES)
     generator = torch.Generator().manual_seed(0)
-    for layer in learner.layers.values():
+    for layer in learner.lora.layers.values():
         for slot in layer.slots:
             _, b = layer.pair(slot)
             b.copy_(torch.randn(b.shape, generator=generator))
@@ -25,11 +25,11 @@ def pruned_model(base: Base, make: Architect, pruning: Pruning, ranks: dict[str,
 
 
 def num_entries(learner: AdaptedModel, slot: str) -> int:
-    return sum(layer.pair(slot)[1].numel() for layer in learner.layers.values() if slot in layer.slots)
+    return sum(layer.pair(slot)[1].numel() for layer in learner.lora.layers.values() if slot in layer.slots)
 
 
 def num_zero(learner: AdaptedModel, slot: str) -> int:
-    return sum(int((layer.pair(slot)[1] == 0).sum()) for layer in learner.layers.values() if slot in layer.slots)
+    return sum(int((layer.pair(slot)[1] == 0).sum()) for layer in learner.lora.layers.values() if slot in layer.slots)
 
 
 def test_the_cubic_law_gives_the_published_shares() -> None:
@@ -55,14 +55,14 @@ def test_each_epoch_prunes_up_to_its_share_of_each_language(tiny_base: Base, mak
 def test_scope_language_ranks_all_sites_of_a_language_together(tiny_base: Base, make_architecture: Architect) -> None:
     pruning = Pruning(targets=(("en", 0.5),), start=1, duration=1)
     learner = pruned_model(tiny_base, make_architecture, pruning)
-    sites = list(learner.layers)
+    sites = list(learner.lora.layers)
     for site in sites[: len(sites) // 2]:
-        learner.layers[site].pair("en")[1].mul_(1e-3)
-    before = torch.cat([layer.pair("en")[1].abs().flatten() for layer in learner.layers.values()])
+        learner.lora.layers[site].pair("en")[1].mul_(1e-3)
+    before = torch.cat([layer.pair("en")[1].abs().flatten() for layer in learner.lora.layers.values()])
     learner.begin_epoch(2)
-    after = torch.cat([layer.pair("en")[1].flatten() for layer in learner.layers.values()])
+    after = torch.cat([layer.pair("en")[1].flatten() for layer in learner.lora.layers.values()])
     assert before[after == 0].max() <= before[after != 0].min()
-    shares = [float((learner.layers[site].pair("en")[1] == 0).float().mean()) for site in sites]
+    shares = [float((learner.lora.layers[site].pair("en")[1] == 0).float().mean()) for site in sites]
     assert min(shares[: len(sites) // 2]) > 0.9
     assert max(shares[len(sites) // 2 :]) < 0.2
 
@@ -70,12 +70,14 @@ def test_scope_language_ranks_all_sites_of_a_language_together(tiny_base: Base, 
 def test_scope_layer_lets_the_languages_of_a_layer_compete(tiny_base: Base, make_architecture: Architect) -> None:
     pruning = Pruning(targets=tuple((slot, 0.6) for slot in ("en", "fr", "sw")), start=1, duration=1, scope="layer")
     learner = pruned_model(tiny_base, make_architecture, pruning, {"en": 4, "fr": 4, "sw": 4})
-    for layer in learner.layers.values():
+    for layer in learner.lora.layers.values():
         layer.pair("sw")[1].mul_(10.0)
     learner.begin_epoch(2)
     for stack in ("encoder", "decoder"):
         for number in range(2):
-            layers = [layer for site, layer in learner.layers.items() if (site.stack, site.layer) == (stack, number)]
+            layers = [
+                layer for site, layer in learner.lora.layers.items() if (site.stack, site.layer) == (stack, number)
+            ]
             entries = torch.cat([layer.pair(slot)[1].flatten() for layer in layers for slot in layer.slots])
             assert int((entries == 0).sum()) == round(0.6 * entries.numel())
     assert num_zero(learner, "sw") < 0.2 * num_entries(learner, "sw")
@@ -87,18 +89,18 @@ def test_nothing_pruned_returns_through_momentum(tiny_base: Base, make_architect
     learner = pruned_model(tiny_base, make_architecture, pruning)
     optimizer = torch.optim.Adam(learner.parameters().values(), lr=0.1)
     generator = torch.Generator().manual_seed(1)
-    gone = {site: torch.zeros_like(layer.B, dtype=torch.bool) for site, layer in learner.layers.items()}
+    gone = {site: torch.zeros_like(layer.B, dtype=torch.bool) for site, layer in learner.lora.layers.items()}
     for epoch in range(1, 7):
         learner.begin_epoch(epoch)
-        for site, layer in learner.layers.items():
+        for site, layer in learner.lora.layers.items():
             assert not layer.B[gone[site]].any(), "an entry that was pruned is back"
             gone[site] = ~learner.state()[f"{site}.alive"]
         for _ in range(3):
-            for layer in learner.layers.values():
+            for layer in learner.lora.layers.values():
                 layer.B.grad = torch.randn(layer.B.shape, generator=generator)
             optimizer.step()
             learner.after_update()
-            for site, layer in learner.layers.items():
+            for site, layer in learner.lora.layers.items():
                 assert not layer.B[gone[site]].any()
     assert all(mask.any() for mask in gone.values())
 
@@ -118,11 +120,11 @@ def test_masks_are_part_of_the_state(new_base: Callable[[], Base], make_architec
     one = pruned_model(new_base(), make_architecture, pruning)
     one.begin_epoch(3)
     state = {name: value.clone() for name, value in one.state().items()}
-    assert {name for name in state if name.endswith(".alive")} == {f"{site}.alive" for site in one.layers}
+    assert {name for name in state if name.endswith(".alive")} == {f"{site}.alive" for site in one.lora.layers}
     other = pruned_model(new_base(), make_architecture, pruning)
     other.load_state(state)
     assert other.num_nonzero() == one.num_nonzero()
-    for layer in other.layers.values():
+    for layer in other.lora.layers.values():
         layer.B.data += 1.0
     other.after_update()
     assert num_zero(other, "en") == num_zero(one, "en") > 0
@@ -135,20 +137,20 @@ def test_over_the_product_an_entry_counts_as_much_as_the_product_loses_with_it(
     pruning = Pruning(
         targets=(("en", 0.4), ("fr", 0.4), ("sw", 0.4)), start=1, duration=1, scope="layer", over="product"
     )
-    learner = AdaptedModel(
+    learner = adapt(
         tiny_base,
         make_architecture(pruning=pruning, scaling=scaling, alpha=6.0),
         LANGUAGES,
     )
     generator = torch.Generator().manual_seed(0)
-    for layer in learner.layers.values():
+    for layer in learner.lora.layers.values():
         layer.A.data *= torch.rand(layer.A.shape[:2], generator=generator)[..., None]
         for slot in layer.slots:
             _, b = layer.pair(slot)
             b.copy_(torch.randn(b.shape, generator=generator))
-    site = next(site for site in learner.layers if site.stack == "decoder" and site.layer == 1)
+    site = next(site for site in learner.lora.layers if site.stack == "decoder" and site.layer == 1)
     losses = {}
-    for other, layer in learner.layers.items():
+    for other, layer in learner.lora.layers.items():
         for slot in layer.slots:
             if (other.stack, other.layer) != (site.stack, site.layer):
                 continue
@@ -163,7 +165,7 @@ def test_over_the_product_an_entry_counts_as_much_as_the_product_loses_with_it(
     kept = [
         loss
         for (other, slot, row, column), loss in losses.items()
-        if bool(learner.layers[other].pair(slot)[1][row, column] != 0)
+        if bool(learner.lora.layers[other].pair(slot)[1][row, column] != 0)
     ]
     lost = sorted(losses.values())[: len(losses) - len(kept)]
     assert lost[-1] <= min(kept) + 1e-6
@@ -175,10 +177,10 @@ def test_over_b_the_rows_of_a_do_not_count(tiny_base: Base, make_architecture: A
     survivors: list[torch.Tensor] = []
     for setting in (pruning, pruning, replace(pruning, over="product")):
         learner = pruned_model(tiny_base, make_architecture, setting)
-        for index, layer in enumerate(learner.layers.values()):
+        for index, layer in enumerate(learner.lora.layers.values()):
             layer.A.data *= index + 1 if len(survivors) else 1
         learner.begin_epoch(2)
-        survivors.append(torch.cat([layer.pair("en")[1].flatten() != 0 for layer in learner.layers.values()]))
+        survivors.append(torch.cat([layer.pair("en")[1].flatten() != 0 for layer in learner.lora.layers.values()]))
         learner.remove()
     assert torch.equal(survivors[0], survivors[1])
     assert not torch.equal(survivors[0], survivors[2])

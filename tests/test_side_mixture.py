@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from langsearch.adapters.learners import AdaptedModel
+from langsearch.adapters.learners import AdaptedModel, adapt
 from langsearch.adapters.mixed_sides import MixedSides, SideWeights
 from langsearch.data.batches import Batch, collate
 from langsearch.data.directions import Direction
@@ -32,10 +32,18 @@ def batch(tiny_base: Base, quickstart_store: TokenStore) -> Batch:
     return collate(quickstart_store, DIRECTIONS, rows, tiny_base.vocabulary(LANGUAGES), LANGUAGES)
 
 
-def fill(learner: MixedSides) -> None:
+def mix(
+    base: Base, architecture: Architecture, languages: Sequence[str] = LANGUAGES, **options: Any
+) -> tuple[AdaptedModel, MixedSides]:
+    """Returns a base with adapters of both sides in it, and these."""
+    mixture = MixedSides(base, architecture, languages, **options)
+    return AdaptedModel(base, mixture), mixture
+
+
+def fill(mixture: MixedSides) -> None:
     """Gives every B and every scalar random values."""
     generator = torch.Generator().manual_seed(0)
-    for layer in learner.layers.values():
+    for layer in mixture.layers.values():
         layer.scalars.data.copy_(torch.randn(2, generator=generator))
         for adapter in (layer.by_source, layer.by_target):
             for slot in adapter.slots:
@@ -43,7 +51,7 @@ def fill(learner: MixedSides) -> None:
                 b.copy_(torch.randn(b.shape, generator=generator) * 0.3)
 
 
-def logits(learner: MixedSides | AdaptedModel, batch: Batch) -> Tensor:
+def logits(learner: AdaptedModel, batch: Batch) -> Tensor:
     with learner.route(batch.src_lang, batch.tgt_lang):
         found: Tensor = learner.model(
             input_ids=batch.src_ids, attention_mask=batch.src_mask, decoder_input_ids=batch.decoder_input_ids
@@ -56,9 +64,9 @@ def test_a_layer_equals_the_mixture_of_its_adapters_outputs(
     scaling: Any, tiny_base: Base, batch: Batch, make_architecture: Architect
 ) -> None:
     architecture = make_architecture(scaling=scaling, alpha=3.0)
-    learner = MixedSides(tiny_base, architecture, LANGUAGES, scalar_lr_factor=2.0)
-    fill(learner)
-    for site, layer in learner.layers.items():
+    learner, mixture = mix(tiny_base, architecture, scalar_lr_factor=2.0)
+    fill(mixture)
+    for site, layer in mixture.layers.items():
         x = torch.randn(4, 5, layer.by_source.base.in_features, requires_grad=True)
         weights = torch.softmax(2.0 * layer.scalars, dim=0)
         expected = layer.by_source.base(x).detach()
@@ -90,19 +98,19 @@ def test_a_layer_equals_the_mixture_of_its_adapters_outputs(
 def test_a_decided_mixture_equals_the_adapters_of_its_sides(
     new_base: Callable[[], Base], batch: Batch, make_architecture: Architect
 ) -> None:
-    learner = MixedSides(new_base(), make_architecture(), LANGUAGES)
-    fill(learner)
-    for site, layer in learner.layers.items():
+    learner, mixture = mix(new_base(), make_architecture())
+    fill(mixture)
+    for site, layer in mixture.layers.items():
         layer.scalars.data = torch.tensor([50.0, 0.0] if site.layer == 0 else [0.0, 50.0])
     architecture = make_architecture()
     sides = [replace(entry, side="src" if entry.site.layer == 0 else "tgt") for entry in architecture.adapters]
-    plain = AdaptedModel(new_base(), replace(architecture, adapters=tuple(sides)), LANGUAGES)
-    for site, adapter in plain.layers.items():
-        mixed = learner.layers[site]
+    plain = adapt(new_base(), replace(architecture, adapters=tuple(sides)), LANGUAGES)
+    for site, adapter in plain.lora.layers.items():
+        mixed = mixture.layers[site]
         source = mixed.by_source if site.layer == 0 else mixed.by_target
         adapter.A.data, adapter.B.data = source.A.data, source.B.data
     torch.testing.assert_close(logits(learner, batch), logits(plain, batch), atol=1e-5, rtol=1e-5)
-    assert {value.side for name, value in learner.weights().items() if ".0" in name} == {"src"}
+    assert {value.side for name, value in mixture.weights().items() if ".0" in name} == {"src"}
 
 
 @pytest.mark.parametrize(("by", "num_groups"), [("layer", 4), ("module", 26)])
@@ -114,10 +122,10 @@ def test_a_new_mixture_changes_nothing_and_leaves_the_base_as_it_was(
         before = tiny_base.model(
             input_ids=batch.src_ids, attention_mask=batch.src_mask, decoder_input_ids=batch.decoder_input_ids
         ).logits
-        learner = MixedSides(tiny_base, make_architecture(), LANGUAGES, by=by)
+        learner, mixture = mix(tiny_base, make_architecture(), by=by)
         torch.testing.assert_close(logits(learner, batch), before, atol=1e-5, rtol=1e-5)
-    assert len(learner.weights()) == num_groups
-    assert set(learner.weights().values()) == {SideWeights(0.5, 0.5)}
+    assert len(mixture.weights()) == num_groups
+    assert set(mixture.weights().values()) == {SideWeights(0.5, 0.5)}
     assert learner.num_nonzero() == 2 * make_architecture().num_parameters(tiny_base.shape) + 2 * num_groups
     torch.autograd.backward(logits(learner, batch).sum())
     trained = {id(value) for value in learner.parameters().values()}
@@ -132,14 +140,14 @@ def test_the_scalars_have_a_learning_rate_of_their_own(
 ) -> None:
     moved = {}
     for factor in (1.0, 20.0):
-        learner = MixedSides(tiny_base, make_architecture(), LANGUAGES, scalar_lr_factor=factor)
+        learner, mixture = mix(tiny_base, make_architecture(), scalar_lr_factor=factor)
         for name, value in learner.parameters().items():
             if name.endswith(".B"):
                 value.data.copy_(torch.randn(value.shape, generator=torch.Generator().manual_seed(1)) * 0.1)
         optimizer = torch.optim.Adam(learner.parameters().values(), lr=1e-3, eps=1e-20)
         torch.autograd.backward(logits(learner, batch).square().mean())
         optimizer.step()
-        weights = learner.weights().values()
+        weights = mixture.weights().values()
         moved[factor] = [abs(torch.logit(torch.tensor(weight.src)).item()) for weight in weights]
         learner.remove()
     # One step of Adam moves both scalars by the learning rate, in opposite directions.
@@ -150,12 +158,12 @@ def test_the_scalars_have_a_learning_rate_of_their_own(
 def test_the_state_takes_a_mixture_to_another_one(
     new_base: Callable[[], Base], batch: Batch, make_architecture: Architect
 ) -> None:
-    one = MixedSides(new_base(), make_architecture(), LANGUAGES)
-    fill(one)
-    other = MixedSides(new_base(), make_architecture(), LANGUAGES, seed=1)
+    one, one_mixture = mix(new_base(), make_architecture())
+    fill(one_mixture)
+    other, other_mixture = mix(new_base(), make_architecture(), seed=1)
     other.load_state({name: value.clone() for name, value in one.state().items()})
     assert torch.equal(logits(one, batch), logits(other, batch))
-    assert one.weights() == other.weights()
+    assert one_mixture.weights() == other_mixture.weights()
     state = dict(one.state())
     del state["scalars/encoder.0"]
     with pytest.raises(KeyError, match=r"scalars/encoder\.0"):
@@ -179,11 +187,11 @@ def test_the_planted_side_is_found(
 ) -> None:
     data = make_cipher_task(side, seed)
     architecture = equal_ranks(data.languages, PLACES[side], rank=4)
-    learner = MixedSides(copier, architecture, data.languages, seed=seed, scalar_lr_factor=5.0)
+    learner, mixture = mix(copier, architecture, data.languages, seed=seed, scalar_lr_factor=5.0)
     for progress in train(learner, data, replace(cipher_settings, seed=seed), updates_between_yields=1):
         if progress.updates == 30:
             break
-    found = learner.weights()
+    found = mixture.weights()
     assert list(found) == [f"{stack}.{layer}" for stack, layer in PLACES[side]]
     assert {weights.side for weights in found.values()} == {side}
     assert all(max(weights.src, weights.tgt) > 0.6 for weights in found.values()), found
@@ -197,12 +205,12 @@ def test_a_resumed_mixture_equals_one_that_never_stopped(
     settings = replace(cipher_settings, epochs=2, pairs_per_epoch=150)
 
     def run(resume: Checkpoint | None) -> tuple[list[Checkpoint], dict[str, SideWeights]]:
-        learner = MixedSides(copier, architecture, data.languages, scalar_lr_factor=5.0)
+        learner, mixture = mix(copier, architecture, data.languages, scalar_lr_factor=5.0)
         kept = []
         for progress in train(learner, data, settings, resume=resume):
             state = progress.checkpoint()
             kept.append(Checkpoint({name: value.clone() for name, value in state.tensors.items()}, state.state))
-        found = learner.weights()
+        found = mixture.weights()
         learner.remove()
         return kept, found
 

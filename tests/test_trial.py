@@ -251,7 +251,7 @@ def test_a_trial_starts_from_adapters_cut_to_its_ranks(
     learner = load_trained(base, environment, TrialFolder(tmp_path))
     assert isinstance(learner, AdaptedModel)
     learner.remove()
-    a, b = learner.layers[Site("encoder", 0, "q_proj")].pair("sw")
+    a, b = learner.lora.layers[Site("encoder", 0, "q_proj")].pair("sw")
     stored = load_file(adapters / "src-sw" / "adapter_model.safetensors")
     path = "base_model.model.model.encoder.layers.0.self_attn.q_proj"
     u, values, v = torch.linalg.svd(stored[f"{path}.lora_B.weight"] @ stored[f"{path}.lora_A.weight"])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from langsearch.adapters.learners import AdaptedModel
+from langsearch.adapters.learners import AdaptedModel, adapt
 from langsearch.adapters.lowrank import rank_for_energy, singular_factors, truncate
 from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture, Site, SiteAdapters
@@ -71,7 +71,7 @@ def compact(base: Base, learner: AdaptedModel, energy: float | None = None) -> t
     if not architecture.adapters:
         raise InputError("An adapter must be left to be stored, but all of them are zero.")
     learner.remove()
-    compacted = AdaptedModel(base, architecture, learner.languages)
+    compacted = adapt(base, architecture, learner.languages)
     for site, slot, a, b in _scaled_pairs(compacted):
         a.copy_(small[site, slot][0])
         b.copy_(small[site, slot][1])
@@ -90,7 +90,7 @@ def _scaled_pairs(learner: AdaptedModel) -> Iterator[tuple[Site, str, Tensor, Te
     """Yields site, slot, A (rank, in) and B (out, rank) times its factor; views where the factor is 1."""
     for entry in learner.architecture.adapters:
         for slot, rank in entry.ranks:
-            a, b = learner.layers[entry.site].pair(slot)
+            a, b = learner.lora.layers[entry.site].pair(slot)
             scale = learner.architecture.scale(rank)
             yield entry.site, slot, a, b if scale == 1.0 else b * scale
 

@@ -1,206 +1,157 @@
-"""Language-specific LoRA: every row of a batch picks its own pair of matrices, without a loop over languages.
+"""Language-specific LoRA: a low-rank pair for each language at each site (Cao et al. 2024, arXiv 2409.05224).
 
-Shapes: rows = sentences of a batch, len = tokens, slots = adapters at this layer, rank = the largest rank here.
-
-For a linear layer with frozen W and a row of language l:  y = W x + b + s_l B_l A_l x  (METHOD: Cao et al. 2024,
-arXiv 2409.05224). A slot of smaller rank is padded with zeros. Padding stays zero by itself: where A and B are
-both zero, so are both gradients.
+Which languages share a pair, whether the source or the target picks it, its rank and its pruning are the
+architecture's. Checkpoints name a site's matrices "encoder.3.fc1.A" and ".B", and their masks ".alive".
 """
 
-from typing import Any
+import hashlib
+from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from langsearch.space.architecture import Init
+from langsearch.adapters.kind import PeftAdapter
+from langsearch.adapters.lora_linear import LanguageLoRALinear
+from langsearch.adapters.mounting import linear_at, module_path
+from langsearch.adapters.pruning import PruningMasks
+from langsearch.adapters.routing import Routing
+from langsearch.data.directions import Direction
+from langsearch.model.base import Base
+from langsearch.space.architecture import Architecture, Side, Site
 
 
-class Routing:
-    """The languages of the rows in flight; one object that all adapted layers of a model look at."""
-
-    def __init__(self) -> None:
-        self.src: Tensor | None = None
-        self.tgt: Tensor | None = None
-
-
-class LanguageLoRALinear(nn.Module):
-    """A frozen linear layer plus one low-rank pair for each slot.
+class LanguageLoRA:
+    """The pairs of all sites and slots of an architecture; one of the kinds of `Adapters`.
 
     Args:
-        base: The frozen layer, weight (out, in).
-        routing: Where the rows' languages stand: indices into the languages, (rows,).
-        side: "src" or "tgt": which of the two indexes this layer.
-        ranks: Rank of each language's slot, keyed by slot; slots without an adapter are absent.
-        slot_of_language: For each language its slot's name.
-        in_features: Adapters read only the first so many inputs; None: all.
-        out_features: Adapters add only to the first so many outputs; None: all.
-        scales: Factor on B A x for each slot.
+        base: The base; its layers are read, and stay where they are.
+        architecture: Which adapters it gets.
+        languages: The order that the rows' language indices refer to.
+        seed: Seed of the adapters' start.
+        routing: To share the rows' languages with other adapters. None: their own.
     """
-
-    slot_index: Tensor
-    scale: Tensor | None
 
     def __init__(
         self,
-        base: nn.Linear,
-        routing: Routing,
-        side: str,
-        ranks: dict[str, int],
-        slot_of_language: list[str],
+        base: Base,
+        architecture: Architecture,
+        languages: Sequence[str],
+        seed: int = 0,
         *,
-        in_features: int,
-        out_features: int,
-        scales: dict[str, float],
+        routing: Routing | None = None,
     ) -> None:
-        super().__init__()
-        self.base = base
-        self.routing = routing
-        self.side = side
-        self.slots = list(ranks)
-        self.ranks = list(ranks.values())
-        self.in_features, self.out_features = in_features, out_features
-        # Rows whose language has no adapter here pick a last slot of zeros.
-        num_slots = len(ranks) + (not set(slot_of_language) <= set(ranks))
-        index = [self.slots.index(slot) if slot in ranks else len(ranks) for slot in slot_of_language]
-        rank = max(self.ranks)
-        device = base.weight.device
-        self.A = nn.Parameter(torch.zeros(num_slots, rank, in_features, device=device))
-        self.B = nn.Parameter(torch.zeros(num_slots, out_features, rank, device=device))
-        self.register_buffer("slot_index", torch.tensor(index, device=device), persistent=False)
-        values = [scales[slot] for slot in self.slots] + [1.0] * (num_slots - len(ranks))
-        scale = torch.tensor(values, device=device).view(-1, 1, 1) if set(values) != {1.0} else None
-        self.register_buffer("scale", scale, persistent=False)
+        self.architecture = architecture
+        self.languages = tuple(languages)
+        self.routing = routing or Routing()
+        self._shape = base.shape
+        slots = dict(architecture.slots)
+        slot_of_language = [slots[language] for language in languages]
+        self.layers: dict[Site, LanguageLoRALinear] = {}
+        for entry in architecture.adapters:
+            site = entry.site
+            in_features, out_features = base.shape.features(site.stack, site.module, architecture.ffn_slice)
+            layer = LanguageLoRALinear(
+                linear_at(base.model, site),
+                self.routing,
+                entry.side,
+                dict(entry.ranks),
+                slot_of_language,
+                in_features=in_features,
+                out_features=out_features,
+                scales={slot: architecture.scale(rank) for slot, rank in entry.ranks},
+            )
+            layer.reset(architecture.init, {slot: _generator(seed, site, slot) for slot, _ in entry.ranks})
+            self.layers[site] = layer
+        self.masks = PruningMasks(self.layers, architecture.pruning) if architecture.pruning else None
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Returns the adapted layer of every site."""
+        return {module_path(site): layer for site, layer in self.layers.items()}
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Returns A and B of every site, padded to the site's largest rank."""
+        return {f"{site}.{name}": getattr(layer, name) for site, layer in self.layers.items() for name in ("A", "B")}
+
+    def state(self) -> dict[str, Tensor]:
+        """Returns the adapters and, where there is pruning, the masks."""
+        state: dict[str, Tensor] = {name: parameter.data for name, parameter in self.parameters().items()}
+        if self.masks:
+            state |= {f"{site}.alive": alive for site, alive in self.masks.alive.items()}
+        return state
+
+    def num_parameters(self) -> int:
+        """Returns the sum of rank * (in + out) over sites and slots."""
+        return self.architecture.num_parameters(self._shape)
+
+    def num_nonzero(self) -> int:
+        """Returns the stored parameters that no mask has pruned."""
+        count = self.num_parameters()
+        if self.masks:
+            count -= sum(int((~alive).sum()) for alive in self.masks.alive.values())
+        return count
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Sets the pruning masks of the epoch."""
+        if self.masks:
+            self.masks.begin_epoch(epoch)
+
+    def after_update(self) -> None:
+        """Keeps pruned entries at zero."""
+        if self.masks:
+            self.masks.hold()
 
     @torch.no_grad()
-    def reset(self, init: Init, generators: dict[str, torch.Generator]) -> None:
-        """Starts every slot anew: A uniform, B zero, so that a new adapter changes nothing.
+    def merged(self, direction: Direction) -> dict[str, nn.Module]:
+        """Returns linear layers with W + s B A of the direction's adapters in place of W, computed in float64."""
+        slots = dict(self.architecture.slots)
+        found: dict[str, nn.Module] = {}
+        for entry in self.architecture.adapters:
+            layer = self.layers[entry.site]
+            slot = slots[direction.src if entry.side == "src" else direction.tgt]
+            pairs = [layer.pair(slot)] if slot in dict(entry.ranks) else []
+            products = [b.double() @ a.double() * self.architecture.scale(a.shape[0]) for a, b in pairs]
+            found[module_path(entry.site)] = merged_linear(layer.base, products)
+        return found
 
-        Args:
-            init: "published": A within +-1/sqrt(rank), since the release stores A as (in, rank) and Kaiming's
-                fan-in is then the rank (METHOD section 2). "peft": A within +-1/sqrt(in), PEFT's default.
-            generators: A generator for each slot, so that a slot's start does not depend on the other slots.
-        """
-        self.A.zero_()
-        self.B.zero_()
-        for index, (slot, rank) in enumerate(zip(self.slots, self.ranks, strict=True)):
-            bound = (rank if init == "published" else self.in_features) ** -0.5
-            values = torch.rand(rank, self.in_features, generator=generators[slot])
-            self.A[index, :rank] = values.mul_(2 * bound).sub_(bound).to(self.A.device)
+    def to_peft(self) -> list[PeftAdapter]:
+        """Returns an adapter for each slot and side, sorted."""
+        pairs = sorted({(entry.side, slot) for entry in self.architecture.adapters for slot, _ in entry.ranks})
+        return [self._to_peft(side, slot) for side, slot in pairs]
 
-    def pair(self, slot: str) -> tuple[Tensor, Tensor]:
-        """Returns views (A, B) of one slot without its padding: (rank, in) and (out, rank)."""
-        index = self.slots.index(slot)
-        rank = self.ranks[index]
-        return self.A.data[index, :rank], self.B.data[index, :, :rank]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns W x + b + s B A x, with each row's own A and B.
-
-        Args:
-            x: (rows, len, in). With beam search the rows are the batch's rows, each repeated beams times.
-        """
-        slots = self.row_slots(x.shape[0])
-        return lora_linear(x, self.base.weight, self.base.bias, self.A, self.B, slots, self.scale)
-
-    def row_slots(self, num_rows: int) -> Tensor:
-        """Returns the index of each row's slot, (rows,), for so many rows in flight."""
-        languages = self.routing.src if self.side == "src" else self.routing.tgt
-        assert languages is not None, "the rows' languages must be routed before the forward pass"
-        slots = self.slot_index[languages]
-        if slots.shape[0] != num_rows:
-            slots = slots.repeat_interleave(num_rows // slots.shape[0])
-        return slots
+    def _to_peft(self, side: Side, slot: str) -> PeftAdapter:
+        pairs = {}
+        for entry in self.architecture.adapters:
+            if entry.side != side or slot not in dict(entry.ranks):
+                continue
+            layer = self.layers[entry.site]
+            a, b = layer.pair(slot)
+            rank = a.shape[0]
+            full_a = torch.zeros(rank, layer.base.in_features)
+            full_b = torch.zeros(layer.base.out_features, rank)
+            full_a[:, : a.shape[1]] = a
+            full_b[: b.shape[0]] = b * self.architecture.scale(rank)
+            pairs[module_path(entry.site)] = full_a, full_b
+        return PeftAdapter(side, slot, pairs)
 
 
-def lora_linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, slots: Tensor, scale: Tensor | None
-) -> Tensor:
-    """Returns W x + bias + B A x with each row's A and B, adding in place; gradients go to x, A and B only.
+@torch.no_grad()
+def merged_linear(base: nn.Linear, products: Sequence[Tensor]) -> nn.Linear:
+    """Returns a copy of a frozen layer with the sum of products added to its weight.
 
     Args:
-        x: (rows, len, in).
-        weight: (out, in), frozen.
-        bias: (out,), frozen, or None.
-        a: (slots, rank, adapted in); adapted in <= in.
-        b: (slots, adapted out, rank); adapted out <= out.
-        slots: (rows,) index of each row's slot.
-        scale: (slots, 1, 1) or None for 1.
-
-    Returns:
-        (rows, len, out) in x's type, or in autocast's type where it is on.
+        base: The layer, weight (out, in).
+        products: float64, each (up to out, up to in): what is smaller adds to the first rows and columns.
     """
-    device_type = x.device.type
-    dtype = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else x.dtype
-    with torch.autocast(device_type, enabled=False):
-        y: Tensor = _LoRALinear.apply(x, weight, bias, a, b, slots, scale, dtype)  # type: ignore[no-untyped-call]
-    return y
+    weight = base.weight.double()
+    for product in products:
+        weight[: product.shape[0], : product.shape[1]] += product
+    linear = nn.Linear(base.in_features, base.out_features, bias=base.bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight.to(base.weight.dtype) if products else base.weight.clone(), requires_grad=False)
+    if base.bias is not None:
+        linear.bias = nn.Parameter(base.bias.clone(), requires_grad=False)
+    return linear.train(base.training)
 
 
-class _LoRALinear(torch.autograd.Function):
-    """The product and its gradients by hand: no intermediate of the frozen layer is kept, sums go in place.
-
-    B is taken transposed, (slots, rank, out): a batch of products with the long side last is two to six times as fast
-    as with the rank last, in the forward pass and for both gradients that B has a part in.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        a: Tensor,
-        b: Tensor,
-        slots: Tensor,
-        scale: Tensor | None,
-        dtype: torch.dtype,
-    ) -> Tensor:
-        x = x.to(dtype)
-        weight = weight.to(dtype)
-        y = F.linear(x, weight, None if bias is None else bias.to(dtype))
-        narrow_in, narrow_out = a.shape[2] < x.shape[2], b.shape[1] < y.shape[2]
-        x_in = x[..., : a.shape[2]] if narrow_in else x
-        hidden = torch.bmm(x_in, _rows_of_a(a, scale, slots, dtype).transpose(1, 2))
-        b_rows = _rows_of_b(b, slots, dtype)
-        if narrow_out:
-            y[..., : b.shape[1]] += torch.bmm(hidden, b_rows)
-        else:
-            y.baddbmm_(hidden, b_rows)
-        ctx.save_for_backward(x_in, weight, a, b, slots, scale, hidden)
-        ctx.dtype = dtype
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x_in, weight, a, b, slots, scale, hidden = ctx.saved_tensors
-        grad = grad.to(ctx.dtype)
-        grad_out = grad[..., : b.shape[1]]
-        grad_hidden = torch.bmm(grad_out, _rows_of_b(b, slots, ctx.dtype).transpose(1, 2))
-        grad_x = grad_a = grad_b = None
-        if ctx.needs_input_grad[0]:
-            grad_x = grad @ weight
-            a_rows = _rows_of_a(a, scale, slots, ctx.dtype)
-            if a.shape[2] < grad_x.shape[2]:
-                grad_x[..., : a.shape[2]] += torch.bmm(grad_hidden, a_rows)
-            else:
-                grad_x.baddbmm_(grad_hidden, a_rows)
-        if ctx.needs_input_grad[3]:
-            rows = torch.bmm(grad_hidden.transpose(1, 2), x_in).to(a.dtype)
-            grad_a = torch.zeros_like(a).index_add_(0, slots, rows)
-            if scale is not None:
-                grad_a *= scale
-        if ctx.needs_input_grad[4]:
-            rows = torch.bmm(hidden.transpose(1, 2), grad_out).to(b.dtype)
-            grad_b = b.new_zeros(b.shape[0], b.shape[2], b.shape[1]).index_add_(0, slots, rows).transpose(1, 2)
-        return grad_x, None, None, grad_a, grad_b, None, None, None
-
-
-def _rows_of_a(a: Tensor, scale: Tensor | None, slots: Tensor, dtype: torch.dtype) -> Tensor:
-    """Returns each row's scaled A, (rows, rank, in)."""
-    return (a if scale is None else a * scale).to(dtype).index_select(0, slots)
-
-
-def _rows_of_b(b: Tensor, slots: Tensor, dtype: torch.dtype) -> Tensor:
-    """Returns each row's B transposed, (rows, rank, out)."""
-    return b.to(dtype).transpose(1, 2).contiguous().index_select(0, slots)
+def _generator(seed: int, site: Site, slot: str) -> torch.Generator:
+    digest = hashlib.sha256(f"{seed}/{site}/{slot}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

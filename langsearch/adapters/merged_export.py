@@ -6,12 +6,11 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
 from transformers import GenerationConfig
 
 from langsearch.adapters.export_folder import MERGED_FILE, export_folder
-from langsearch.adapters.learners import AdaptedModel, module_path
+from langsearch.adapters.learners import AdaptedModel
+from langsearch.adapters.mounting import mount
 from langsearch.data.directions import Direction
 from langsearch.model.base import TOKENIZER_FILES, Base, BaseTokenizer, quiet_transformers
 from langsearch.model.families import Family, TranslationModel
@@ -67,23 +66,15 @@ def export_merged(learner: AdaptedModel, base: Base, direction: Direction, folde
         (aside / "README.md").write_text(card, encoding="utf-8")
 
 
-@torch.no_grad()
 def merge(learner: AdaptedModel, direction: Direction) -> TranslationModel:
-    """Returns a copy of the base with W + s B A of a direction's adapters in place of W."""
+    """Returns a copy of the base in which a direction's adapters are merged into plain modules.
+
+    Raises:
+        InputError: If adapters of this kind cannot be.
+    """
+    merged = learner.adapters.merged(direction)
     model = deepcopy(learner.model)
-    slots = dict(learner.architecture.slots)
-    for entry in learner.architecture.adapters:
-        parent, _, name = module_path(entry.site).rpartition(".")
-        linear: nn.Linear = deepcopy(learner.layers[entry.site].base)
-        setattr(model.get_submodule(parent), name, linear)
-        slot = slots[direction.src if entry.side == "src" else direction.tgt]
-        if slot not in dict(entry.ranks):
-            continue
-        a, b = learner.layers[entry.site].pair(slot)
-        product = b.double() @ a.double() * learner.architecture.scale(a.shape[0])
-        weight = linear.weight.double()
-        weight[: product.shape[0], : product.shape[1]] += product
-        linear.weight = nn.Parameter(weight.to(linear.weight.dtype), requires_grad=False)
+    mount(model, merged)
     return model
 
 

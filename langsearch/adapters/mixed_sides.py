@@ -9,16 +9,19 @@ Learning Language-Specific Layers (Pires et al. 2023, arXiv 2305.02665), section
 so; here it is the side of low-rank adapters (METHOD section 3). After a short run the larger weight is kept.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from langsearch.adapters.learners import AdaptedModel, module_path
-from langsearch.adapters.lora import LanguageLoRALinear, lora_linear
+from langsearch.adapters.kind import PeftAdapter
+from langsearch.adapters.lora import LanguageLoRA, merged_linear
+from langsearch.adapters.lora_linear import LanguageLoRALinear, lora_linear
+from langsearch.adapters.mounting import module_path
+from langsearch.adapters.routing import Routing
+from langsearch.data.directions import Direction
 from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture, Side, Site
 
@@ -55,6 +58,11 @@ class MixedLoRALinear(nn.Module):
         self.by_source, self.by_target = by_source, by_target
         self.scalars, self.factor = scalars, factor
 
+    def weights(self) -> SideWeights:
+        """Returns the softmax of the scalars as they are now."""
+        src, tgt = torch.softmax(self.factor * self.scalars.detach().double(), dim=0).tolist()
+        return SideWeights(src, tgt)
+
     def forward(self, x: Tensor) -> Tensor:
         """Returns the mixture for x (rows, len, in), as (rows, len, out)."""
         weights = torch.softmax(self.factor * self.scalars, dim=0)
@@ -70,14 +78,14 @@ class MixedLoRALinear(nn.Module):
 
 
 class MixedSides:
-    """A frozen base whose adapters have both sides at every site; a `Learner`.
+    """Adapters of both sides at every site; one of the kinds of `Adapters`.
 
     Args:
-        base: The base; must carry no adapters. `remove` leaves it as it was.
+        base: The base; its layers are read, and stay where they are.
         architecture: Sites and ranks of either side's adapters; its own sides are not read, and nothing is pruned.
         languages: The order that the rows' language indices refer to.
-        by: layer: the modules of a layer share their weights. module: every site has its own.
         seed: Seed of the adapters' start.
+        by: layer: the modules of a layer share their weights. module: every site has its own.
         scalar_lr_factor: How many times as fast as the adapters the scalars learn. An optimizer that divides by the
             gradient's size, as Adam does, moves every parameter by about its learning rate; the softmax is taken of
             this factor times the parameter, so its arguments move by the factor times the learning rate.
@@ -88,26 +96,24 @@ class MixedSides:
         base: Base,
         architecture: Architecture,
         languages: Sequence[str],
+        seed: int = 0,
         *,
         by: Grain = "layer",
-        seed: int = 0,
         scalar_lr_factor: float = 1.0,
     ) -> None:
-        self.model = base.model
+        self.architecture = architecture
+        self.languages = tuple(languages)
         self.by = by
-        # Each is built into the base and taken out again: what stays are its layers, to be mixed.
-        self._sides: dict[Side, AdaptedModel] = {}
-        for side in ("src", "tgt"):
-            self._sides[side] = AdaptedModel(base, _with_side(architecture, side), languages, seed)
-            self._sides[side].remove()
-        device = base.model.device
+        self.routing = Routing()
+        self._sides: dict[Side, LanguageLoRA] = {
+            side: LanguageLoRA(base, _with_side(architecture, side), languages, seed, routing=self.routing)
+            for side in get_args(Side)
+        }
         self._scalars: dict[str, nn.Parameter] = {}
         self.layers: dict[Site, MixedLoRALinear] = {}
         for site, by_source in self._sides["src"].layers.items():
-            scalars = self._scalars.setdefault(self.group(site), nn.Parameter(torch.zeros(2, device=device)))
-            layer = MixedLoRALinear(by_source, self._sides["tgt"].layers[site], scalars, scalar_lr_factor)
-            self.layers[site] = layer
-            self._place(site, layer)
+            scalars = self._scalars.setdefault(self.group(site), nn.Parameter(torch.zeros(2, device=base.model.device)))
+            self.layers[site] = MixedLoRALinear(by_source, self._sides["tgt"].layers[site], scalars, scalar_lr_factor)
 
     def group(self, site: Site) -> str:
         """Returns the name of what shares a site's weights: "encoder.0", or "encoder.0.fc1" by module."""
@@ -115,23 +121,18 @@ class MixedSides:
 
     def weights(self) -> dict[str, SideWeights]:
         """Returns the weights of every group, in the order of the forward pass."""
-        found = {}
-        for site, layer in self.layers.items():
-            src, tgt = torch.softmax(layer.factor * layer.scalars.detach().double(), dim=0).tolist()
-            found[self.group(site)] = SideWeights(src, tgt)
-        return found
+        return {self.group(site): layer.weights() for site, layer in self.layers.items()}
 
-    def remove(self) -> None:
-        """Takes the adapters out of the base."""
-        for site, layer in self.layers.items():
-            self._place(site, layer.by_source.base)
+    def modules(self) -> dict[str, nn.Module]:
+        """Returns the mixed layer of every site."""
+        return {module_path(site): layer for site, layer in self.layers.items()}
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Returns A and B of both sides, then the scalars of every group."""
         named = {
             f"{side}/{name}": value
-            for side, adapted in self._sides.items()
-            for name, value in adapted.parameters().items()
+            for side, adapters in self._sides.items()
+            for name, value in adapters.parameters().items()
         }
         return named | {f"scalars/{name}": value for name, value in self._scalars.items()}
 
@@ -139,20 +140,13 @@ class MixedSides:
         """Returns the trained parameters."""
         return {name: value.data for name, value in self.parameters().items()}
 
-    @torch.no_grad()
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Takes back what `state` gave."""
-        for side, adapted in self._sides.items():
-            prefix = f"{side}/"
-            adapted.load_state({name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)})
-        for name, value in self._scalars.items():
-            value.copy_(state[f"scalars/{name}"])
+    def num_parameters(self) -> int:
+        """Returns the parameters of both sides and two scalars a group."""
+        return sum(adapters.num_parameters() for adapters in self._sides.values()) + 2 * len(self._scalars)
 
-    @contextmanager
-    def route(self, src_lang: Tensor, tgt_lang: Tensor) -> Iterator[None]:
-        """Routes the rows of a batch: language indices, (rows,)."""
-        with self._sides["src"].route(src_lang, tgt_lang), self._sides["tgt"].route(src_lang, tgt_lang):
-            yield
+    def num_nonzero(self) -> int:
+        """Returns all of them: nothing is pruned."""
+        return self.num_parameters()
 
     def begin_epoch(self, epoch: int) -> None:
         """Does nothing: nothing is pruned."""
@@ -160,13 +154,34 @@ class MixedSides:
     def after_update(self) -> None:
         """Does nothing: nothing is pruned."""
 
-    def num_nonzero(self) -> int:
-        """Returns the number of trained parameters; padding does not count."""
-        return sum(adapted.num_nonzero() for adapted in self._sides.values()) + 2 * len(self._scalars)
+    @torch.no_grad()
+    def merged(self, direction: Direction) -> dict[str, nn.Module]:
+        """Returns linear layers with W + w_src s B_s A_s + w_tgt s B_t A_t in place of W, computed in float64."""
+        slots = dict(self.architecture.slots)
+        found: dict[str, nn.Module] = {}
+        for entry in self.architecture.adapters:
+            layer, products = self.layers[entry.site], []
+            weights = layer.weights()
+            for adapter, weight, language in (
+                (layer.by_source, weights.src, direction.src),
+                (layer.by_target, weights.tgt, direction.tgt),
+            ):
+                if slots[language] in adapter.slots:
+                    a, b = adapter.pair(slots[language])
+                    products.append(b.double() @ a.double() * self.architecture.scale(a.shape[0]) * weight)
+            found[module_path(entry.site)] = merged_linear(layer.by_source.base, products)
+        return found
 
-    def _place(self, site: Site, layer: nn.Module) -> None:
-        parent, _, name = module_path(site).rpartition(".")
-        setattr(self.model.get_submodule(parent), name, layer)
+    def to_peft(self) -> list[PeftAdapter]:
+        """Returns an adapter for each slot and side; a side's weight is folded into B."""
+        weights = {module_path(site): layer.weights() for site, layer in self.layers.items()}
+        return [
+            replace(
+                adapter, pairs={path: (a, b * getattr(weights[path], side)) for path, (a, b) in adapter.pairs.items()}
+            )
+            for side, adapters in self._sides.items()
+            for adapter in adapters.to_peft()
+        ]
 
 
 def _with_side(architecture: Architecture, side: Side) -> Architecture:

@@ -5,7 +5,7 @@ alpha equals r everywhere, and any other factor is folded into B.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from langsearch.adapters.export_folder import FORMAT_FILE, export_folder
-from langsearch.adapters.learners import AdaptedModel, module_path
-from langsearch.space.architecture import Architecture, Side
+from langsearch.adapters.kind import PeftAdapter, adapter_name
+from langsearch.adapters.learners import AdaptedModel
+from langsearch.adapters.mounting import module_path
+from langsearch.space.architecture import Architecture
 from langsearch.space.problems import InputError
-
-__all__ = ["FORMAT_FILE", "ExportedAdapters", "adapter_name", "export_peft", "load_export", "read_export"]
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,6 @@ class ExportedAdapters:
     base: str
     languages: tuple[str, ...]
     architecture: Architecture
-
-
-def adapter_name(side: Side, slot: str) -> str:
-    """Returns the folder of a slot's adapter: "src-de"."""
-    return f"{side}-{slot}"
 
 
 def export_peft(learner: AdaptedModel, folder: Path, base: str, card: str) -> list[str]:
@@ -51,23 +46,19 @@ def export_peft(learner: AdaptedModel, folder: Path, base: str, card: str) -> li
         The names of the adapters written, each a folder that `PeftModel.from_pretrained` takes.
 
     Raises:
-        InputError: If the folder is there and is no export.
+        InputError: If the folder is there and is no export, or the adapters are of a kind that PEFT cannot hold.
     """
-    names = []
+    adapters = learner.lora.to_peft()
     with export_folder(folder) as aside:
-        for side, slot in _sides_and_slots(learner.architecture):
-            tensors, ranks = _peft_tensors(learner, side, slot)
-            target = aside / adapter_name(side, slot)
+        for adapter in adapters:
+            target = aside / adapter.name
             target.mkdir()
-            save_file(tensors, target / "adapter_model.safetensors", metadata={"format": "pt"})
-            _write(target / "adapter_config.json", _peft_config(ranks, base))
-            names.append(target.name)
-        _write(
-            aside / FORMAT_FILE,
-            {"base": base, "languages": list(learner.languages), "architecture": learner.architecture.to_dict()},
-        )
+            save_file(peft_tensors(adapter), target / "adapter_model.safetensors", metadata={"format": "pt"})
+            (target / "adapter_config.json").write_text(peft_config(adapter, base), encoding="utf-8")
+        about = {"base": base, "languages": list(learner.languages), "architecture": learner.architecture.to_dict()}
+        (aside / FORMAT_FILE).write_text(_text(about), encoding="utf-8")
         (aside / "README.md").write_text(card, encoding="utf-8")
-    return names
+    return [adapter.name for adapter in adapters]
 
 
 def read_export(folder: Path) -> ExportedAdapters:
@@ -97,27 +88,28 @@ def load_export(learner: AdaptedModel, folder: Path) -> None:
         InputError: If a file is missing or does not fit the architecture.
     """
     problems = []
-    for side, slot in _sides_and_slots(learner.architecture):
+    architecture = learner.architecture
+    for side, slot in sorted({(entry.side, slot) for entry in architecture.adapters for slot, _ in entry.ranks}):
         path = folder / adapter_name(side, slot) / "adapter_model.safetensors"
         try:
             tensors = load_file(path)
         except (OSError, SafetensorError) as error:
             problems.append(f"An adapter's file must be whole, but {path} cannot be read: {error}")
             continue
-        for entry, site_side in _entries(learner.architecture, slot):
-            if site_side != side:
+        for entry in architecture.adapters:
+            if entry.side != side or slot not in dict(entry.ranks):
                 continue
-            layer = learner.layers[entry]
+            layer = learner.lora.layers[entry.site]
             a, b = layer.pair(slot)
-            scale = learner.architecture.scale(a.shape[0])
-            key = f"base_model.model.{module_path(entry)}"
+            scale = architecture.scale(a.shape[0])
+            key = f"base_model.model.{module_path(entry.site)}"
             stored_a, stored_b = tensors.get(f"{key}.lora_A.weight"), tensors.get(f"{key}.lora_B.weight")
             if stored_a is None or stored_b is None or stored_a.shape[0] != a.shape[0]:
-                problems.append(f"{path} must have rank {a.shape[0]} at {entry}, but has {_shape(stored_a)}.")
+                problems.append(f"{path} must have rank {a.shape[0]} at {entry.site}, but has {_shape(stored_a)}.")
                 continue
             sizes = layer.base.in_features, layer.base.out_features
             if stored_a.shape[1:] != sizes[:1] or stored_b.shape != (sizes[1], a.shape[0]):
-                rule = f"{path} must fit a layer of {sizes[0]} inputs and {sizes[1]} outputs at {entry}"
+                rule = f"{path} must fit a layer of {sizes[0]} inputs and {sizes[1]} outputs at {entry.site}"
                 problems.append(
                     f"{rule}, but is for {stored_a.shape[-1]} and {stored_b.shape[0]}. Is the base the same?"
                 )
@@ -128,62 +120,49 @@ def load_export(learner: AdaptedModel, folder: Path) -> None:
         raise InputError(problems)
 
 
-def _sides_and_slots(architecture: Architecture) -> list[tuple[Side, str]]:
-    pairs = {(entry.side, slot) for entry in architecture.adapters for slot, _ in entry.ranks}
-    return sorted(pairs)
-
-
-def _entries(architecture: Architecture, slot: str) -> Sequence[tuple[Any, Side]]:
-    return [(entry.site, entry.side) for entry in architecture.adapters if slot in dict(entry.ranks)]
-
-
-def _peft_tensors(learner: AdaptedModel, side: Side, slot: str) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """Returns PEFT's tensors, A (rank, in) and B (out, rank), and the rank of each module by its full name."""
+def peft_tensors(adapter: PeftAdapter) -> dict[str, Tensor]:
+    """Returns what adapter_model.safetensors holds: A (rank, in) and B (out, rank) by PEFT's names."""
     tensors: dict[str, Tensor] = {}
-    ranks: dict[str, int] = {}
-    for site, site_side in _entries(learner.architecture, slot):
-        if site_side != side:
-            continue
-        layer = learner.layers[site]
-        a, b = layer.pair(slot)
-        rank = a.shape[0]
-        full_a = torch.zeros(rank, layer.base.in_features)
-        full_b = torch.zeros(layer.base.out_features, rank)
-        full_a[:, : a.shape[1]] = a
-        full_b[: b.shape[0]] = b * learner.architecture.scale(rank)
-        path = module_path(site)
-        tensors[f"base_model.model.{path}.lora_A.weight"] = full_a
-        tensors[f"base_model.model.{path}.lora_B.weight"] = full_b
-        ranks[path] = rank
-    return tensors, ranks
+    for path, (a, b) in adapter.pairs.items():
+        tensors[f"base_model.model.{path}.lora_A.weight"] = a
+        tensors[f"base_model.model.{path}.lora_B.weight"] = b
+    return tensors
 
 
-def _peft_config(ranks: Mapping[str, int], base: str) -> dict[str, Any]:
-    """Returns adapter_config.json: every module by its full name, its rank, and alpha equal to the rank."""
+def peft_config(adapter: PeftAdapter, base: str) -> str:
+    """Returns adapter_config.json's text: every module by its full name, its rank, and alpha equal to the rank.
+
+    Args:
+        adapter: The adapter.
+        base: The base's name.
+    """
+    ranks = {path: len(a) for path, (a, _) in adapter.pairs.items()}
     common = max(set(ranks.values()), key=list(ranks.values()).count)
     pattern = {path: rank for path, rank in ranks.items() if rank != common}
-    return {
-        "peft_type": "LORA",
-        "task_type": "SEQ_2_SEQ_LM",
-        "base_model_name_or_path": base,
-        "r": common,
-        "lora_alpha": common,
-        "rank_pattern": pattern,
-        "alpha_pattern": pattern,
-        "target_modules": sorted(ranks),
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-        "use_rslora": False,
-        "use_dora": False,
-        "init_lora_weights": True,
-        "modules_to_save": None,
-    }
+    return _text(
+        {
+            "peft_type": "LORA",
+            "task_type": "SEQ_2_SEQ_LM",
+            "base_model_name_or_path": base,
+            "r": common,
+            "lora_alpha": common,
+            "rank_pattern": pattern,
+            "alpha_pattern": pattern,
+            "target_modules": sorted(ranks),
+            "lora_dropout": 0.0,
+            "bias": "none",
+            "fan_in_fan_out": False,
+            "inference_mode": True,
+            "use_rslora": False,
+            "use_dora": False,
+            "init_lora_weights": True,
+            "modules_to_save": None,
+        }
+    )
 
 
-def _write(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+def _text(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
 def _shape(tensor: Tensor | None) -> str:

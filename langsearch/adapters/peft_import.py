@@ -16,8 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from langsearch.adapters.learners import AdaptedModel, module_path
+from langsearch.adapters.learners import AdaptedModel
 from langsearch.adapters.lowrank import truncate
+from langsearch.adapters.mounting import module_path
 from langsearch.space.architecture import MODULES, BaseShape, Side, Site, Stack
 from langsearch.space.languages import match_code
 from langsearch.space.problems import InputError
@@ -115,7 +116,7 @@ def start_from(learner: AdaptedModel, adapters: Sequence[StoredAdapter]) -> Star
     is_shared = len(set(slots.values())) == 1
     num_started = num_cut = num_new = 0
     for entry in learner.architecture.adapters:
-        layer = learner.layers[entry.site]
+        layer = learner.lora.layers[entry.site]
         usable = [
             adapter
             for adapter in adapters

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from langsearch.adapters.lora import LanguageLoRALinear
+from langsearch.adapters.lora_linear import LanguageLoRALinear
 from langsearch.space.architecture import Pruning, Site
 
 

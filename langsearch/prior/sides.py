@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from langsearch.adapters.learners import AdaptedModel
 from langsearch.adapters.mixed_sides import MixedSides, SideWeights
 from langsearch.experiment.folder import read_json, write_json
 from langsearch.model.base import Base
@@ -77,18 +78,19 @@ def learn_sides(base: Base, data: TrainingData, task: LearningTask, folder: Path
         return
     if len(set(dict(task.architecture.slots).values())) < 2:
         raise InputError("Learning sides needs two languages or more: with one, both sides are the same.")
-    learner = MixedSides(
+    mixture = MixedSides(
         base,
         task.architecture,
         data.languages,
+        task.trainer.seed,
         by=task.by,
-        seed=task.trainer.seed,
         scalar_lr_factor=SCALAR_LR / task.trainer.lr,
     )
+    learner = AdaptedModel(base, mixture)
     try:
         yield from train_with_checkpoints(learner, data, task, folder)
         ranks = {rank for entry in task.architecture.adapters for _, rank in entry.ranks}
-        learned = LearnedSides(by=task.by, steps=task.total, rank=max(ranks), weights=learner.weights())
+        learned = LearnedSides(by=task.by, steps=task.total, rank=max(ranks), weights=mixture.weights())
     finally:
         learner.remove()
     _write(folder / SIDES_FILE, learned, base.shape)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from langsearch.adapters.learners import AdaptedModel
+from langsearch.adapters.learners import AdaptedModel, adapt
 from langsearch.experiment.folder import read_rows, write_rows
 from langsearch.model.base import Base
 from langsearch.prior.learning import LearningProgress, LearningTask, begin, finish, train_with_checkpoints
@@ -108,7 +108,7 @@ def learn_subspace(base: Base, data: TrainingData, task: LearningTask, folder: P
     begin(folder, task)
     if (folder / DEMAND_FILE).exists():
         return
-    learner = AdaptedModel(base, task.architecture, data.languages, task.trainer.seed)
+    learner = adapt(base, task.architecture, data.languages, task.trainer.seed)
     try:
         yield from train_with_checkpoints(learner, data, task, folder)
         cells = list(kept_entries(learner))
@@ -122,10 +122,10 @@ def learn_subspace(base: Base, data: TrainingData, task: LearningTask, folder: P
 
 def kept_entries(learner: AdaptedModel) -> Iterator[Kept]:
     """Yields what every slot keeps at every site; each language must have a slot of its own."""
-    assert learner.masks is not None, "only pruned adapters say what they keep"
-    for site, layer in learner.layers.items():
+    assert learner.lora.masks is not None, "only pruned adapters say what they keep"
+    for site, layer in learner.lora.layers.items():
         for index, (language, rank) in enumerate(zip(layer.slots, layer.ranks, strict=True)):
-            alive = learner.masks.alive[site][index, :, :rank]
+            alive = learner.lora.masks.alive[site][index, :, :rank]
             yield Kept(
                 language=language,
                 stack=site.stack,

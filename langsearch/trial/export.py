@@ -7,9 +7,10 @@ from functools import partial
 from pathlib import Path
 
 from langsearch.adapters.compact import compact
-from langsearch.adapters.learners import AdaptedModel
+from langsearch.adapters.export_folder import FORMAT_FILE
+from langsearch.adapters.learners import AdaptedModel, adapt
 from langsearch.adapters.merged_export import export_merged
-from langsearch.adapters.peft_export import FORMAT_FILE, export_peft, load_export, read_export
+from langsearch.adapters.peft_export import export_peft, load_export, read_export
 from langsearch.data.directions import Direction, parse_directions
 from langsearch.experiment.environment import CheckedSpace, Environment, build_environment, check_space
 from langsearch.experiment.folder import STORE_FOLDER, ExperimentFolder
@@ -111,7 +112,7 @@ def export_again(adapters: Path, target: Path, form: ExportForm, note: Note = _i
         raise InputError(f"--to must be another folder than that of the adapters, but both are {adapters}.")
     exported = read_export(adapters)
     base = load_base(exported.base)
-    learner = AdaptedModel(base, exported.architecture, exported.languages)
+    learner = adapt(base, exported.architecture, exported.languages)
     load_export(learner, adapters)
     card = adapters / "README.md"
     text = card.read_text(encoding="utf-8") if card.exists() else f"# Adapters for {base.name}\n"

@@ -8,8 +8,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from langsearch.adapters.learners import AdaptedModel, Learner
-from langsearch.adapters.peft_export import FORMAT_FILE, load_export, read_export
+from langsearch.adapters.export_folder import FORMAT_FILE
+from langsearch.adapters.learners import Learner, adapt
+from langsearch.adapters.peft_export import load_export, read_export
 from langsearch.evaluate.evaluation import Evaluation, evaluate, evaluation_set
 from langsearch.evaluate.spbleu import Scores, SpBleu
 from langsearch.experiment.environment import Environment, build_environment, check_space
@@ -70,7 +71,7 @@ def _open_adapters(target: Path, space_file: Path | None, store_folder: Path) ->
         )
     base = _on_device(load_base(checked.space.base))
     environment = build_environment(checked, base, store_folder)
-    learner = AdaptedModel(base, exported.architecture, environment.languages)
+    learner = adapt(base, exported.architecture, environment.languages)
     load_export(learner, target)
     return str(target), base, environment, learner
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from langsearch.adapters.learners import AdaptedModel
+from langsearch.adapters.learners import adapt
 from langsearch.adapters.peft_export import load_export, read_export
 from langsearch.evaluate.decoding import DecodingRow, decode_rows
 from langsearch.model.base import load_base, to_device
@@ -45,7 +45,7 @@ def translate_lines(
         raise InputError(problems)
     loaded = load_base(base or exported.base)
     loaded = to_device(loaded, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    learner = AdaptedModel(loaded, exported.architecture, exported.languages)
+    learner = adapt(loaded, exported.architecture, exported.languages)
     load_export(learner, adapters)
     vocabulary = loaded.vocabulary(exported.languages)
     numbered = enumerate(lines, start=1)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from langsearch.adapters.learners import AdaptedModel, FullModel, Learner
+from langsearch.adapters.learners import AdaptedModel, FullModel, Learner, adapt
 from langsearch.adapters.peft_import import read_adapters, start_from
 from langsearch.evaluate.evaluation import Evaluation, EvaluationSet, evaluate, evaluation_set
 from langsearch.evaluate.spbleu import SpBleu
@@ -297,7 +297,7 @@ def build_learner(base: Base, environment: Environment, task: TrialTask) -> Lear
     architecture = task.architecture
     if architecture is None:
         architecture = Architecture(slots=tuple((name, name) for name in environment.languages), adapters=())
-    return AdaptedModel(base, architecture, environment.languages, task.trainer.seed)
+    return adapt(base, architecture, environment.languages, task.trainer.seed)
 
 
 def load_trained(base: Base, environment: Environment, folder: TrialFolder) -> Learner:

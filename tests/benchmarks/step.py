@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import M2M100Config, M2M100ForConditionalGeneration
 
-from langsearch.adapters.learners import AdaptedModel, module_path
+from langsearch.adapters.learners import adapt
+from langsearch.adapters.mounting import module_path
 from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture, BaseShape, Side, Site, uniform_ranks
 from langsearch.space.settings import TrainerSettings
@@ -170,7 +171,7 @@ def _adapted(base: Base, batch: Tensor, num_languages: int) -> Callable[[], None
     architecture = Architecture(
         slots=tuple((name, name) for name in names), adapters=uniform_ranks(_sites(), dict.fromkeys(names, _RANK))
     )
-    learner = AdaptedModel(own, architecture, names)
+    learner = adapt(own, architecture, names)
     src = torch.randint(num_languages, (len(batch),), device=batch.device)
     tgt = torch.randint(num_languages, (len(batch),), device=batch.device)
     step = _stepper(own.model, learner.parameters(), batch)
