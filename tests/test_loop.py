@@ -17,8 +17,8 @@ from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture, Pruning
 from langsearch.space.settings import TrainerSettings
 from langsearch.train.checkpoint import Checkpoint, read_newest_checkpoint, write_checkpoint
+from langsearch.train.cross_entropy import smoothed_cross_entropy
 from langsearch.train.loop import NonFiniteLossError, Progress, TrainingData, train
-from langsearch.train.loss import smoothed_cross_entropy
 
 LANGUAGES = ("en", "fr", "de", "sw")
 DIRECTIONS = all_directions(LANGUAGES)
@@ -218,7 +218,7 @@ def test_split_microbatches_make_the_updates_of_whole_ones_also_from_within_an_e
 
     resume = read_newest_checkpoint(tmp_path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("langsearch.train.loop.collate", lambda *values: watch(collate(*values)))
+        patch.setattr("langsearch.train.loop.collate", lambda *values, **options: watch(collate(*values, **options)))
         rest = train(split, data, settings, resume=resume, updates_between_yields=1, num_parts=2)
         found = list(map(outcome, rest))
     assert [entry[:4] for entry in found] == [entry[:4] for entry in expected[2:]], "the place is counted as before"
@@ -296,7 +296,7 @@ def test_bf16_trains_like_fp32_and_makes_the_largest_product_in_bf16(
         seen.append(hidden.dtype)
         return smoothed_cross_entropy(hidden, *rest)
 
-    monkeypatch.setattr("langsearch.train.loop.smoothed_cross_entropy", watch)
+    monkeypatch.setattr("langsearch.train.cross_entropy.smoothed_cross_entropy", watch)
     found = {}
     for precision in ("fp32", "bf16"):
         learner = adapt(new_base(), make_architecture(), LANGUAGES)

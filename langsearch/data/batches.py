@@ -5,7 +5,7 @@ Sizes in shapes: rows = pairs in a batch, src_len and tgt_len = longest side wit
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -84,12 +84,14 @@ class Batch:
     num_tgt_tokens: int
     """Labels that count, over the batch."""
 
+    sentences: Tensor | None = None
+    """(rows,) int64: which row of the store each pair is; only where a loss term needs it."""
+
     def to(self, device: torch.device | str) -> "Batch":
         """Returns the batch on a device."""
-        moved = {
-            field.name: getattr(self, field.name).to(device, non_blocking=True)
-            for field in fields(self)
-            if field.name != "num_tgt_tokens"
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=True) for name, value in values.items() if isinstance(value, Tensor)
         }
         return replace(self, **moved)
 
@@ -170,6 +172,8 @@ def collate(
     rows: NDArray[np.int32],
     vocabulary: BatchVocabulary,
     languages: Sequence[str],
+    *,
+    with_sentences: bool = False,
 ) -> Batch:
     """Returns the tensors of a microbatch.
 
@@ -179,6 +183,7 @@ def collate(
         rows: (rows, 2): index of the direction, row of the sentence.
         vocabulary: The special tokens.
         languages: The order that `src_lang` and `tgt_lang` count in: the slots of the adapters.
+        with_sentences: Say also which row of the store each pair is.
 
     Raises:
         ValueError: If a sentence is missing in its language.
@@ -204,6 +209,7 @@ def collate(
         src_lang=torch.tensor([position[d.src] for d, _ in pairs], dtype=torch.int64),
         tgt_lang=torch.tensor([position[d.tgt] for d, _ in pairs], dtype=torch.int64),
         num_tgt_tokens=int(tgt_lengths.sum()),
+        sentences=torch.from_numpy(rows[:, 1].astype(np.int64)) if with_sentences else None,
     )
 
 

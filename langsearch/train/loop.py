@@ -5,7 +5,6 @@ Resumes bitwise: from a checkpoint it goes through the same batches and the same
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +13,15 @@ import torch
 from torch import Tensor
 
 from langsearch.adapters.learners import Learner
-from langsearch.data.batches import IGNORED_LABEL, Batch, BatchVocabulary, collate, plan_epoch
+from langsearch.data.batches import Batch, BatchVocabulary, collate, plan_epoch
 from langsearch.data.directions import Direction
 from langsearch.data.store import TokenStore
 from langsearch.space.settings import TrainerSettings
 from langsearch.train.checkpoint import Checkpoint
-from langsearch.train.loss import smoothed_cross_entropy
+from langsearch.train.cross_entropy import CrossEntropy
+from langsearch.train.forward import run_forward
 from langsearch.train.optimizer import learning_rate, load_optimizer_state, make_optimizer, optimizer_state
+from langsearch.train.term import Need, Term
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -53,7 +54,7 @@ class Progress:
     updates: int
     """Updates since the start of training."""
     train_loss: float
-    """Label-smoothed cross-entropy of this epoch so far, nats a target token."""
+    """Sum of the loss terms over this epoch so far, nats a target token."""
     lr: float
     """Learning rate of the last update."""
     train_seconds: float
@@ -71,6 +72,7 @@ def train(
     data: TrainingData,
     settings: TrainerSettings,
     *,
+    terms: Sequence[Term] | None = None,
     resume: Checkpoint | None = None,
     updates_between_yields: int | None = None,
     should_yield: Callable[[], bool] = lambda: False,
@@ -85,6 +87,7 @@ def train(
         learner: What is trained, on the device where its parameters are.
         data: Sentences and directions.
         settings: How to train.
+        terms: What is added up to the loss, at least one. None: the terms of the settings.
         resume: A checkpoint of the same learner, data and settings; training goes on right behind it.
         updates_between_yields: Yield also within epochs. None: only at their ends.
         should_yield: Called after every update; where it says so, training yields there too.
@@ -95,12 +98,22 @@ def train(
     Raises:
         NonFiniteLossError: If the loss becomes NaN or infinite.
     """
-    return _Run(learner, data, settings, num_parts).go(resume, updates_between_yields, should_yield)
+    given = make_terms(settings) if terms is None else terms
+    return _Run(learner, data, settings, given, num_parts).go(resume, updates_between_yields, should_yield)
+
+
+def make_terms(settings: TrainerSettings) -> tuple[Term, ...]:
+    """Returns the loss terms that the settings ask for."""
+    return (CrossEntropy(settings.label_smoothing),)
 
 
 class _Run:
-    def __init__(self, learner: Learner, data: TrainingData, settings: TrainerSettings, num_parts: int) -> None:
+    def __init__(
+        self, learner: Learner, data: TrainingData, settings: TrainerSettings, terms: Sequence[Term], num_parts: int
+    ) -> None:
         self.learner, self.data, self.settings, self.num_parts = learner, data, settings, num_parts
+        self.terms = tuple(terms)
+        self.needs = frozenset[Need]().union(*(term.needs for term in self.terms))
         self.parameters = learner.parameters()
         self.optimizer = make_optimizer(self.parameters, settings)
         self.device = next(iter(self.parameters.values())).device
@@ -136,7 +149,14 @@ class _Run:
                 started = time.perf_counter()
                 self._update(
                     [
-                        collate(self.data.store, self.data.directions, rows, self.data.vocabulary, self.data.languages)
+                        collate(
+                            self.data.store,
+                            self.data.directions,
+                            rows,
+                            self.data.vocabulary,
+                            self.data.languages,
+                            with_sentences="sentences" in self.needs,
+                        )
                         for microbatch in group
                         for rows in np.array_split(microbatch, min(self.num_parts, len(microbatch)))
                     ]
@@ -193,23 +213,10 @@ class _Run:
         self.num_tokens += num_tokens
 
     def _loss(self, batch: Batch) -> Tensor:
-        """Returns the label-smoothed cross-entropy summed over target tokens, nats."""
-        autocast: AbstractContextManager[Any] = nullcontext()
-        if self.precision is not torch.float32:
-            autocast = torch.autocast(self.device.type, dtype=self.precision)
-        model = self.learner.model
-        with self.learner.route(batch.src_lang, batch.tgt_lang), autocast:
-            hidden = model.model(
-                input_ids=batch.src_ids,
-                attention_mask=batch.src_mask,
-                decoder_input_ids=batch.decoder_input_ids,
-                use_cache=False,
-            ).last_hidden_state
-        counts = batch.labels != IGNORED_LABEL
-        # Autocast's last layer norm gives fp32, with which the largest product of all would be made in fp32 too.
-        return smoothed_cross_entropy(
-            hidden[counts].to(self.precision), model.lm_head.weight, batch.labels[counts], self.settings.label_smoothing
-        )
+        """Returns the sum of all terms, a scalar."""
+        states = run_forward(self.learner, batch, self.needs, self.precision)
+        losses = [term.loss(self.learner.model, states, batch) for term in self.terms]
+        return sum(losses[1:], losses[0])
 
     def _checkpoint(self, rng: dict[str, Tensor], num_microbatches: int) -> Checkpoint:
         ended = self.microbatch == num_microbatches

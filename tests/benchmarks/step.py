@@ -27,7 +27,7 @@ from langsearch.adapters.mounting import module_path
 from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture, BaseShape, Side, Site, uniform_ranks
 from langsearch.space.settings import TrainerSettings
-from langsearch.train.loss import smoothed_cross_entropy
+from langsearch.train.cross_entropy import smoothed_cross_entropy
 from langsearch.train.optimizer import make_optimizer
 
 _LAYERS, _WIDTH, _RANK, _VOCAB = 4, 256, 8, 8000

@@ -3,8 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import langsearch.train.loss
-from langsearch.train.loss import smoothed_cross_entropy
+import langsearch.train.cross_entropy
+from langsearch.train.cross_entropy import smoothed_cross_entropy
 
 TOKENS, D, VOCAB = 37, 16, 211
 
@@ -22,7 +22,7 @@ def values(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
 def test_the_loss_and_its_gradients_equal_pytorchs(
     dtype: torch.dtype, tolerance: float, eps: float, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(langsearch.train.loss, "_CHUNK_ELEMENTS", chunk * VOCAB)
+    monkeypatch.setattr(langsearch.train.cross_entropy, "_CHUNK_ELEMENTS", chunk * VOCAB)
     hidden, weight, labels = values(dtype)
     loss = smoothed_cross_entropy(hidden, weight, labels, eps)
     torch.autograd.backward(loss * 0.5)

@@ -1,4 +1,4 @@
-"""Label-smoothed cross-entropy straight from hidden states, a chunk of tokens at a time.
+"""The loss term that every training has: label-smoothed cross-entropy, a chunk of tokens at a time.
 
 With a vocabulary of 256k the logits of one 4,000-token batch take 4 GB, their gradient 4 GB more. Here they exist
 only for a chunk: the gradient of the hidden states is made in the forward pass, when the chunk's logits are at hand.
@@ -7,13 +7,34 @@ The idea is that of Liger Kernel's fused linear cross-entropy (arXiv 2410.10989,
 Shapes: tokens = target tokens that count, d = d_model, vocab = rows of the output embedding.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from langsearch.data.batches import Batch
+from langsearch.train.term import Need, States
+
 _CHUNK_ELEMENTS = 1 << 21
 """Logits in flight: 8 MB of fp32, which stays in a CPU's cache; a GPU takes sixteen times as many."""
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """The label-smoothed cross-entropy of the target; a `Term`."""
+
+    label_smoothing: float
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """The decoder's states."""
+        return frozenset({"decoder"})
+
+    def loss(self, model: Any, states: States, batch: Batch) -> Tensor:
+        """Returns the sum over target tokens, nats."""
+        assert states.decoder is not None and states.labels is not None
+        return smoothed_cross_entropy(states.decoder, model.lm_head.weight, states.labels, self.label_smoothing)
 
 
 def smoothed_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:

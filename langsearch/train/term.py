@@ -1,0 +1,50 @@
+"""What a loss term is: the trainer adds up those it is given, and computes nothing that none of them needs.
+
+A term is one file of this package. Its schedule, if it has one, must be a function of how far training is, never of a
+counter in memory, which a resumed run would not have.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from torch import Tensor
+
+from langsearch.data.batches import Batch
+
+Need = Literal["encoder", "decoder", "sentences"]
+"""encoder, decoder: that stack's output. sentences: which sentence each row of the batch is, `Batch.sentences`."""
+
+
+@dataclass(frozen=True)
+class States:
+    """What the forward pass gave; what no term needs is None."""
+
+    encoder: Tensor | None
+    """(rows, src_len, d), after the last layer's norm; padding is where `Batch.src_mask` is 0."""
+
+    decoder: Tensor | None
+    """(tokens, d): the states of the labels that count, row by row, in the trainer's precision."""
+
+    labels: Tensor | None
+    """(tokens,) int64, of the decoder's states."""
+
+
+class Term(Protocol):
+    """One part of the loss."""
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What must be there when `loss` is called; asked once."""
+
+    def loss(self, model: Any, states: States, batch: Batch) -> Tensor:
+        """Returns the term for a batch, a scalar; called for every microbatch, with the rows' languages not routed.
+
+        The trainer divides the sum of all terms by the target tokens of the update. So a term is a sum over target
+        tokens; one that is a mean is multiplied by `batch.num_tgt_tokens`, else its weight would depend on the size
+        of a batch. Padding never counts.
+
+        Args:
+            model: The model that is trained, for its `lm_head` and the like.
+            states: What `needs` asked for.
+            batch: On the model's device.
+        """
