@@ -1,9 +1,13 @@
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from langsearch.experiment.environment import Environment, build_environment, check_space
+from langsearch.experiment.environment import CheckedSpace, Environment, build_environment, check_space, portable
+from langsearch.experiment.folder import STORE_FOLDER
+from langsearch.experiment.working_copy import WorkingCopy, find_experiments
 from langsearch.model.base import Base
 from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space
@@ -62,3 +66,30 @@ def test_sentences_are_tokenized_once_and_shared_between_experiments(
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
     assert len(before) == 9, "three languages of three parts"
     assert again.train.text("sw", 3) == environment.train.text("sw", 3) == checked.corpus.train.sentences["sw"][3]
+
+
+def test_without_remote_storage_the_environment_is_sent_as_it_is(environment: Environment) -> None:
+    assert portable(environment, None) is environment
+
+
+def test_another_machine_fetches_the_token_files(
+    checked: CheckedSpace, base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LANGSEARCH_CACHE", str(tmp_path / "here"))
+    root, remote = find_experiments(f"file://{tmp_path}/remote")
+    assert remote is not None
+    copy = WorkingCopy(remote, "tiny")
+    built = build_environment(checked, base, root / STORE_FOLDER)
+    copy.push_store()
+    sent = pickle.dumps(portable(built, copy))
+    assert str(tmp_path / "here").encode() not in sent
+
+    monkeypatch.setenv("LANGSEARCH_CACHE", str(tmp_path / "there"))
+    with ThreadPoolExecutor(2) as workers:  # two workers of a machine at once
+        found, again = workers.map(pickle.loads, [sent, sent])
+    for part in ("train", "validation", "test"):
+        ours, theirs = getattr(built, part), getattr(found, part)
+        assert [path.name for path in ours.files.values()] == [path.name for path in theirs.files.values()]
+        assert all(tmp_path / "there" in path.parents for path in theirs.files.values())
+        assert theirs.text("sw", 3) == ours.text("sw", 3) == getattr(again, part).text("sw", 3)
+    assert found.directions == built.directions
