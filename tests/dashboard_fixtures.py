@@ -1,5 +1,9 @@
-"""An experiment that is searched while the test looks: real table, tasks and curves; scripted scores."""
+"""An experiment that is searched while the test looks: real table, tasks and curves; scripted scores.
 
+A test module that asks for the fixtures names them by `pytest_plugins = ["dashboard_fixtures"]`.
+"""
+
+import json
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -7,6 +11,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
+from werkzeug.test import Client, TestResponse
+
+from langsearch.dashboard.application import make_application
 from langsearch.dashboard.serving import Dashboard, open_dashboard
 from langsearch.experiment.folder import write_json, write_rows
 from langsearch.experiment.lock import hold
@@ -156,3 +164,52 @@ def served(*paths: Path, **options: Any) -> Iterator[Dashboard]:
         stack.callback(dashboard.close)
         thread.start()
         yield dashboard
+
+
+ASKING = {"X-Langsearch": "1"}
+
+
+@pytest.fixture
+def search(tmp_path: Path) -> LiveSearch:
+    """A search with two baselines, two complete trials and one that runs."""
+    search = LiveSearch(tmp_path / "experiments" / "small")
+    search.run_baselines()
+    for spbleu in (8.0, 11.0):
+        search.run(spbleu)
+    search.epoch(search.begin(), 1, 6.0)
+    return search
+
+
+@pytest.fixture
+def client(search: LiveSearch) -> Client:
+    return client_of(search.folder.path)
+
+
+def client_of(*paths: Path, **options: Any) -> Client:
+    return Client(make_application(paths, **options))
+
+
+def ask(client: Client, path: str, *, expected: int = 200, method: str = "GET", **options: Any) -> TestResponse:
+    options.setdefault("base_url", "http://127.0.0.1:8266")
+    answer = client.open(path, method=method, **options)
+    assert answer.status_code == expected, answer.get_data(as_text=True)[:400]
+    return answer
+
+
+def update(client: Client, index: int = 0) -> Any:
+    return json.loads(ask(client, f"/experiments/{index}/update").get_data())
+
+
+def version(client: Client, path: str = "/experiments/0/version") -> str:
+    return str(json.loads(ask(client, path).get_data())["version"])
+
+
+def stop(client: Client, trial: str | None, *, expected: int, **headers: str) -> str:
+    path, options = "/experiments/0/stop", {"json": {"trial": trial}, "headers": {**ASKING, **headers}}
+    answer = ask(client, path, expected=expected, method="POST", **options)
+    return str(answer.get_json()["message"]) if answer.is_json else answer.get_data(as_text=True)
+
+
+def states(client: Client) -> dict[str, str]:
+    trials = update(client)["data"]["trials"]
+    return dict(zip(trials["name"], trials["state"], strict=True))
