@@ -35,7 +35,7 @@ def complete(rank: int = 2, **values: Any) -> History:
 
 def point(found: Any) -> dict[str, Any]:
     assert found is not None
-    return dict(found[0].params)
+    return dict(found.point)
 
 
 def test_an_unknown_sampler_names_the_known_ones() -> None:

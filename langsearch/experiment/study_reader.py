@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import optuna
 from optuna.exceptions import StorageInternalError
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from sqlalchemy.exc import SQLAlchemyError
 
 from langsearch.experiment.folder import ExperimentFolder
@@ -19,8 +19,7 @@ from langsearch.space.schema import Space
 from langsearch.study.candidates import final_front, find_candidates
 from langsearch.study.constraints import Constraints
 from langsearch.study.front import Objective
-from langsearch.study.rows import DIFFERENCES, FULL, NAME, TEST, State, TrialRow, read_row
-from langsearch.study.table import PRETRAINED
+from langsearch.study.rows import DIFFERENCES, FULL, NAME, PRETRAINED, TEST, State, TrialRow, is_trial, read_row
 
 _SECONDS_TO_WAIT = 1.0
 """For the driver, which locks SQLite for the moment of a commit."""
@@ -143,10 +142,9 @@ class StudyReader:
         attributes = self.storage.get_study_user_attrs(study_id)
         rows = {}
         for trial in self.storage.get_all_trials(study_id, deepcopy=False):
-            if trial.state is TrialState.WAITING or (kind == "baseline" and NAME not in trial.user_attrs):
-                continue
-            row = self._row(trial, kind, attributes)
-            rows[row.name] = row
+            if is_trial(trial, kind):
+                row = self._row(trial, kind, attributes)
+                rows[row.name] = row
         return rows
 
     def _row(self, trial: FrozenTrial, kind: str, attributes: Mapping[str, Any]) -> TrialRow:

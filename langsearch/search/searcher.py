@@ -17,8 +17,8 @@ from langsearch.experiment.task import TrialTask
 from langsearch.space.settings import FailureSettings, Plateau
 from langsearch.study.plateau import PlateauRule
 from langsearch.study.results import TrialResult, parse_result
-from langsearch.study.rows import STOPPED, State, TrialRow
-from langsearch.study.table import PRETRAINED, TrialTable
+from langsearch.study.rows import PRETRAINED, STOPPED, State, TrialRow
+from langsearch.study.table import TrialTable
 from langsearch.trial.failures import (
     DISK_FULL,
     FAILED,

@@ -1,6 +1,6 @@
 """Which trials are on the front, by the rows of the trial table alone."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
@@ -33,6 +33,50 @@ def find_candidates(objectives: Sequence[Objective], rows: Iterable[TrialRow]) -
     if not costs:
         return []
     return by_size(row for (row, _), stays in zip(known, non_dominated(np.array(costs)), strict=True) if stays)
+
+
+class Candidates:
+    """The candidates of a search that goes on: one more trial that ends is compared with these alone.
+
+    Args:
+        objectives: In the study's order.
+    """
+
+    def __init__(self, objectives: Sequence[Objective]) -> None:
+        self._objectives = objectives
+        self._costs: dict[str, list[float]] = {}
+
+    @property
+    def names(self) -> Collection[str]:
+        """The candidates' names."""
+        return self._costs.keys()
+
+    def find(self, rows: Iterable[TrialRow]) -> None:
+        """Finds the candidates among all trials."""
+        found = find_candidates(self._objectives, rows)
+        self._costs = {row.name: result_costs(self._objectives, row.result) for row in found if row.result is not None}
+
+    def add(self, row: TrialRow) -> None:
+        """Takes in a trial that has ended."""
+        if may_be_candidate(row):
+            assert row.result is not None
+            self._costs[row.name] = result_costs(self._objectives, row.result)
+            stays = non_dominated(np.array(list(self._costs.values())))
+            self._costs = {name: cost for (name, cost), stay in zip(self._costs.items(), stays, strict=True) if stay}
+
+
+def find_returning(objectives: Sequence[Objective], rows: Iterable[TrialRow]) -> list[str]:
+    """Returns the names of the complete trials that would be candidates with some other bounds of the constraints.
+
+    That is: those that no other one dominates where the constraints' metrics count as objectives.
+    """
+    costs = {
+        row.name: [*result_costs(objectives, row.result), *row.violations.values()]
+        for row in rows
+        if row.state is State.COMPLETE and row.same_as is None and row.result and row.violations is not None
+    }
+    stays = non_dominated(np.array(list(costs.values())))
+    return [name for name, may_return in zip(costs, stays, strict=True) if may_return]
 
 
 def find_unscored(

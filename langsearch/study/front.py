@@ -21,6 +21,11 @@ class Objective:
         """The metric's column of a trial's result."""
         return FIELDS.get(self.name, self.name)
 
+    @property
+    def direction(self) -> str:
+        """The metric's direction, as Optuna calls it."""
+        return "maximize" if self.maximize else "minimize"
+
     def cost(self, value: float) -> float:
         """Returns a value such that less is better."""
         return -value if self.maximize else value

@@ -40,6 +40,19 @@ class History:
     """With one objective: its value by epoch."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """The point of a new trial, its dimensions, and what the sampler noted when it proposed it."""
+
+    point: Mapping[str, Any]
+    distributions: Mapping[str, BaseDistribution]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    """Noted on the trial."""
+
+    study_attributes: Mapping[str, Any] = field(default_factory=dict)
+    """Noted on the study."""
+
+
 class Mirror:
     """The study as samplers see it: every trial in the search dimensions of today.
 
@@ -91,10 +104,8 @@ class Mirror:
         self._storage.create_new_trial(self._id, self._frozen(trial))
         self._num += 1
 
-    def propose(
-        self, point: Mapping[str, Any] | None, *, at_random: bool = False
-    ) -> tuple[FrozenTrial, dict[str, Any]] | None:
-        """Returns a running trial that the sampler proposes, and what it noted on the study; None if none is left.
+    def propose(self, point: Mapping[str, Any] | None, *, at_random: bool = False) -> Proposal | None:
+        """Returns what the sampler proposes; None if nothing is left.
 
         Args:
             point: What the trial has, or a part of it; the sampler draws the rest. None: all.
@@ -113,8 +124,13 @@ class Mirror:
             self._study.enqueue_trial(dict(point))
         self._study.ask(fixed_distributions=self.distributions)
         after = self._storage.get_study_system_attrs(self._id)
-        noted = {key: value for key, value in after.items() if key not in before or before[key] != value}
-        return self._storage.get_trial(self._num), noted
+        trial = self._storage.get_trial(self._num)
+        return Proposal(
+            point=dict(trial.params),
+            distributions=dict(trial.distributions),
+            attributes=dict(trial.system_attrs),
+            study_attributes={key: value for key, value in after.items() if key not in before or before[key] != value},
+        )
 
     def accept(self) -> None:
         """Keeps the proposal, now that it is in the table."""

@@ -17,6 +17,9 @@ RESULT, CAUSE, FINGERPRINT, NAME = "result", "cause", "fingerprint", "name"
 SAME_AS, RETRY_OF, SPACE_VERSION, RUNG = "same_as", "retry_of", "space_version", "rung/"
 """Attributes of a trial, as JSON; a baseline's name is plain text."""
 
+SAMPLER = "sampler"
+"""Attribute of a trial: what the sampler noted on the study when it proposed it."""
+
 STOPPED = "stopped on request"
 """The cause of a trial that somebody asked to end."""
 
@@ -25,6 +28,10 @@ VIOLATES = "violates "
 
 TEST, FULL, DIFFERENCES = "test", "full", "differences"
 """Attributes of the study, "KEY/TRIAL": a finished trial takes none."""
+
+
+PRETRAINED = "pretrained"
+"""The baseline that constraints on losses are measured against."""
 
 
 class State(Enum):
@@ -121,6 +128,14 @@ class TrialRow:
     def counts(self) -> bool:
         """Whether it is one of the trials that a search was asked for: neither shared, nor rejected, nor retried."""
         return self.kind == "searched" and self.same_as is None and self.retried_as is None and not self.is_rejected
+
+
+def is_trial(trial: FrozenTrial, kind: str) -> bool:
+    """Returns whether a trial of Optuna's is one of ours, and not the beginning of one.
+
+    Older versions wrote a trial step by step, so that a crash could leave a beginning.
+    """
+    return trial.state is not TrialState.WAITING and (kind == "searched" or NAME in trial.user_attrs)
 
 
 def read_row(trial: FrozenTrial, kind: str, study_attributes: Mapping[str, Any]) -> TrialRow:

@@ -3,7 +3,7 @@
 What Optuna 5 makes of trials that early stopping has pruned: with one objective, TPE orders them by epoch and value
 behind the complete ones (`samplers/_tpe/sampler.py`, `_split_pruned_trials`). With several it takes them for bad ones
 without an order, unless fewer are complete than its good tenth has room for: a pruned trial was dominated by others of
-its epoch, so bad is what it is. NSGA-II leaves pruned trials out; so would GP, but `table.py` shows them to it as
+its epoch, so bad is what it is. NSGA-II leaves pruned trials out; so would GP, but `proposing.py` shows them to it as
 complete ones with what they had reached, unless the search has constraints.
 """
 
