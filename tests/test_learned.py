@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from langsearch.report.experiment_reader import Experiment, read_experiment
+from langsearch.report.experiment_reader import read_experiment
+from langsearch.report.experiment_values import Experiment
 from langsearch.report.learned import MAX_TEXT_CELLS, prior_views, read_priors, seed_sentences
 from langsearch.report.learned_page import write_learned_page
 from langsearch.report.matrices import ordered_languages

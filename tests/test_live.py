@@ -11,7 +11,8 @@ from werkzeug.test import Client
 from langsearch.dashboard.live import LiveExperiment
 from langsearch.experiment.folder import ExperimentFolder
 from langsearch.experiment.lock import hold
-from langsearch.report.experiment_reader import Trial, as_trial, read_experiment
+from langsearch.report.experiment_reader import as_trial, read_experiment
+from langsearch.report.experiment_values import Trial
 from langsearch.study.rows import STOPPED
 from tests.dashboard_fixtures import ASKING, LiveSearch, ask, client_of, running, states, stop, update, version
 

@@ -17,7 +17,8 @@ from sacrebleu.metrics import CHRF
 
 from langsearch.report.answers import demand_sentences, language_gains, mean_ranks, next_sentences
 from langsearch.report.costs import cost_facts, costs
-from langsearch.report.experiment_reader import CurvePoint, Experiment, read_details, read_experiment
+from langsearch.report.experiment_reader import read_details, read_experiment
+from langsearch.report.experiment_values import CurvePoint, Experiment
 from langsearch.report.importance import MIN_TRIALS, importances
 from langsearch.report.page import render_page, with_code
 from langsearch.report.showing import print_trial

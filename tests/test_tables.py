@@ -14,7 +14,8 @@ from langsearch.report import wording
 from langsearch.report.answers import next_sentences
 from langsearch.report.columns import trial_columns
 from langsearch.report.commands import reproduce_command, resume_command
-from langsearch.report.experiment_reader import Experiment, Score, read_experiment
+from langsearch.report.experiment_reader import read_experiment
+from langsearch.report.experiment_values import Experiment, Score
 from langsearch.report.listing import list_experiments
 from langsearch.report.matrices import (
     adapted_sites,

@@ -6,7 +6,7 @@ from typing import Any
 
 from langsearch.dashboard.live import LiveExperiment, RunState, Snapshot
 from langsearch.report import wording
-from langsearch.report.experiment_reader import SPLITS, Experiment, Score, Split, Trial
+from langsearch.report.experiment_values import SPLITS, Experiment, Score, Split, Trial
 from langsearch.report.figures import LINE_COLOURS, Figure, ParameterScale, plotly_text, score_layout
 from langsearch.report.summary import Summary, summarise
 

@@ -14,7 +14,8 @@ from langsearch.experiment.folder import ExperimentFolder, write_text
 from langsearch.experiment.lock import LOCK, is_held
 from langsearch.experiment.results_file import row_values, task_values
 from langsearch.experiment.study_reader import StudyReader, StudyState, UnreadableError
-from langsearch.report.experiment_reader import Experiment, Trial, as_trial, read_experiment
+from langsearch.report.experiment_reader import as_trial, read_experiment
+from langsearch.report.experiment_values import Experiment, Trial
 from langsearch.report.lenient import as_integer, read_json, read_rows
 from langsearch.report.material import read_material
 from langsearch.report.page import Page, make_page

@@ -8,7 +8,8 @@ from typing import Any, Generic, TypeVar
 
 from optuna.distributions import BaseDistribution
 
-from langsearch.report.experiment_reader import CurvePoint, Experiment, TrialDetails, trial_folder
+from langsearch.report.experiment_reader import trial_folder
+from langsearch.report.experiment_values import CurvePoint, Experiment, TrialDetails
 from langsearch.report.importance import Importance, importances
 from langsearch.report.material import Readers, read_all_curves, read_all_details, read_dimensions
 from langsearch.report.summary import Summary

@@ -6,7 +6,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from langsearch.report import wording
 from langsearch.report.commands import resume_command
-from langsearch.report.experiment_reader import CurvePoint, Experiment, Trial
+from langsearch.report.experiment_values import CurvePoint, Experiment, Trial
 from langsearch.report.importance import Importance
 from langsearch.report.matrices import ordered_languages
 from langsearch.report.summary import DirectionScores, Summary, untested

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from langsearch.report import wording
-from langsearch.report.experiment_reader import SPLITS, CurvePoint, Experiment, Score, Trial
+from langsearch.report.experiment_values import SPLITS, CurvePoint, Experiment, Score, Trial
 from langsearch.report.figures import STATE_WORDS, Figure
 from langsearch.report.matrices import class_pair_averages
 from langsearch.report.summary import DirectionScores, Summary

@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from langsearch.report.experiment_reader import Experiment
+from langsearch.report.experiment_values import Experiment
 
 _DEFAULT = Path("experiments")
 """Where `langsearch run` looks without --experiments."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from langsearch.report import wording
-from langsearch.report.experiment_reader import Experiment
+from langsearch.report.experiment_values import Experiment
 from langsearch.report.lenient import as_number
 
 

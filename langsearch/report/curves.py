@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from langsearch.report import wording
-from langsearch.report.experiment_reader import CurvePoint, Experiment, Trial
+from langsearch.report.experiment_values import CurvePoint, Experiment, Trial
 from langsearch.report.figures import LINE_COLOURS, Figure, plotly_text
 from langsearch.report.summary import Summary
 

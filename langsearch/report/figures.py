@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from langsearch.report import wording
-from langsearch.report.experiment_reader import Experiment, Split, Trial
+from langsearch.report.experiment_values import Experiment, Split, Trial
 from langsearch.report.importance import Importance
 from langsearch.report.summary import Summary
 from langsearch.study.front import FIELDS

@@ -14,7 +14,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import create_trial
 
-from langsearch.report.experiment_reader import Experiment, Trial
+from langsearch.report.experiment_values import Experiment, Trial
 from langsearch.study.front import FIELDS
 
 MIN_TRIALS = 20

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from langsearch.report.experiment_reader import Experiment
+from langsearch.report.experiment_values import Experiment
 from langsearch.report.figures import Figure, plotly_text
 from langsearch.report.lenient import as_integer, as_mapping, as_number, as_text, read_json, read_rows
 from langsearch.report.wording import counted

@@ -12,7 +12,8 @@ from rich.text import Text
 from langsearch.experiment.lock import is_held
 from langsearch.experiment.printable import printable
 from langsearch.report import wording
-from langsearch.report.experiment_reader import Experiment, Split, read_experiment
+from langsearch.report.experiment_reader import read_experiment
+from langsearch.report.experiment_values import Experiment, Split
 from langsearch.report.summary import gain, summarise
 from langsearch.space.problems import InputError
 

@@ -7,14 +7,8 @@ from typing import TypeVar
 
 from optuna.distributions import BaseDistribution
 
-from langsearch.report.experiment_reader import (
-    CurvePoint,
-    Experiment,
-    Failure,
-    TrialDetails,
-    read_curve,
-    read_details,
-)
+from langsearch.report.experiment_reader import read_curve, read_details
+from langsearch.report.experiment_values import CurvePoint, Experiment, Failure, TrialDetails
 from langsearch.report.importance import Importance, importances
 from langsearch.report.summary import DirectionScores, Summary, summarise
 from langsearch.report.translations import Translations, read_translations

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from langsearch.report.experiment_reader import Experiment
+from langsearch.report.experiment_values import Experiment
 from langsearch.report.summary import DirectionScores
 from langsearch.space.architecture import Architecture, Site
 

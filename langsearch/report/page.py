@@ -20,12 +20,8 @@ from langsearch.report.answers import demand_sentences, next_sentences
 from langsearch.report.columns import trial_columns
 from langsearch.report.commands import reproduce_command
 from langsearch.report.curves import curve_figure
-from langsearch.report.experiment_reader import (
-    Experiment,
-    Split,
-    Trial,
-    read_experiment,
-)
+from langsearch.report.experiment_reader import read_experiment
+from langsearch.report.experiment_values import Experiment, Split, Trial
 from langsearch.report.figures import (
     MAX_OTHER_POINTS,
     STATE_WORDS,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from langsearch.report import wording
 from langsearch.report.costs import cost_facts
-from langsearch.report.experiment_reader import SPLITS, Experiment, Failure, Trial
+from langsearch.report.experiment_values import SPLITS, Experiment, Failure, Trial
 from langsearch.report.matrices import class_by_language, class_pair_averages
 from langsearch.report.summary import DirectionScores, Summary, gain
 

@@ -1,7 +1,7 @@
 """What the page's script draws from: matrices and translations as plain values, capped in size."""
 
 from langsearch.report import wording
-from langsearch.report.experiment_reader import Trial
+from langsearch.report.experiment_values import Trial
 from langsearch.report.figures import Figure, plotly_text
 from langsearch.report.material import Material
 from langsearch.report.matrices import adapted_sites, class_of, ordered_languages, rank_matrix, score_matrix

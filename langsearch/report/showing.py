@@ -12,7 +12,8 @@ from rich.text import Text
 from langsearch.experiment.lock import is_held
 from langsearch.experiment.printable import printable, printable_lines
 from langsearch.report import wording
-from langsearch.report.experiment_reader import (
+from langsearch.report.experiment_reader import read_details, trial_folder
+from langsearch.report.experiment_values import (
     SPLITS,
     STATES,
     CurvePoint,
@@ -21,8 +22,6 @@ from langsearch.report.experiment_reader import (
     Split,
     Trial,
     TrialDetails,
-    read_details,
-    trial_folder,
 )
 from langsearch.report.lenient import parse_object, read_json, read_rows
 from langsearch.report.summary import Summary, gain, summarise

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from langsearch.report import wording
-from langsearch.report.experiment_reader import STATES, Experiment, Score, Split, State, Trial
+from langsearch.report.experiment_values import STATES, Experiment, Score, Split, State, Trial
 
 DirectionScores = Mapping[tuple[str, str], float]
 """spBLEU by (src, tgt)."""

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from langsearch.experiment.printable import printable, printable_lines
 from langsearch.report import wording
-from langsearch.report.experiment_reader import Experiment, Trial
+from langsearch.report.experiment_values import Experiment, Trial
 from langsearch.report.summary import Summary, gain, summarise, untested
 
 MAX_SUMMARY_CHARS = 60

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from langsearch.report import wording
-from langsearch.report.experiment_reader import Experiment, Trial
+from langsearch.report.experiment_values import Experiment, Trial
 from langsearch.report.figures import STATE_WORDS, Figure, plotly_text
 
 MAX_WORKER_LANES = 24

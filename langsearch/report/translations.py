@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sacrebleu.metrics import CHRF
 
-from langsearch.report.experiment_reader import Experiment, trial_folder
+from langsearch.report.experiment_reader import trial_folder
+from langsearch.report.experiment_values import Experiment
 from langsearch.report.lenient import as_integer, as_text, read_table
 from langsearch.report.summary import Summary
 

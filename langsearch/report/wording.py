@@ -1,6 +1,6 @@
 """Numbers and names as people read them, the same in the terminal and on the page."""
 
-from langsearch.report.experiment_reader import Experiment, Score, Split, Trial
+from langsearch.report.experiment_values import Experiment, Score, Split, Trial
 from langsearch.study.results import full_part
 
 MISSING = "–"
