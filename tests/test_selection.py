@@ -39,7 +39,7 @@ def table(make_table: "TableMaker", make_result: "ResultMaker", request: pytest.
     return table
 
 
-def _run(search: Any, function: Any, names: list[str], record: Any) -> None:
+def _run(search: Any, split: str, names: list[str], record: Any) -> None:
     final = search.space.evaluation.final
     scores = {f"full_{name}": 1.0 for name in ("spbleu", "spbleu_low", "spbleu_high", "worst_class_spbleu", "chrf")}
     for name in names:

@@ -7,7 +7,7 @@ from langsearch.experiment.environment import Environment
 from langsearch.experiment.folder import ExperimentFolder, read_json, read_rows
 from langsearch.model.base import Base, share_base
 from langsearch.search import worker
-from langsearch.search.worker import TrialTrainable, full_on_worker, test_on_worker
+from langsearch.search.worker import TrialTrainable, evaluate_on_worker
 from langsearch.study.results import parse_result
 from langsearch.trial.evaluating import evaluate_trial
 from langsearch.trial.failures import FAILED, PAUSED
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from tests.search_fixtures import TaskMaker
 
 pytest_plugins = ["search_fixtures", "worker_fixtures"]
-
-evaluate_on_worker = test_on_worker
-del test_on_worker
 
 
 @pytest.fixture
@@ -126,7 +123,7 @@ def test_the_test_set_is_scored_with_the_final_settings(
     while not started.step()["done"]:
         pass
     started.cleanup()
-    values = evaluate_on_worker(share_base(base), environment, folder.path, "00000", torch.get_num_threads())
+    values = evaluate_on_worker(share_base(base), environment, folder.path, "00000", "test", torch.get_num_threads())
     assert (values["test_num_sentences"], values["test_num_directions"]) == (4, 2)
     assert values["test_spbleu_low"] <= values["test_spbleu"] <= values["test_spbleu_high"]
     assert len(read_rows(folder.trial("00000").translations)) == 8
@@ -138,7 +135,7 @@ def test_the_whole_validation_part_is_scored_with_the_final_settings(
     while not started.step()["done"]:
         pass
     started.cleanup()
-    values = full_on_worker(share_base(base), environment, folder.path, "00000", torch.get_num_threads())
+    values = evaluate_on_worker(share_base(base), environment, folder.path, "00000", "full", torch.get_num_threads())
     assert (values["full_num_sentences"], values["full_num_directions"], values["full_chrf"]) == (4, 2, None)
     assert values["full_spbleu_low"] <= values["full_spbleu"] <= values["full_spbleu_high"]
     assert {row["split"] for row in read_rows(folder.trial("00000").scores)} == {"validation", "full"}
@@ -162,7 +159,7 @@ def test_an_evaluation_that_runs_out_of_memory_is_done_again_with_half_the_rows(
             raise torch.OutOfMemoryError("no")
         return evaluate_trial(*values)
 
-    wanted = evaluate_on_worker(share_base(base), environment, folder.path, "00000", 1)
+    wanted = evaluate_on_worker(share_base(base), environment, folder.path, "00000", "test", 1)
     monkeypatch.setattr(worker, "evaluate_trial", short)
-    assert evaluate_on_worker(share_base(base), environment, folder.path, "00000", 1) == wanted
+    assert evaluate_on_worker(share_base(base), environment, folder.path, "00000", "test", 1) == wanted
     assert parts == [1, 2]

@@ -6,11 +6,8 @@ the head. So the client sends the space with its files, has a process of the hea
 
 import codecs
 import logging
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,6 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from langsearch import __version__
 from langsearch.cluster.head import HeadSearch, read_version
+from langsearch.cluster.interrupts import Interrupts, gentle_interrupts
 from langsearch.cluster.nodes import Node, NodeError, ask, live_nodes
 from langsearch.cluster.packing import pack, pack_folder, run_arguments
 from langsearch.cluster.ray_session import SECONDS_TO_CONNECT, check_answers, refusal, use_token
@@ -36,7 +34,7 @@ _NAMESPACE = "langsearch"
 _SECONDS_TO_WAIT = 1.0
 """For output, in one request; a Ctrl+C waits as long."""
 
-_TOLD_TWICE = 2
+_NUM_TOLD = 2
 """Interrupts that go to the search; the next one ends the following."""
 
 
@@ -65,7 +63,7 @@ def run_on_head(
     name = child(experiments, space.name)
     _connect(address)
     try:
-        with _counted_interrupts() as interrupts:
+        with gentle_interrupts(num_gentle=_NUM_TOLD) as interrupts:
             actor = _running(name, address, is_resumed="--resume" in options)
             if actor is None:
                 with TemporaryDirectory() as folder:
@@ -163,12 +161,12 @@ def _find_head(address: str) -> Node:
     return head
 
 
-def _follow(actor: Any, address: str, interrupts: "_Interrupts", write: Callable[[str], None]) -> int:
+def _follow(actor: Any, address: str, interrupts: Interrupts, write: Callable[[str], None]) -> int:
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     num_read = num_sent = 0
     try:
         while True:
-            while num_sent < min(interrupts.count, _TOLD_TWICE):
+            while num_sent < min(interrupts.count, _NUM_TOLD):
                 ray.get(actor.interrupt.remote())
                 num_sent += 1
             output, code = ray.get(actor.read.remote(num_read, _SECONDS_TO_WAIT))
@@ -188,29 +186,3 @@ def _follow(actor: Any, address: str, interrupts: "_Interrupts", write: Callable
     except KeyboardInterrupt:
         write(f"Not followed any more; the search goes on or ends on {address} by itself.\n")
         return 130
-
-
-class _Interrupts:
-    """Counts the interrupts of this process; the third raises KeyboardInterrupt."""
-
-    count = 0
-
-    def __call__(self, number: int, frame: object) -> None:
-        if number == signal.SIGINT or self.count == 0:  # any number of SIGTERM is gentle
-            self.count += 1
-        if self.count > _TOLD_TWICE:
-            raise KeyboardInterrupt
-
-
-@contextmanager
-def _counted_interrupts() -> Iterator[_Interrupts]:
-    interrupts = _Interrupts()
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupts
-        return
-    before = {number: signal.signal(number, interrupts) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield interrupts
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

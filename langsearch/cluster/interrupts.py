@@ -1,4 +1,4 @@
-"""Ctrl+C: the first one asks, the second one stops at once."""
+"""Ctrl+C: the first ones ask, the next one stops at once."""
 
 import signal
 import threading
@@ -8,32 +8,47 @@ from types import FrameType
 from typing import Any
 
 
-@contextmanager
-def gentle_interrupts(on_first: Callable[[], None]) -> Iterator[None]:
-    """Inside the context the first SIGINT or SIGTERM calls `on_first`, the next SIGINT raises KeyboardInterrupt.
-
-    SIGTERM is what schedulers of clusters and service managers send before they kill; any number of them is gentle.
-    Outside of the main thread, where Python takes no signals, nothing changes.
+class Interrupts:
+    """Counts the interrupts of this process.
 
     Args:
-        on_first: Asks for a stop; called once, between two bytecodes of the main thread, so it must be short.
+        on_gentle: Called at each gentle one, between two bytecodes of the main thread, so it must be short.
+        num_gentle: So many are gentle; the next SIGINT raises KeyboardInterrupt.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    was_asked = False
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal was_asked
-        if not was_asked:
-            was_asked = True
-            on_first()
-        elif number == signal.SIGINT:
+    def __init__(self, on_gentle: Callable[[], None], num_gentle: int) -> None:
+        self.count = 0
+        self._on_gentle, self._num_gentle = on_gentle, num_gentle
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Called by Python when a signal has come."""
+        if number != signal.SIGINT and self.count > 0:
+            return
+        self.count += 1
+        if self.count > self._num_gentle:
             raise KeyboardInterrupt
+        self._on_gentle()
 
-    before: dict[int, Any] = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+
+@contextmanager
+def gentle_interrupts(on_gentle: Callable[[], None] = lambda: None, *, num_gentle: int = 1) -> Iterator[Interrupts]:
+    """Inside the context the first SIGINT or SIGTERM calls `on_gentle`, the next SIGINT raises KeyboardInterrupt.
+
+    SIGTERM is what schedulers of clusters and service managers send before they kill; any number of them is gentle,
+    and those after the first interrupt do not count. Outside of the main thread, where Python takes no signals,
+    nothing changes.
+
+    Args:
+        on_gentle: As `Interrupts` has it.
+        num_gentle: How many SIGINT are gentle.
+    """
+    interrupts = Interrupts(on_gentle, num_gentle)
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupts
+        return
+    before: dict[int, Any] = {number: signal.signal(number, interrupts) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield interrupts
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

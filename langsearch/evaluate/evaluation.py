@@ -44,6 +44,11 @@ class Evaluation:
     chrf: ChrfScores | None = None
     """None unless it was asked for."""
 
+    @property
+    def direction_spbleu(self) -> tuple[tuple[str, float], ...]:
+        """("en-fr", spBLEU) of each direction."""
+        return tuple((str(score.direction), score.spbleu) for score in self.scores.by_direction)
+
 
 def evaluation_set(
     store: TokenStore,

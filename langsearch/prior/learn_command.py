@@ -5,14 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from langsearch.experiment.environment import CheckedSpace, build_environment, check_space
 from langsearch.experiment.folder import STORE_FOLDER, write_text
-from langsearch.model.base import load_base, to_device
+from langsearch.model.base import load_base
+from langsearch.model.device import on_device
 from langsearch.prior.learning import (
     STACKS,
     LearningProgress,
@@ -75,7 +75,7 @@ def learn_and_print(
         )
     if folder.exists():
         begin(folder, task)
-    base = to_device(load_base(space.base), torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    base = on_device(load_base(space.base))
     environment = build_environment(checked, base, folder.parent / STORE_FOLDER)
     console.print(describe_task(task, checked.shape), markup=False, soft_wrap=True)
     learn = learn_sides if kind == "sides" else learn_subspace

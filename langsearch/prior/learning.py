@@ -3,14 +3,16 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
-from langsearch.adapters.learners import Learner
+from langsearch.adapters.learners import AdaptedModel, Learner
+from langsearch.adapters.lora import LanguageLoRA
+from langsearch.adapters.mixed_sides import MixedSides
 from langsearch.experiment.environment import Environment
 from langsearch.experiment.folder import read_json, write_json
 from langsearch.model.base import Base
@@ -28,6 +30,12 @@ STACKS: tuple[Stack, Stack] = ("encoder", "decoder")
 
 UPDATES_BETWEEN_CHECKPOINTS = 25
 """Within an epoch; every epoch ends with one too."""
+
+_CHECKPOINT = "checkpoint"
+"""The folder that only going on needs."""
+
+
+_AdaptersT = TypeVar("_AdaptersT", LanguageLoRA, MixedSides)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +159,42 @@ def training_data(base: Base, environment: Environment) -> TrainingData:
     return TrainingData(environment.train, environment.directions, environment.languages, vocabulary)
 
 
-def train_with_checkpoints(
+def learn_once(
+    base: Base,
+    task: LearningTask,
+    data: TrainingData,
+    file: Path,
+    make_adapters: Callable[[], _AdaptersT],
+    write: Callable[[_AdaptersT], None],
+) -> Iterator[LearningProgress]:
+    """Trains a task and writes what was learned; goes on where an earlier run stopped, and repeats nothing.
+
+    Args:
+        base: The base, on the device to train on, without adapters; it is left so.
+        task: The task.
+        data: Sentences and directions.
+        file: What is written in the end, in the task's folder.
+        make_adapters: Builds what is trained in the base; called if there is something to do.
+        write: Writes the file.
+
+    Raises:
+        InputError: If the folder was begun with other settings, or the training fails.
+    """
+    folder = file.parent
+    begin(folder, task)
+    if file.exists():
+        return
+    adapters = make_adapters()
+    learner = AdaptedModel(base, adapters)
+    try:
+        yield from _train_with_checkpoints(learner, data, task, folder)
+        write(adapters)
+    finally:
+        learner.remove()
+    shutil.rmtree(folder / _CHECKPOINT, ignore_errors=True)
+
+
+def _train_with_checkpoints(
     learner: Learner, data: TrainingData, task: LearningTask, folder: Path
 ) -> Iterator[LearningProgress]:
     """Trains the task's steps or epochs, going on from its newest checkpoint; the learner then holds the result.
@@ -159,7 +202,7 @@ def train_with_checkpoints(
     Raises:
         InputError: If the loss becomes NaN or infinite, or no pair is short enough to be trained on.
     """
-    checkpoint = read_newest_checkpoint(folder / "checkpoint")
+    checkpoint = read_newest_checkpoint(folder / _CHECKPOINT)
     updates = int(checkpoint.state["updates"]) if checkpoint else 0
     if checkpoint is not None and task.steps is not None and updates >= task.steps:
         prefix = "model/"
@@ -183,15 +226,10 @@ def train_with_checkpoints(
         )
 
 
-def finish(folder: Path) -> None:
-    """Drops what only going on needs."""
-    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-
-
 def _keep(progress: Progress, task: LearningTask, folder: Path) -> None:
     is_last = progress.updates == task.steps
     if progress.is_epoch_end or is_last or progress.updates % UPDATES_BETWEEN_CHECKPOINTS == 0:
-        write_checkpoint(folder / "checkpoint", progress.checkpoint())
+        write_checkpoint(folder / _CHECKPOINT, progress.checkpoint())
 
 
 def _trainer(space: Space) -> TrainerSettings:

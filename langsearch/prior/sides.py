@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from langsearch.adapters.learners import AdaptedModel
 from langsearch.adapters.mixed_sides import MixedSides, SideWeights
 from langsearch.experiment.folder import read_json, write_json
 from langsearch.model.base import Base
-from langsearch.prior.learning import LearningProgress, LearningTask, begin, finish, train_with_checkpoints
+from langsearch.prior.learning import LearningProgress, LearningTask, learn_once
 from langsearch.space.architecture import BaseShape, Side, Site, Stack
 from langsearch.space.problems import InputError
 from langsearch.train.loop import TrainingData
@@ -73,28 +72,26 @@ def learn_sides(base: Base, data: TrainingData, task: LearningTask, folder: Path
     Raises:
         InputError: If the folder was begun with other settings, or the training fails.
     """
-    begin(folder, task)
-    if (folder / SIDES_FILE).exists():
-        return
-    if len(set(dict(task.architecture.slots).values())) < 2:
-        raise InputError("Learning sides needs two languages or more: with one, both sides are the same.")
-    mixture = MixedSides(
-        base,
-        task.architecture,
-        data.languages,
-        task.trainer.seed,
-        by=task.by,
-        scalar_lr_factor=SCALAR_LR / task.trainer.lr,
-    )
-    learner = AdaptedModel(base, mixture)
-    try:
-        yield from train_with_checkpoints(learner, data, task, folder)
+    file = folder / SIDES_FILE
+
+    def mixed() -> MixedSides:
+        if len(set(dict(task.architecture.slots).values())) < 2:
+            raise InputError("Learning sides needs two languages or more: with one, both sides are the same.")
+        return MixedSides(
+            base,
+            task.architecture,
+            data.languages,
+            task.trainer.seed,
+            by=task.by,
+            scalar_lr_factor=SCALAR_LR / task.trainer.lr,
+        )
+
+    def write(mixture: MixedSides) -> None:
         ranks = {rank for entry in task.architecture.adapters for _, rank in entry.ranks}
         learned = LearnedSides(by=task.by, steps=task.total, rank=max(ranks), weights=mixture.weights())
-    finally:
-        learner.remove()
-    _write(folder / SIDES_FILE, learned, base.shape)
-    finish(folder)
+        _write(file, learned, base.shape)
+
+    return learn_once(base, task, data, file, mixed, write)
 
 
 def read_sides(folder: Path) -> LearnedSides:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from langsearch.adapters.learners import AdaptedModel, adapt
+from langsearch.adapters.lora import LanguageLoRA
 from langsearch.experiment.folder import read_rows, write_rows
 from langsearch.model.base import Base
-from langsearch.prior.learning import LearningProgress, LearningTask, begin, finish, train_with_checkpoints
+from langsearch.prior.learning import LearningProgress, LearningTask, learn_once
 from langsearch.space.architecture import Site
 from langsearch.train.loop import TrainingData
 
@@ -105,27 +105,25 @@ def learn_subspace(base: Base, data: TrainingData, task: LearningTask, folder: P
     Raises:
         InputError: If the folder was begun with other settings, or the training fails.
     """
-    begin(folder, task)
-    if (folder / DEMAND_FILE).exists():
-        return
-    learner = adapt(base, task.architecture, data.languages, task.trainer.seed)
-    try:
-        yield from train_with_checkpoints(learner, data, task, folder)
-        cells = list(kept_entries(learner))
-    finally:
-        learner.remove()
-    classes = {language: name for name, members in task.classes.items() for language in members}
-    rows = [{**asdict(cell), "class": classes.get(cell.language)} for cell in cells]
-    write_rows(folder / DEMAND_FILE, rows, DEMAND)
-    finish(folder)
+    file = folder / DEMAND_FILE
+
+    def equal_ranks() -> LanguageLoRA:
+        return LanguageLoRA(base, task.architecture, data.languages, task.trainer.seed)
+
+    def write(adapters: LanguageLoRA) -> None:
+        classes = {language: name for name, members in task.classes.items() for language in members}
+        rows = [{**asdict(cell), "class": classes.get(cell.language)} for cell in kept_entries(adapters)]
+        write_rows(file, rows, DEMAND)
+
+    return learn_once(base, task, data, file, equal_ranks, write)
 
 
-def kept_entries(learner: AdaptedModel) -> Iterator[Kept]:
+def kept_entries(adapters: LanguageLoRA) -> Iterator[Kept]:
     """Yields what every slot keeps at every site; each language must have a slot of its own."""
-    assert learner.lora.masks is not None, "only pruned adapters say what they keep"
-    for site, layer in learner.lora.layers.items():
+    assert adapters.masks is not None, "only pruned adapters say what they keep"
+    for site, layer in adapters.layers.items():
         for index, (language, rank) in enumerate(zip(layer.slots, layer.ranks, strict=True)):
-            alive = learner.lora.masks.alive[site][index, :, :rank]
+            alive = adapters.masks.alive[site][index, :, :rank]
             yield Kept(
                 language=language,
                 stack=site.stack,

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import ray
 
@@ -12,7 +12,7 @@ from langsearch.evaluate.spbleu import Resamples, SpBleu
 from langsearch.experiment.environment import Environment, portable
 from langsearch.experiment.folder import ExperimentFolder, TrialFolder, read_rows
 from langsearch.search.tuning import Search
-from langsearch.search.worker import full_on_worker, test_on_worker
+from langsearch.search.worker import evaluate_on_worker
 from langsearch.study.results import FullResult, TestResult, full_part
 from langsearch.study.table import TrialTable
 
@@ -41,7 +41,7 @@ def evaluate_candidates(search: Search) -> bool:
         part = _part(search, result.full_num_sentences, result.full_num_directions)
         search.display.message(f"{name:<15} spBLEU {result.full_spbleu:5.2f} on {part}")
 
-    _run(search, full_on_worker, names, record)
+    _run(search, "full", names, record)
     for name, texts in table.violated_in_full().items():
         search.display.message(f"{name:<15} leaves the front: by these scores it violates {', '.join(texts)}")
     if table.constraints.all and not table.front():
@@ -66,7 +66,7 @@ def test_front(search: Search) -> bool:
         table.record_test(name, result)
         search.display.message(f"{name:<15} test spBLEU {result.test_spbleu:5.2f}")
 
-    _run(search, test_on_worker, names, record)
+    _run(search, "test", names, record)
     compare_tested(search.folder, table, search.environment)
     return not table.untested()
 
@@ -80,15 +80,18 @@ def _part(search: Search, num_sentences: int | None, num_directions: int | None)
 
 
 def _run(
-    search: Search, function: Callable[..., Any], names: Sequence[str], record: Callable[[str, dict[str, Any]], None]
+    search: Search,
+    split: Literal["full", "test"],
+    names: Sequence[str],
+    record: Callable[[str, dict[str, Any]], None],
 ) -> None:
-    """Runs an evaluation of several trials as Ray tasks; one that fails is named, and tried again on resume."""
+    """Evaluates several trials as Ray tasks; one that fails is named, and tried again on resume."""
     if not names:
         return
-    task = ray.remote(function).options(**task_options(search.space.resources))
+    task = ray.remote(evaluate_on_worker).options(**task_options(search.space.resources))
     base, environment = ray.put(search.base), ray.put(portable(search.environment, search.copy))
     of = {
-        task.remote(base, environment, search.folder.path, name, search.num_threads, search.copy): name
+        task.remote(base, environment, search.folder.path, name, split, search.num_threads, search.copy): name
         for name in names
     }
     pending = list(of)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from ray import tune
@@ -17,7 +17,8 @@ from langsearch.experiment.folder import ExperimentFolder, TrialFolder, write_js
 from langsearch.experiment.object_store import UploadError
 from langsearch.experiment.task import TrialTask
 from langsearch.experiment.working_copy import StopLook, WorkingCopy
-from langsearch.model.base import Base, SharedBase, attach_base, to_device
+from langsearch.model.base import Base, SharedBase, attach_base
+from langsearch.model.device import on_device
 from langsearch.prior.learning import LearningTask
 from langsearch.prior.seeding import learn
 from langsearch.space.problems import InputError
@@ -222,44 +223,30 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]  # Ray has no types
         self._run = None
 
 
-def test_on_worker(
+def evaluate_on_worker(
     base: SharedBase,
     environment: Environment,
     experiment: Path,
     name: str,
+    split: Literal["full", "test"],
     num_threads: int,
     copy: WorkingCopy | None = None,
 ) -> dict[str, Any]:
-    """Evaluates a trial on the test set; a Ray task. Returns the columns of `TestResult`."""
-    with _ready(base, experiment, name, num_threads, copy) as (attached, folder):
+    """Evaluates a trial by `evaluation.final`; a Ray task.
 
-        def test(num_parts: int) -> dict[str, Any]:
-            final = environment.evaluation.final
-            return asdict(test_result(evaluate_trial(attached, environment, folder, "test", final, num_parts)))
-
-        return _halved_if_needed(test, folder)
-
-
-test_on_worker.__test__ = False  # type: ignore[attr-defined]
-
-
-def full_on_worker(
-    base: SharedBase,
-    environment: Environment,
-    experiment: Path,
-    name: str,
-    num_threads: int,
-    copy: WorkingCopy | None = None,
-) -> dict[str, Any]:
-    """Evaluates a trial on the whole validation part; a Ray task. Returns the columns of `FullResult`."""
+    Returns:
+        full, on validation: the columns of `FullResult`. test, on the test set: those of `TestResult`.
+    """
     with _ready(base, experiment, name, num_threads, copy) as (attached, folder):
 
         def score(num_parts: int) -> dict[str, Any]:
             final = environment.evaluation.final
-            evaluation = evaluate_trial(attached, environment, folder, "full", final, num_parts)
+            evaluation = evaluate_trial(attached, environment, folder, split, final, num_parts)
+            if split == "test":
+                return asdict(test_result(evaluation))
             return asdict(full_result(evaluation, with_directions=environment.with_directions))
 
-        reused = reuse_scores(attached, environment, folder)
+        reused = reuse_scores(attached, environment, folder) if split == "full" else None
         return _halved_if_needed(score, folder) if reused is None else asdict(reused)
 
 
@@ -360,6 +347,5 @@ _bases: dict[str, Base] = {}
 def _attached(shared: SharedBase) -> Base:
     """Returns the base of this process, attached at its first use."""
     if shared.name not in _bases:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        _bases[shared.name] = to_device(attach_base(shared), device)
+        _bases[shared.name] = on_device(attach_base(shared))
     return _bases[shared.name]

@@ -79,6 +79,11 @@ class FullResult:
     def __post_init__(self) -> None:
         object.__setattr__(self, "full_direction_spbleu", _as_pairs(self.full_direction_spbleu))
 
+    @classmethod
+    def of(cls, result: TrialResult) -> "FullResult":
+        """Returns a trial's own scores, where they are those of `evaluation.final` too."""
+        return cls(**{field.name: getattr(result, field.name.removeprefix("full_")) for field in fields(cls)})
+
     def instead_of(self, result: TrialResult) -> TrialResult:
         """Returns a result with these scores in the place of those while searching; its costs stay."""
         return replace(

@@ -1,10 +1,10 @@
 """The evaluations of a trial that is trained: on the whole validation part, and on the test part."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from langsearch.adapters.learners import AdaptedModel
 from langsearch.evaluate.evaluation import Evaluation, EvaluationSet, evaluate, evaluation_set
-from langsearch.evaluate.spbleu import SpBleu
+from langsearch.evaluate.spbleu import Scores, SpBleu
 from langsearch.experiment.environment import Environment
 from langsearch.experiment.folder import TrialFolder, read_json
 from langsearch.experiment.task import TrialTask
@@ -58,14 +58,7 @@ def evaluate_trial(
 
 def test_result(evaluation: Evaluation) -> TestResult:
     """Returns an evaluation on the test set as columns of the trial table."""
-    scores = evaluation.scores
-    return TestResult(
-        test_spbleu=scores.spbleu,
-        test_spbleu_low=scores.spbleu_low,
-        test_spbleu_high=scores.spbleu_high,
-        test_num_sentences=scores.num_sentences,
-        test_num_directions=len(scores.by_direction),
-    )
+    return TestResult(**_columns("test_", evaluation.scores))
 
 
 test_result.__test__ = False  # type: ignore[attr-defined]
@@ -73,18 +66,23 @@ test_result.__test__ = False  # type: ignore[attr-defined]
 
 def full_result(evaluation: Evaluation, *, with_directions: bool = False) -> FullResult:
     """Returns an evaluation by `evaluation.final` as columns of the trial table."""
-    scores = evaluation.scores
-    by_direction = tuple((str(score.direction), score.spbleu) for score in scores.by_direction)
     return FullResult(
-        full_spbleu=scores.spbleu,
-        full_spbleu_low=scores.spbleu_low,
-        full_spbleu_high=scores.spbleu_high,
+        **_columns("full_", evaluation.scores),
         full_worst_class_spbleu=evaluation.worst_class_spbleu,
         full_chrf=evaluation.chrf.chrf if evaluation.chrf else None,
-        full_num_sentences=scores.num_sentences,
-        full_num_directions=len(scores.by_direction),
-        full_direction_spbleu=by_direction if with_directions else None,
+        full_direction_spbleu=evaluation.direction_spbleu if with_directions else None,
     )
+
+
+def _columns(prefix: str, scores: Scores) -> dict[str, Any]:
+    """Returns what every evaluation has, by the names of its columns."""
+    return {
+        f"{prefix}spbleu": scores.spbleu,
+        f"{prefix}spbleu_low": scores.spbleu_low,
+        f"{prefix}spbleu_high": scores.spbleu_high,
+        f"{prefix}num_sentences": scores.num_sentences,
+        f"{prefix}num_directions": len(scores.by_direction),
+    }
 
 
 def reuse_scores(base: Base, environment: Environment, folder: TrialFolder) -> FullResult | None:
@@ -105,16 +103,7 @@ def reuse_scores(base: Base, environment: Environment, folder: TrialFolder) -> F
     if one.keys() != other.keys() or any(one[key].tolist() != other[key].tolist() for key in one):
         return None
     copy_scores(folder, "validation", "full")
-    return FullResult(
-        full_spbleu=result.spbleu,
-        full_spbleu_low=result.spbleu_low,
-        full_spbleu_high=result.spbleu_high,
-        full_worst_class_spbleu=result.worst_class_spbleu,
-        full_chrf=result.chrf,
-        full_num_sentences=result.num_sentences,
-        full_num_directions=result.num_directions,
-        full_direction_spbleu=result.direction_spbleu,
-    )
+    return FullResult.of(result)
 
 
 def _data(

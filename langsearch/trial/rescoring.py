@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -14,7 +13,8 @@ from langsearch.adapters.peft_export import load_export, read_export
 from langsearch.evaluate.evaluation import Evaluation, evaluate, evaluation_set
 from langsearch.evaluate.spbleu import Scores, SpBleu
 from langsearch.experiment.environment import Environment, build_environment, check_space
-from langsearch.model.base import Base, load_base, to_device
+from langsearch.model.base import Base, load_base
+from langsearch.model.device import on_device
 from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space
 from langsearch.trial.export import choose_trial, open_experiment
@@ -69,7 +69,7 @@ def _open_adapters(target: Path, space_file: Path | None, store_folder: Path) ->
             f"The space must have the adapters' languages {', '.join(exported.languages)}, "
             f"but has {', '.join(checked.space.languages)}."
         )
-    base = _on_device(load_base(checked.space.base))
+    base = on_device(load_base(checked.space.base))
     environment = build_environment(checked, base, store_folder)
     learner = adapt(base, exported.architecture, environment.languages)
     load_export(learner, target)
@@ -79,16 +79,12 @@ def _open_adapters(target: Path, space_file: Path | None, store_folder: Path) ->
 def _open_trial(target: Path, trial: str | None) -> tuple[str, Base, Environment, Learner]:
     folder, base, environment, table = open_experiment(target)
     row = choose_trial(table, trial)
-    base = _on_device(base)
+    base = on_device(base)
     try:
         learner = load_trained(base, environment, folder.trial(row.same_as or row.name))
     except OSError as error:
         raise InputError(f"A scored trial must have weights, but {row.name} has none ({row.state.value}).") from error
     return f"{target.name}, trial {row.name}", base, environment, learner
-
-
-def _on_device(base: Base) -> Base:
-    return to_device(base, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def _print(

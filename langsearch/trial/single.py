@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -13,7 +12,8 @@ from langsearch.adapters.peft_export import export_peft
 from langsearch.experiment.environment import build_environment, check_space
 from langsearch.experiment.folder import STORE_FOLDER, TrialFolder
 from langsearch.experiment.task import TrialTask
-from langsearch.model.base import load_base, to_device
+from langsearch.model.base import load_base
+from langsearch.model.device import on_device
 from langsearch.space.architecture import Architecture, BaseShape
 from langsearch.space.dimensions import trainer_settings
 from langsearch.space.problems import InputError
@@ -75,7 +75,7 @@ def train_single(
     )
     if folder.task.exists() and TrialTask.read(folder).fingerprint != task.fingerprint:
         raise InputError(f"A training must be resumed as it was started, but {folder.path} has other settings.")
-    base = to_device(load_base(space.base), torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    base = on_device(load_base(space.base))
     environment = build_environment(checked, base, folder.path.parent / STORE_FOLDER)
     task.write(folder)
     console.print(f"{task.summary}: {task.num_trainable(shape):,} parameters", markup=False, soft_wrap=True)

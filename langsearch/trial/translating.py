@@ -9,7 +9,8 @@ import torch
 from langsearch.adapters.learners import adapt
 from langsearch.adapters.peft_export import load_export, read_export
 from langsearch.evaluate.decoding import DecodingRow, decode_rows
-from langsearch.model.base import load_base, to_device
+from langsearch.model.base import load_base
+from langsearch.model.device import on_device
 from langsearch.space.languages import match_code
 from langsearch.space.problems import InputError
 from langsearch.space.settings import DecodingSettings
@@ -43,8 +44,7 @@ def translate_lines(
             problems += error.problems
     if problems:
         raise InputError(problems)
-    loaded = load_base(base or exported.base)
-    loaded = to_device(loaded, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    loaded = on_device(load_base(base or exported.base))
     learner = adapt(loaded, exported.architecture, exported.languages)
     load_export(learner, adapters)
     vocabulary = loaded.vocabulary(exported.languages)

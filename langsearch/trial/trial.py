@@ -220,7 +220,6 @@ class _Run:
     ) -> TrialResult:
         scores, task, environment = evaluation.scores, self.task, self.environment
         epoch = progress.epoch if progress else 0
-        by_direction = tuple((str(score.direction), score.spbleu) for score in scores.by_direction)
         num_parameters = self.base.shape.num_parameters
         return TrialResult(
             epoch=epoch,
@@ -241,7 +240,7 @@ class _Run:
             seconds=self.seconds,
             peak_memory_bytes=max(peak_memory_bytes(), self.kept.peak_memory_bytes if self.kept else 0),
             chrf=evaluation.chrf.chrf if evaluation.chrf else None,
-            direction_spbleu=by_direction if environment.with_directions else None,
+            direction_spbleu=evaluation.direction_spbleu if environment.with_directions else None,
             beams=settings.beams,
             note=self.attempts.note,
             worker=f"{socket.gethostname()}/{os.getpid()}",
