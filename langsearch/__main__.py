@@ -1,5 +1,5 @@
 """`python -m langsearch` is `langsearch`."""
 
-from langsearch.cli import main
+from langsearch.cli.app import main
 
 main()

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from langsearch.cli import app
+from langsearch.cli.app import app
 from langsearch.experiment.environment import check_space
 from langsearch.search.checking import check_constraints, parameter_range, print_check, print_plan, search_summary
 from langsearch.space.architecture import Architecture, BaseShape

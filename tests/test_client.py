@@ -95,7 +95,7 @@ def start(head: "Head", space_file: Path, tmp_path: Path) -> Iterator[Starter]:
     started = []
 
     def run(*more: str, code: str = "", environment: dict[str, str] | None = None) -> "subprocess.Popen[str]":
-        code = f"{code}\nfrom langsearch.cli import main\nmain()"
+        code = f"{code}\nfrom langsearch.cli.app import main\nmain()"
         given = [f"--set={setting}" for setting in settings]
         place = ["--experiments", str(tmp_path / "experiments"), "--address", head.client]
         started.append(

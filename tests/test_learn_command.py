@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from langsearch import cli
+from langsearch.cli.app import main
+from langsearch.cli.search import check
 from langsearch.experiment.folder import read_json, read_rows
 from langsearch.space.schema import load_space
 
@@ -33,7 +34,7 @@ def learn(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, s
     def run(kind: str, *arguments: object) -> Ended:
         monkeypatch.setattr(sys, "argv", ["langsearch", "learn", kind, "tiny.yaml", *map(str, arguments)])
         with pytest.raises(SystemExit, match=r"\d|^$") as caught:
-            cli.main()
+            main()
         captured = capsys.readouterr()
         return Ended(caught.value.code or 0, captured.out, captured.err)
 
@@ -75,7 +76,7 @@ def test_a_demand_is_shown_and_its_narrowed_space_is_one_that_runs(learn: Comman
     space = load_space(Path("demand/narrowed.yaml"))
     assert space.name == "tiny-narrowed"
     assert space.dimensions().keys() >= {"rank.high", "rank.low", "trainer.lr"}
-    cli.check(Path("demand/narrowed.yaml"))
+    check(Path("demand/narrowed.yaml"))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from optuna.distributions import IntDistribution
 
-from langsearch import cli
+from langsearch.cli.app import main
 from langsearch.experiment.folder import read_json, read_rows, write_json
 from langsearch.experiment.lock import hold, is_held
 from langsearch.experiment.printable import json_text, printable, printable_lines
@@ -35,7 +35,7 @@ def langsearch(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
     def run(*arguments: object) -> tuple[object, str, str]:
         monkeypatch.setattr(sys, "argv", ["langsearch", *map(str, arguments)])
         with pytest.raises(SystemExit, match=r"\d|^$") as caught:
-            cli.main()
+            main()
         return (caught.value.code or 0, *capsys.readouterr())
 
     return run

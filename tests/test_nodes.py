@@ -14,7 +14,7 @@ import ray
 from ray.cluster_utils import Cluster
 from rich.console import Console
 
-from langsearch import cli
+from langsearch.cli.app import app
 from langsearch.cluster import doctor, nodes, preflight, probes
 from langsearch.cluster.nodes import Node, NodeError, ask, live_nodes
 from langsearch.cluster.ray_session import check_local_resources, connect
@@ -181,12 +181,12 @@ def test_the_doctor_names_what_would_break_a_run(
     monkeypatch.chdir(tmp_path)
     arguments = ["doctor", str(space_file), "--set", "resources.cpu=9", "--address", cluster.address]
     with pytest.raises(SystemExit, match="1"):
-        cli.app([*arguments, "--experiments", "/proc/self/cwd/here", "--json"])
+        app([*arguments, "--experiments", "/proc/self/cwd/here", "--json"])
     shown = capsys.readouterr().out
     assert '"No node has room for a trial, 9 CPU."' in shown
     assert shown.count("the storage cannot be used: there is no /proc/self/cwd/here.") == 3
     with pytest.raises(SystemExit, match="1"):
-        cli.app([*arguments, "--experiments", str(tmp_path / "experiments")])
+        app([*arguments, "--experiments", str(tmp_path / "experiments")])
     shown = capsys.readouterr().out
     assert "problem: No node has room for a trial, 9 CPU." in shown
     assert "Nothing here would break a run" not in shown

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import ray
 
-from langsearch import cli
+from langsearch.cli.app import main
 from langsearch.experiment.environment import CheckedSpace, Environment
 from langsearch.experiment.folder import ExperimentFolder, read_json, read_rows
 from langsearch.experiment.opening import start_experiment
@@ -179,7 +179,7 @@ def test_a_run_learns_its_priors_once_and_begins_with_them(
         arguments = ["run", str(space), "--experiments", str(folder.path.parent), *more]
         monkeypatch.setattr(sys, "argv", ["langsearch", *arguments, *(f"--set={setting}" for setting in settings)])
         with pytest.raises(SystemExit, match=r"\d|^$") as caught:
-            cli.main()
+            main()
         return int(caught.value.code or 0)
 
     # The run was killed after it had learned the sides and before it had the demand.

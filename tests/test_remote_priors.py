@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import ray
 
-from langsearch import cli
+from langsearch.cli.app import main
 from langsearch.cluster.ray_session import set_environment
 from langsearch.experiment.environment import CheckedSpace, Environment
 from langsearch.experiment.folder import ExperimentFolder, read_json, read_rows
@@ -98,7 +98,7 @@ def test_a_search_learns_its_priors_on_another_machine(
     arguments = ["run", str(space_file), "--experiments", url, *(f"--set={setting}" for setting in settings)]
     monkeypatch.setattr(sys, "argv", ["langsearch", *arguments])
     with pytest.raises(SystemExit) as caught:
-        cli.main()
+        main()
     assert caught.value.code in (0, None)
     copy = WorkingCopy(open_remote(url), "tiny")
     ours, store = ExperimentFolder(copy.path), ExperimentFolder(tmp_path / "store/tiny")

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import ray
 
-from langsearch import cli
 from langsearch.adapters.peft_export import read_export
+from langsearch.cli.app import main
 from langsearch.experiment.folder import read_json, read_rows
 from langsearch.experiment.results_file import RESULTS
 from langsearch.search import runner
@@ -45,7 +45,7 @@ def arguments(space: Path, *more: str) -> list[str]:
 def run(monkeypatch: pytest.MonkeyPatch, *given: str) -> object:
     monkeypatch.setattr(sys, "argv", ["langsearch", *given])
     with pytest.raises(SystemExit, match=r"\d|^$") as caught:
-        cli.main()
+        main()
     return caught.value.code or 0
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from langsearch.cli import app
+from langsearch.cli.app import app
 from langsearch.dashboard.serving import open_dashboard
 from langsearch.space.problems import InputError
 from tests.dashboard_fixtures import LiveSearch

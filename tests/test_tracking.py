@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import ray
 
-from langsearch import cli
+from langsearch.cli.app import main
 from langsearch.experiment.environment import CheckedSpace, check_space
 from langsearch.experiment.folder import ExperimentFolder, read_rows
 from langsearch.search.checking import describe_check
@@ -104,7 +104,7 @@ def test_a_tracker_that_is_not_installed_is_refused_before_anything_starts(
     monkeypatch.chdir(space_file.parent)
     monkeypatch.setattr(sys, "argv", ["langsearch", command, str(space_file), "--set", f"tracking=[{module}]"])
     with pytest.raises(SystemExit, match="2"):
-        cli.main()
+        main()
     assert (
         f"`tracking` asks for {'MLflow' if module == 'mlflow' else 'Weights & Biases'}, but it is not installed. "
         in (error := capsys.readouterr().err)
@@ -194,7 +194,7 @@ def tracked(tmp_path_factory: pytest.TempPathFactory, tiny_space: str) -> Iterat
         monkeypatch.chdir(folder)
         monkeypatch.setattr(sys, "argv", command)
         with pytest.raises(SystemExit, match=r"0|^$"):
-            cli.main()
+            main()
         yield folder / "tiny"
     ray.shutdown()
 

@@ -1,0 +1,77 @@
+"""One architecture or one set of adapters: trained, scored, used, exported."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from langsearch.cli.console import out, print_text
+from langsearch.cli.options import ExperimentOrAdapters, Overrides, TrialName
+
+
+def train(
+    target: Annotated[Path, typer.Argument(metavar="SPACE|ARCHITECTURE", help="A space, or an architecture.json.")],
+    to: Annotated[Path | None, typer.Option("--to", help="Where to write. [experiments/NAME-train]")] = None,
+    space: Annotated[Path | None, typer.Option(help="The space whose data and trainer an architecture uses.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier training stopped.")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Train one architecture, without a search, and export its adapters."""
+    from langsearch.trial.single import train_single
+
+    train_single(out, target, space, to, overrides or (), resume=resume)
+
+
+def evaluate(
+    target: ExperimentOrAdapters,
+    split: Annotated[str, typer.Option(help="validation, or test (devtest means test).")] = "test",
+    trial: TrialName = None,
+    space: Annotated[Path | None, typer.Option(help="The space whose data adapters outside an experiment use.")] = None,
+    beams: Annotated[int | None, typer.Option(help="Beams. [as in the space's evaluation.final]", min=1)] = None,
+) -> None:
+    """Score a trial or exported adapters: spBLEU by direction and class pair, with its signature."""
+    from langsearch.trial.rescoring import print_evaluation
+
+    print_evaluation(out, target, split, trial, space, beams)
+
+
+def translate(
+    adapters: Annotated[Path, typer.Argument(metavar="ADAPTERS", help="A folder written by export, or front/NAME.")],
+    src: Annotated[str, typer.Option("--from", help="The source language.")],
+    tgt: Annotated[str, typer.Option("--to", help="The target language.")],
+    beams: Annotated[int, typer.Option(help="1: greedy.", min=1)] = 5,
+    base: Annotated[str | None, typer.Option(help="The base, if it is not where the adapters say.")] = None,
+) -> None:
+    """Translate: reads lines, writes lines."""
+    from langsearch.trial.translating import translate_lines
+
+    for line in translate_lines(adapters, sys.stdin.buffer, src, tgt, beams, base):
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+
+def export(
+    source: ExperimentOrAdapters,
+    to: Annotated[Path, typer.Option("--to", help="The folder to write.")],
+    trial: TrialName = None,
+    format_: Annotated[
+        str,
+        typer.Option(
+            "--format", help="peft: one PEFT LoRA adapter a language and side. merged: a plain model for a direction."
+        ),
+    ] = "peft",
+    direction: Annotated[str | None, typer.Option(metavar="SRC-TGT", help="The direction, with merged.")] = None,
+    compact: Annotated[bool, typer.Option("--compact", help="Store no pruned rank; computes the same.")] = False,
+    energy: Annotated[
+        float | None, typer.Option(help="Compact by SVD to this share of each product, e.g. 0.99.")
+    ] = None,
+) -> None:
+    """Export a trial's adapters so that plain PEFT loads them, or merge one direction's into a plain model."""
+    from langsearch.trial.export import export_one
+
+    names = export_one(
+        source, trial, to, format_, direction=direction, is_compact=compact, energy=energy, note=print_text
+    )
+    what = f"a model for {direction}" if format_ == "merged" else f"{len(names)} adapters"
+    out.print(f"Wrote {what} and a card to {to}", soft_wrap=True)

@@ -1,0 +1,55 @@
+"""The application: its commands in the order of its help, and `main`."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from langsearch import __version__
+from langsearch.cli.adapters import evaluate, export, train, translate
+from langsearch.cli.cluster import doctor, fetch, status, submit
+from langsearch.cli.console import err, out
+from langsearch.cli.experiments import dashboard, list_, report, show
+from langsearch.cli.learn import learn_sides, learn_subspace
+from langsearch.cli.search import check, run
+from langsearch.space.problems import InputError
+
+app = typer.Typer(
+    help="Find, for each language of a translation model, the smallest adapters that translate best.\n\n"
+    "Start with: langsearch run search_spaces/quickstart.yaml",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+_learn = typer.Typer(help="Learn about a space before searching it: sides, or the demand for rank.")
+
+for _command in (check, run, train, evaluate, translate, export, report, dashboard, submit, status, fetch, doctor):
+    app.command()(_command)
+app.command("list")(list_)
+app.command()(show)
+_learn.command("sides")(learn_sides)
+_learn.command("subspace")(learn_subspace)
+app.add_typer(_learn, name="learn", no_args_is_help=True)
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        out.print(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Runs the command line and exits with its code: 0 done, 1 failed, 2 the input is wrong, 130 interrupted."""
+    try:
+        app(prog_name="langsearch")
+    except InputError as error:
+        for problem in error.problems:
+            err.print(f"error: {problem}", markup=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        err.print("Interrupted.")
+        sys.exit(130)

@@ -1,0 +1,190 @@
+"""Looking at a space, and searching it."""
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from langsearch.cli.console import err, out, print_text, write
+from langsearch.cli.experiments import print_front
+from langsearch.cli.options import EXPERIMENTS, Experiments, Overrides, RunAddress, SpaceFile, load_with_options
+from langsearch.space.problems import InputError
+
+if TYPE_CHECKING:
+    from langsearch.experiment.environment import CheckedSpace
+    from langsearch.search.runner import Outcome
+
+
+def check(
+    space: SpaceFile,
+    overrides: Overrides = None,
+    is_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
+) -> None:
+    """Validate a space: languages, directions, sentences, dimensions, sizes, plan. Starts and writes nothing."""
+    from langsearch.experiment.environment import check_space
+    from langsearch.search.checking import check_constraints, describe_check, print_check
+    from langsearch.search.trackers import check_tracking
+    from langsearch.space.schema import load_space
+
+    checked = check_space(load_space(space, overrides or ()))
+    check_constraints(checked)
+    check_tracking(checked.space)
+    if is_json:
+        typer.echo(json.dumps(describe_check(checked), ensure_ascii=False, indent=2))
+    else:
+        print_check(out, checked)
+
+
+def run(
+    space: SpaceFile,
+    experiments: Experiments = EXPERIMENTS,
+    name: Annotated[str | None, typer.Option(help="The experiment's name. [the space's name]")] = None,
+    trials: Annotated[
+        int | None,
+        typer.Option(help="Searched trials, baselines not counted; with --resume, in all: more adds to them.", min=1),
+    ] = None,
+    hours: Annotated[
+        float | None,
+        typer.Option(help="Stop after so many hours of this run, trials behind a checkpoint; --resume goes on."),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with an experiment after any end. Complete trials stay, running ones go on from their last "
+            "checkpoint.",
+        ),
+    ] = False,
+    retry: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHAT",
+            help="With --resume: try failed trials again. failed: all; 12,17: these; or how their cause begins, "
+            "e.g. 'out of memory'.",
+        ),
+    ] = None,
+    accept_changed_space: Annotated[
+        bool,
+        typer.Option(
+            "--accept-changed-space",
+            help="With --resume: go on with a changed space in the same study; the old one is kept beside it. Base, "
+            "languages, data, evaluation and objectives must stay.",
+        ),
+    ] = False,
+    address: RunAddress = None,
+    overrides: Overrides = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show only the result.")] = False,
+) -> None:
+    """Search: run the trials, test the front and the baselines, write the report.
+
+    Ctrl+C once: the trials stop behind a checkpoint. Twice: they stop now, and lose at most the epoch in progress.
+
+    Exit codes: 0 done, or the time was up. 1 no trial could finish, or the space's `failures` stopped the run.
+    2 wrong input. 130 interrupted.
+    """
+    if not resume and (retry is not None or accept_changed_space):
+        option = "--retry" if retry is not None else "--accept-changed-space"
+        raise InputError(f"{option} goes on with an experiment, but --resume is not given. Add it.")
+    from langsearch.experiment.environment import check_space
+    from langsearch.search.checking import check_constraints
+    from langsearch.search.display import Display
+    from langsearch.search.runner import run_search
+    from langsearch.search.trackers import check_tracking
+
+    loaded = load_with_options(space, overrides, name=name, trials=trials, hours=hours)
+    if address is not None and address.startswith("ray://"):
+        from langsearch.cluster.client import run_on_head
+
+        flags = {"--resume": resume, "--accept-changed-space": accept_changed_space, "--quiet": quiet}
+        options = [flag for flag, is_given in flags.items() if is_given] + (["--retry", retry] if retry else [])
+        raise typer.Exit(run_on_head(loaded, address, experiments, options, write))
+    checked = check_space(loaded)
+    check_constraints(checked)
+    check_tracking(loaded)
+    display = Display(out, loaded.name, loaded.search.trials, len(loaded.baselines), is_quiet=quiet)
+    try:
+        outcome = run_search(
+            checked,
+            experiments,
+            display,
+            resume=resume,
+            accept_changed_space=accept_changed_space,
+            retry=retry,
+            address=address,
+        )
+    except KeyboardInterrupt:
+        err.print("Interrupted. Go on with the same command and --resume.")
+        raise typer.Exit(130) from None
+    is_written = _write_results(checked, outcome)
+    code = _tell_end(outcome, is_idle=resume and display.num_started == 0)
+    raise typer.Exit(code if is_written else max(code, 1))
+
+
+def _write_results(checked: "CheckedSpace", outcome: "Outcome") -> bool:
+    """Writes the front's adapters and the report; returns whether they could be, which a full disk prevents."""
+    from langsearch.report.page import write_report
+    from langsearch.trial.export import export_front
+
+    path = outcome.folder.path
+    try:
+        if outcome.is_complete:
+            export_front(checked, outcome.folder)
+        report = write_report(path)
+        print_front(path)
+        if outcome.copy is not None:
+            outcome.copy.push()
+            out.print(f"Experiment: {outcome.copy.remote.url}", soft_wrap=True)
+    except OSError as error:
+        what = "front and report" if outcome.is_complete else "report"
+        err.print(
+            f"The {what} could not be written: {error}. --resume writes what is missing.",
+            markup=False,
+            soft_wrap=True,
+        )
+        return False
+    out.print(f"Report: {report}", soft_wrap=True)
+    return True
+
+
+def _tell_end(outcome: "Outcome", *, is_idle: bool) -> int:
+    """Says how a search ended and what can be done next; returns the exit code.
+
+    Args:
+        outcome: The run's.
+        is_idle: Whether the run went on with an experiment and started no trial.
+    """
+    if outcome.num_failed:
+        trials = "1 trial" if outcome.num_failed == 1 else f"{outcome.num_failed} trials"
+        print_text(f"{trials} failed; the causes are in the report. To try again: --resume --retry failed")
+    reasons = {"time": "The time is up", "interrupted": "Interrupted", "requested": "Stopped on request"}
+    if outcome.stopped_by in reasons:
+        why = reasons[outcome.stopped_by]
+        print_text(f"{why}: not all trials have ended. Go on with the same command and --resume.")
+        return 130 if outcome.stopped_by == "interrupted" else 0
+    if outcome.stopped_by is not None:
+        way_out = "Remove the cause, or change `failures`"
+        if outcome.stopped_by.startswith("disk full"):
+            way_out = "Make room on the disk, or lower `checkpoints.max_gigabytes`"
+        err.print(
+            f"Stopped: {outcome.stopped_by.rstrip('.')}. {way_out}; "
+            "then go on with the same command and --resume: no finished epoch is lost.",
+            markup=False,
+            soft_wrap=True,
+        )
+        return 1
+    if not outcome.is_complete:
+        err.print("The front could not be scored or tested; --resume tries it again.")
+        return 1
+    if outcome.num_complete == 0:
+        err.print("No searched trial could finish; the causes are in the report.")
+        return 1
+    if is_idle and outcome.ended_by != "exhausted":
+        more = " For more: --resume --trials N" if outcome.ended_by == "trials" else ""
+        print_text(f"No trial was left to run: the search had ended before.{more}")
+    ends = {
+        "plateau": "Ended before all trials: the last ones gained too little (`search.plateau`).",
+        "exhausted": "Ended before all trials: every point of the space was tried.",
+    }
+    if outcome.ended_by in ends:
+        print_text(ends[outcome.ended_by])
+    return 0
