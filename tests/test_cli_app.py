@@ -18,9 +18,3 @@ def test_the_module_runs_as_the_command_does_and_exits_with_its_code(space_file:
     )
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr.startswith("error: --set trainer.epoch=3: `trainer.epoch` must be a key of `trainer`")
-
-
-def test_help_needs_neither_torch_nor_ray() -> None:
-    code = "import sys; from langsearch import cli; print(sorted({'torch', 'ray', 'optuna'} & set(sys.modules)))"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout == "[]\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from langsearch.space.architecture import Architecture
-from langsearch.study.rows import VIOLATES
+from langsearch.study.results import VIOLATES
 
 Kind = Literal["searched", "baseline"]
 State = Literal["running", "complete", "pruned", "failed"]

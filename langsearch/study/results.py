@@ -4,6 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 
+VIOLATES = "violates "
+"""How the cause of a trial begins that was too large to be trained."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrialResult:

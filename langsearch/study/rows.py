@@ -23,9 +23,6 @@ SAMPLER = "sampler"
 STOPPED = "stopped on request"
 """The cause of a trial that somebody asked to end."""
 
-VIOLATES = "violates "
-"""How the cause of a trial begins that was too large to be trained."""
-
 TEST, FULL, DIFFERENCES = "test", "full", "differences"
 """Attributes of the study, "KEY/TRIAL": a finished trial takes none."""
 

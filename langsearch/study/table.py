@@ -23,7 +23,7 @@ from langsearch.study.candidates import (
 from langsearch.study.constraints import Constraints
 from langsearch.study.front import Objective
 from langsearch.study.proposing import Proposer
-from langsearch.study.results import FullResult, TestResult, TrialResult
+from langsearch.study.results import VIOLATES, FullResult, TestResult, TrialResult
 from langsearch.study.rows import (
     CAUSE,
     DIFFERENCES,
@@ -35,7 +35,6 @@ from langsearch.study.rows import (
     STATES,
     STOPPED,
     TEST,
-    VIOLATES,
     Rung,
     State,
     TrialRow,
