@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from langsearch.cli.console import out, print_text
-from langsearch.cli.options import ExperimentOrAdapters, Overrides, TrialName
+from langsearch.cli.options import ExperimentOrAdapters, Overrides, TrialName, brought_here, load_with_options
 
 
 def train(
@@ -18,6 +18,8 @@ def train(
     overrides: Overrides = None,
 ) -> None:
     """Train one architecture, without a search, and export its adapters."""
+    if target.suffix != ".json":
+        load_with_options(target, overrides)
     from langsearch.trial.single import train_single
 
     train_single(out, target, space, to, overrides or (), resume=resume)
@@ -33,7 +35,7 @@ def evaluate(
     """Score a trial or exported adapters: spBLEU by direction and class pair, with its signature."""
     from langsearch.trial.rescoring import print_evaluation
 
-    print_evaluation(out, target, split, trial, space, beams)
+    print_evaluation(out, brought_here(target), split, trial, space, beams)
 
 
 def translate(
@@ -71,7 +73,14 @@ def export(
     from langsearch.trial.export import export_one
 
     names = export_one(
-        source, trial, to, format_, direction=direction, is_compact=compact, energy=energy, note=print_text
+        brought_here(source),
+        trial,
+        to,
+        format_,
+        direction=direction,
+        is_compact=compact,
+        energy=energy,
+        note=print_text,
     )
     what = f"a model for {direction}" if format_ == "merged" else f"{len(names)} adapters"
     out.print(f"Wrote {what} and a card to {to}", soft_wrap=True)

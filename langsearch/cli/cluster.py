@@ -29,9 +29,9 @@ def submit(
     overrides: Overrides = None,
 ) -> None:
     """Send a space and its local data to a cluster, and follow the search, which goes on without us."""
+    loaded = load_with_options(space, overrides, name=name, trials=trials)
     from langsearch.cluster.jobs import Jobs
 
-    loaded = load_with_options(space, overrides, name=name, trials=trials)
     jobs = Jobs(address)
     job = jobs.submit(loaded, experiments, ["--resume"] if resume else [])
     print_text(f"Job {job}. Follow it: langsearch status {job} --address {address} --follow")
@@ -42,14 +42,14 @@ def submit(
 
 def status(
     address: ClusterUrl,
-    job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="A job's name. [all]")] = None,
+    job: Annotated[str | None, typer.Argument(metavar="JOB", help="A job's name. [all]")] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Show the job's log until it ends.")] = False,
 ) -> None:
     """Show the searches that were submitted to a cluster, or one of them."""
-    from langsearch.cluster.jobs import Jobs
-
     if follow and job is None:
         raise InputError("--follow shows one job's log, but no JOB is given.")
+    from langsearch.cluster.jobs import Jobs
+
     jobs = Jobs(address)
     found = jobs.all() if job is None else [jobs.find(job)]
     for one in found:
@@ -71,10 +71,10 @@ def fetch(
     ] = None,
 ) -> None:
     """Bring an experiment here: from its URL, or, up to 400 MB, from a path that the cluster's head sees."""
-    from langsearch.cluster.jobs import Jobs, fetch_remote
-
     if address is None and "://" not in what:
         raise InputError(f"--address must say which cluster has {what!r}, but is not given.")
+    from langsearch.cluster.jobs import Jobs, fetch_remote
+
     path = fetch_remote(what, to) if address is None or "://" in what else Jobs(address).fetch(what, to)
     print_text(f"Experiment: {path}")
 
@@ -89,7 +89,7 @@ def _follow(jobs: "Jobs", job: str) -> int:
 
 def doctor(
     space: Annotated[
-        Path | None, typer.Argument(metavar="[SPACE]", help="Also whether this space can run: base, data, room.")
+        Path | None, typer.Argument(metavar="SPACE", help="Also whether this space can run: base, data, room.")
     ] = None,
     address: Address = None,
     experiments: Experiments = EXPERIMENTS,
@@ -97,13 +97,12 @@ def doctor(
     is_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
 ) -> None:
     """Examine every node: versions, GPUs, memory, disk, storage, clock. Exit code 1 if a run would break there."""
+    loaded = None if space is None else load_with_options(space, overrides)
     from langsearch.cluster.doctor import diagnose, diagnosis_data, print_diagnoses, room_problems
     from langsearch.cluster.ray_session import check_local_resources, connect
     from langsearch.experiment.environment import check_space
     from langsearch.experiment.printable import json_text
-    from langsearch.space.schema import load_space
 
-    loaded = None if space is None else load_space(space, overrides or ())
     problems: list[str] = []
     try:
         if loaded is not None:

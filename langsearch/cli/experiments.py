@@ -6,12 +6,12 @@ from typing import Annotated
 import typer
 
 from langsearch.cli.console import out, print_text
-from langsearch.cli.options import EXPERIMENTS, ExperimentFolderArgument
+from langsearch.cli.options import EXPERIMENTS, ExperimentPlace, brought_here
 from langsearch.space.problems import InputError
 
 
 def report(
-    experiment: ExperimentFolderArgument,
+    experiment: ExperimentPlace,
     price: Annotated[
         float | None,
         typer.Option(
@@ -22,8 +22,9 @@ def report(
     """Write report.html and show the front against the baselines."""
     from langsearch.report.page import write_report
 
-    path = write_report(experiment, price)
-    print_front(experiment)
+    folder = brought_here(experiment)
+    path = write_report(folder, price)
+    print_front(folder)
     out.print(f"Report: {path}", soft_wrap=True)
 
 
@@ -39,7 +40,7 @@ def dashboard(
     experiments: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="EXPERIMENT...",
+            metavar="EXPERIMENT",
             help="Experiments, or folders of them; they need not be there yet. Or URLs. [experiments]",
         ),
     ] = None,
@@ -112,7 +113,7 @@ def list_(
 
 
 def show(
-    experiment: ExperimentFolderArgument,
+    experiment: ExperimentPlace,
     trial: Annotated[
         str | None, typer.Argument(metavar="TRIAL", help="A trial's number or a baseline's name. [the experiment]")
     ] = None,
@@ -123,7 +124,7 @@ def show(
     from langsearch.report.experiment_reader import read_experiment
     from langsearch.report.showing import experiment_data, find_trial, print_experiment, print_trial, trial_data
 
-    found = read_experiment(experiment)
+    found = read_experiment(brought_here(experiment))
     one = None if trial is None else find_trial(found, trial)
     if is_json:
         typer.echo(json_text(experiment_data(found) if one is None else trial_data(found, one)))

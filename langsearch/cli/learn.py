@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from langsearch.cli.console import out
-from langsearch.cli.options import Overrides, SpaceFile
+from langsearch.cli.options import Overrides, SpaceFile, load_with_options
 
 _To = Annotated[Path | None, typer.Option("--to", help="Where to write. [experiments/NAME-sides or -subspace]")]
 _Resume = Annotated[bool, typer.Option("--resume", help="Go on where an earlier learning stopped.")]
@@ -23,11 +23,10 @@ def learn_sides(
     overrides: Overrides = None,
 ) -> None:
     """Learn which layers should be indexed by the source language and which by the target's."""
+    loaded = load_with_options(space, overrides)
     from langsearch.prior.learn_command import learn_and_print
 
-    _show_learned(
-        learn_and_print(out, "sides", space, to, overrides or (), resume=resume, steps=steps, rank=rank, by=by)
-    )
+    _show_learned(learn_and_print(out, "sides", loaded, to, resume=resume, steps=steps, rank=rank, by=by))
 
 
 def learn_subspace(
@@ -40,10 +39,11 @@ def learn_subspace(
     overrides: Overrides = None,
 ) -> None:
     """Learn how much rank each language demands, and propose a narrowed space."""
+    loaded = load_with_options(space, overrides)
     from langsearch.prior.learn_command import learn_and_print
 
     given = {"rank": rank, "epochs": epochs, "target": target}
-    _show_learned(learn_and_print(out, "subspace", space, to, overrides or (), resume=resume, **given))
+    _show_learned(learn_and_print(out, "subspace", loaded, to, resume=resume, **given))
 
 
 def _show_learned(folder: Path) -> None:

@@ -16,24 +16,10 @@ EXPERIMENTS = "experiments"
 """The folder that holds all experiments, unless another is given."""
 
 
-def _here(text: str) -> Path:
-    """Returns a folder of this machine; a remote experiment is brought here first."""
-    if "://" not in text:
-        return Path(text)
-    from langsearch.experiment.working_copy import fetch_experiment
-
-    return fetch_experiment(text)
-
-
 SpaceFile = Annotated[Path, typer.Argument(metavar="SPACE", help="The space's YAML file.")]
-ExperimentFolderArgument = Annotated[
-    Path, typer.Argument(metavar="EXPERIMENT", help="An experiment's folder, or its URL.", parser=_here)
-]
+ExperimentPlace = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="An experiment's folder, or its URL.")]
 ExperimentOrAdapters = Annotated[
-    Path,
-    typer.Argument(
-        metavar="EXPERIMENT|ADAPTERS", help="An experiment, or its URL, or exported adapters.", parser=_here
-    ),
+    str, typer.Argument(metavar="EXPERIMENT|ADAPTERS", help="An experiment, or its URL, or exported adapters.")
 ]
 Experiments = Annotated[
     str,
@@ -63,6 +49,15 @@ RunAddress = Annotated[
 ]
 
 
+def brought_here(place: str) -> Path:
+    """Returns a folder of this machine; a remote experiment is brought here first."""
+    if "://" not in place:
+        return Path(place)
+    from langsearch.experiment.working_copy import fetch_experiment
+
+    return fetch_experiment(place)
+
+
 def load_with_options(
     path: Path,
     overrides: list[str] | None,
@@ -71,7 +66,10 @@ def load_with_options(
     trials: int | None = None,
     hours: float | None = None,
 ) -> "Space":
-    """Loads a space with what options set in it; problems with these name the options as they were typed."""
+    """Loads a space with what options set in it; problems with these name the options as they were typed.
+
+    A command does this before it imports what runs it: a mistake is told at once, and not after seconds of loading.
+    """
     from langsearch.space.schema import load_space
 
     options = {}

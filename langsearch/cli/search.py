@@ -21,14 +21,14 @@ def check(
     is_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
 ) -> None:
     """Validate a space: languages, directions, sentences, dimensions, sizes, plan. Starts and writes nothing."""
+    loaded = load_with_options(space, overrides)
     from langsearch.experiment.environment import check_space
     from langsearch.search.checking import check_constraints, describe_check, print_check
     from langsearch.search.trackers import check_tracking
-    from langsearch.space.schema import load_space
 
-    checked = check_space(load_space(space, overrides or ()))
+    checked = check_space(loaded)
     check_constraints(checked)
-    check_tracking(checked.space)
+    check_tracking(loaded)
     if is_json:
         typer.echo(json.dumps(describe_check(checked), ensure_ascii=False, indent=2))
     else:
@@ -85,12 +85,6 @@ def run(
     if not resume and (retry is not None or accept_changed_space):
         option = "--retry" if retry is not None else "--accept-changed-space"
         raise InputError(f"{option} goes on with an experiment, but --resume is not given. Add it.")
-    from langsearch.experiment.environment import check_space
-    from langsearch.search.checking import check_constraints
-    from langsearch.search.display import Display
-    from langsearch.search.runner import run_search
-    from langsearch.search.trackers import check_tracking
-
     loaded = load_with_options(space, overrides, name=name, trials=trials, hours=hours)
     if address is not None and address.startswith("ray://"):
         from langsearch.cluster.client import run_on_head
@@ -98,6 +92,12 @@ def run(
         flags = {"--resume": resume, "--accept-changed-space": accept_changed_space, "--quiet": quiet}
         options = [flag for flag, is_given in flags.items() if is_given] + (["--retry", retry] if retry else [])
         raise typer.Exit(run_on_head(loaded, address, experiments, options, write))
+    from langsearch.experiment.environment import check_space
+    from langsearch.search.checking import check_constraints
+    from langsearch.search.display import Display
+    from langsearch.search.runner import run_search
+    from langsearch.search.trackers import check_tracking
+
     checked = check_space(loaded)
     check_constraints(checked)
     check_tracking(loaded)

@@ -116,13 +116,17 @@ def fetch_experiment(text: str) -> Path:
     machine holds it, the run's working copy is returned, which is newer than what the storage has.
 
     Raises:
-        InputError: If the text is a URL that cannot be opened.
+        InputError: If the text is a URL that cannot be opened, or names no experiment.
         OSError: If the storage cannot be read.
     """
     if not is_remote(text):
         return Path(text)
     place, mark, query = text.partition("?")
     parent, _, name = place.rstrip("/").rpartition("/")
+    if "://" not in parent:
+        raise InputError(
+            f"An experiment's URL must end in FOLDER/NAME, but got {text}. `langsearch list` shows what a folder holds."
+        )
     return _fetch(open_remote(f"{parent}{mark}{query}"), name, with_trials=True)
 
 
@@ -143,6 +147,8 @@ def fetch_experiments(text: str, *, with_trials: bool) -> list[Path]:
             raise InputError(
                 f"EXPERIMENTS must be a folder, but {folder} is none. `langsearch run` makes experiments/."
             )
+        if (folder / _SPACE).is_file():
+            return [folder]
         return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     experiments = open_remote(text)
     if experiments.exists(_SPACE):

@@ -1,6 +1,6 @@
 """`langsearch learn`: sides and demand on their own, without an experiment."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +28,7 @@ from langsearch.prior.sides import SIDES_FILE, LearnedSides, learn_sides, read_s
 from langsearch.prior.subspace import DEMAND_FILE, Demand, learn_subspace, read_demand, share
 from langsearch.space.priors import MIN_SUBSPACE_EPOCHS, check_prior_shape
 from langsearch.space.problems import InputError
-from langsearch.space.schema import load_space
+from langsearch.space.schema import Space
 from langsearch.space.settings import PriorSettings, SidesPrior, SubspacePrior
 
 _LINES = 10
@@ -38,9 +38,8 @@ _LINES = 10
 def learn_and_print(
     console: Console,
     kind: Literal["sides", "subspace"],
-    space_file: Path,
+    space: Space,
     to: Path | None,
-    overrides: Sequence[str],
     *,
     resume: bool,
     **given: Any,
@@ -50,16 +49,14 @@ def learn_and_print(
     Args:
         console: Where to show.
         kind: What is learned.
-        space_file: The space.
+        space: The space.
         to: The folder to write. None: experiments/NAME-sides or experiments/NAME-subspace.
-        overrides: `key=value` for the space.
         resume: Go on in a folder that is there.
         given: Settings of `SidesPrior` or `SubspacePrior`; None is as the space's `prior` says, or the default.
 
     Raises:
         InputError: If the input is wrong, or the folder is there and not to be resumed; then nothing is written.
     """
-    space = load_space(space_file, overrides)
     checked = check_space(space)
     prior = _settings(checked, kind, {name: value for name, value in given.items() if value is not None})
     task = (
