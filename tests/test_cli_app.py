@@ -2,6 +2,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import typer.main
+from typer.testing import CliRunner
+
+from langsearch.cli.app import app
+
 pytest_plugins = ["search_fixtures"]
 
 
@@ -18,3 +23,16 @@ def test_the_module_runs_as_the_command_does_and_exits_with_its_code(space_file:
     )
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr.startswith("error: --set trainer.epoch=3: `trainer.epoch` must be a key of `trainer`")
+
+
+def test_help_lists_the_commands_on_the_way_of_a_search_and_asks_for_no_more_than_80_columns() -> None:
+    group = typer.main.get_command(app)
+    names = list(group.commands)  # type: ignore[attr-defined]
+    assert names == [
+        *("check", "run", "train", "evaluate", "translate", "export", "report", "dashboard"),
+        *("submit", "status", "fetch", "doctor", "list", "show", "learn"),
+    ]
+    for arguments in ([], *([name] for name in names), ["learn", "sides"], ["learn", "subspace"]):
+        long, short = (CliRunner().invoke(app, [*arguments, option]) for option in ("--help", "-h"))
+        assert (long.exit_code, long.output) == (0, short.output)
+        assert max(len(line) for line in long.output.splitlines()) <= 80

@@ -150,6 +150,10 @@ def test_a_constraint_that_nothing_can_keep_is_refused(command: str, space_file:
         (("export", "EXPERIMENT", "--to", "out", "--trial", "77"), "--trial must name a trial, but '77' is none."),
         (("export", "EXPERIMENT", "--to", "out", "--format", "onnx"), "--format must be peft or merged, but"),
         (("export", "absent", "--to", "out"), "An experiment's folder holds a space.yaml, but absent has none."),
+        (
+            ("show", "s3://absent"),
+            "An experiment's URL must end in FOLDER/NAME, but got s3://absent. `lang",
+        ),
         (("report", "absent"), "An experiment must be a folder, but absent is not one."),
         (("translate", "absent", "--from", "en", "--to", "fr"), "Adapters must be a folder that `langsearch export`"),
         (("translate", "ADAPTERS", "--from", "xx", "--to", "fr"), "A language"),

@@ -138,6 +138,21 @@ call("show", experiment, "--json")
     assert loaded(code, LIBRARIES) == []
 
 
+def test_mistakes_in_a_space_are_told_before_torch_and_ray_are_loaded(tmp_path: Path) -> None:
+    code = f"""{CALL}
+from langsearch.space.problems import InputError
+for command in ("check", "run", "train", "learn sides", "learn subspace", "doctor", "submit"):
+    options = ["--address", "http://127.0.0.1:1", "--experiments", "/x"] if command == "submit" else []
+    try:
+        call(*command.split(), {str(tmp_path / "absent.yaml")!r}, *options)
+    except InputError as error:
+        assert "absent.yaml: The file must be readable" in str(error)
+    else:
+        raise AssertionError(command)
+"""
+    assert loaded(code, HEAVY) == []
+
+
 # Ctrl+C comes once the dashboard has shown the experiment, and what has changed since.
 DASHBOARD = """
 import os, signal, socket, threading, time, urllib.error, urllib.request

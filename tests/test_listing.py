@@ -63,6 +63,12 @@ def test_list_shows_each_experiment_in_80_columns(copied: Path, langsearch: Comm
     assert "\x1b" not in out
 
 
+def test_list_takes_one_experiment_too(copied: Path, langsearch: Command) -> None:
+    _, several, _ = langsearch("list", copied.parent, "--json")
+    _, one, _ = langsearch("list", copied, "--json")
+    assert json.loads(one) == json.loads(several)
+
+
 def test_list_as_json_has_the_numbers_as_they_are(copied: Path, langsearch: Command) -> None:
     _, out, _ = langsearch("list", copied.parent, "--json")
     (listed,) = json.loads(out)
