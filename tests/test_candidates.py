@@ -8,7 +8,7 @@ import pytest
 
 from langsearch.space.settings import Constraint
 from langsearch.study.candidates import best_member
-from langsearch.study.results import FullResult
+from langsearch.study.results import FinalResult
 from tests.table_fixtures import LARGE, propose, study
 
 if TYPE_CHECKING:
@@ -103,8 +103,8 @@ def test_a_loss_is_of_directions_within_the_class_against_the_pretrained_base(
     assert unknown == dict.fromkeys(texts, 1.0), "what has no such scores is not known to keep its losses"
 
 
-def full(spbleu: float, directions: dict[str, float] | None = None) -> FullResult:
-    return FullResult(
+def final(spbleu: float, directions: dict[str, float] | None = None) -> FinalResult:
+    return FinalResult(
         full_spbleu=spbleu,
         full_spbleu_low=spbleu - 1,
         full_spbleu_high=spbleu + 1,
@@ -124,11 +124,11 @@ def test_the_front_is_of_full_scores_once_all_candidates_have_them(
     for name, spbleu, size in zip(names, (10.0, 11.0, 12.0), (100, 200, 300), strict=True):
         table.complete(name, make_result(spbleu=spbleu, trainable_parameters=size))
     for name, spbleu in zip(names, (10.5, 9.0, 12.0), strict=True):
-        assert [row.name for row in table.front()] == names, "not all have full scores"
-        table.record_full(name, full(spbleu))
+        assert [row.name for row in table.front()] == names, "not all have final scores"
+        table.record_final(name, final(spbleu))
     assert [row.name for row in table.front()] == [names[0], names[2]]
     assert [row.name for row in table.candidates()] == names
-    assert table.row(names[0]).full == full(10.5)
+    assert table.row(names[0]).final == final(10.5)
     assert make_table(tmp_path / "study.db").rows() == table.rows()
 
 
@@ -145,19 +145,19 @@ def test_members_keep_the_constraints_by_their_full_scores_too(
     for name, spbleu, size in zip(names, (10.0, 11.0, 12.0), (100, 200, 300), strict=True):
         table.complete(name, make_result(spbleu=spbleu, trainable_parameters=size, direction_spbleu=(("en-fr", 10.0),)))
     assert [row.name for row in table.unscored()] == [*names, "pretrained"]
-    # By full scores the first one dominates the second, but loses 3 in a direction that the search did not score.
-    table.record_full(small, full(12.0, {"en-fr": 10.0, "fr-en": 5.0}))
-    table.record_full(middle, full(11.0, {"en-fr": 9.8, "fr-en": 8.0}))
-    table.record_full(large, full(7.0, {"en-fr": 10.0, "fr-en": 9.0}))
-    assert [row.name for row in table.front()] == list(names), "the base has no full scores yet"
-    assert table.violated_in_full() == {}
-    table.record_full("pretrained", full(9.0, {"en-fr": 10.0, "fr-en": 8.0}))
+    # By final scores the first one dominates the second, but loses 3 in a direction that the search did not score.
+    table.record_final(small, final(12.0, {"en-fr": 10.0, "fr-en": 5.0}))
+    table.record_final(middle, final(11.0, {"en-fr": 9.8, "fr-en": 8.0}))
+    table.record_final(large, final(7.0, {"en-fr": 10.0, "fr-en": 9.0}))
+    assert [row.name for row in table.front()] == list(names), "the base has no final scores yet"
+    assert table.violated_by_final() == {}
+    table.record_final("pretrained", final(9.0, {"en-fr": 10.0, "fr-en": 8.0}))
     assert table.unscored() == []
     assert [row.name for row in table.front()] == [middle]
-    assert table.violated_in_full() == {small: ["worst_loss.all <= 0.5"], large: ["spbleu >= 8"]}
+    assert table.violated_by_final() == {small: ["worst_loss.all <= 0.5"], large: ["spbleu >= 8"]}
     again = make_table(tmp_path / "study.db", **values)
     assert (again.rows(), again.front()) == (table.rows(), table.front())
-    table.record_full(middle, full(11.0))
+    table.record_final(middle, final(11.0))
     assert [row.name for row in table.unscored()] == [middle], "scored before directions were asked for"
 
 
@@ -182,7 +182,7 @@ def test_the_best_member_is_chosen_by_full_scores_once_all_members_have_them(
         table.complete(name, make_result(spbleu=spbleu, trainable_parameters=size))
     rows = [table.row(name) for name in (small, large)]
     assert best_member(rows) == rows[1]
-    rows[0] = dataclasses.replace(rows[0], full=full(12.0))
-    assert best_member(rows) == rows[1], "the other one's full score is not known"
-    rows[1] = dataclasses.replace(rows[1], full=full(11.5))
+    rows[0] = dataclasses.replace(rows[0], final=final(12.0))
+    assert best_member(rows) == rows[1], "the other one's final score is not known"
+    rows[1] = dataclasses.replace(rows[1], final=final(11.5))
     assert best_member(rows) == rows[0]

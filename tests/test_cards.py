@@ -17,7 +17,7 @@ from langsearch.experiment.environment import Environment
 from langsearch.experiment.folder import read_json, read_rows
 from langsearch.model.base import Base, load_base
 from langsearch.space.architecture import Architecture
-from langsearch.study.results import FullResult
+from langsearch.study.results import FinalResult
 from langsearch.trial.cards import hub_code, load_lines
 from langsearch.trial.export import export_front, export_trial, open_experiment
 
@@ -117,7 +117,7 @@ def test_the_card_says_how_much_of_the_validation_part_was_scored_in_the_end(tra
         (4, f"4 of {whole} validation sentences in all directions"),
         (whole, "whole validation"),
     ):
-        full = FullResult(
+        final = FinalResult(
             full_spbleu=3.0,
             full_spbleu_low=2.0,
             full_spbleu_high=4.0,
@@ -126,7 +126,7 @@ def test_the_card_says_how_much_of_the_validation_part_was_scored_in_the_end(tra
             full_num_sentences=num_sentences,
             full_num_directions=directions,
         )
-        table.record_full("00000", full)
+        table.record_final("00000", final)
         export_trial(base, environment, folder, table.row("00000"), tmp_path / str(num_sentences))
         card = (tmp_path / str(num_sentences) / "README.md").read_text(encoding="utf-8")
         assert f"| {name.removesuffix(' part')}" in card

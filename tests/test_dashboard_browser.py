@@ -158,7 +158,7 @@ def test_hover_shows_a_trial_a_click_pins_it_and_the_table_sorts(context: Any, s
 
 
 def test_a_trial_is_stopped_by_its_button_after_a_question(context: Any, search: LiveSearch) -> None:
-    stop = search.folder.trial("00003").stop
+    stop = search.folder.trial("00003").stop_request
     with served(search.folder.path) as dashboard:
         opened = visit(context, dashboard.url)
         button = opened.page.get_by_role("button", name="Stop trial 00003")
@@ -171,7 +171,7 @@ def test_a_trial_is_stopped_by_its_button_after_a_question(context: Any, search:
         opened.page.locator(".toast").get_by_text("Trial 00003 was asked to stop").wait_for()
         assert stop.exists()
         opened.page.locator("#trial-table .stop:disabled").get_by_text("Stopping …").wait_for(timeout=SOON_MS)
-        search.table.stop("00003")
+        search.table.end_on_request("00003")
         stop.unlink()
         row = opened.page.locator("#trial-table tr[data-name='00003']")
         row.get_by_text("stopped on request").wait_for(timeout=SOON_MS)
@@ -186,7 +186,7 @@ def test_the_whole_search_is_stopped_by_its_button(context: Any, search: LiveSea
         opened.page.locator("#stop-search").click()
         opened.page.get_by_role("dialog").get_by_role("button", name="Stop the search").click()
         opened.page.locator("#stop-search:disabled").wait_for(timeout=SOON_MS)
-        assert search.folder.stop.exists()
+        assert search.folder.stop_request.exists()
         opened.page.close()
 
 

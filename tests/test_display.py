@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from langsearch.search.display import Display, short_count
-from langsearch.study.rows import STOPPED, State, TrialRow
+from langsearch.study.rows import STOP_REQUESTED, State, TrialRow
 
 if TYPE_CHECKING:
     from tests.search_fixtures import ResultMaker, TaskMaker
@@ -117,7 +117,7 @@ def test_only_planned_trials_count_as_ended_after_a_resume(make_task: "TaskMaker
         row("00002", State.PRUNED, cause="violates trainable_parameters <= 9"),
         row("00003", State.FAILED, cause="worker lost", retried_as="00004"),
         row("00004", State.FAILED, cause="worker lost"),
-        row("00005", State.PRUNED, cause=STOPPED),
+        row("00005", State.PRUNED, cause=STOP_REQUESTED),
     ]
     display = Display(console(is_terminal=True), "tiny", 4, 0)
     display.known(rows, {row.name: make_task(row.name) for row in rows})

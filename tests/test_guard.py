@@ -24,7 +24,7 @@ TOKEN = "s3cret & more"
 def test_another_sites_page_cannot_stop_anything(headers: dict[str, str], client: Client, search: LiveSearch) -> None:
     with running(search):
         ask(client, "/experiments/0/stop", expected=403, method="POST", json={"trial": "00002"}, headers=headers)
-        assert not search.folder.trial("00002").stop.exists()
+        assert not search.folder.trial("00002").stop_request.exists()
         ours = {**ASKING, "Origin": "http://127.0.0.1:8266", "Sec-Fetch-Site": "same-origin"}
         ask(client, "/experiments/0/stop", method="POST", json={"trial": "00002"}, headers=ours)
 

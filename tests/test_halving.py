@@ -251,7 +251,7 @@ def test_the_decision_is_in_the_table_with_the_result_that_it_was_made_by(halvin
         (1, (9.0, 101.0), False, 1),
     ]
     assert (second.result.spbleu if second.result else None) == 9.0
-    assert second.is_stopped
+    assert second.is_pruned_at_rung
 
 
 def test_a_score_that_is_not_finite_is_no_member_of_a_rung(halving: RungsMaker) -> None:

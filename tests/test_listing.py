@@ -198,7 +198,7 @@ def test_results_tell_a_proposal_that_was_never_trained_from_a_trial_that_was_st
     for _ in range(2):
         table.propose({"rank": IntDistribution(1, 8)}, fingerprint=None)
     table.reject("00000", {"trainable_parameters <= 9": 0.5})
-    table.stop("00001")
+    table.end_on_request("00001")
     for row in table.rows():
         trial = as_trial(row_values(row, 1000))
         assert trial is not None

@@ -13,7 +13,7 @@ from langsearch.experiment.folder import ExperimentFolder
 from langsearch.experiment.lock import hold
 from langsearch.report.experiment_reader import as_trial, read_experiment
 from langsearch.report.experiment_values import Trial
-from langsearch.study.rows import STOPPED
+from langsearch.study.rows import STOP_REQUESTED
 from tests.dashboard_fixtures import ASKING, LiveSearch, ask, client_of, running, states, stop, update, version
 
 pytest_plugins = ["dashboard_fixtures"]
@@ -134,15 +134,16 @@ def test_a_stop_is_passed_to_the_driver_by_a_file(client: Client, search: LiveSe
     with running(search):
         before = version(client)
         assert "Trial 00002 was asked to stop" in stop(client, "00002", expected=200)
-        assert search.folder.trial("00002").stop.exists()
+        assert search.folder.trial("00002").stop_request.exists()
         assert version(client) != before
         assert update(client)["live"] == {"running": ["00002"], "stopping": ["00002"]}
-        search.table.stop("00002")
+        search.table.end_on_request("00002")
         trials = update(client)["data"]["trials"]
         place = trials["name"].index("00002")
-        assert (trials["state"][place], trials["cause"][place], trials["epochs"][place]) == ("pruned", STOPPED, 1)
+        found = (trials["state"][place], trials["cause"][place], trials["epochs"][place])
+        assert found == ("pruned", STOP_REQUESTED, 1)
         assert "The search was asked to stop" in stop(client, None, expected=200)
-        assert search.folder.stop.exists()
+        assert search.folder.stop_request.exists()
 
 
 def test_a_stop_that_cannot_be_met_is_answered_plainly_and_writes_nothing(client: Client, search: LiveSearch) -> None:

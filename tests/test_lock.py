@@ -167,13 +167,14 @@ def test_a_request_to_stop_the_run_and_half_written_files_do_not_outlive_it(tmp_
     folder = ExperimentFolder(tmp_path)
     trial = folder.trial("00003")
     trial.path.mkdir(parents=True)
-    folder.stop.touch()
-    trial.stop.touch()
+    folder.stop_request.touch()
+    trial.stop_request.touch()
     trial.task.touch()
     for path in (folder.path, trial.path):
         (path / f".trial.json.4711{PARTIAL}").write_text("{", encoding="utf-8")
     clear_leftovers(folder)
     clear_leftovers(ExperimentFolder(tmp_path / "absent"))
-    assert not folder.stop.exists()
-    assert {path.name for path in trial.path.iterdir()} == {trial.task.name, trial.stop.name}  # asked for a trial
+    assert not folder.stop_request.exists()
+    left = {path.name for path in trial.path.iterdir()}
+    assert left == {trial.task.name, trial.stop_request.name}  # asked for a trial
     assert [path.name for path in tmp_path.iterdir()] == ["trials"]

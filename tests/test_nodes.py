@@ -135,7 +135,7 @@ def test_a_node_that_sees_another_storage_is_named_with_the_path(
     place = Path(f"/proc/self/cwd/{tmp_path.name}-experiments")  # for each process another folder
     workers = live_nodes()[1:]
     with pytest.raises(InputError, match="must read and write the experiments") as caught:
-        preflight.check_storage(workers, place, None)
+        preflight.check_place(workers, place, None)
     assert len(caught.value.problems) == 2
     assert (
         f"Node {workers[0]} must read and write the experiments in {place}, but cannot: there is no {place}"
@@ -147,7 +147,7 @@ def test_a_node_that_sees_another_storage_is_named_with_the_path(
 def test_storage_that_this_machine_cannot_write_is_refused(cluster: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(InputError, match=r"must lie where this machine can write, but .*file is not such a place"):
-        preflight.check_storage(live_nodes(), tmp_path / "file", None)
+        preflight.check_place(live_nodes(), tmp_path / "file", None)
 
 
 def test_a_node_that_cannot_read_the_token_files_is_named_with_the_file(
@@ -170,7 +170,7 @@ def test_the_doctor_finds_a_sound_cluster_sound(cluster: Any, space_file: Path, 
     assert all(one.skew_seconds is not None and abs(one.skew_seconds) < 10 for one in found)
     for one in found:
         assert one.examined is not None
-        assert one.examined.storage_problem is None
+        assert one.examined.place_problem is None
         assert one.examined.versions["ray"] == ray.__version__
     assert doctor.room_problems(found, space(space_file, "gpu=0.5"), cluster.address) == []
 
@@ -198,14 +198,14 @@ def test_the_doctor_names_what_would_break_a_run(
         ({"versions": {"ray": "1.0"}}, "ray must be"),
         ({"versions": {"optuna": None}}, "optuna is not installed."),
         ({"free_disk_bytes": 10**8}, "at least 1 GB of disk must be free, but 0.1 GB are."),
-        ({"storage_problem": "no"}, "the storage cannot be used: no."),
+        ({"place_problem": "no"}, "the storage cannot be used: no."),
         ({"missing": ["/data/adapters"]}, "/data/adapters must be readable, but is not."),
         ({"gpus": ["H200, 143771 MiB"], "versions": {"torch": "2.13.0+cpu"}}, "there are GPUs, but torch is a build"),
     ],
 )
 def test_the_doctor_on_one_machine(change: dict[str, Any], problem: str, tmp_path: Path) -> None:
     here = probes.examine(str(tmp_path), "absent", "", [])
-    sound = replace(here, storage_problem=None, gpus=[], free_disk_bytes=10**10)
+    sound = replace(here, place_problem=None, gpus=[], free_disk_bytes=10**10)
     assert doctor._judge("this machine", None, sound, sound, None, None).problems == ()
     changed = replace(sound, **(change | {"versions": {**sound.versions, **change.get("versions", {})}}))
     ours = changed if "gpus" in change else sound
@@ -214,7 +214,7 @@ def test_the_doctor_on_one_machine(change: dict[str, Any], problem: str, tmp_pat
 
 
 def test_the_doctor_says_when_a_clock_is_wrong(tmp_path: Path) -> None:
-    here = replace(probes.examine(str(tmp_path), "absent", "", []), storage_problem=None, free_disk_bytes=10**10)
+    here = replace(probes.examine(str(tmp_path), "absent", "", []), place_problem=None, free_disk_bytes=10**10)
     resources = {"CPU": 1.0}
     assert doctor._judge("a", resources, here, here, 59.0, None).problems == ()
     (problem,) = doctor._judge("a", resources, here, here, -120.0, None).problems

@@ -25,7 +25,7 @@ from langsearch.report.showing import print_trial
 from langsearch.report.summary import headline, sentences, summarise
 from langsearch.report.timeline import MAX_WORKER_LANES, timeline_figure
 from langsearch.report.translations import read_translations
-from langsearch.study.results import full_part
+from langsearch.study.results import final_part
 from tests.report_fixtures import CLASSES, DIRECTIONS, Page, make_experiment
 
 
@@ -327,7 +327,7 @@ def test_scores_on_a_share_of_the_validation_part_are_never_called_the_whole(fol
 def test_full_scores_say_how_much_of_the_validation_part_they_are_of(
     sizes: tuple[int | None, int | None, int | None, int | None], words: str
 ) -> None:
-    assert full_part(*sizes) == words
+    assert final_part(*sizes) == words
 
 
 def test_infeasible_trials_are_counted_and_named(folder: Path, tmp_path: Path) -> None:

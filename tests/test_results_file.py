@@ -13,7 +13,7 @@ from langsearch.experiment.folder import ExperimentFolder, read_rows
 from langsearch.experiment.opening import open_table, start_experiment
 from langsearch.experiment.results_file import RESULTS, ResultsFile, write_results
 from langsearch.experiment.task import searched_task
-from langsearch.study.results import FullResult, TestResult
+from langsearch.study.results import FinalResult, TestResult
 from langsearch.study.rows import State, TrialRow
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["search_fixtures"]
 
-FULL = FullResult(
+FINAL = FinalResult(
     full_spbleu=11.5,
     full_spbleu_low=11.0,
     full_spbleu_high=12.0,
@@ -138,7 +138,7 @@ Change = Callable[[TrialRow], TrialRow]
 @pytest.mark.parametrize(
     ("change", "name", "value"),
     [
-        (lambda row: replace(row, full=FULL), "full_spbleu", 11.5),
+        (lambda row: replace(row, final=FINAL), "full_spbleu", 11.5),
         (lambda row: replace(row, test=TEST), "test_spbleu", 9.0),
         (
             lambda row: replace(row, differences={"full_finetuning": Difference(1.0, 0.5, 1.5)}),

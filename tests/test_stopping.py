@@ -17,7 +17,7 @@ from langsearch.experiment.task import TrialTask
 from langsearch.search.searcher import TableSearcher
 from langsearch.space.settings import Constraint
 from langsearch.study.results import TrialResult
-from langsearch.study.rows import STOPPED, State
+from langsearch.study.rows import STOP_REQUESTED, State
 from langsearch.study.table import TrialTable
 from langsearch.trial.failures import PAUSED
 from tests.benchmarks.simulated_tune import run_simulated, scripted_result
@@ -53,8 +53,8 @@ class Driver:
     def ask_to_stop(self, name: str) -> Path:
         trial = self.folder.trial(name)
         trial.checkpoint.mkdir(parents=True, exist_ok=True)
-        trial.stop.touch()
-        return trial.stop
+        trial.stop_request.touch()
+        return trial.stop_request
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_a_trial_that_is_asked_to_stop_is_pruned_at_the_epoch_it_reached(
     stop = driver.ask_to_stop(name)
     driver.searcher.on_trial_complete("t", dict(PAUSE))
     row = driver.table.row(name)
-    assert (row.state, row.cause, row.result) == (State.PRUNED, STOPPED, make_result(epoch=2))
+    assert (row.state, row.cause, row.result) == (State.PRUNED, STOP_REQUESTED, make_result(epoch=2))
     assert not stop.exists() and not driver.folder.trial(name).checkpoint.exists()
     assert make_table(study, sampler="random").rows() == driver.table.rows()
 
@@ -89,7 +89,7 @@ def test_a_trial_that_is_stopped_in_its_first_epoch_was_trained_all_the_same(dri
     driver.ask_to_stop(name)
     driver.searcher.on_trial_complete("t", dict(PAUSE))
     row = driver.table.row(name)
-    assert (row.state, row.result, row.cause) == (State.PRUNED, None, STOPPED)
+    assert (row.state, row.result, row.cause) == (State.PRUNED, None, STOP_REQUESTED)
     assert (row.is_rejected, row.counts, row.violations) == (False, True, None)
 
 
@@ -154,7 +154,7 @@ def test_a_driver_killed_while_it_ended_a_trial_ends_it_when_it_goes_on(
         with pytest.raises(KeyboardInterrupt):
             driver.searcher.on_trial_complete("t", dict(PAUSE))
     second = Driver(tmp_path, make_table(study, sampler="random"), make_task)
-    assert (second.table.row(name).state, second.table.row(name).cause) == (State.PRUNED, STOPPED)
+    assert (second.table.row(name).state, second.table.row(name).cause) == (State.PRUNED, STOP_REQUESTED)
     assert second.searcher.suggest("u") != {"name": name}
 
 
@@ -172,7 +172,7 @@ def test_a_request_that_a_killed_driver_had_not_carried_out_is_carried_out_by_th
     clear_leftovers(driver.folder)
     second = Driver(tmp_path, make_table(study, sampler="random"), make_task)
     row = second.table.row(name)
-    assert (row.state, row.cause, row.result) == (State.PRUNED, STOPPED, make_result(epoch=1))
+    assert (row.state, row.cause, row.result) == (State.PRUNED, STOP_REQUESTED, make_result(epoch=1))
     assert not stop.exists() and not second.folder.trial(name).checkpoint.exists()
     assert second.searcher.suggest("u") != {"name": name}
 
@@ -198,7 +198,7 @@ def test_a_scripted_search_ends_with_all_its_trials_though_some_were_stopped(
     def script(task: TrialTask) -> Iterator[tuple[float, TrialResult | None]]:
         """Looks for its stop file after every epoch, as a worker does; somebody asks two trials to stop."""
         for epoch in (1, 2, 3):
-            if driver.folder.trial(task.name).stop.exists():
+            if driver.folder.trial(task.name).stop_request.exists():
                 yield 0.1, None
                 return
             if (task.name, epoch) in {("00001", 2), ("00004", 1)}:
@@ -208,9 +208,9 @@ def test_a_scripted_search_ends_with_all_its_trials_though_some_were_stopped(
     run_simulated(driver.searcher, FIFOScheduler(), script, num_slots=2)
     assert driver.searcher.is_done
     found = {row.name: (row.state, row.cause, row.result and row.result.epoch) for row in driver.table.rows()}
-    stopped = {"00001": (State.PRUNED, STOPPED, 2), "00004": (State.PRUNED, STOPPED, 1)}
+    stopped = {"00001": (State.PRUNED, STOP_REQUESTED, 2), "00004": (State.PRUNED, STOP_REQUESTED, 1)}
     assert found == {f"{number:05d}": (State.COMPLETE, None, 3) for number in range(6)} | stopped
     assert {row.name for row in driver.table.front()}.isdisjoint(stopped)
     ResultsFile(driver.folder, 10**6).write(driver.table)
     rows = {row["name"]: row for row in read_rows(driver.folder.results)}
-    assert (rows["00001"]["state"], rows["00001"]["cause"], rows["00001"]["epochs"]) == ("pruned", STOPPED, 2)
+    assert (rows["00001"]["state"], rows["00001"]["cause"], rows["00001"]["epochs"]) == ("pruned", STOP_REQUESTED, 2)

@@ -10,7 +10,7 @@ from optuna.exceptions import StorageInternalError
 
 from langsearch.experiment.folder import ExperimentFolder
 from langsearch.experiment.study_reader import StudyReader, UnreadableError
-from langsearch.study.results import FullResult
+from langsearch.study.results import FinalResult
 from langsearch.study.table import TrialTable
 from tests.dashboard_fixtures import LiveSearch
 
@@ -41,7 +41,7 @@ def test_rows_and_front_are_the_drivers_at_every_step(search: LiveSearch, reader
     search.epoch(running, 1, 3.0)
     table.record_rung(running, 1, [3.0, 100.0], goes_on=False)
     assert same(reader, table)
-    table.stop(running)
+    table.end_on_request(running)
     table.fail(search.begin(), "out of memory: no")
     assert same(reader, table)
     failed = table.rows()[-1]
@@ -55,9 +55,9 @@ def test_rows_and_front_are_the_drivers_at_every_step(search: LiveSearch, reader
             "full_spbleu_high": spbleu,
             "full_worst_class_spbleu": spbleu,
         }
-        full = FullResult(full_spbleu=spbleu, **values, full_chrf=None, full_num_sentences=52, full_num_directions=6)
-        table.record_full(name, full)
-    assert same(reader, table), "the front is then by the full scores"
+        final = FinalResult(full_spbleu=spbleu, **values, full_chrf=None, full_num_sentences=52, full_num_directions=6)
+        table.record_final(name, final)
+    assert same(reader, table), "the front is then by the final scores"
 
 
 def test_constraints_are_measured_as_the_driver_measures_them(tmp_path: Path) -> None:

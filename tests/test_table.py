@@ -196,9 +196,9 @@ def test_rungs_are_kept_with_what_was_decided(tmp_path: Path, make_table: "Table
     table = make_table(tmp_path / "study.db")
     (name,) = propose(table)
     table.record_rung(name, 1, [3.0, 100.0], True, order=0)
-    assert not table.row(name).is_stopped
+    assert not table.row(name).is_pruned_at_rung
     table.record_rung(name, 3, [4.0, 100.0], False, order=5)
-    assert table.row(name).is_stopped
+    assert table.row(name).is_pruned_at_rung
     assert [(rung.epoch, rung.values, rung.goes_on, rung.order) for rung in table.row(name).rungs] == [
         (1, (3.0, 100.0), True, 0),
         (3, (4.0, 100.0), False, 5),

@@ -17,7 +17,7 @@ from langsearch.space.schema import load_space
 from langsearch.space.settings import DecodingSettings
 from langsearch.study.results import TrialResult
 from langsearch.train.checkpoint import read_newest_checkpoint
-from langsearch.trial.evaluating import evaluate_trial, full_result, reuse_scores
+from langsearch.trial.evaluating import evaluate_trial, final_result, reuse_scores
 from langsearch.trial.monitor import Unwatched
 from langsearch.trial.trial import run_trial, settings_at
 
@@ -259,7 +259,7 @@ def test_the_full_evaluation_stands_beside_the_scores_that_selected(
     asking = replace(environment, with_chrf=True)
     assert reuse_scores(base, environment, folder) is None, "final decodes more sentences"
     final = DecodingSettings(beams=2, sentences=5)
-    found = full_result(evaluate_trial(base, asking, folder, "full", final))
+    found = final_result(evaluate_trial(base, asking, folder, "full", final))
     rows = read_rows(folder.scores)
     assert rows[: len(selected)] == selected
     assert [(row["split"], row["num_sentences"]) for row in rows[len(selected) :]] == [("full", 5)] * 6
@@ -279,7 +279,7 @@ def test_scores_are_reused_where_the_final_evaluation_would_give_the_same(
     final = DecodingSettings(directions=2)
     equal = replace(environment, evaluation=replace(environment.evaluation, search=search, final=final))
     (result,) = run_trial(base, equal, make_task(epochs=1, **SMALL), folder)
-    evaluated = full_result(evaluate_trial(base, equal, folder, "full", final))
+    evaluated = final_result(evaluate_trial(base, equal, folder, "full", final))
     monkeypatch.setattr("langsearch.trial.evaluating.evaluate", None)
     assert reuse_scores(base, equal, folder) == evaluated
     assert evaluated.full_spbleu == result.spbleu

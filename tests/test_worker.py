@@ -63,7 +63,7 @@ def test_a_stop_file_pauses_a_trial_behind_a_checkpoint_and_is_left_there(
 ) -> None:
     wanted = steps_of(start(make_task("00009")))
     trainable = start(make_task())
-    stop = folder.stop if which == "experiment" else folder.trial("00000").stop
+    stop = folder.stop_request if which == "experiment" else folder.trial("00000").stop_request
     stop.touch()
     assert trainable.step() == {"name": "00000", "kind": "searched", PAUSED: True, "done": True}
     trainable.cleanup()

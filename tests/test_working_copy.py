@@ -9,7 +9,7 @@ from langsearch.experiment.folder import ExperimentFolder
 from langsearch.experiment.lock import hold
 from langsearch.experiment.object_store import UploadError
 from langsearch.experiment.remote import Remote, open_remote
-from langsearch.experiment.working_copy import StopLook, WorkingCopy, fetch_experiment, fetch_experiments
+from langsearch.experiment.working_copy import RequestLook, WorkingCopy, fetch_experiment, fetch_experiments
 from langsearch.search.tuning import _Between
 from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space
@@ -102,7 +102,7 @@ def test_a_request_to_stop_a_trial_reaches_its_worker_on_another_machine_and_no_
 ) -> None:
     put(remote, tmp_path / "there", "tiny", space_yaml="a: 1", trials__00000__state="1", trials__00001__state="1")
     driver = machine(monkeypatch, tmp_path / "driver", remote)
-    looks = {name: StopLook(driver, name, seconds=0.0) for name in ("00000", "00001")}
+    looks = {name: RequestLook(driver, name, seconds=0.0) for name in ("00000", "00001")}
     assert [look() for look in looks.values()] == [False, False]
     driver.take_over()
     search = SimpleNamespace(folder=ExperimentFolder(driver.path), copy=driver, space=load_space(QUICKSTART))
@@ -110,7 +110,7 @@ def test_a_request_to_stop_a_trial_reaches_its_worker_on_another_machine_and_no_
     between = _Between(cast(Any, search), cast(Any, None), cast(Any, SimpleNamespace(trials=trials)))
     between._pass_on(driver)
     assert [look() for look in looks.values()] == [False, False]
-    search.folder.trial("00001").stop.touch()
+    search.folder.trial("00001").stop_request.touch()
     between._pass_on(driver)
     assert [look() for look in looks.values()] == [False, True]
     worker = machine(monkeypatch, tmp_path / "worker", remote)
@@ -130,9 +130,9 @@ def test_a_request_that_the_storage_does_not_take_is_made_again(
 
     with monkeypatch.context() as patch:
         patch.setattr(working_copy, "write_bytes", away)
-        assert not copy.try_ask_to_stop("00000")
+        assert not copy.try_request_stop("00000")
     assert "the storage is away" in caplog.text
-    assert not copy.is_asked_to_stop("00000")
-    assert copy.try_ask_to_stop("00000")
-    assert copy.is_asked_to_stop("00000")
-    assert not copy.is_asked_to_stop("00001")
+    assert not copy.is_stop_requested("00000")
+    assert copy.try_request_stop("00000")
+    assert copy.is_stop_requested("00000")
+    assert not copy.is_stop_requested("00001")

@@ -154,8 +154,8 @@ def _judge(
             problems.append(f"{package} must be {ours} as here, but is {number}.")
         elif number != ours:
             warnings.append(f"{package} is {number}, but {ours} here: scores may differ in the last digits.")
-    if answer.storage_problem is not None:
-        problems.append(f"the storage cannot be used: {answer.storage_problem.rstrip('.')}.")
+    if answer.place_problem is not None:
+        problems.append(f"the storage cannot be used: {answer.place_problem.rstrip('.')}.")
     if answer.free_disk_bytes is not None and answer.free_disk_bytes < _LEAST_DISK:
         problems.append(f"at least 1 GB of disk must be free, but {_gigabytes(answer.free_disk_bytes)} are.")
     problems += [f"{path} must be readable, but is not." for path in answer.missing]
@@ -184,7 +184,7 @@ def _cells(found: Diagnosis, first: Examined | None) -> list[str]:
         f"{resources.get('GPU', 0):g}{f' {kinds}' if kinds else ''}",
         f"{answer.free_memory_bytes / 1e9:.0f}/{_gigabytes(answer.memory_bytes)}",
         "none" if answer.free_disk_bytes is None else _gigabytes(answer.free_disk_bytes),
-        "ok" if answer.storage_problem is None else "no",
+        "ok" if answer.place_problem is None else "no",
         "" if found.skew_seconds is None else f"{found.skew_seconds:+.1f} s",
         "" if found.has_room is None else "yes" if found.has_room else "no room",
     ]

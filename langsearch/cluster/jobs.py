@@ -176,7 +176,7 @@ class Jobs:
 
 
 def fetch_remote(url: str, to: Path) -> Path:
-    """Copies an experiment on remote storage to a folder; returns it. Raises InputError if the URL has none."""
+    """Copies an experiment of an object store to a folder; returns it. Raises InputError if the URL has none."""
     import shutil
 
     try:

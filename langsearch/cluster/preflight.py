@@ -1,11 +1,11 @@
-"""What must hold on a cluster before the first trial: a node has room, and all see the same storage and data."""
+"""What must hold on a cluster before the first trial: a node has room, and all see the same experiments and data."""
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from uuid import uuid4
 
 from langsearch.cluster.nodes import Node, NodeError, ask, fits, live_nodes, may_come, show_amounts
-from langsearch.cluster.probes import remove_token, try_files, try_storage, write_token
+from langsearch.cluster.probes import remove_token, try_files, try_place, write_token
 from langsearch.cluster.resources import amounts
 from langsearch.experiment.environment import Environment
 from langsearch.experiment.remote import Remote
@@ -31,7 +31,7 @@ def check_cluster(space: Space, root: Path, remote: Remote | None, tell: Callabl
     wanted = amounts(space.resources)
     check_room(wanted, live_nodes(), may_come, tell)
     nodes = [node for node in live_nodes() if node.fits(wanted)]
-    check_storage(nodes, root, remote)
+    check_place(nodes, root, remote)
 
 
 def check_room(wanted: Mapping[str, float], nodes: list[Node], may_come: Asked, tell: Callable[[str], None]) -> None:
@@ -59,7 +59,7 @@ def check_room(wanted: Mapping[str, float], nodes: list[Node], may_come: Asked, 
     tell(f"No node has {show_amounts(wanted)} for a trial yet ({have}): {known}.")
 
 
-def check_storage(nodes: list[Node], root: Path, remote: Remote | None) -> None:
+def check_place(nodes: list[Node], root: Path, remote: Remote | None) -> None:
     """Raises InputError, naming nodes and path, if one of the nodes does not write the storage that is seen here.
 
     Args:
@@ -73,7 +73,7 @@ def check_storage(nodes: list[Node], root: Path, remote: Remote | None) -> None:
     place = str(root) if remote is None else remote.url
     try:
         write_token(place, name, token)
-        answers = ask(nodes, try_storage, place, name, token)
+        answers = ask(nodes, try_place, place, name, token)
     except OSError as error:
         raise InputError(
             f"The experiments must lie where this machine can write, but {place} is not such a place ({error}). "

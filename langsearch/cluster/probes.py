@@ -32,7 +32,7 @@ class Examined:
     free_disk_bytes: int | None
     """Where trials write; None where the place is not there."""
 
-    storage_problem: str | None
+    place_problem: str | None
     missing: Sequence[str]
     """What the space names and this machine cannot read."""
 
@@ -54,7 +54,7 @@ def examine(place: str, name: str, token: str, paths: Sequence[str]) -> Examined
         memory_bytes=total,
         free_memory_bytes=free,
         free_disk_bytes=_free_disk(place),
-        storage_problem=try_storage(place, name, token),
+        place_problem=try_place(place, name, token),
         missing=[path for path in paths if not os.access(path, os.R_OK)],
     )
 
@@ -64,7 +64,7 @@ def read_clock() -> float:
     return time.time()
 
 
-def try_storage(place: str, name: str, token: str) -> str | None:
+def try_place(place: str, name: str, token: str) -> str | None:
     """Reads the token of the driver and writes a file beside it; a Ray task. Returns what is wrong."""
     try:
         if not object_store.is_remote(place):

@@ -153,7 +153,7 @@ def _add_pages(app: Flask, experiments: Experiments) -> None:
         if not isinstance(wanted, dict) or "trial" not in wanted or not isinstance(wanted["trial"], str | None):
             return {"message": 'A request must be JSON: {"trial": NAME}, or {"trial": null} for the search.'}, 400
         try:
-            return {"message": experiments.at(index).ask_to_stop(wanted["trial"])}
+            return {"message": experiments.at(index).request_stop(wanted["trial"])}
         except RefusedError as error:
             return {"message": str(error)}, 409
 

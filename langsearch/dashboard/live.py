@@ -118,9 +118,9 @@ class LiveExperiment:
             if known is None or known.base != base:
                 known = self._take(base)
             trials = [self._folder.trial(name) for name in known.running]
-            version = _digest([base, [(stamp(trial.curve), stamp(trial.stop)) for trial in trials]])
+            version = _digest([base, [(stamp(trial.curve), stamp(trial.stop_request)) for trial in trials]])
             if version != known.version:
-                stopping = tuple(trial.name for trial in trials if trial.stop.exists())
+                stopping = tuple(trial.name for trial in trials if trial.stop_request.exists())
                 known = replace(known, version=version, stopping=stopping)
             self._snapshot = known
             return known
@@ -144,7 +144,7 @@ class LiveExperiment:
         experiment = self.snapshot().experiment
         return None if experiment is None else summarise(experiment)
 
-    def ask_to_stop(self, name: str | None) -> str:
+    def request_stop(self, name: str | None) -> str:
         """Asks the driver to stop a trial, or the whole search; returns a sentence for whoever asked.
 
         Args:
@@ -157,7 +157,7 @@ class LiveExperiment:
         if snapshot.experiment is None or not is_held(self.path):
             raise RefusedError(f"No run holds {self.name} now, so nothing runs in it that could be stopped.")
         if name is None:
-            self._write(self._folder.stop)
+            self._write(self._folder.stop_request)
             return "The search was asked to stop: its trials write checkpoints, and --resume goes on from there."
         trial = next((trial for trial in snapshot.experiment.trials if trial.name == name), None)
         if trial is None:
@@ -166,7 +166,7 @@ class LiveExperiment:
             raise RefusedError(f"Trial {name} had ended before it could be stopped: it is {trial.state}.")
         if trial.same_as is not None:
             raise RefusedError(f"Trial {name} waits for {trial.same_as}, which trains the same. Stop that one.")
-        self._write(self._folder.trial(trial.name).stop)
+        self._write(self._folder.trial(trial.name).stop_request)
         return f"Trial {name} was asked to stop: it ends within seconds, or when its evaluation has ended."
 
     def _write(self, path: Path) -> None:
@@ -192,7 +192,7 @@ class LiveExperiment:
         if self.reader is None:
             table = (table, self._unreadable, stamp(folder.results))
         stamps: list[Any] = [self._num_opened, table, is_held(self.path), stamp(folder.path)]
-        stamps += [stamp(path) for path in (folder.space, folder.description, folder.stop)]
+        stamps += [stamp(path) for path in (folder.space, folder.description, folder.stop_request)]
         return _digest(stamps)
 
     def _rows_stamp(self, reader: StudyReader) -> int:
@@ -250,7 +250,7 @@ class LiveExperiment:
             experiment=experiment,
             running=running,
             stopping=(),
-            is_stopping=self._folder.stop.exists(),
+            is_stopping=self._folder.stop_request.exists(),
             study=self.reader.study_names if self.reader is not None else (),
         )
 

@@ -75,7 +75,7 @@ class DiskBudget:
 
         Args:
             rows: The trial table.
-            front: Names of its candidates. Not only of the front by full scores: with more trials another candidate
+            front: Names of its candidates. Not only of the front by final scores: with more trials another candidate
                 may come back to it.
             returning: Names of the trials that would be candidates with other bounds of the constraints.
         """

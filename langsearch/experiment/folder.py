@@ -60,8 +60,8 @@ class ExperimentFolder:
         return self.path / ".ray"
 
     @property
-    def stop(self) -> Path:
-        """Asks all trials to stop behind a checkpoint, by being there."""
+    def stop_request(self) -> Path:
+        """The stop request of the run: asks all trials to pause behind a checkpoint, by being there."""
         return self.path / "stop"
 
     def trial(self, name: str) -> "TrialFolder":
@@ -134,8 +134,8 @@ class TrialFolder:
         return self.path / "failure.json"
 
     @property
-    def stop(self) -> Path:
-        """Asks the trial to stop behind a checkpoint, by being there."""
+    def stop_request(self) -> Path:
+        """The stop request of the trial: asks it to pause behind a checkpoint, by being there."""
         return self.path / "stop"
 
 

@@ -30,7 +30,7 @@ class RemoteLease:
     Every run writes a file of its own into .lock/ and looks at the others': it holds the lease only if it then sees
     no other that lives. Two that ask at the same time see each other and both step back, so there are never two
     holders; one that is refused removes its file. How old a file is, is measured against the own one, just written,
-    so by the storage's clock alone. Needs what S3, GCS and local folders give: a list shows what was written before.
+    so by the store's clock alone. Needs what S3, GCS and local folders give: a list shows what was written before.
 
     A run that died on another machine is forgotten after a while; one that died on this machine, at once.
 
@@ -54,7 +54,7 @@ class RemoteLease:
 
         Raises:
             InputError: If another run holds it.
-            UploadError: If the storage cannot be written.
+            UploadError: If the store cannot be written.
         """
         for tries_left in reversed(range(_NUM_TRIES)):
             self._write(_ASKED)

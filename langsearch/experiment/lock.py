@@ -103,7 +103,7 @@ def clear_leftovers(folder: ExperimentFolder) -> None:
     That is: the request that it stops, and what it was killed while writing aside. Requests to stop a single trial
     stay, for the run that goes on.
     """
-    folder.stop.unlink(missing_ok=True)
+    folder.stop_request.unlink(missing_ok=True)
     for path in (folder.path, *(folder.path / "trials").glob("*/")):
         for leftover in path.glob(f".*{PARTIAL}"):
             if not leftover.is_dir():  # a checkpoint's is removed by its next writer

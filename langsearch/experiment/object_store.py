@@ -1,4 +1,4 @@
-"""Remote storage through pyarrow's file systems: opening it, and small files in it."""
+"""Object stores through pyarrow's file systems: opening it, and small files in it."""
 
 import re
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ Stat = tuple[int, int]
 
 
 class UploadError(OSError):
-    """Something could not be written to the remote storage."""
+    """Something could not be written to the object store."""
 
 
 def is_remote(text: str) -> bool:
@@ -79,7 +79,7 @@ def delete(url: str, relative: str) -> None:
 
 
 def modified(url: str, relative: str) -> dict[str, int]:
-    """Returns when the files directly in a folder were written, in ns by the storage's own clock."""
+    """Returns when the files directly in a folder were written, in ns by the store's own clock."""
     system, root = open_system(url)
     infos = system.get_file_info(pafs.FileSelector(join(root, relative), allow_not_found=True))
     return {info.base_name: stat_of(info)[1] for info in infos if info.is_file and not info.base_name.startswith(".")}
@@ -87,7 +87,7 @@ def modified(url: str, relative: str) -> dict[str, int]:
 
 @contextmanager
 def upload(system: Any, target: str) -> Iterator[Any]:
-    """Opens an object that appears whole under its name, where the storage does not see to that, by renaming."""
+    """Opens an object that appears whole under its name, where the store does not see to that, by renaming."""
     with_rename = system.type_name not in OBJECT_STORES
     folder, _, name = target.rpartition("/")
     written = f"{folder}/.{name}.partial" if with_rename else target

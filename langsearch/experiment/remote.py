@@ -104,7 +104,7 @@ def open_remote(url: str) -> "Remote":
 
 @dataclass(frozen=True)
 class Remote:
-    """A folder on remote storage. Holds its URL only, opens lazily, and can be sent to workers."""
+    """A folder in an object store. Holds its URL only, opens lazily, and can be sent to workers."""
 
     url: str
 
@@ -139,7 +139,7 @@ class Remote:
             How many files were copied.
 
         Raises:
-            UploadError: If the storage cannot be written; pushing again goes on.
+            UploadError: If the store cannot be written; pushing again goes on.
         """
         system, root = open_system(self.url)
         known = _Known.read(local_root, relative)
@@ -180,7 +180,7 @@ class Remote:
             How many files were copied.
 
         Raises:
-            OSError: If the storage cannot be read or the disk is full; pulling again goes on.
+            OSError: If the store cannot be read or the disk is full; pulling again goes on.
         """
         return self._pull(local_root, relative, self._files(relative))[0]
 

@@ -153,7 +153,7 @@ def task_values(trial: TrialFolder) -> dict[str, Any]:
 def row_values(row: TrialRow, base_parameters: int) -> dict[str, Any]:
     """Returns the columns that the trial table says, without `is_front`, which depends on the other trials."""
     values: dict[str, Any] = {}
-    for part in (row.result, row.full, row.test):
+    for part in (row.result, row.final, row.test):
         values |= vars(part) if part is not None else {}
     for other, name in (("pretrained", "test_to_pretrained"), ("full_finetuning", "test_to_full")):
         if other in row.differences:

@@ -19,7 +19,7 @@ from langsearch.space.schema import Space
 from langsearch.study.candidates import final_front, find_candidates
 from langsearch.study.constraints import Constraints
 from langsearch.study.front import Objective
-from langsearch.study.rows import DIFFERENCES, FULL, NAME, PRETRAINED, TEST, State, TrialRow, is_trial, read_row
+from langsearch.study.rows import DIFFERENCES, FINAL, NAME, PRETRAINED, TEST, State, TrialRow, is_trial, read_row
 
 _SECONDS_TO_WAIT = 1.0
 """For the driver, which locks SQLite for the moment of a commit."""
@@ -149,7 +149,7 @@ class StudyReader:
 
     def _row(self, trial: FrozenTrial, kind: str, attributes: Mapping[str, Any]) -> TrialRow:
         name = f"{trial.number:05d}" if kind == "searched" else trial.user_attrs[NAME]
-        noted = tuple(attributes.get(f"{key}/{name}") for key in (TEST, FULL, DIFFERENCES))
+        noted = tuple(attributes.get(f"{key}/{name}") for key in (TEST, FINAL, DIFFERENCES))
         known = self._known.get((kind, trial.number))
         if known is None or known.noted != noted or (known.trial is not trial and known.trial != trial):
             known = _Known(trial, noted, read_row(trial, kind, attributes))

@@ -64,7 +64,7 @@ class TrialTask:
     def write(self, folder: TrialFolder) -> None:
         """Writes the task into its folder; what another task has left there goes.
 
-        That happens where the table is older than the folder: on remote storage, when the machine that wrote both was
+        That happens where the table is older than the folder: on a remote, when the machine that wrote both was
         lost between the two.
         """
         if folder.task.exists() and read_json(folder.task).get("fingerprint") != self.fingerprint:

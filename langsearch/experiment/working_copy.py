@@ -1,4 +1,4 @@
-"""Where an experiment lies: in a folder of this machine, or on remote storage with a copy here to work on."""
+"""Where an experiment lies: in a folder of this machine, or in an object store with a copy here to work on."""
 
 import logging
 import time
@@ -15,8 +15,8 @@ logger = logging.getLogger(__name__)
 
 _TRIALS, _PRIORS, _SPACE = "trials", "priors", "space.yaml"
 
-_STOP = ".stop"
-"""Where requests lie on the storage, one file a trial."""
+_REQUESTS = ".stop"
+"""Where stop requests lie on the remote, one file a trial."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class WorkingCopy:
 
     @property
     def remote(self) -> Remote:
-        """The experiment's folder on the storage."""
+        """The experiment's folder on the remote."""
         return self.experiments.child(self.name)
 
     def take_over(self) -> None:
-        """Brings everything here, for a driver that begins. Raises OSError if the storage cannot be read."""
+        """Brings everything here, for a driver that begins. Raises OSError if the remote cannot be read."""
         self.remote.pull_all(self.path)
 
     def push(self, trial: str | None = None) -> None:
@@ -45,7 +45,7 @@ class WorkingCopy:
         self.remote.push(self.path, "" if trial is None else f"{_TRIALS}/{trial}")
 
     def pull(self, trial: str) -> None:
-        """Brings what has changed of a trial. Raises OSError if the storage cannot be read."""
+        """Brings what has changed of a trial. Raises OSError if the remote cannot be read."""
         self.remote.pull(self.path, f"{_TRIALS}/{trial}")
 
     def push_prior(self, kind: str) -> None:
@@ -53,7 +53,7 @@ class WorkingCopy:
         self.remote.push(self.path, f"{_PRIORS}/{kind}")
 
     def pull_prior(self, kind: str) -> None:
-        """Brings what has changed of a prior. Raises OSError if the storage cannot be read."""
+        """Brings what has changed of a prior. Raises OSError if the remote cannot be read."""
         self.remote.pull(self.path, f"{_PRIORS}/{kind}")
 
     def push_store(self) -> None:
@@ -61,13 +61,13 @@ class WorkingCopy:
         self.experiments.push(self.path.parent, STORE_FOLDER)
 
     def pull_store(self) -> None:
-        """Brings the token files. Raises OSError if the storage cannot be read."""
+        """Brings the token files. Raises OSError if the remote cannot be read."""
         self.experiments.pull(self.path.parent, STORE_FOLDER)
 
     def try_push(self, *trials: str | None) -> bool:
         """Sends as `push` does; what fails is logged, and sent with the next push of the part. Returns whether it went.
 
-        For a driver between events: a storage that is away for a minute must not end a search.
+        For a driver between events: a remote that is away for a minute must not end a search.
         """
         try:
             for trial in trials:
@@ -77,22 +77,22 @@ class WorkingCopy:
             return False
         return True
 
-    def try_ask_to_stop(self, trial: str) -> bool:
+    def try_request_stop(self, trial: str) -> bool:
         """Asks a trial to stop, wherever it runs. What fails is logged; returns whether it was asked.
 
         The request lies in no part that is pushed or pulled, and stays: a trial's number is never given again.
         """
         try:
-            write_bytes(self.remote.url, f"{_STOP}/{trial}", b"")
+            write_bytes(self.remote.url, f"{_REQUESTS}/{trial}", b"")
         except OSError as error:
             logger.warning("%s", error)
             return False
         return True
 
-    def is_asked_to_stop(self, trial: str) -> bool:
-        """Returns whether a trial, or the whole run, is to stop; False where the storage cannot be reached."""
+    def is_stop_requested(self, trial: str) -> bool:
+        """Returns whether a trial, or the whole run, is to stop; False where the remote cannot be reached."""
         try:
-            return self.remote.exists("stop") or self.remote.exists(f"{_STOP}/{trial}")
+            return self.remote.exists("stop") or self.remote.exists(f"{_REQUESTS}/{trial}")
         except OSError:
             return False
 
@@ -113,11 +113,11 @@ def fetch_experiment(text: str) -> Path:
     """Returns an experiment's folder on this machine; a remote one is brought here first.
 
     It comes to a place of its own, where it disturbs neither a run nor a worker of this machine. Where a run of this
-    machine holds it, the run's working copy is returned, which is newer than what the storage has.
+    machine holds it, the run's working copy is returned, which is newer than what the remote has.
 
     Raises:
         InputError: If the text is a URL that cannot be opened, or names no experiment.
-        OSError: If the storage cannot be read.
+        OSError: If the remote cannot be read.
     """
     if not is_remote(text):
         return Path(text)
@@ -139,7 +139,7 @@ def fetch_experiments(text: str, *, with_trials: bool) -> list[Path]:
 
     Raises:
         InputError: If the text is a URL that cannot be opened, or no folder.
-        OSError: If the storage cannot be read.
+        OSError: If the remote cannot be read.
     """
     if not is_remote(text):
         folder = Path(text)
@@ -170,8 +170,8 @@ def _fetch(experiments: Remote, name: str, *, with_trials: bool) -> Path:
     return copy / name
 
 
-class StopLook:
-    """Looks on the storage whether a trial is to stop, at most every so many seconds: a request costs money."""
+class RequestLook:
+    """Looks on the remote whether a trial is to stop, at most every so many seconds: a request costs money."""
 
     def __init__(self, copy: WorkingCopy, trial: str, seconds: float = 10.0) -> None:
         self._copy, self._trial, self._seconds, self._looked = copy, trial, seconds, time.monotonic()
@@ -182,4 +182,4 @@ class StopLook:
         if now - self._looked < self._seconds:
             return False
         self._looked = now
-        return self._copy.is_asked_to_stop(self._trial)
+        return self._copy.is_stop_requested(self._trial)

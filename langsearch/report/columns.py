@@ -42,7 +42,7 @@ def trial_columns(
         "state": ["rejected" if trial.is_rejected else trial.state for trial in trials],
         "front": [int(trial.name in front) for trial in trials],
         "validation": [_score(trial.validation) for trial in trials],
-        "full": [_score(trial.full) for trial in trials],
+        "full": [_score(trial.final) for trial in trials],
         "test": [_score(trial.test) for trial in trials],
         "parameters": [trial.trainable_parameters for trial in trials],
         "percent": [_rounded(trial.trainable_percent, 4) for trial in trials],

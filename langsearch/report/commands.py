@@ -9,7 +9,7 @@ _DEFAULT = Path("experiments")
 """Where `langsearch run` looks without --experiments."""
 
 _REMOTE = ".remote"
-"""In the copy of an experiment that lies on remote storage."""
+"""In the copy of an experiment that lies in an object store."""
 
 
 def resume_command(experiment: Experiment, *options: str, num_trials: int | None = None) -> str:

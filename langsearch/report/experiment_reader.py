@@ -170,7 +170,7 @@ def as_trial(row: Mapping[str, Any]) -> Trial | None:
         summary=as_text(row.get("summary")) or "",
         test_to_pretrained=_difference(row, "test_to_pretrained"),
         test_to_full=_difference(row, "test_to_full"),
-        full=_score(row, "full_"),
+        final=_score(row, "full_"),
         kept_epoch=as_integer(row.get("kept_epoch")),
         beams=as_integer(row.get("beams")),
         note=as_text(row.get("note")) or None,

@@ -72,7 +72,7 @@ class Trial:
     summary: str
     test_to_pretrained: PairedDifference | None = None
     test_to_full: PairedDifference | None = None
-    full: Score | None = None
+    final: Score | None = None
     """On validation once more, by `evaluation.final`: the whole part unless it says less."""
 
     kept_epoch: int | None = None
@@ -102,7 +102,7 @@ class Trial:
 
     def score(self, split: Split) -> Score | None:
         """Returns the score on a split, None where it was not measured."""
-        return {"validation": self.validation, "full": self.full, "test": self.test}[split]
+        return {"validation": self.validation, "full": self.final, "test": self.test}[split]
 
 
 @dataclass(frozen=True, kw_only=True)

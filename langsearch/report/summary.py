@@ -70,7 +70,7 @@ def summarise(experiment: Experiment) -> Summary:
         num_rejected=sum(trial.is_rejected for trial in searched),
         is_tested=bool(tested),
         num_infeasible=sum(
-            not trial.is_rejected and (trial.is_feasible is False or (not front and trial.full is not None))
+            not trial.is_rejected and (trial.is_feasible is False or (not front and trial.final is not None))
             for trial in searched
         ),
     )
@@ -84,7 +84,7 @@ def front_members(experiment: Experiment) -> tuple[Trial, ...]:
     """
     searched = [trial for trial in experiment.trials if trial.kind == "searched"]
     marked = [trial for trial in searched if trial.is_front]
-    is_known = bool(marked) or any(trial.full is not None for trial in searched)
+    is_known = bool(marked) or any(trial.final is not None for trial in searched)
     return tuple(sorted(marked if is_known else _non_dominated(searched), key=_size))
 
 
@@ -168,10 +168,10 @@ def untested(summary: Summary) -> str:
 
 
 def _chosen(experiment: Experiment, best: Trial) -> str:
-    if best.full is None:
+    if best.final is None:
         return f"It was chosen by its validation score, {_scored(best.validation)}."
     return (
-        f"It was chosen by its score on {wording.split_words('full', experiment, best.full)}, {_scored(best.full)}; "
+        f"It was chosen by its score on {wording.split_words('full', experiment, best.final)}, {_scored(best.final)}; "
         f"while searching it had {_scored(best.validation)}."
     )
 
@@ -244,8 +244,8 @@ def _selection(trial: Trial) -> float | None:
 
 
 def _selecting(members: Sequence[Trial]) -> Callable[[Trial], float]:
-    if members and all(trial.full is not None for trial in members):
-        return lambda trial: _value(trial.full) or 0.0
+    if members and all(trial.final is not None for trial in members):
+        return lambda trial: _value(trial.final) or 0.0
     return lambda trial: _selection(trial) or 0.0
 
 

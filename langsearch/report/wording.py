@@ -1,7 +1,7 @@
 """Numbers and names as people read them, the same in the terminal and on the page."""
 
 from langsearch.report.experiment_values import Experiment, Score, Split, Trial
-from langsearch.study.results import full_part
+from langsearch.study.results import final_part
 
 MISSING = "–"
 
@@ -30,15 +30,15 @@ def split_words(split: Split, experiment: Experiment, score: Score | None = None
 
     Args:
         split: The split.
-        experiment: Its size tells whether full scores are of the whole validation part.
+        experiment: Its size tells whether final scores are of the whole validation part.
         score: Of a trial. None: any of the experiment's on the split; all are of one size.
     """
     if split != "full":
         return split
     if score is None:
-        score = next((trial.full for trial in experiment.trials if trial.full is not None), None)
+        score = next((trial.final for trial in experiment.trials if trial.final is not None), None)
     sizes = (None, None) if score is None else (score.num_sentences, score.num_directions)
-    return full_part(*sizes, experiment.num_validation_sentences, len(experiment.directions) or None)
+    return final_part(*sizes, experiment.num_validation_sentences, len(experiment.directions) or None)
 
 
 def sample_size(experiment: Experiment, score: Score | None, split: Split) -> str:

@@ -37,7 +37,7 @@ from langsearch.model.base import load_base, share_base
 from langsearch.prior.seeding import Seeding, describe_task, next_task, seed
 from langsearch.search.display import Display
 from langsearch.search.selection import evaluate_candidates, test_front
-from langsearch.search.tuning import Ended, Search, run_trials, tidy
+from langsearch.search.tuning import Ended, Search, bring_up_to_date, run_trials
 from langsearch.search.worker import learn_on_worker
 from langsearch.space.problems import InputError
 from langsearch.study.retrying import choose_failed
@@ -137,7 +137,7 @@ def run_search(
             copy.push_store()
             copy.push()
         if not names and _is_finished(search):
-            tidy(search, DiskBudget(folder, space.checkpoints))  # what is kept may have been set anew
+            bring_up_to_date(search, DiskBudget(folder, space.checkpoints))  # what is kept may have been set anew
             return Outcome(folder, table.rows(), True, "trials", copy, None)
         with _described(search) as described:
             ended = _run(search, names, described)
@@ -219,7 +219,7 @@ def _described(search: Search) -> Iterator[dict[str, Any]]:
             values["seconds"] = before + time.monotonic() - started
             values["finished"] = datetime.now(UTC).isoformat(timespec="seconds") if is_complete else None
             write_description(search.folder, search.checked, signature, **values)
-            tidy(search, DiskBudget(search.folder, search.space.checkpoints))
+            bring_up_to_date(search, DiskBudget(search.folder, search.space.checkpoints))
         except OSError as error:
             search.display.message(f"The results could not be written: {error}. They are written anew by --resume.")
         if search.address is None:

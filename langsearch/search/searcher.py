@@ -17,7 +17,7 @@ from langsearch.experiment.task import TrialTask
 from langsearch.space.settings import FailureSettings, Plateau
 from langsearch.study.plateau import PlateauRule
 from langsearch.study.results import TrialResult, parse_result
-from langsearch.study.rows import PRETRAINED, STOPPED, State, TrialRow
+from langsearch.study.rows import PRETRAINED, STOP_REQUESTED, State, TrialRow
 from langsearch.study.table import TrialTable
 from langsearch.trial.failures import (
     DISK_FULL,
@@ -43,7 +43,7 @@ AT_RANDOM_AFTER = 4
 Optuna's Gaussian process never hears of pruned trials and would propose the same few for ever."""
 
 TIME = "time"
-"""What stopped a search whose time was up."""
+"""What stopped a run whose time was up."""
 
 
 class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
@@ -116,7 +116,7 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         return self.ended_by is not None and not self._names and not self._held and self.stopped_by is None
 
     def stop(self, reason: str) -> None:
-        """Proposes nothing more; trials that Tune stops stay running in the table, to go on later."""
+        """Stops the run: proposes nothing more; trials that pause with it stay running in the table, to go on later."""
         if self.stopped_by is None:
             self.stopped_by = reason
 
@@ -135,7 +135,7 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
             if task is not None:
                 task.write(self._folder.trial(task.name))
         except (StorageInternalError, OSError) as error:
-            self._stop_unwritten(error)
+            self._stop_run_unwritten(error)
             task = None
         if task is None:
             return Searcher.FINISHED
@@ -150,7 +150,7 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
             try:
                 self._table.report(self._names[trial_id], parsed)
             except (StorageInternalError, OSError) as error:
-                self._stop_unwritten(error)
+                self._stop_run_unwritten(error)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Called by Tune when a trial has ended: by itself, by the scheduler, or by an error."""
@@ -158,10 +158,10 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         try:
             if self._end(name, result or {}, error):
                 del self._names[trial_id]
-                self._folder.trial(name).stop.unlink(missing_ok=True)  # a request that came too late
+                self._folder.trial(name).stop_request.unlink(missing_ok=True)  # a request that came too late
                 self._share(name)
         except (StorageInternalError, OSError) as unwritten:
-            self._stop_unwritten(unwritten)
+            self._stop_run_unwritten(unwritten)
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its searcher into its own folder; nobody reads that, so nothing goes in."""
@@ -173,8 +173,8 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore: the searcher is rebuilt from the table."""
 
-    def _stop_unwritten(self, error: Exception) -> None:
-        """Stops, since the table or a folder cannot be written; what was not written happens again after a resume."""
+    def _stop_run_unwritten(self, error: Exception) -> None:
+        """Stops the run, since the table or a folder cannot be written; what was not happens again after a resume."""
         cause = failure_cause(error)
         if cause != DISK_FULL and "disk is full" in str(error.__cause__):
             cause = DISK_FULL  # as SQLite says it
@@ -187,7 +187,7 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         if FAILED in result:
             return self._fail(name, str(result[FAILED]))
         if PAUSED in result:
-            return self._folder.trial(name).stop.exists() and self._stop_one(name)
+            return self._folder.trial(name).stop_request.exists() and self._end_on_request(name)
         if error:
             # Whoever stops the run takes the workers with it.
             return self.stopped_by is None and self._fail(name, self._explain(name))
@@ -195,11 +195,11 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
             return self.stopped_by is None and self._fail(name, f"{NO_RESULT}: no result was reported")
         if not all(math.isfinite(value) for value in self._table.values(parsed)):
             return self._fail(name, f"a score must be finite, but got {self._table.values(parsed)}")
-        if self._table.row(name).is_stopped:
+        if self._table.row(name).is_pruned_at_rung:
             self._prune(name, parsed)
             return True
         if not parsed.finished:
-            return False  # stopped with the run, not by the scheduler
+            return False  # paused with the run, not pruned
         if self._table.row(name).kind == "searched" and self._table.violations(parsed) is None:
             self._table.report(name, parsed)
             self._held[name] = parsed
@@ -222,12 +222,12 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         self._check_needed(name, f"failed: {cause}")
         return True
 
-    def _stop_one(self, name: str) -> bool:
-        """Ends a trial that was asked to stop by its own file; one that stopped with the run goes on later."""
-        self._table.stop(name)
+    def _end_on_request(self, name: str) -> bool:
+        """Ends a trial whose stop was requested by its own file; one that paused with the run goes on later."""
+        self._table.end_on_request(name)
         self._folder.trial(name).remove_checkpoints()
         self._follow(name)
-        self._check_needed(name, f"was {STOPPED}")
+        self._check_needed(name, f"was {STOP_REQUESTED}")
         return True
 
     def _check_needed(self, name: str, how: str) -> None:
@@ -320,13 +320,15 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
             if row.state is State.RUNNING and row.same_as is None:
                 self._reject(row, task)
         for row in self._table.rows():
-            if row.state is State.RUNNING and row.is_stopped and row.result is not None:
+            if row.state is State.RUNNING and row.is_pruned_at_rung and row.result is not None:
                 self._table.prune(row.name, row.result)
                 self._folder.trial(row.name).remove_checkpoints()
-            elif row.state is State.RUNNING and (row.cause == STOPPED or self._folder.trial(row.name).stop.exists()):
-                self._table.stop(row.name)
+            elif row.state is State.RUNNING and (
+                row.cause == STOP_REQUESTED or self._folder.trial(row.name).stop_request.exists()
+            ):
+                self._table.end_on_request(row.name)
                 self._folder.trial(row.name).remove_checkpoints()
-                self._folder.trial(row.name).stop.unlink(missing_ok=True)
+                self._folder.trial(row.name).stop_request.unlink(missing_ok=True)
             elif row.state is State.RUNNING and row.same_as is not None:
                 self._share_or_wait(row)
             elif row.state is State.RUNNING and row.retry_of is not None:

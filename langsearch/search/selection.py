@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import ray
 
@@ -13,8 +13,9 @@ from langsearch.experiment.environment import Environment, portable
 from langsearch.experiment.folder import ExperimentFolder, TrialFolder, read_rows
 from langsearch.search.tuning import Search
 from langsearch.search.worker import evaluate_on_worker
-from langsearch.study.results import FullResult, TestResult, full_part
+from langsearch.study.results import FinalResult, TestResult, final_part
 from langsearch.study.table import TrialTable
+from langsearch.trial.scores import FinalSplit
 
 logger = logging.getLogger(__name__)
 
@@ -36,13 +37,13 @@ def evaluate_candidates(search: Search) -> bool:
         search.display.message(f"Scoring {candidates} again, on {_part(search, final.sentences, final.directions)} …")
 
     def record(name: str, values: dict[str, Any]) -> None:
-        result = FullResult(**values)
-        table.record_full(name, result)
+        result = FinalResult(**values)
+        table.record_final(name, result)
         part = _part(search, result.full_num_sentences, result.full_num_directions)
         search.display.message(f"{name:<15} spBLEU {result.full_spbleu:5.2f} on {part}")
 
     _run(search, "full", names, record)
-    for name, texts in table.violated_in_full().items():
+    for name, texts in table.violated_by_final().items():
         search.display.message(f"{name:<15} leaves the front: by these scores it violates {', '.join(texts)}")
     if table.constraints.all and not table.front():
         search.display.message("No trial keeps all constraints, so nothing is on the front.")
@@ -76,12 +77,12 @@ test_front.__test__ = False  # type: ignore[attr-defined]
 
 def _part(search: Search, num_sentences: int | None, num_directions: int | None) -> str:
     checked = search.checked
-    return full_part(num_sentences, num_directions, len(checked.corpus.validation), len(checked.directions))
+    return final_part(num_sentences, num_directions, len(checked.corpus.validation), len(checked.directions))
 
 
 def _run(
     search: Search,
-    split: Literal["full", "test"],
+    split: FinalSplit,
     names: Sequence[str],
     record: Callable[[str, dict[str, Any]], None],
 ) -> None:

@@ -40,10 +40,10 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_BETWEEN_RESULTS = 5.0
 
 INTERRUPTED = "interrupted"
-"""What stopped a search at Ctrl+C."""
+"""What stopped a run at Ctrl+C."""
 
 REQUESTED = "requested"
-"""What stopped a search at a stop file that somebody else wrote."""
+"""What stopped a run at a stop request that somebody else wrote."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def _room(search: Search) -> Room:
 
 
 class _PushingSearcher(TableSearcher):
-    """Sends a new trial's row and task to the remote storage before a worker on another machine gets it."""
+    """Sends a new trial's row and task to the remote before a worker on another machine gets it."""
 
     copy: WorkingCopy | None = None
 
@@ -207,7 +207,7 @@ class _Losses:
 
 
 class _Between(tune.Callback):  # type: ignore[misc]  # Ray has no types
-    """What is done between Tune's events: showing, results.parquet, the disk's budget, and requests to stop.
+    """What is done between Tune's events: showing, results.parquet, the disk's budget, and stop requests.
 
     Args:
         search: The search.
@@ -221,7 +221,7 @@ class _Between(tune.Callback):  # type: ignore[misc]  # Ray has no types
         hours = search.space.search.max_hours
         self._deadline = time.monotonic() + 3600 * hours if hours else None
         self._looked = self._written = 0.0
-        self._is_asked = False
+        self._is_pausing = False
         self._passed_on: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -229,7 +229,7 @@ class _Between(tune.Callback):  # type: ignore[misc]  # Ray has no types
         return {}
 
     def interrupt(self) -> None:
-        """Ctrl+C: the trials write checkpoints and stop."""
+        """Ctrl+C: the trials write checkpoints and pause."""
         self._searcher.stop(INTERRUPTED)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
@@ -244,10 +244,10 @@ class _Between(tune.Callback):  # type: ignore[misc]  # Ray has no types
             self._searcher.stop(str(error))
         if self._deadline is not None and now > self._deadline:
             self._searcher.stop(TIME)
-        elif not self._is_asked and self._search.folder.stop.exists():
+        elif not self._is_pausing and self._search.folder.stop_request.exists():
             self._searcher.stop(REQUESTED)
-        if self._searcher.stopped_by is not None and not self._is_asked:
-            self._ask_to_stop(self._searcher.stopped_by)
+        if self._searcher.stopped_by is not None and not self._is_pausing:
+            self._pause_trials(self._searcher.stopped_by)
         if self._search.copy is not None:
             self._pass_on(self._search.copy)
 
@@ -291,7 +291,7 @@ class _Between(tune.Callback):  # type: ignore[misc]  # Ray has no types
             self._pull(name)
         if time.monotonic() - self._written < _SECONDS_BETWEEN_RESULTS:
             return
-        tidy(self._search, self._budget)
+        bring_up_to_date(self._search, self._budget)
         self._written = time.monotonic()
 
     def _pull(self, name: str) -> None:
@@ -302,25 +302,25 @@ class _Between(tune.Callback):  # type: ignore[misc]  # Ray has no types
             logger.warning("%s", error)
 
     def _pass_on(self, copy: WorkingCopy) -> None:
-        """Passes requests to stop single trials, which are made here, on to workers on other machines."""
+        """Passes stop requests of single trials, which are made here, on to workers on other machines."""
         for name in self._losses.trials.keys() - self._passed_on:
-            if self._search.folder.trial(name).stop.exists() and copy.try_ask_to_stop(name):
+            if self._search.folder.trial(name).stop_request.exists() and copy.try_request_stop(name):
                 self._passed_on.add(name)
 
-    def _ask_to_stop(self, reason: str) -> None:
-        """Has all running trials stop behind a checkpoint."""
-        self._is_asked = True
+    def _pause_trials(self, reason: str) -> None:
+        """Has all running trials pause behind a checkpoint."""
+        self._is_pausing = True
         self._search.display.message(f"{_why(reason)}: the trials that run write a checkpoint and stop …")
         try:
-            write_text(self._search.folder.stop, reason + "\n")
+            write_text(self._search.folder.stop_request, reason + "\n")
         except OSError as error:  # a full disk; they end with their next epoch
-            logger.warning("%s could not be written: %s", self._search.folder.stop, error)
+            logger.warning("%s could not be written: %s", self._search.folder.stop_request, error)
         if self._search.copy is not None:
             self._search.copy.try_push(None)
 
 
-def tidy(search: Search, budget: DiskBudget) -> None:
-    """Keeps the disk's budget, and brings results.parquet and the remote storage up to date."""
+def bring_up_to_date(search: Search, budget: DiskBudget) -> None:
+    """Keeps the disk's budget, and brings results.parquet and the remote up to date."""
     table = search.table
     search.display.front([row.name for row in table.front() if row.kind == "searched"])
     freed = budget.keep_within(table.rows(), {row.name for row in table.candidates()}, set(table.returning()))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from ray import tune
@@ -16,7 +16,7 @@ from langsearch.experiment.environment import Environment
 from langsearch.experiment.folder import ExperimentFolder, TrialFolder, write_json
 from langsearch.experiment.object_store import UploadError
 from langsearch.experiment.task import TrialTask
-from langsearch.experiment.working_copy import StopLook, WorkingCopy
+from langsearch.experiment.working_copy import RequestLook, WorkingCopy
 from langsearch.model.base import Base, SharedBase, attach_base
 from langsearch.model.device import on_device
 from langsearch.prior.learning import LearningTask
@@ -24,7 +24,7 @@ from langsearch.prior.seeding import learn
 from langsearch.space.problems import InputError
 from langsearch.space.settings import FailureSettings
 from langsearch.study.results import TrialResult
-from langsearch.trial.evaluating import evaluate_trial, full_result, reuse_scores, test_result
+from langsearch.trial.evaluating import evaluate_trial, final_result, reuse_scores, test_result
 from langsearch.trial.failures import (
     FAILED,
     OUT_OF_MEMORY,
@@ -37,6 +37,7 @@ from langsearch.trial.failures import (
     take_stall,
 )
 from langsearch.trial.monitor import TrialMonitor
+from langsearch.trial.scores import FinalSplit
 from langsearch.trial.trial import run_trial
 
 logger = logging.getLogger(__name__)
@@ -135,8 +136,10 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]  # Ray has no types
             self._copy.pull(trial.name)
         self._attempts = read_attempts(trial)
         seconds = None if minutes is None else 60 * minutes
-        elsewhere = StopLook(self._copy, trial.name) if self._copy is not None else None
-        self._watch = TrialMonitor([self._folder.stop, trial.stop], stall_file(trial), seconds, elsewhere)
+        elsewhere = RequestLook(self._copy, trial.name) if self._copy is not None else None
+        self._watch = TrialMonitor(
+            [self._folder.stop_request, trial.stop_request], stall_file(trial), seconds, elsewhere
+        )
         self._task = TrialTask.read(trial)
         trial.failure.unlink(missing_ok=True)
         stall = take_stall(trial, self._attempts.counts.get(STALLED, 0) + 1)
@@ -228,14 +231,14 @@ def evaluate_on_worker(
     environment: Environment,
     experiment: Path,
     name: str,
-    split: Literal["full", "test"],
+    split: FinalSplit,
     num_threads: int,
     copy: WorkingCopy | None = None,
 ) -> dict[str, Any]:
     """Evaluates a trial by `evaluation.final`; a Ray task.
 
     Returns:
-        full, on validation: the columns of `FullResult`. test, on the test set: those of `TestResult`.
+        full, on validation: the columns of `FinalResult`. test, on the test set: those of `TestResult`.
     """
     with _ready(base, experiment, name, num_threads, copy) as (attached, folder):
 
@@ -244,7 +247,7 @@ def evaluate_on_worker(
             evaluation = evaluate_trial(attached, environment, folder, split, final, num_parts)
             if split == "test":
                 return asdict(test_result(evaluation))
-            return asdict(full_result(evaluation, with_directions=environment.with_directions))
+            return asdict(final_result(evaluation, with_directions=environment.with_directions))
 
         reused = reuse_scores(attached, environment, folder) if split == "full" else None
         return _halved_if_needed(score, folder) if reused is None else asdict(reused)

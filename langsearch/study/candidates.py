@@ -88,7 +88,7 @@ def find_unscored(
     """
     with_directions = constraints.need_pretrained
     needed = [*candidates, *([pretrained] if candidates and with_directions and pretrained is not None else [])]
-    return [row for row in needed if row.full is None or (with_directions and row.full.full_direction_spbleu is None)]
+    return [row for row in needed if row.final is None or (with_directions and row.final.full_direction_spbleu is None)]
 
 
 def final_front(
@@ -97,35 +97,35 @@ def final_front(
     candidates: Sequence[TrialRow],
     pretrained: TrialRow | None,
 ) -> list[TrialRow]:
-    """Returns the candidates; once all of them have full scores, those that are members by these.
+    """Returns the candidates; once all of them have final scores, those that are members by these.
 
-    Members keep the constraints by their full scores too, and no other one that keeps them dominates them by these.
+    Members keep the constraints by their final scores too, and no other one that keeps them dominates them by these.
     Full scores take the place of the same scores while searching; the other objectives stay.
 
     Args:
         objectives: In the study's order.
         constraints: The search's.
         candidates: As `find_candidates` gives them.
-        pretrained: The pretrained base, if it is complete; where constraints need it, its full scores count.
+        pretrained: The pretrained base, if it is complete; where constraints need it, its final scores count.
     """
     if find_unscored(candidates, constraints, pretrained):
         return list(candidates)
-    kept = [row for row in candidates if not violated_in_full(row, constraints, pretrained)]
-    stays = non_dominated(np.array([result_costs(objectives, _fully_scored(row)) for row in kept]))
+    kept = [row for row in candidates if not violated_by_final(row, constraints, pretrained)]
+    stays = non_dominated(np.array([result_costs(objectives, _finally_scored(row)) for row in kept]))
     return [row for row, is_member in zip(kept, stays, strict=True) if is_member]
 
 
-def violated_in_full(row: TrialRow, constraints: Constraints, pretrained: TrialRow | None) -> list[str]:
-    """Returns the texts of the constraints that a trial violates by its full scores, and the pretrained base's."""
-    found = constraints.violations(_fully_scored(row), None if pretrained is None else _fully_scored(pretrained))
+def violated_by_final(row: TrialRow, constraints: Constraints, pretrained: TrialRow | None) -> list[str]:
+    """Returns the texts of the constraints that a trial violates by its final scores, and the pretrained base's."""
+    found = constraints.violations(_finally_scored(row), None if pretrained is None else _finally_scored(pretrained))
     assert found is not None, "the pretrained base must be complete where constraints need it"
     return [text for text, value in found.items() if value > 0]
 
 
 def best_member(front: Sequence[TrialRow]) -> TrialRow | None:
-    """Returns the member with the best spBLEU on validation: by the full scores, once all members have them."""
-    if all(row.full is not None for row in front):
-        return max(front, key=lambda row: row.full.full_spbleu if row.full else 0.0, default=None)
+    """Returns the member with the best spBLEU on validation: by the final scores, once all members have them."""
+    if all(row.final is not None for row in front):
+        return max(front, key=lambda row: row.final.full_spbleu if row.final else 0.0, default=None)
     return max(front, key=lambda row: row.result.spbleu if row.result else 0.0, default=None)
 
 
@@ -134,9 +134,9 @@ def by_size(rows: Iterable[TrialRow]) -> list[TrialRow]:
     return sorted(rows, key=lambda row: (row.result.trainable_parameters if row.result else 0, row.name))
 
 
-def _fully_scored(row: TrialRow) -> TrialResult:
+def _finally_scored(row: TrialRow) -> TrialResult:
     assert row.result is not None
-    return row.result if row.full is None else row.full.instead_of(row.result)
+    return row.result if row.final is None else row.final.instead_of(row.result)
 
 
 def _number(value: float | None) -> float:

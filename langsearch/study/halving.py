@@ -28,7 +28,7 @@ class AsyncHalving(FIFOScheduler):  # type: ignore[misc]  # Ray has no types
     and a result that comes again, since the worker or the driver was restarted, gets the same answer.
 
     Only results of one epoch are compared, so they share their fidelity. A trial that comes in beyond a rung, which it
-    passed while no driver listened, is not compared there. Baselines are never stopped.
+    passed while no driver listened, is not compared there. Baselines are never pruned.
 
     Args:
         table: The trial table.
@@ -62,13 +62,13 @@ class AsyncHalving(FIFOScheduler):  # type: ignore[misc]  # Ray has no types
 
     def _decide(self, name: str, result: TrialResult) -> bool:
         row, values = self._table.row(name), self._table.values(result)
-        if row.is_stopped:
+        if row.is_pruned_at_rung:
             return False
         levels = self._levels.get(result.epoch)
         is_known = row.state.is_finished or any(rung.epoch == result.epoch for rung in row.rungs)
         if levels is None or is_known or not all(math.isfinite(value) for value in values):
             return True
-        # The result first: a new driver that finds the decision to stop then has what the trial ends with.
+        # The result first: a new driver that finds the decision to prune then has what the trial ends with.
         self._table.report(name, result)
         order = len(levels)
         goes_on = is_among_best(self._costs(values), levels, self._factor)
@@ -82,7 +82,7 @@ class AsyncHalving(FIFOScheduler):  # type: ignore[misc]  # Ray has no types
 def is_among_best(costs: Sequence[float], levels: Levels, reduction_factor: int) -> bool:
     """Adds a trial to a rung; returns whether it is dominated by none, or among the best ceil(n / reduction_factor).
 
-    A trial that no other one beats in all objectives is never stopped: it may be a member of the front. There are
+    A trial that no other one beats in all objectives is never pruned: it may be a member of the front. There are
     few of them, about the logarithm of n with two independent objectives; with one objective it is the best, which
     goes on anyway.
 

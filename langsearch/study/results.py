@@ -66,8 +66,11 @@ class TestResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FullResult:
-    """A trial's scores on the validation part, as much of it and as `evaluation.final` says: by default all of it."""
+class FinalResult:
+    """A trial's scores on the validation part, as much of it and as `evaluation.final` says: by default all of it.
+
+    The fields are called as the columns of results.parquet and the keys of the study are.
+    """
 
     full_spbleu: float
     full_spbleu_low: float
@@ -83,7 +86,7 @@ class FullResult:
         object.__setattr__(self, "full_direction_spbleu", _as_pairs(self.full_direction_spbleu))
 
     @classmethod
-    def of(cls, result: TrialResult) -> "FullResult":
+    def of(cls, result: TrialResult) -> "FinalResult":
         """Returns a trial's own scores, where they are those of `evaluation.final` too."""
         return cls(**{field.name: getattr(result, field.name.removeprefix("full_")) for field in fields(cls)})
 
@@ -107,10 +110,10 @@ _NAMES = tuple(field.name for field in fields(TrialResult))
 _REQUIRED = tuple(field.name for field in fields(TrialResult) if field.default is MISSING)
 
 
-def full_part(
+def final_part(
     num_sentences: int | None, num_directions: int | None, all_sentences: int | None, all_directions: int | None
 ) -> str:
-    """Returns what full scores are of: the whole validation part, or how much of it `evaluation.final` takes.
+    """Returns what final scores are of: the whole validation part, or how much of it `evaluation.final` takes.
 
     Args:
         num_sentences: How many sentences were scored. None: all, or not known.

@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution, check_distribution_compatibil
 from optuna.trial import FrozenTrial, TrialState
 
 from langsearch.evaluate.spbleu import Difference
-from langsearch.study.results import FullResult, TestResult, TrialResult
+from langsearch.study.results import FinalResult, TestResult, TrialResult
 
 RESULT, CAUSE, FINGERPRINT, NAME = "result", "cause", "fingerprint", "name"
 SAME_AS, RETRY_OF, SPACE_VERSION, RUNG = "same_as", "retry_of", "space_version", "rung/"
@@ -20,10 +20,10 @@ SAME_AS, RETRY_OF, SPACE_VERSION, RUNG = "same_as", "retry_of", "space_version",
 SAMPLER = "sampler"
 """Attribute of a trial: what the sampler noted on the study when it proposed it."""
 
-STOPPED = "stopped on request"
+STOP_REQUESTED = "stopped on request"
 """The cause of a trial that somebody asked to end."""
 
-TEST, FULL, DIFFERENCES = "test", "full", "differences"
+TEST, FINAL, DIFFERENCES = "test", "full", "differences"
 """Attributes of the study, "KEY/TRIAL": a finished trial takes none."""
 
 
@@ -77,8 +77,8 @@ class TrialRow:
     fingerprint: str | None
     result: TrialResult | None = None
     test: TestResult | None = None
-    full: FullResult | None = None
-    """On the whole validation part."""
+    final: FinalResult | None = None
+    """On validation once more, by `evaluation.final`."""
 
     differences: Mapping[str, Difference] = field(default_factory=dict)
     """On the test set, against the baselines by name."""
@@ -114,11 +114,11 @@ class TrialRow:
     @property
     def is_rejected(self) -> bool:
         """Whether its size violates a constraint, so that it was never trained."""
-        return self.state is State.PRUNED and self.result is None and self.cause != STOPPED
+        return self.state is State.PRUNED and self.result is None and self.cause != STOP_REQUESTED
 
     @property
-    def is_stopped(self) -> bool:
-        """Whether early stopping decided that it ends."""
+    def is_pruned_at_rung(self) -> bool:
+        """Whether early stopping decided at a rung that it ends."""
         return any(not rung.goes_on for rung in self.rungs)
 
     @property
@@ -154,7 +154,7 @@ def read_row(trial: FrozenTrial, kind: str, study_attributes: Mapping[str, Any])
 
     name = f"{trial.number:05d}" if kind == "searched" else attributes[NAME]
     state = STATES[trial.state]
-    result, test, full = value(RESULT), of_study(TEST), of_study(FULL)
+    result, test, final = value(RESULT), of_study(TEST), of_study(FINAL)
     rungs = [
         Rung(epoch=int(key.removeprefix(RUNG)), **{**found, "values": tuple(found["values"])})
         for key in attributes
@@ -168,7 +168,7 @@ def read_row(trial: FrozenTrial, kind: str, study_attributes: Mapping[str, Any])
         fingerprint=value(FINGERPRINT),
         result=TrialResult(**result) if result else None,
         test=TestResult(**test) if test else None,
-        full=FullResult(**full) if full else None,
+        final=FinalResult(**final) if final else None,
         differences={other: Difference(**difference) for other, difference in (of_study(DIFFERENCES) or {}).items()},
         cause=value(CAUSE),
         same_as=value(SAME_AS),

@@ -18,22 +18,22 @@ from langsearch.study.candidates import (
     find_unscored,
     result_costs,
     result_values,
-    violated_in_full,
+    violated_by_final,
 )
 from langsearch.study.constraints import Constraints
 from langsearch.study.front import Objective
 from langsearch.study.proposing import Proposer
-from langsearch.study.results import VIOLATES, FullResult, TestResult, TrialResult
+from langsearch.study.results import VIOLATES, FinalResult, TestResult, TrialResult
 from langsearch.study.rows import (
     CAUSE,
     DIFFERENCES,
-    FULL,
+    FINAL,
     PRETRAINED,
     RESULT,
     RUNG,
     SAME_AS,
     STATES,
-    STOPPED,
+    STOP_REQUESTED,
     TEST,
     Rung,
     State,
@@ -211,14 +211,14 @@ class TrialTable:
             self._measure_again()
 
     def prune(self, name: str, result: TrialResult) -> None:
-        """Ends a trial that the scheduler stopped: pruned at its epoch, not complete, so that samplers know."""
+        """Ends a trial that loses at a rung: pruned at its epoch, not complete, so that samplers know."""
         self.report(name, result)
         self._end_early(name)
 
-    def stop(self, name: str) -> None:
+    def end_on_request(self, name: str) -> None:
         """Ends a trial that somebody asked to end: pruned at the epoch it had reached, if it had reached one."""
-        self._stored.note(name, CAUSE, STOPPED)
-        self._put(replace(self.row(name), cause=STOPPED))
+        self._stored.note(name, CAUSE, STOP_REQUESTED)
+        self._put(replace(self.row(name), cause=STOP_REQUESTED))
         self._end_early(name)
 
     def reject(self, name: str, violations: Mapping[str, float]) -> None:
@@ -244,17 +244,17 @@ class TrialTable:
         elif other.result is not None:
             (self.complete if other.state is State.COMPLETE else self.prune)(name, other.result)
         else:
-            self.stop(name)
+            self.end_on_request(name)
 
     def record_test(self, name: str, test: TestResult) -> None:
         """Records a trial's scores on the test set; on the study, since a finished trial takes no attribute."""
         self._stored.note_on_study(self.row(name), TEST, asdict(test))
         self._put(replace(self.row(name), test=test))
 
-    def record_full(self, name: str, full: FullResult) -> None:
-        """Records a trial's scores on the whole validation part."""
-        self._stored.note_on_study(self.row(name), FULL, asdict(full))
-        self._put(replace(self.row(name), full=full))
+    def record_final(self, name: str, final: FinalResult) -> None:
+        """Records a trial's scores by `evaluation.final`, on validation."""
+        self._stored.note_on_study(self.row(name), FINAL, asdict(final))
+        self._put(replace(self.row(name), final=final))
 
     def record_differences(self, name: str, differences: Mapping[str, Difference]) -> None:
         """Records how a tested trial compares with baselines, by their names."""
@@ -310,7 +310,7 @@ class TrialTable:
         return find_returning(self.objectives, self._searched.values()) if self.constraints.all else []
 
     def front(self) -> list[TrialRow]:
-        """Returns the candidates; once all of them have full scores, those that are members by these."""
+        """Returns the candidates; once all of them have final scores, those that are members by these."""
         return final_front(self.objectives, self.constraints, self.candidates(), self._complete_pretrained())
 
     def unscored(self) -> list[TrialRow]:
@@ -322,12 +322,12 @@ class TrialTable:
         baselines = [row for row in self._baselines.values() if row.state is State.COMPLETE]
         return [row for row in [*baselines, *self.front()] if row.test is None]
 
-    def violated_in_full(self) -> dict[str, list[str]]:
-        """Returns the candidates that violate constraints by their full scores, with the texts of these."""
+    def violated_by_final(self) -> dict[str, list[str]]:
+        """Returns the candidates that violate constraints by their final scores, with the texts of these."""
         if self.unscored():
             return {}
         pretrained = self._complete_pretrained()
-        found = {row.name: violated_in_full(row, self.constraints, pretrained) for row in self.candidates()}
+        found = {row.name: violated_by_final(row, self.constraints, pretrained) for row in self.candidates()}
         return {name: texts for name, texts in found.items() if texts}
 
     def _complete_pretrained(self) -> TrialRow | None:

@@ -22,7 +22,7 @@ from langsearch.space.plan import plan_rows, show_layers, show_modules, show_ran
 from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space
 from langsearch.space.settings import DataSettings, Source
-from langsearch.study.results import full_part
+from langsearch.study.results import final_part
 from langsearch.study.rows import TrialRow
 
 _WIDTH = 110
@@ -191,13 +191,13 @@ def _score_lines(folder: ExperimentFolder, environment: Environment, row: TrialR
         yield _score_row(
             "validation", found.spbleu, found.spbleu_low, found.spbleu_high, found.num_directions, found.num_sentences
         )
-    if row.full:
-        full = row.full
-        size = full.full_num_directions, full.full_num_sentences
+    if row.final:
+        final = row.final
+        size = final.full_num_directions, final.full_num_sentences
         whole = _about(folder).get("num_validation_sentences"), len(environment.directions)
-        part = full_part(full.full_num_sentences, full.full_num_directions, *whole)
+        part = final_part(final.full_num_sentences, final.full_num_directions, *whole)
         yield _score_row(
-            part.removeprefix("the "), full.full_spbleu, full.full_spbleu_low, full.full_spbleu_high, *size
+            part.removeprefix("the "), final.full_spbleu, final.full_spbleu_low, final.full_spbleu_high, *size
         )
     if row.test:
         test = row.test

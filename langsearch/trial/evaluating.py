@@ -1,6 +1,6 @@
 """The evaluations of a trial that is trained: on the whole validation part, and on the test part."""
 
-from typing import Any, Literal
+from typing import Any
 
 from langsearch.adapters.learners import AdaptedModel
 from langsearch.evaluate.evaluation import Evaluation, EvaluationSet, evaluate, evaluation_set
@@ -10,8 +10,8 @@ from langsearch.experiment.folder import TrialFolder, read_json
 from langsearch.experiment.task import TrialTask
 from langsearch.model.base import Base
 from langsearch.space.settings import DecodingSettings
-from langsearch.study.results import FullResult, TestResult, TrialResult
-from langsearch.trial.scores import copy_scores, write_scores
+from langsearch.study.results import FinalResult, TestResult, TrialResult
+from langsearch.trial.scores import FinalSplit, copy_scores, write_scores
 from langsearch.trial.trial import load_trained, settings_at
 
 
@@ -19,7 +19,7 @@ def evaluate_trial(
     base: Base,
     environment: Environment,
     folder: TrialFolder,
-    split: Literal["full", "test"],
+    split: FinalSplit,
     settings: DecodingSettings,
     num_parts: int = 1,
 ) -> Evaluation:
@@ -64,9 +64,9 @@ def test_result(evaluation: Evaluation) -> TestResult:
 test_result.__test__ = False  # type: ignore[attr-defined]
 
 
-def full_result(evaluation: Evaluation, *, with_directions: bool = False) -> FullResult:
+def final_result(evaluation: Evaluation, *, with_directions: bool = False) -> FinalResult:
     """Returns an evaluation by `evaluation.final` as columns of the trial table."""
-    return FullResult(
+    return FinalResult(
         **_columns("full_", evaluation.scores),
         full_worst_class_spbleu=evaluation.worst_class_spbleu,
         full_chrf=evaluation.chrf.chrf if evaluation.chrf else None,
@@ -85,8 +85,8 @@ def _columns(prefix: str, scores: Scores) -> dict[str, Any]:
     }
 
 
-def reuse_scores(base: Base, environment: Environment, folder: TrialFolder) -> FullResult | None:
-    """Returns a complete trial's own scores if they are those of the full evaluation, as which they are written too.
+def reuse_scores(base: Base, environment: Environment, folder: TrialFolder) -> FinalResult | None:
+    """Returns a complete trial's own scores if they are those of `evaluation.final`, as which they are written too.
 
     They are where the search decodes what `evaluation.final` does, in the same way.
     """
@@ -103,12 +103,10 @@ def reuse_scores(base: Base, environment: Environment, folder: TrialFolder) -> F
     if one.keys() != other.keys() or any(one[key].tolist() != other[key].tolist() for key in one):
         return None
     copy_scores(folder, "validation", "full")
-    return FullResult.of(result)
+    return FinalResult.of(result)
 
 
-def _data(
-    base: Base, environment: Environment, split: Literal["full", "test"], settings: DecodingSettings
-) -> EvaluationSet:
+def _data(base: Base, environment: Environment, split: FinalSplit, settings: DecodingSettings) -> EvaluationSet:
     store = environment.test if split == "test" else environment.validation
     vocabulary = base.vocabulary(environment.languages)
     return evaluation_set(store, environment.directions, settings, environment.classes, vocabulary)

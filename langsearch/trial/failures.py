@@ -19,7 +19,7 @@ FAILED = "failed"
 """Key of a result that reports a failure instead of scores: "KIND: message"."""
 
 PAUSED = "paused"
-"""Key of a result that says that a trial stopped on request, behind a checkpoint; it is to go on later."""
+"""Key of a result that says that a trial paused on request, behind a checkpoint; it is to go on later."""
 
 NON_FINITE_LOSS = "non-finite loss"
 NON_FINITE_SCORE = "non-finite score"
@@ -29,8 +29,8 @@ STALLED = "stalled"
 WORKER_LOST = "worker lost"
 NODE_LOST = "node lost"
 NO_RESULT = "no result"
-STORAGE = "storage"
-"""The remote storage could not be written; treated as a full disk."""
+OBJECT_STORE = "storage"
+"""The object store could not be written; treated as a full disk. The text lies in tables and stays."""
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_SPACE_TEXT = re.compile(r"No space left on device|Disk quota exceeded|\(os error (28|122)\)")
@@ -46,7 +46,7 @@ def failure_cause(error: BaseException) -> str:
     if isinstance(error, NonFiniteScoreError):
         return NON_FINITE_SCORE
     if isinstance(error, UploadError):
-        return STORAGE
+        return OBJECT_STORE
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
         chain.append(cause)
@@ -90,7 +90,7 @@ def reaction(settings: FailureSettings, cause_text: str) -> Reaction | Literal["
         NON_FINITE_LOSS: settings.non_finite_loss,
         NON_FINITE_SCORE: settings.non_finite_loss,
         DISK_FULL: settings.disk_full,
-        STORAGE: settings.disk_full,
+        OBJECT_STORE: settings.disk_full,
         STALLED: settings.stalled,
         WORKER_LOST: "retry",
         NODE_LOST: "retry",

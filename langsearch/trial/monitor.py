@@ -1,4 +1,4 @@
-"""What watches a trial from outside: requests to stop, and the lack of progress."""
+"""What watches a trial from outside: stop requests, and the lack of progress."""
 
 import faulthandler
 import platform
@@ -14,7 +14,7 @@ from typing import IO, Any, Protocol
 import torch
 
 _SECONDS_BETWEEN_LOOKS = 1.0
-"""Between two looks for stop files, which may lie on a slow network file system."""
+"""Between two looks for stop requests, which may lie on a slow network file system."""
 
 _SECONDS_BETWEEN_ARMINGS = 5.0
 """Between two resets of the stall timer, each of which restarts a thread."""
@@ -42,26 +42,26 @@ class Unwatched:
 
 
 class TrialMonitor:
-    """Looks for stop files, and ends the process if a trial hangs.
+    """Looks for stop requests, and ends the process if a trial hangs.
 
     The process ends from a thread of C that needs no lock of Python, so also where a native call holds the
     interpreter; the stacks of all threads are written first. One process can watch one trial at a time.
 
     Args:
-        stops: Files that ask to stop, by being there. They are never deleted here.
+        requests: Files that ask to stop, by being there. They are never deleted here.
         stall: Where the stacks go.
         stall_seconds: A watched trial that makes no progress for so long has stalled. None: never.
-        elsewhere: Asked as well, whether to stop.
+        elsewhere: Asked as well, whether to pause.
     """
 
     def __init__(
         self,
-        stops: Sequence[Path],
+        requests: Sequence[Path],
         stall: Path,
         stall_seconds: float | None,
         elsewhere: Callable[[], bool] | None = None,
     ) -> None:
-        self._stops, self._stall, self._seconds = tuple(stops), stall, stall_seconds
+        self._requests, self._stall, self._seconds = tuple(requests), stall, stall_seconds
         self._elsewhere = elsewhere or (lambda: False)
         self._file: IO[Any] | None = None
         self._armed = self._looked = -float("inf")
@@ -96,11 +96,11 @@ class TrialMonitor:
                 self._arm()
 
     def should_pause(self) -> bool:
-        """Returns whether one of the stop files is there; looks at most once a second."""
+        """Returns whether one of the stop requests is there; looks at most once a second."""
         now = time.monotonic()
         if not self._pause and now - self._looked >= _SECONDS_BETWEEN_LOOKS:
             self._looked = now
-            self._pause = any(path.exists() for path in self._stops) or self._elsewhere()
+            self._pause = any(path.exists() for path in self._requests) or self._elsewhere()
         return self._pause
 
     def _arm(self) -> None:

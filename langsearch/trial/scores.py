@@ -9,8 +9,11 @@ from langsearch.evaluate.evaluation import Evaluation, EvaluationSet
 from langsearch.experiment.folder import TrialFolder, read_rows, write_rows
 
 ScoredSplit = Literal["validation", "full", "test"]
-"""validation: what selected, as the search decodes it. full: the same part, all of it, as `evaluation.final` decodes
-it. test: the test part."""
+"""validation: what selected, as the search decodes it. full: the same part as `evaluation.final` decodes it, by default
+all of it. test: the test part."""
+
+FinalSplit = Literal["full", "test"]
+"""Those that `evaluation.final` decodes, under the names that files have for them."""
 
 SCORES = pa.schema(
     [
