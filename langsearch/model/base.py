@@ -18,10 +18,11 @@ from transformers.utils import logging as transformers_logging
 
 from langsearch.data.batches import BatchVocabulary
 from langsearch.model.families import Family, TranslationModel, find_family, read_config
-from langsearch.model.finding import find_base
+from langsearch.model.finding import FoundBase, locate_base, provide_weights
 from langsearch.space.architecture import BaseShape
 from langsearch.space.languages import match_code
 from langsearch.space.problems import InputError
+from langsearch.space.settings import BaseSource
 
 TOKENIZER_FILES = (
     "added_tokens.json",
@@ -111,6 +112,13 @@ class Base:
     model: TranslationModel
     tokenizer: BaseTokenizer
     shape: BaseShape
+    revision: str | None = None
+    """The commit of a base from the hub."""
+
+    @property
+    def source(self) -> BaseSource:
+        """What finds this base again."""
+        return BaseSource(self.name, self.revision, self.tokenizer.family.name)
 
     def vocabulary(self, languages: Sequence[str]) -> BatchVocabulary:
         """Returns the special ids that batches need. Raises InputError for a language that the base does not know."""
@@ -128,6 +136,7 @@ class SharedBase:
     weights: Mapping[str, np.ndarray]
     dtypes: Mapping[str, str]
     shape: BaseShape
+    revision: str | None = None
 
 
 def read_shape(folder: Path) -> BaseShape:
@@ -145,28 +154,32 @@ def read_shape(folder: Path) -> BaseShape:
     )
 
 
-def load_base(name: str, dtype: torch.dtype = torch.float32) -> Base:
-    """Loads a base, frozen and in evaluation mode.
+def load_base(source: FoundBase | BaseSource | str, dtype: torch.dtype = torch.float32) -> Base:
+    """Loads a base, frozen and in evaluation mode; fetches its weights, and turns pickles to safetensors, where needed.
 
     Args:
-        name: An embedded name, a folder or a hub id.
+        source: An embedded name, a folder or a hub id; or what was found of it.
         dtype: The type that its weights are held in.
 
     Raises:
-        InputError: If there is no such base, it is of another family, its weights are not in safetensors, or a file
-            is torn or lacks something.
+        InputError: If there is no such base, it is of another family, or a file is torn or lacks something.
     """
-    folder = find_base(name)
+    found = source if isinstance(source, FoundBase) else locate_base(source)
+    folder = found.folder
     family = find_family(folder)
-    if not list(folder.glob("*.safetensors")):
-        raise InputError(
-            f"A base's weights must be in safetensors, but {folder} has none. "
-            "Convert them: model.save_pretrained(FOLDER) writes safetensors."
-        )
+    config = read_config(folder)
+    weights = provide_weights(found)
     with quiet_transformers():
         try:
             model, report = family.model_class.from_pretrained(
-                folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+                weights,
+                config=config,
+                # Without one it is looked for beside the weights; ours is set below.
+                generation_config=GenerationConfig.from_model_config(config),
+                dtype=dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
             )
         except (OSError, SafetensorError, RuntimeError) as error:
             raise InputError(
@@ -175,9 +188,10 @@ def load_base(name: str, dtype: torch.dtype = torch.float32) -> Base:
         # Without this check, what is missing would be filled with random numbers.
         if missing := sorted(report["missing_keys"]):
             raise InputError(f"A base's weights must be all there, but {folder} lacks {', '.join(missing[:5])}.")
+        _check_tied(model, folder)
         _check_logits_bias(model, folder)
         tokenizer = BaseTokenizer(folder)
-    return Base(name, _freeze(model), tokenizer, read_shape(folder))
+    return Base(found.source.id, _freeze(model), tokenizer, read_shape(folder), found.commit)
 
 
 def share_base(base: Base) -> SharedBase:
@@ -193,7 +207,7 @@ def share_base(base: Base) -> SharedBase:
     for tied in ("lm_head.weight", "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight"):
         if base.model.config.tie_word_embeddings:
             weights.pop(tied, None)
-    return SharedBase(base.name, files, weights, dtypes, base.shape)
+    return SharedBase(base.name, files, weights, dtypes, base.shape, base.revision)
 
 
 def attach_base(shared: SharedBase) -> Base:
@@ -228,7 +242,7 @@ def attach_base(shared: SharedBase) -> Base:
         )
         # In the weights' type, as `from_pretrained` has it: a sum of two types would be of the wider one.
         positions.weights = nn.Buffer(table.to(model.dtype), persistent=False)
-    return Base(shared.name, _freeze(model), tokenizer, shared.shape)
+    return Base(shared.name, _freeze(model), tokenizer, shared.shape, shared.revision)
 
 
 def to_device(base: Base, device: torch.device) -> Base:
@@ -242,6 +256,17 @@ def _freeze(model: TranslationModel) -> TranslationModel:
     # A base's own generation defaults (beams, lengths, penalties) must not change scores behind the space's back.
     model.generation_config = GenerationConfig.from_model_config(model.config)
     return model
+
+
+def _check_tied(model: TranslationModel, folder: Path) -> None:
+    """Raises InputError if embeddings that are one by the configuration are several by the weights."""
+    shared = model.model.shared.weight
+    embeddings = (model.lm_head, model.model.encoder.embed_tokens, model.model.decoder.embed_tokens)
+    if model.config.tie_word_embeddings and any(embedding.weight is not shared for embedding in embeddings):
+        raise InputError(
+            f"A base's embeddings must be one where its config.json ties them, but the weights of {folder} hold "
+            "several that differ. Set tie_word_embeddings to false there if that is meant."
+        )
 
 
 def _check_logits_bias(model: TranslationModel, folder: Path) -> None:

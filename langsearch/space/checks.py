@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from langsearch.space.architecture import BaseShape
 from langsearch.space.architecture_checks import check_architecture
+from langsearch.space.base_section import BaseSection
 from langsearch.space.build import PUBLISHED_PRUNING_DURATION, PUBLISHED_PRUNING_START
 from langsearch.space.data_checks import check_data
 from langsearch.space.document import KeyPath, show
@@ -40,7 +41,7 @@ class Parsed:
     """The sections of a space; None for one that is wrong by itself."""
 
     name: str | None
-    base: str | None
+    base: BaseSection | None
     languages: Languages | None
     data: DataSection | None
     architecture: ArchitectureSection | None

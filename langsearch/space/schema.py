@@ -10,6 +10,7 @@ from optuna.distributions import BaseDistribution
 
 from langsearch.space.architecture import Architecture, BaseShape
 from langsearch.space.architecture_checks import check_shape
+from langsearch.space.base_section import BaseItem, written
 from langsearch.space.build import baseline_architecture, build_architecture
 from langsearch.space.checks import Parsed, check_baseline_shape, check_space
 from langsearch.space.dimensions import baseline_trainer_settings, search_dimensions, trainer_settings
@@ -26,6 +27,7 @@ from langsearch.space.search_sections import CheckpointSection, FailureSection, 
 from langsearch.space.sections import ArchitectureSection, TrainerSection, fixed
 from langsearch.space.settings import (
     Baseline,
+    BaseSource,
     CheckpointSettings,
     DataSettings,
     DecodingSettings,
@@ -39,7 +41,7 @@ from langsearch.space.validation import validate
 
 _SECTIONS: Mapping[str, Any] = {
     "name": Annotated[str, fixed("text")],
-    "base": Annotated[str, fixed("text")],
+    "base": BaseItem,
     "languages": dict[str, list[str]],
     "data": DataSection,
     "architecture": ArchitectureSection,
@@ -64,8 +66,8 @@ class Space:
     name: str
     """Names the experiment's folder."""
 
-    base: str
-    """A hub id, a folder, or the embedded tiny-m2m."""
+    base_source: BaseSource
+    """The base, with the revision and the family that are asked for."""
 
     classes: Mapping[str, tuple[str, ...]]
     """The languages of each class, in the file's order."""
@@ -86,6 +88,11 @@ class Space:
     trainer_section: TrainerSection = field(repr=False)
     document: Document = field(repr=False, compare=False)
     """What was read, for messages with lines."""
+
+    @property
+    def base(self) -> str:
+        """A hub id, a folder, or the embedded tiny-m2m."""
+        return self.base_source.id
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -169,7 +176,7 @@ def load_space(path: Path | str, overrides: Sequence[str] = ()) -> Space:
         raise InputError(problems)
     return Space(
         name=data["name"],
-        base=data["base"],
+        base_source=parsed["base"].settings(),
         classes={name: tuple(languages) for name, languages in parsed["languages"].items()},
         data=parsed["data"].settings(),
         evaluation=parsed["evaluation"].settings(),
@@ -226,6 +233,7 @@ def _resolve(data: Mapping[str, Any], parsed: Mapping[str, Any]) -> dict[str, An
         filled[key] = default | (data.get(key) or {}) if isinstance(default, dict) else data.get(key, default)
     # Each of these can be written in several ways that mean the same.
     search = parsed["search"]
+    filled["base"] = written(parsed["base"].settings())
     filled["search"] |= {
         "objectives": dict(search.objectives),
         "constraints": [str(constraint) for constraint in search.constraints],

@@ -3,6 +3,26 @@
 from dataclasses import dataclass
 from typing import Literal
 
+FAMILY_NAMES = ("m2m100", "small100", "nllb", "mbart50")
+"""The families of bases. An M2M-124 is of M2M-100's."""
+
+
+@dataclass(frozen=True)
+class BaseSource:
+    """Where a base comes from."""
+
+    id: str
+    """A hub id, a folder, or the name of a base that travels with the package."""
+
+    revision: str | None = None
+    """Of the hub: a branch, a tag, a commit, or a pull request as refs/pr/N. None: the main branch."""
+
+    family: str | None = None
+    """One of `FAMILY_NAMES`, where the base's own files do not say it. None: as they say."""
+
+    def __str__(self) -> str:
+        return self.id if self.revision is None else f"{self.id} at {self.revision}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerSettings:
