@@ -91,7 +91,8 @@ def test_check_shows_what_a_search_would_do(space_file: Path) -> None:
     lines = [line.rstrip() for line in stream.getvalue().splitlines()]
     assert lines[: lines.index("the sample's plan") - 1] == [
         "tiny: the space is right. Nothing was started.",
-        "base        tiny-m2m: 3+3 layers, d 128, 2,427,264 parameters",
+        "base        tiny-m2m, m2m100: 3+3 layers, d 128, 2,427,264 parameters",
+        "base files  model.safetensors, 5 MB",
         "class       high: en, fr",
         "class       low: sw",
         "directions  6 in 3 class pairs",

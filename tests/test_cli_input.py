@@ -75,8 +75,8 @@ WRONG = {
     ),
     "a base that cannot be fetched": (
         "base=nobody/nothing",
-        "The base 'nobody/nothing' is no folder here and could not be fetched from the hub (LocalEntryNotFoundError). "
-        "Fetch it where there is a network and give its folder, or use an embedded base: tiny-m2m.",
+        "The base 'nobody/nothing' is no folder here, not whole in the hub's cache, and could not be fetched from the "
+        "hub: HF_HUB_OFFLINE is set. Unset it, or fetch the base where there is a network and give its folder.",
     ),
     "an unknown baseline": (
         "baselines=[pretraind]",

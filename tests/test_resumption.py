@@ -1,5 +1,6 @@
 """What a resumed run checks before it writes anything."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -11,11 +12,13 @@ from rich.console import Console
 from langsearch.cluster import ray_session
 from langsearch.experiment.environment import CheckedSpace, check_space
 from langsearch.experiment.folder import ExperimentFolder
+from langsearch.experiment.recorded_base import BASE_FILE
 from langsearch.model.base import Base, share_base
 from langsearch.search.display import Display
 from langsearch.search.runner import run_search
 from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space
+from langsearch.trial.export import open_experiment
 
 pytest_plugins = ["search_fixtures"]
 
@@ -63,6 +66,18 @@ def test_a_resumed_run_that_is_refused_has_written_nothing(
     for message in messages:
         assert any(re.search(message, problem) for problem in caught.value.problems)
     assert contents(copied) == before
+
+
+def test_a_base_that_has_changed_since_is_refused_and_nothing_is_written(copied: Path) -> None:
+    recorded = {"id": "tiny-m2m", "commit": None, "fingerprint": "0123456789abcdef", "family": "m2m100"}
+    (copied / BASE_FILE).write_text(json.dumps(recorded))
+    before = contents(copied)
+    display = Display(Console(), "tiny", 1, 1, is_quiet=True)
+    with pytest.raises(InputError, match=r"has the weights 0123456789abcdef of tiny-m2m, which has \w{16} now"):
+        run_search(changed(copied), copied.parent, display, resume=True)
+    assert contents(copied) == before
+    with pytest.raises(InputError, match="has the weights 0123456789abcdef of tiny-m2m"):
+        open_experiment(copied)
 
 
 def test_where_ray_does_not_start_in_time_it_is_started_again_and_then_said_plainly(

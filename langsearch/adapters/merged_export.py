@@ -61,7 +61,12 @@ def export_merged(learner: AdaptedModel, base: Base, direction: Direction, folde
         for weights in aside.glob("*.safetensors"):
             # Written readable for their owner alone, unlike the files beside them.
             weights.chmod((aside / "config.json").stat().st_mode)
-        origin = {"base": base.name, "direction": str(direction), "architecture": learner.architecture.to_dict()}
+        origin = {
+            "base": base.name,
+            "revision": base.revision,
+            "direction": str(direction),
+            "architecture": learner.architecture.to_dict(),
+        }
         (aside / MERGED_FILE).write_text(json.dumps(origin, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         (aside / "README.md").write_text(card, encoding="utf-8")
 

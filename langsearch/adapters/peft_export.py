@@ -21,6 +21,7 @@ from langsearch.adapters.learners import AdaptedModel
 from langsearch.adapters.mounting import module_path
 from langsearch.space.architecture import Architecture
 from langsearch.space.problems import InputError
+from langsearch.space.settings import BaseSource
 
 
 @dataclass(frozen=True)
@@ -31,15 +32,17 @@ class ExportedAdapters:
     base: str
     languages: tuple[str, ...]
     architecture: Architecture
+    source: BaseSource
+    """The base at the commit, and of the family, that the adapters were trained with."""
 
 
-def export_peft(learner: AdaptedModel, folder: Path, base: str, card: str) -> list[str]:
+def export_peft(learner: AdaptedModel, folder: Path, base: BaseSource | str, card: str) -> list[str]:
     """Writes a model's adapters as PEFT adapters; the folder appears whole or not at all.
 
     Args:
         learner: The model with its trained weights.
         folder: Where to; replaced if it is an earlier export.
-        base: The base's name, for PEFT's `base_model_name_or_path`.
+        base: The base's name, for PEFT's `base_model_name_or_path`, or all that tells it.
         card: The text of README.md.
 
     Returns:
@@ -49,13 +52,18 @@ def export_peft(learner: AdaptedModel, folder: Path, base: str, card: str) -> li
         InputError: If the folder is there and is no export, or the adapters are of a kind that PEFT cannot hold.
     """
     adapters = learner.lora.to_peft()
+    source = BaseSource(base) if isinstance(base, str) else base
+    more = {"revision": source.revision, "family": source.family}
+    about: dict[str, Any] = {"base": source.id} | {key: value for key, value in more.items() if value is not None}
+    about |= {"languages": list(learner.languages), "architecture": learner.architecture.to_dict()}
     with export_folder(folder) as aside:
         for adapter in adapters:
             target = aside / adapter.name
             target.mkdir()
             save_file(peft_tensors(adapter), target / "adapter_model.safetensors", metadata={"format": "pt"})
-            (target / "adapter_config.json").write_text(peft_config(adapter, base), encoding="utf-8")
-        about = {"base": base, "languages": list(learner.languages), "architecture": learner.architecture.to_dict()}
+            (target / "adapter_config.json").write_text(
+                peft_config(adapter, source.id, source.revision), encoding="utf-8"
+            )
         (aside / FORMAT_FILE).write_text(_text(about), encoding="utf-8")
         (aside / "README.md").write_text(card, encoding="utf-8")
     return [adapter.name for adapter in adapters]
@@ -75,7 +83,8 @@ def read_export(folder: Path) -> ExportedAdapters:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         architecture = Architecture.from_dict(value["architecture"])
-        return ExportedAdapters(folder, value["base"], tuple(value["languages"]), architecture)
+        source = BaseSource(value["base"], value.get("revision"), value.get("family"))
+        return ExportedAdapters(folder, source.id, tuple(value["languages"]), architecture, source)
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} must be as `langsearch export` wrote it, but cannot be read: {error}") from error
 
@@ -129,12 +138,13 @@ def peft_tensors(adapter: PeftAdapter) -> dict[str, Tensor]:
     return tensors
 
 
-def peft_config(adapter: PeftAdapter, base: str) -> str:
+def peft_config(adapter: PeftAdapter, base: str, revision: str | None = None) -> str:
     """Returns adapter_config.json's text: every module by its full name, its rank, and alpha equal to the rank.
 
     Args:
         adapter: The adapter.
         base: The base's name.
+        revision: Its commit on the hub.
     """
     ranks = {path: len(a) for path, (a, _) in adapter.pairs.items()}
     common = max(set(ranks.values()), key=list(ranks.values()).count)
@@ -144,6 +154,7 @@ def peft_config(adapter: PeftAdapter, base: str) -> str:
             "peft_type": "LORA",
             "task_type": "SEQ_2_SEQ_LM",
             "base_model_name_or_path": base,
+            "revision": revision,
             "r": common,
             "lora_alpha": common,
             "rank_pattern": pattern,

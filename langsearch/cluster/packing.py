@@ -18,7 +18,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from langsearch.experiment.object_store import is_remote
-from langsearch.model.finding import EMBEDDED_FOLDER
+from langsearch.model.finding import EMBEDDED_FOLDER, base_files
 from langsearch.space.document import dump
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space
@@ -78,7 +78,9 @@ def pack(space: Space, folder: Path) -> list[str]:
     ]
     if problems:
         raise InputError(problems)
-    sizes = {path: _num_bytes(Path(path)) for path in found}
+    # Of a base's folder goes what loading it takes: published ones also hold their weights in further formats.
+    of_base = [Path(path, name) for path in found if path == space.base for name in base_files(Path(path))]
+    sizes = {path: sum(map(_num_bytes, of_base if path == space.base else [Path(path)])) for path in found}
     if sum(sizes.values()) > MAX_SENT_BYTES:
         listed = ", ".join(f"{path} ({size / 1e6:,.0f} MB)" for path, size in sizes.items())
         raise InputError(
@@ -86,7 +88,10 @@ def pack(space: Space, folder: Path) -> list[str]:
             "Copy it to storage that all nodes see, and name it by its absolute path."
         )
     for path, name in found.items():
-        _copy(Path(path), folder / name)
+        if path != space.base:
+            _copy(Path(path), folder / name)
+    for file in of_base:
+        _copy(file, folder / found[space.base] / file.name)
     (folder / SPACE).write_text(dump(data), encoding="utf-8")
     return list(found)
 
@@ -102,8 +107,10 @@ def _rename_all(data: dict[str, Any], renamed: Callable[[str], str]) -> None:
             for key in ("folder", "files", "tsv", "parquet"):
                 if source.get(key) is not None:
                     source[key] = renamed(source[key])
-    if not (EMBEDDED_FOLDER / data["base"]).exists() and Path(data["base"]).is_dir():
-        data["base"] = renamed(data["base"])
+    base = data["base"]["id"] if isinstance(data["base"], dict) else data["base"]
+    if not (EMBEDDED_FOLDER / base).exists() and Path(base).is_dir():
+        new = renamed(base)
+        data["base"] = {**data["base"], "id": new} if isinstance(data["base"], dict) else new
     kind, colon, file = data["evaluation"]["spbleu"].partition("spm:")
     if colon and not kind:
         data["evaluation"]["spbleu"] = f"spm:{renamed(file)}"

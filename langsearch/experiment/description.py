@@ -10,6 +10,7 @@ from typing import Any
 from langsearch.experiment.environment import CheckedSpace
 from langsearch.experiment.folder import ExperimentFolder, read_json, write_json
 from langsearch.experiment.opening import space_version
+from langsearch.experiment.recorded_base import read_recorded
 
 _PACKAGES = ("langsearch", "torch", "transformers", "ray", "optuna", "sacrebleu")
 
@@ -17,11 +18,15 @@ _PACKAGES = ("langsearch", "torch", "transformers", "ray", "optuna", "sacrebleu"
 def write_description(folder: ExperimentFolder, checked: CheckedSpace, signature: str, **values: Any) -> None:
     """Writes what the report needs beside the table; values given before and not now stay."""
     space, tokenizer = checked.space, checked.tokenizer
+    recorded = read_recorded(folder.path)
     old = read_json(folder.description) if folder.description.exists() else {}
     now = datetime.now(UTC).isoformat(timespec="seconds")
     value = {
         "name": space.name,
         "base": space.base,
+        "base_revision": checked.base.commit,
+        "base_fingerprint": recorded.fingerprint if recorded is not None else None,
+        "base_family": checked.family,
         "base_parameters": checked.shape.num_parameters,
         "languages": list(space.languages),
         "classes": {name: list(languages) for name, languages in space.classes.items()},

@@ -16,11 +16,11 @@ from langsearch.evaluate.spbleu import ScoreTokenizer, find_tokenizer
 from langsearch.experiment.folder import STORE_FOLDER
 from langsearch.experiment.working_copy import WorkingCopy
 from langsearch.model.base import Base, BaseTokenizer, read_shape
-from langsearch.model.finding import find_base
+from langsearch.model.finding import FoundBase, locate_base
 from langsearch.space.architecture import BaseShape
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space
-from langsearch.space.settings import DataSettings, EvaluationSettings
+from langsearch.space.settings import BaseSource, DataSettings, EvaluationSettings
 
 
 @dataclass(frozen=True)
@@ -57,28 +57,40 @@ class CheckedSpace:
     """A space that was checked against its base and its data; nothing was written or started for it."""
 
     space: Space
+    base: FoundBase
+    family: str
+    """The base's, such as m2m100."""
+
     shape: BaseShape
     corpus: Corpus
     directions: tuple[Direction, ...]
     tokenizer: ScoreTokenizer
 
 
-def check_space(space: Space) -> CheckedSpace:
-    """Checks a space against its base, its data and its score tokenizer.
+def check_space(space: Space, source: BaseSource | None = None) -> CheckedSpace:
+    """Checks a space against its base, its data and its score tokenizer. Of the base's weights nothing is fetched.
+
+    Args:
+        space: The space.
+        source: Its base at the commit that an experiment has recorded. None: as the space has it.
 
     Raises:
         InputError: With the problems of all of them together.
     """
     problems: list[str] = []
-    shape = tokenizer = corpus = None
+    found = shape = tokenizer = corpus = None
+    family = ""
     directions: tuple[Direction, ...] = ()
     try:
-        folder = find_base(space.base)
+        found = locate_base(source or space.base_source)
+        problems += found.check()
+        folder = found.folder
         shape = read_shape(folder)
         problems += space.check(shape)
         if space.trainer_section.init_from is not None:
             read_adapters(Path(space.trainer_section.init_from), shape)
         base_tokenizer = BaseTokenizer(folder)
+        family = base_tokenizer.family.name
         tokenizer = find_tokenizer(space.evaluation.spbleu, base_tokenizer.spm_path)
         base_tokenizer.vocabulary(space.languages, decoder_start_id=0)
     except InputError as error:
@@ -93,8 +105,8 @@ def check_space(space: Space) -> CheckedSpace:
         problems += error.problems
     if problems:
         raise InputError(problems)
-    assert shape is not None and corpus is not None and tokenizer is not None
-    return CheckedSpace(space, shape, corpus, directions, tokenizer)
+    assert found is not None and shape is not None and corpus is not None and tokenizer is not None
+    return CheckedSpace(space, found, family, shape, corpus, directions, tokenizer)
 
 
 def read_corpus(data: DataSettings, languages: tuple[str, ...]) -> Corpus:

@@ -19,6 +19,8 @@ from langsearch.study.table import TrialTable
 
 _FREE = (
     "name",
+    "base.revision",
+    "base.family",
     "search.trials",
     "search.max_hours",
     "search.plateau",
@@ -27,7 +29,8 @@ _FREE = (
     "checkpoints",
     "tracking",
 )
-"""What a resumed run may set anew: none of it changes a result."""
+"""What a resumed run may set anew: none of it changes a result. A base's revision and family are free to be written,
+since what they give is compared with what the experiment has recorded (`recorded_base`)."""
 
 _ACCEPTABLE = (
     "architecture",
@@ -249,6 +252,8 @@ def open_table(folder: ExperimentFolder, space: Space, *, base_parameters: int |
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     if prefix == "search.objectives":  # their order is that of the study's values
         return {prefix: ", ".join(f"{name}: {direction}" for name, direction in value.items())}
+    if prefix == "base" and isinstance(value, Mapping):  # its name alone is written as text
+        return {"base" if key == "id" else f"base.{key}": entry for key, entry in value.items()}
     if isinstance(value, Mapping):
         flat: dict[str, Any] = {}
         for key, entry in value.items():

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from langsearch.experiment.environment import CheckedSpace, build_environment, check_space
 from langsearch.experiment.folder import STORE_FOLDER, write_text
+from langsearch.experiment.recorded_base import check_recorded, record_base, recorded_source
 from langsearch.model.base import load_base
 from langsearch.model.device import on_device
 from langsearch.prior.learning import (
@@ -57,23 +58,26 @@ def learn_and_print(
     Raises:
         InputError: If the input is wrong, or the folder is there and not to be resumed; then nothing is written.
     """
-    checked = check_space(space)
+    folder = (to or Path("experiments") / f"{space.name}-{kind}").resolve()
+    checked = check_space(space, recorded_source(folder, space.base_source))
     prior = _settings(checked, kind, {name: value for name, value in given.items() if value is not None})
     task = (
         sides_task(space, checked.shape, prior)
         if isinstance(prior, SidesPrior)
         else subspace_task(space, checked.shape, prior)
     )
-    folder = (to or Path("experiments") / f"{space.name}-{kind}").resolve()
     if folder.exists() and any(folder.iterdir()) and not resume:
         raise InputError(
             f"Learning must have a folder of its own, but {folder} exists. "
             "Go on with it by --resume, or give another with --to DIR."
         )
+    check_recorded(folder, checked.base, checked.family)
     if folder.exists():
         begin(folder, task)
-    base = on_device(load_base(space.base))
+    base = on_device(load_base(checked.base))
     environment = build_environment(checked, base, folder.parent / STORE_FOLDER)
+    begin(folder, task)
+    record_base(folder, checked.base, checked.family)
     console.print(describe_task(task, checked.shape), markup=False, soft_wrap=True)
     learn = learn_sides if kind == "sides" else learn_subspace
     _show(console, task, learn(base, training_data(base, environment), task, folder))

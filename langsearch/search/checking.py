@@ -20,6 +20,8 @@ from rich.table import Table
 from langsearch.data.directions import class_pair, sample_directions
 from langsearch.experiment.environment import CheckedSpace
 from langsearch.experiment.task import summarize
+from langsearch.model.cache import cache_folder
+from langsearch.model.finding import FoundBase
 from langsearch.search.trackers import describe_tracking
 from langsearch.space.architecture import Architecture, BaseShape
 from langsearch.space.plan import (
@@ -50,9 +52,10 @@ def print_check(console: Console, checked: CheckedSpace) -> None:
     _print_line(
         console,
         "base",
-        f"{space.base}: {shape.encoder_layers}+{shape.decoder_layers} layers, d {shape.d_model}, "
-        f"{shape.num_parameters:,} parameters",
+        f"{checked.base.source}, {checked.family}: {shape.encoder_layers}+{shape.decoder_layers} layers, "
+        f"d {shape.d_model}, {shape.num_parameters:,} parameters",
     )
+    _print_line(console, "base files", _describe_weights(checked.base))
     for name, languages in space.classes.items():
         _print_line(console, "class", f"{name}: {', '.join(languages)}")
     pairs = {class_pair(direction, space.classes) for direction in checked.directions}
@@ -95,6 +98,20 @@ def _print_line(console: Console, label: str, text: str) -> None:
     console.print("\n".join(lines), soft_wrap=True, markup=False)
 
 
+def _describe_weights(found: FoundBase) -> str:
+    """Returns which weights a base has, and what `run` does before it can use them."""
+    weights = found.weights
+    assert weights is not None
+    listed = weights.names[0] if len(weights.names) == 1 else f"{len(weights.names)} files of {weights.form}"
+    num_bytes = weights.num_bytes + sum(found.to_fetch.values())
+    text = f"{listed}, {num_bytes / 1e6:,.0f} MB"
+    if found.to_fetch:
+        text += f"; {sum(found.to_fetch.values()) / 1e6:,.0f} MB are fetched by `run`"
+    if weights.is_pickled:
+        text += f"; kept as safetensors in {cache_folder() / 'weights'}, once a machine"
+    return text
+
+
 def describe_check(checked: CheckedSpace) -> dict[str, Any]:
     """Returns all that `print_check` shows, and the sample in full, as JSON data."""
     space, shape, corpus = checked.space, checked.shape, checked.corpus
@@ -105,7 +122,14 @@ def describe_check(checked: CheckedSpace) -> dict[str, Any]:
     by_class, shared = num_parameters_by_class(sample, space.classes, shape)
     return {
         "name": space.name,
-        "base": {"name": space.base, **asdict(shape)},
+        "base": {
+            "name": space.base,
+            "revision": checked.base.commit,
+            "family": checked.family,
+            "weights": list(checked.base.weights.names) if checked.base.weights is not None else [],
+            "bytes_to_fetch": sum(checked.base.to_fetch.values()),
+            **asdict(shape),
+        },
         "classes": {name: list(languages) for name, languages in space.classes.items()},
         "directions": [str(direction) for direction in checked.directions],
         "sentences": {"train": len(corpus.train), "validation": len(corpus.validation), "test": len(corpus.test)},

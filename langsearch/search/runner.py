@@ -19,7 +19,7 @@ from langsearch.cluster.resources import task_options
 from langsearch.evaluate.spbleu import SpBleu
 from langsearch.experiment.description import write_description
 from langsearch.experiment.disk import DiskBudget, without_weights
-from langsearch.experiment.environment import CheckedSpace, build_environment, portable
+from langsearch.experiment.environment import CheckedSpace, build_environment, check_space, portable
 from langsearch.experiment.folder import STORE_FOLDER, ExperimentFolder, read_json
 from langsearch.experiment.lease import RemoteLease
 from langsearch.experiment.lock import clear_leftovers, hold
@@ -31,6 +31,7 @@ from langsearch.experiment.opening import (
     space_version,
     start_experiment,
 )
+from langsearch.experiment.recorded_base import check_recorded, record_base, recorded_source
 from langsearch.experiment.results_file import ResultsFile
 from langsearch.experiment.working_copy import WorkingCopy, find_experiments
 from langsearch.model.base import load_base, share_base
@@ -119,12 +120,17 @@ def run_search(
             copy.take_over()
         # All that can be refused is refused before anything is written.
         check_start(path, space, resume=resume, accept_changed_space=accept_changed_space)
+        checked = _with_recorded_base(checked, path)
         names = _check_resumption(checked, ExperimentFolder(path), retry)
+        if checked.base.to_fetch:
+            num_bytes = sum(checked.base.to_fetch.values())
+            display.message(f"Fetching {checked.base.source}: {num_bytes / 1e9:.2f} GB …")
+        base = load_base(checked.base)
         folder = start_experiment(path, space, resume=resume, accept_changed_space=accept_changed_space)
         clear_leftovers(folder)
         shutil.rmtree(folder.ray, ignore_errors=True)
         table = open_table(folder, space, base_parameters=checked.shape.num_parameters)
-        base = load_base(space.base)
+        record_base(folder.path, checked.base, checked.family)
         environment = build_environment(checked, base, root / STORE_FOLDER)
         if address is not None and copy is None:
             check_files(environment, space)
@@ -147,6 +153,19 @@ def run_search(
         if copy is not None:
             copy.push()
         return Outcome(folder, table.rows(), is_complete, ended.ended_by, copy, ended.stopped_by)
+
+
+def _with_recorded_base(checked: CheckedSpace, path: Path) -> CheckedSpace:
+    """Returns a space with its base at the commit that an experiment has recorded, also where its branch has moved.
+
+    Raises:
+        InputError: If the base is another than the experiment began with.
+    """
+    source = recorded_source(path, checked.space.base_source)
+    if source.revision is not None and source.revision != checked.space.base_source.revision:
+        checked = check_space(checked.space, source)
+    check_recorded(path, checked.base, checked.family)
+    return checked
 
 
 def _check_resumption(checked: CheckedSpace, folder: ExperimentFolder, retry: str | None) -> list[str]:

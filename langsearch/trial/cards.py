@@ -103,8 +103,10 @@ def load_lines(base: Base, directions: Sequence[Direction], architecture: Archit
     active = max((_adapters(architecture, direction) for direction in directions), key=len)
     is_embedded = (EMBEDDED_FOLDER / base.name).is_dir()
     # The base that travels with langsearch has no place that a card could name.
-    modules = "langsearch.model.base, peft, transformers" if is_embedded else "peft, transformers"
-    place = f'langsearch.model.base.find_base("{base.name}")' if is_embedded else f'"{base.name}"'
+    modules = "langsearch.model.finding, peft, transformers" if is_embedded else "peft, transformers"
+    place = f'langsearch.model.finding.find_base("{base.name}")' if is_embedded else f'"{base.name}"'
+    if base.revision is not None:
+        place += f', revision="{base.revision}"'
     return [
         f"import {modules}",
         f"base = transformers.AutoModelForSeq2SeqLM.from_pretrained({place})",

@@ -15,6 +15,7 @@ from langsearch.data.directions import Direction, parse_directions
 from langsearch.experiment.environment import CheckedSpace, Environment, build_environment, check_space
 from langsearch.experiment.folder import STORE_FOLDER, ExperimentFolder
 from langsearch.experiment.opening import open_table
+from langsearch.experiment.recorded_base import check_recorded, recorded_source
 from langsearch.experiment.task import TrialTask
 from langsearch.model.base import Base, load_base
 from langsearch.space.architecture import Architecture
@@ -111,7 +112,7 @@ def export_again(adapters: Path, target: Path, form: ExportForm, note: Note = _i
     if target.resolve() == adapters.resolve():
         raise InputError(f"--to must be another folder than that of the adapters, but both are {adapters}.")
     exported = read_export(adapters)
-    base = load_base(exported.base)
+    base = load_base(exported.source)
     learner = adapt(base, exported.architecture, exported.languages)
     load_export(learner, adapters)
     card = adapters / "README.md"
@@ -145,11 +146,11 @@ def _export(
             export_merged(learner, base, direction, target, _merged_card(base, direction, what))
             return [str(direction)]
         if not form.is_compact and form.energy is None:
-            return export_peft(learner, target, base.name, card(learner.architecture))
+            return export_peft(learner, target, base.source, card(learner.architecture))
         learner, compaction = compact(base, learner, form.energy)
         note(f"Compacted: {compaction.summary}.")
         return export_peft(
-            learner, target, base.name, f"{card(learner.architecture)}\nCompacted: {compaction.summary}.\n"
+            learner, target, base.source, f"{card(learner.architecture)}\nCompacted: {compaction.summary}.\n"
         )
     finally:
         learner.remove()
@@ -184,6 +185,7 @@ def _merged_card(base: Base, direction: Direction, what: str) -> str:
     if vocabulary.form.has_tgt_mark:
         token = base.tokenizer.language_token(direction.tgt)
         prefix = f',\nand `target_prefix=[["{token}"]]` for each sentence'
+    at = f" (commit {base.revision})" if base.revision else ""
     return f"""---
 base_model: {base.name}
 language: ["{hub_code(direction.src)}", "{hub_code(direction.tgt)}"]
@@ -193,7 +195,7 @@ tags: [translation, langsearch]
 
 # {base.name} from {direction.src} to {direction.tgt}
 
-The base with the language-specific LoRA of {what} merged into its weights, for this direction only.
+The base{at} with the language-specific LoRA of {what} merged into its weights, for this direction only.
 The source must be `[{first}] X [{vocabulary.eos_id}]`, as its tokenizer makes it (an M2M-124's has to be mended first,
 as the base's).
 
@@ -212,7 +214,7 @@ def export_front(checked: CheckedSpace, folder: ExperimentFolder) -> list[Path]:
 
     Earlier exports of trials that are no longer on the front are removed.
     """
-    base = load_base(checked.space.base)
+    base = load_base(recorded_source(folder.path, checked.space.base_source))
     environment = build_environment(checked, base, folder.path.parent / STORE_FOLDER)
     table = open_table(folder, checked.space)
     exported = []
@@ -266,12 +268,14 @@ def open_experiment(experiment: Path) -> tuple[ExperimentFolder, Base, Environme
     """Opens an experiment with its base and data.
 
     Raises:
-        InputError: If the folder is no experiment, or its base or data are not there any more.
+        InputError: If the folder is no experiment, its base or data are not there any more, or its base is another.
     """
     folder = ExperimentFolder(experiment.resolve())
     if not folder.space.exists():
         raise InputError(f"An experiment's folder holds a space.yaml, but {experiment} has none.")
-    checked = check_space(load_space(folder.space))
-    base = load_base(checked.space.base)
+    space = load_space(folder.space)
+    checked = check_space(space, recorded_source(folder.path, space.base_source))
+    check_recorded(folder.path, checked.base, checked.family)
+    base = load_base(checked.base)
     environment = build_environment(checked, base, folder.path.parent / STORE_FOLDER)
     return folder, base, environment, open_table(folder, checked.space)

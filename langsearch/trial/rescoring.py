@@ -63,13 +63,15 @@ def _open_adapters(target: Path, space_file: Path | None, store_folder: Path) ->
         space_file = target.resolve().parents[1] / "space.yaml"
         if not space_file.exists():
             raise InputError(f"Scoring needs data: name a space with --space for the adapters in {target}.")
-    checked = check_space(load_space(space_file))
+    space = load_space(space_file)
+    is_open = space.base == exported.source.id and space.base_source.revision is None
+    checked = check_space(space, replace(space.base_source, revision=exported.source.revision) if is_open else None)
     if set(checked.space.languages) != set(exported.languages):
         raise InputError(
             f"The space must have the adapters' languages {', '.join(exported.languages)}, "
             f"but has {', '.join(checked.space.languages)}."
         )
-    base = on_device(load_base(checked.space.base))
+    base = on_device(load_base(checked.base))
     environment = build_environment(checked, base, store_folder)
     learner = adapt(base, exported.architecture, environment.languages)
     load_export(learner, target)

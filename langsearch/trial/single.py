@@ -11,6 +11,7 @@ from langsearch.adapters.learners import AdaptedModel
 from langsearch.adapters.peft_export import export_peft
 from langsearch.experiment.environment import build_environment, check_space
 from langsearch.experiment.folder import STORE_FOLDER, TrialFolder
+from langsearch.experiment.recorded_base import check_recorded, record_base, recorded_source
 from langsearch.experiment.task import TrialTask
 from langsearch.model.base import load_base
 from langsearch.model.device import on_device
@@ -46,7 +47,8 @@ def train_single(
         if space_file is None or not space_file.exists():
             raise InputError(f"An architecture needs data to train on: name a space with --space for {target}.")
     space = load_space(space_file if is_architecture and space_file else target, overrides)
-    checked = check_space(space)
+    folder = TrialFolder((to or Path("experiments") / f"{space.name}-train").resolve())
+    checked = check_space(space, recorded_source(folder.path, space.base_source))
     shape = checked.shape
     architecture, trainer = _given_architecture(target, space) if is_architecture else (None, TrainerSettings())
     if architecture is not None:
@@ -59,7 +61,6 @@ def train_single(
                 f"{', '.join(searched)}. Fix each with --set KEY=VALUE, or give an architecture.json of a trial."
             )
         architecture, trainer = space.architecture({}, shape), space.trainer({})
-    folder = TrialFolder((to or Path("experiments") / f"{space.name}-train").resolve())
     if folder.path.exists() and any(folder.path.iterdir()) and not resume:
         raise InputError(
             f"A training must have a folder of its own, but {folder.path} exists. "
@@ -75,9 +76,11 @@ def train_single(
     )
     if folder.task.exists() and TrialTask.read(folder).fingerprint != task.fingerprint:
         raise InputError(f"A training must be resumed as it was started, but {folder.path} has other settings.")
-    base = on_device(load_base(space.base))
+    check_recorded(folder.path, checked.base, checked.family)
+    base = on_device(load_base(checked.base))
     environment = build_environment(checked, base, folder.path.parent / STORE_FOLDER)
     task.write(folder)
+    record_base(folder.path, checked.base, checked.family)
     console.print(f"{task.summary}: {task.num_trainable(shape):,} parameters", markup=False, soft_wrap=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
@@ -89,7 +92,7 @@ def train_single(
     if architecture.adapters:
         learner = load_trained(base, environment, folder)
         assert isinstance(learner, AdaptedModel)
-        export_peft(learner, folder.path / "adapters", base.name, f"# {space.name}\n\n{task.summary}\n")
+        export_peft(learner, folder.path / "adapters", base.source, f"# {space.name}\n\n{task.summary}\n")
         learner.remove()
         console.print(f"Adapters: {folder.path / 'adapters'}", soft_wrap=True)
     return result

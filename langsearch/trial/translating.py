@@ -44,7 +44,7 @@ def translate_lines(
             problems += error.problems
     if problems:
         raise InputError(problems)
-    loaded = on_device(load_base(base or exported.base))
+    loaded = on_device(load_base(base or exported.source))
     learner = adapt(loaded, exported.architecture, exported.languages)
     load_export(learner, adapters)
     vocabulary = loaded.vocabulary(exported.languages)
