@@ -19,7 +19,7 @@ from langsearch.dashboard.serving import Dashboard, open_dashboard
 from langsearch.experiment.folder import write_json, write_rows
 from langsearch.experiment.lock import hold
 from langsearch.experiment.opening import open_table, start_experiment
-from langsearch.experiment.results_file import write_results
+from langsearch.experiment.results_parquet import write_results
 from langsearch.experiment.task import TrialTask, baseline_task, searched_task
 from langsearch.model.base import read_shape
 from langsearch.model.finding import find_base

@@ -9,7 +9,7 @@ import pytest
 from langsearch.experiment.description import write_description
 from langsearch.experiment.environment import CheckedSpace, Environment, build_environment, check_space
 from langsearch.experiment.opening import open_table, start_experiment
-from langsearch.experiment.results_file import write_results
+from langsearch.experiment.results_parquet import write_results
 from langsearch.experiment.task import TrialTask, baseline_task, searched_task
 from langsearch.model.base import Base, load_base
 from langsearch.space.architecture import Architecture, Pruning, SiteAdapters, uniform_ranks

@@ -13,11 +13,11 @@ from peft import PeftModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from langsearch.adapters.kind import Adapters
 from langsearch.adapters.kinds import KINDS
 from langsearch.adapters.learners import AdaptedModel
 from langsearch.adapters.mounting import mount
 from langsearch.adapters.peft_export import peft_config, peft_tensors
+from langsearch.adapters.protocol import Adapters
 from langsearch.data.batches import Batch, collate
 from langsearch.data.directions import Direction, all_directions
 from langsearch.data.store import TokenStore
@@ -94,7 +94,7 @@ def assert_as_it_was(base: Base, before: tuple[dict[str, nn.Module], dict[str, T
 
 @pytest.mark.parametrize("kind", KINDS)
 class TestKind:
-    """The promises of `langsearch.adapters.kind.Adapters`."""
+    """The promises of `langsearch.adapters.protocol.Adapters`."""
 
     @staticmethod
     def adapters(kind: str, base: Base, architecture: Architecture, seed: int = 0) -> Adapters:

@@ -22,7 +22,7 @@ from langsearch.model.base import Base
 from langsearch.search.display import Display
 from langsearch.search.runner import run_search
 from langsearch.space.schema import load_space
-from langsearch.trial.failures import read_attempts
+from langsearch.trial.attempts import read_attempts
 from langsearch.trial.trial import run_trial
 from tests.integration.harness import WORKER, write_faults
 

@@ -8,19 +8,12 @@ from sqlalchemy.exc import OperationalError
 
 from langsearch.evaluate.evaluation import NonFiniteScoreError
 from langsearch.experiment.folder import TrialFolder
+from langsearch.search.lost_nodes import lost_cause
 from langsearch.space.settings import FailureSettings, Reaction
 from langsearch.train.loop import NonFiniteLossError
-from langsearch.trial.failures import (
-    Attempts,
-    failure_cause,
-    kind_of,
-    lost_cause,
-    plain_cause,
-    reaction,
-    read_attempts,
-    stall_file,
-    take_stall,
-)
+from langsearch.trial.attempts import Attempts, read_attempts
+from langsearch.trial.failures import failure_cause, kind_of, plain_cause, reaction
+from langsearch.trial.stalls import stall_file, take_stall
 
 
 def chained(error: Exception, cause: Exception) -> Exception:

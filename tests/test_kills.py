@@ -25,14 +25,14 @@ from langsearch.experiment.disk import DiskBudget
 from langsearch.experiment.folder import ExperimentFolder, read_rows
 from langsearch.experiment.lock import clear_leftovers, hold
 from langsearch.experiment.opening import open_table, space_of_version, start_experiment
-from langsearch.experiment.results_file import ResultsFile
+from langsearch.experiment.results_parquet import ResultsFile
 from langsearch.experiment.task import TrialTask, baseline_task, searched_task
 from langsearch.model.base import read_shape
 from langsearch.model.finding import find_base
 from langsearch.search.searcher import TableSearcher
 from langsearch.space.architecture import BaseShape
 from langsearch.space.schema import Space, load_space
-from langsearch.study.halving import AsyncHalving
+from langsearch.study.early_stopping import AsyncHalving
 from langsearch.study.results import TrialResult
 from langsearch.study.rows import State, TrialRow
 from langsearch.train.checkpoint import Checkpoint, read_newest_checkpoint, write_checkpoint

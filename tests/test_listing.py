@@ -17,7 +17,7 @@ from langsearch.experiment.folder import read_json, read_rows, write_json
 from langsearch.experiment.lock import hold, is_held
 from langsearch.experiment.printable import json_text, printable, printable_lines
 from langsearch.experiment.remote import open_remote
-from langsearch.experiment.results_file import row_values
+from langsearch.experiment.results_parquet import row_values
 from langsearch.report.experiment_reader import as_trial
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from peft import PeftModel
 from torch import Tensor
 
 from langsearch.adapters.export_folder import FORMAT_FILE
-from langsearch.adapters.kind import adapter_name
 from langsearch.adapters.learners import AdaptedModel, adapt
 from langsearch.adapters.peft_export import export_peft, load_export, read_export
+from langsearch.adapters.protocol import adapter_name
 from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture, Site, SiteAdapters
 from langsearch.space.problems import InputError

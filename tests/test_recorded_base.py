@@ -17,7 +17,7 @@ from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space
 from langsearch.space.settings import BaseSource
 from langsearch.trial.cards import load_lines
-from langsearch.trial.single import train_single
+from langsearch.trial.standalone import train_single
 from langsearch.trial.translating import translate_lines
 from tests.hub_fixtures import BASE, Hub, commit_of, fill_cache, published, tiny_model, write_files
 

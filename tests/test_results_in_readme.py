@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from langsearch.experiment.folder import read_rows
-from langsearch.experiment.results_file import RESULTS
+from langsearch.experiment.results_parquet import RESULTS
 
 pytest_plugins = ["search_fixtures"]
 

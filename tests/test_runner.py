@@ -18,7 +18,7 @@ import ray
 from langsearch.adapters.peft_export import read_export
 from langsearch.cli.app import main
 from langsearch.experiment.folder import read_json, read_rows
-from langsearch.experiment.results_file import RESULTS
+from langsearch.experiment.results_parquet import RESULTS
 from langsearch.search import runner
 
 pytest_plugins = ["search_fixtures"]

@@ -12,7 +12,7 @@ from ray.tune.search import Searcher
 
 from langsearch.experiment.folder import ExperimentFolder, read_rows
 from langsearch.experiment.lock import clear_leftovers
-from langsearch.experiment.results_file import ResultsFile
+from langsearch.experiment.results_parquet import ResultsFile
 from langsearch.experiment.task import TrialTask
 from langsearch.search.searcher import TableSearcher
 from langsearch.space.settings import Constraint

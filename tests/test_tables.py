@@ -11,9 +11,6 @@ import pytest
 from rich.console import Console
 
 from langsearch.report import wording
-from langsearch.report.answers import next_sentences
-from langsearch.report.columns import trial_columns
-from langsearch.report.commands import reproduce_command, resume_command
 from langsearch.report.experiment_reader import read_experiment
 from langsearch.report.experiment_values import Experiment, Score
 from langsearch.report.listing import list_experiments
@@ -25,9 +22,12 @@ from langsearch.report.matrices import (
     score_matrix,
 )
 from langsearch.report.page_tables import class_pair_rows, class_pairs
+from langsearch.report.quoted_commands import reproduce_command, resume_command
+from langsearch.report.sentences import headline, next_sentences, sentences
 from langsearch.report.showing import print_experiment
-from langsearch.report.summary import gain, headline, sentences, summarise
+from langsearch.report.summary import gain, summarise
 from langsearch.report.terminal import front_table
+from langsearch.report.trial_columns import trial_columns
 from langsearch.space.architecture import Architecture, Site, SiteAdapters
 
 CLASSES = {"high": ["en", "fr"], "low": ["wo"]}

@@ -17,9 +17,10 @@ import torch
 from langsearch.experiment.folder import ExperimentFolder, read_json
 from langsearch.experiment.task import TrialTask
 from langsearch.search import worker
+from langsearch.search.lost_nodes import lost_cause
 from langsearch.space.settings import FailureSettings
 from langsearch.train.loop import _Run
-from langsearch.trial.failures import FAILED, lost_cause
+from langsearch.trial.failures import FAILED
 from tests.worker_fixtures import Start, steps_of
 
 if TYPE_CHECKING:

@@ -1,10 +1,10 @@
-"""The kinds of adapters that there are; what is listed here is held to `kind.Adapters` by the conformance tests."""
+"""The kinds of adapters that there are; what is listed here is held to `protocol.Adapters` by the conformance tests."""
 
 from collections.abc import Callable, Mapping, Sequence
 
-from langsearch.adapters.kind import Adapters
 from langsearch.adapters.lora import LanguageLoRA
 from langsearch.adapters.mixed_sides import MixedSides
+from langsearch.adapters.protocol import Adapters
 from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture
 

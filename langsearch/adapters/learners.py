@@ -8,9 +8,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from langsearch.adapters.kind import Adapters
 from langsearch.adapters.lora import LanguageLoRA
 from langsearch.adapters.mounting import mount
+from langsearch.adapters.protocol import Adapters
 from langsearch.model.base import Base
 from langsearch.model.families import TranslationModel
 from langsearch.space.architecture import Architecture

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from langsearch.adapters.kind import PeftAdapter
 from langsearch.adapters.lora_linear import LanguageLoRALinear
 from langsearch.adapters.mounting import linear_at, module_path
+from langsearch.adapters.protocol import PeftAdapter
 from langsearch.adapters.pruning import PruningMasks
 from langsearch.adapters.routing import Routing
 from langsearch.data.directions import Direction

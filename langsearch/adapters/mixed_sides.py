@@ -16,10 +16,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from langsearch.adapters.kind import PeftAdapter
 from langsearch.adapters.lora import LanguageLoRA, merged_linear
 from langsearch.adapters.lora_linear import LanguageLoRALinear, lora_linear
 from langsearch.adapters.mounting import module_path
+from langsearch.adapters.protocol import PeftAdapter
 from langsearch.adapters.routing import Routing
 from langsearch.data.directions import Direction
 from langsearch.model.base import Base

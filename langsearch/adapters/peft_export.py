@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from langsearch.adapters.export_folder import FORMAT_FILE, export_folder
-from langsearch.adapters.kind import PeftAdapter, adapter_name
 from langsearch.adapters.learners import AdaptedModel
 from langsearch.adapters.mounting import module_path
+from langsearch.adapters.protocol import PeftAdapter, adapter_name
 from langsearch.space.architecture import Architecture
 from langsearch.space.problems import InputError
 from langsearch.space.settings import BaseSource

@@ -20,7 +20,7 @@ def train(
     """Train one architecture, without a search, and export its adapters."""
     if target.suffix != ".json":
         load_with_options(target, overrides)
-    from langsearch.trial.single import train_single
+    from langsearch.trial.standalone import train_single
 
     train_single(out, target, space, to, overrides or (), resume=resume)
 

@@ -24,7 +24,7 @@ def learn_sides(
 ) -> None:
     """Learn which layers should be indexed by the source language and which by the target's."""
     loaded = load_with_options(space, overrides)
-    from langsearch.prior.learn_command import learn_and_print
+    from langsearch.prior.standalone import learn_and_print
 
     _show_learned(learn_and_print(out, "sides", loaded, to, resume=resume, steps=steps, rank=rank, by=by))
 
@@ -40,7 +40,7 @@ def learn_subspace(
 ) -> None:
     """Learn how much rank each language demands, and propose a narrowed space."""
     loaded = load_with_options(space, overrides)
-    from langsearch.prior.learn_command import learn_and_print
+    from langsearch.prior.standalone import learn_and_print
 
     given = {"rank": rank, "epochs": epochs, "target": target}
     _show_learned(learn_and_print(out, "subspace", loaded, to, resume=resume, **given))

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from langsearch.dashboard.remembered import RememberingReaders, stamp
 from langsearch.experiment.folder import ExperimentFolder, write_text
 from langsearch.experiment.lock import LOCK, is_held
-from langsearch.experiment.results_file import row_values, task_values
+from langsearch.experiment.results_parquet import row_values, task_values
 from langsearch.experiment.study_reader import StudyReader, StudyState, UnreadableError
 from langsearch.report.experiment_reader import as_trial, read_experiment
 from langsearch.report.experiment_values import Experiment, Trial

@@ -9,7 +9,8 @@ from rich.text import Text
 from langsearch.experiment.printable import printable, printable_lines
 from langsearch.report import wording
 from langsearch.report.experiment_values import Experiment, Trial
-from langsearch.report.summary import Summary, gain, summarise, untested
+from langsearch.report.sentences import untested
+from langsearch.report.summary import Summary, gain, summarise
 
 MAX_SUMMARY_CHARS = 60
 """At 80 columns the last column has 20 left: three or four lines a trial at most."""

@@ -32,7 +32,7 @@ from langsearch.experiment.opening import (
     start_experiment,
 )
 from langsearch.experiment.recorded_base import check_recorded, record_base, recorded_source
-from langsearch.experiment.results_file import ResultsFile
+from langsearch.experiment.results_parquet import ResultsFile
 from langsearch.experiment.working_copy import WorkingCopy, find_experiments
 from langsearch.model.base import load_base, share_base
 from langsearch.prior.seeding import Seeding, describe_task, next_task, seed

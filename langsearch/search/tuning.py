@@ -17,22 +17,23 @@ from langsearch.experiment.disk import DiskBudget
 from langsearch.experiment.environment import CheckedSpace, Environment, portable
 from langsearch.experiment.folder import ExperimentFolder, write_text
 from langsearch.experiment.opening import space_of_version
-from langsearch.experiment.results_file import ResultsFile
+from langsearch.experiment.results_parquet import ResultsFile
 from langsearch.experiment.task import TrialTask, baseline_task, searched_task
 from langsearch.experiment.working_copy import WorkingCopy
 from langsearch.model.base import SharedBase
 from langsearch.prior.seeding import Seeding
 from langsearch.search.display import Display
+from langsearch.search.lost_nodes import lost_cause, restarts
 from langsearch.search.searcher import TIME, TableSearcher
 from langsearch.search.tracking import tracking_callbacks
 from langsearch.search.worker import TrialTrainable
 from langsearch.space.schema import Space
 from langsearch.space.search_sections import rungs
-from langsearch.study.halving import AsyncHalving
+from langsearch.study.early_stopping import AsyncHalving
 from langsearch.study.results import parse_result
 from langsearch.study.rows import TrialRow
 from langsearch.study.table import TrialTable
-from langsearch.trial.failures import FAILED, PAUSED, lost_cause
+from langsearch.trial.failures import FAILED, PAUSED
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +144,7 @@ def run_trials(search: Search, seeding: Seeding, retry: Sequence[str]) -> Ended:
             name="tune",
             storage_path=str(folder.ray),
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-            failure_config=tune.FailureConfig(max_failures=space.resources.max_failures),
+            failure_config=restarts(space.resources),
             callbacks=[between, *tracking_callbacks(space, folder, table, search.display.message)],
             verbose=0,
         ),

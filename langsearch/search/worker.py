@@ -24,20 +24,12 @@ from langsearch.prior.seeding import learn
 from langsearch.space.problems import InputError
 from langsearch.space.settings import FailureSettings
 from langsearch.study.results import TrialResult
+from langsearch.trial.attempts import read_attempts
 from langsearch.trial.evaluating import evaluate_trial, final_result, reuse_scores, test_result
-from langsearch.trial.failures import (
-    FAILED,
-    OUT_OF_MEMORY,
-    PAUSED,
-    STALLED,
-    failure_cause,
-    reaction,
-    read_attempts,
-    stall_file,
-    take_stall,
-)
+from langsearch.trial.failures import FAILED, OUT_OF_MEMORY, PAUSED, STALLED, failure_cause, reaction
 from langsearch.trial.monitor import TrialMonitor
 from langsearch.trial.scores import FinalSplit
+from langsearch.trial.stalls import stall_file, take_stall
 from langsearch.trial.trial import run_trial
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from langsearch.adapters.kind import adapter_name
+from langsearch.adapters.protocol import adapter_name
 from langsearch.data.directions import Direction
 from langsearch.evaluate.spbleu import Difference
 from langsearch.experiment.environment import Environment

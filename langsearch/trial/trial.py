@@ -24,7 +24,7 @@ from langsearch.space.settings import DecodingSettings
 from langsearch.study.results import TrialResult
 from langsearch.train.checkpoint import Checkpoint, read_newest_checkpoint, write_checkpoint
 from langsearch.train.loop import Progress, TrainingData, train
-from langsearch.trial.failures import Attempts, read_attempts
+from langsearch.trial.attempts import Attempts, read_attempts
 from langsearch.trial.kept_weights import is_whole, remove_weights, tidy, weights_in_use
 from langsearch.trial.monitor import Monitor, Unwatched, peak_memory_bytes, reset_peak_memory
 from langsearch.trial.scores import write_scores

@@ -24,7 +24,7 @@ from ray import tune
 from langsearch.cluster.ray_session import set_environment
 from langsearch.experiment.disk import DiskBudget
 from langsearch.experiment.folder import ExperimentFolder
-from langsearch.experiment.results_file import ResultsFile
+from langsearch.experiment.results_parquet import ResultsFile
 from langsearch.experiment.task import TrialTask, searched_task
 from langsearch.model.base import read_shape
 from langsearch.model.finding import find_base
@@ -32,8 +32,8 @@ from langsearch.search.searcher import TableSearcher
 from langsearch.space.architecture import BaseShape
 from langsearch.space.schema import Space, load_space
 from langsearch.space.settings import CheckpointSettings
+from langsearch.study.early_stopping import AsyncHalving
 from langsearch.study.front import Objective
-from langsearch.study.halving import AsyncHalving
 from langsearch.study.results import TrialResult
 from langsearch.study.table import TrialTable
 from tests.benchmarks.simulated_tune import run_simulated, scripted_result

@@ -37,8 +37,8 @@ from langsearch.model.base import read_shape
 from langsearch.model.finding import find_base
 from langsearch.search.searcher import TableSearcher
 from langsearch.space.schema import Space, load_space
+from langsearch.study.early_stopping import AsyncHalving
 from langsearch.study.front import Objective, hypervolume, non_dominated
-from langsearch.study.halving import AsyncHalving
 from langsearch.study.results import TrialResult
 from langsearch.study.rows import State
 from langsearch.study.table import TrialTable

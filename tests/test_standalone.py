@@ -9,7 +9,7 @@ from langsearch.adapters.peft_export import read_export
 from langsearch.experiment.folder import read_json
 from langsearch.space.problems import InputError
 from langsearch.study.results import TrialResult
-from langsearch.trial.single import train_single
+from langsearch.trial.standalone import train_single
 
 pytest_plugins = ["search_fixtures"]
 

@@ -13,8 +13,8 @@ from optuna.exceptions import StorageInternalError
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from langsearch.space.search_sections import rungs
+from langsearch.study.early_stopping import AsyncHalving, is_among_best
 from langsearch.study.front import Levels, Objective
-from langsearch.study.halving import AsyncHalving, is_among_best
 from langsearch.study.table import TrialTable
 
 if TYPE_CHECKING:

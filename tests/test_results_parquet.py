@@ -11,7 +11,7 @@ from langsearch.evaluate.spbleu import Difference
 from langsearch.experiment.environment import CheckedSpace
 from langsearch.experiment.folder import ExperimentFolder, read_rows
 from langsearch.experiment.opening import open_table, start_experiment
-from langsearch.experiment.results_file import RESULTS, ResultsFile, write_results
+from langsearch.experiment.results_parquet import RESULTS, ResultsFile, write_results
 from langsearch.experiment.task import searched_task
 from langsearch.study.results import FinalResult, TestResult
 from langsearch.study.rows import State, TrialRow

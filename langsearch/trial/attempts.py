@@ -1,0 +1,58 @@
+"""How often a trial was tried again and what was changed for it, as a file in its folder."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from langsearch.experiment.folder import TrialFolder, read_json, write_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempts:
+    """How often a trial was tried again, in this process or an earlier one."""
+
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """By kind of failure."""
+
+    num_parts: int = 1
+    """Into how many parts each microbatch is split: 2 after it ran out of memory."""
+
+    notes: tuple[str, ...] = ()
+    """What the trial's results say about it."""
+
+    @property
+    def note(self) -> str:
+        """The notes in one line."""
+        return "; ".join(self.notes)
+
+    def plus(self, kind: str, note: str, *, is_halved: bool = False) -> "Attempts":
+        """Returns these and one more of a kind.
+
+        Args:
+            kind: The kind of failure.
+            note: What is done about it.
+            is_halved: Whether microbatches are split once more from here on.
+        """
+        counts = {**self.counts, kind: self.counts.get(kind, 0) + 1}
+        return Attempts(counts=counts, num_parts=self.num_parts * (2 if is_halved else 1), notes=(*self.notes, note))
+
+    def write(self, trial: TrialFolder) -> None:
+        """Writes them into the trial's folder in one step. Raises OSError if the disk is full."""
+        write_json(_attempts_file(trial), asdict(self))
+
+
+def read_attempts(trial: TrialFolder) -> Attempts:
+    """Reads a trial's attempts; none if there is no file, or one that cannot be read."""
+    try:
+        value = read_json(_attempts_file(trial))
+        return Attempts(
+            counts={str(kind): int(count) for kind, count in value["counts"].items()},
+            num_parts=int(value["num_parts"]),
+            notes=tuple(str(note) for note in value["notes"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return Attempts()
+
+
+def _attempts_file(trial: TrialFolder) -> Path:
+    return trial.path / "attempts.json"
