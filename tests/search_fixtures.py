@@ -41,6 +41,7 @@ architecture:
 trainer:
   epochs: 2
   pairs_per_epoch: 24
+  precision: fp32
   tokens_per_batch: 600
   accumulation: 1
   lr: {float: [1.0e-3, 1.0e-2], log: true}

@@ -213,26 +213,27 @@ def test_errors_name_the_options_that_were_typed(space_file: Path, langsearch: "
     assert ended.err.startswith("error: --name 'a é b': `name` must be")
 
 
-@pytest.mark.parametrize(
-    ("setting", "rule"),
-    [
-        ("gpu=99", r"`resources\.gpu` must be at most the machine's \d+, but is 99"),
-        ("cpu=999", r"`resources\.cpu` must be at most the machine's \d+, but is 999"),
-    ],
-)
-def test_more_than_the_machine_has_is_refused(setting: str, rule: str, space_file: Path, langsearch: "Command") -> None:
-    ended = langsearch("run", space_file, "--set", f"resources.{setting}")
-    kind = setting[:3]
-    way_out = rf"Run with --set resources\.{kind}=\d+, or on a cluster with --address\."
+def test_more_than_the_machine_has_is_refused(space_file: Path, langsearch: "Command") -> None:
+    ended = langsearch("run", space_file, "--set", "resources.cpu=999")
+    rule = r"`resources\.cpu` must be at most the machine's \d+, but is 999"
+    way_out = r"Run with --set resources\.cpu=\d+, or on a cluster with --address\."
     assert ended.code == 2
     assert re.fullmatch(rf"error: {rule}\. {way_out}\n", ended.err)
+    assert not Path("experiments").exists()
+
+
+def test_more_than_one_gpu_a_trial_is_refused_with_the_reason(space_file: Path, langsearch: "Command") -> None:
+    ended = langsearch("run", space_file, "--set", "resources.gpu=2")
+    assert ended.code == 2
+    assert "`resources.gpu` must be at most 1, since a trial trains on one GPU; further GPUs run" in ended.err
     assert not Path("experiments").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_a_gpu_is_refused_where_none_is(space_file: Path, langsearch: "Command") -> None:
     ended = langsearch("run", space_file, "--set", "resources.gpu=1")
-    assert "must be at most the machine's 0, but is 1. Run with --set resources.gpu=0, or" in ended.err
+    assert "`resources.gpu` 1 needs a GPU that CUDA can use, but here: " in ended.err
+    assert "Set resources.gpu=0 to stay on the CPU, or run on a cluster with --address." in ended.err
     assert (ended.code, Path("experiments").exists()) == (2, False)
 
 

@@ -92,15 +92,17 @@ def test_an_unwatched_trial_never_pauses() -> None:
 
 MEASURED = """
 import numpy as np
+import torch
 from langsearch.trial.monitor import peak_memory_bytes, reset_peak_memory
+cpu = torch.device("cpu")
 found = []
 for megabytes in (200, 0, 100):
-    reset_peak_memory()
-    before = peak_memory_bytes()
+    reset_peak_memory(cpu)
+    before = peak_memory_bytes(cpu)
     if megabytes:
         values = np.ones(megabytes * 2**17)
         del values  # so large a block goes back to the system at once
-    found.append((peak_memory_bytes() - before) // 2**20)
+    found.append((peak_memory_bytes(cpu) - before) // 2**20)
 print(*found)
 """
 

@@ -82,7 +82,6 @@ def test_what_one_node_has_is_enough(
     ("settings", "asked", "keys"),
     [
         (["cpu=3"], "3 CPU", "resources.cpu"),
-        (["gpu=2"], "1 CPU, 2 GPU", "resources.gpu or resources.trials_per_gpu"),
         (["custom={huge: 1}"], "1 CPU, 1 huge", "resources.custom.huge"),
         # Each is there, but not on one node.
         (["cpu=2", "gpu=0.5"], "2 CPU, 0.5 GPU", "CPU, GPU"),
@@ -111,6 +110,13 @@ def test_a_space_waits_for_a_node_that_can_come(display: Display) -> None:
     assert "this waits until the cluster brings one" in text(display)
     with pytest.raises(InputError, match=r"10\.0\.0\.1"):
         preflight.check_room({"CPU": 4}, there, lambda amounts: False, display.message)
+
+
+def test_a_trial_that_no_node_has_a_gpu_for_is_refused_with_what_to_change(display: Display) -> None:
+    there = [Node("1", "worker", "10.0.0.2", {"CPU": 4.0})]
+    change = r"Change resources\.gpu or resources\.trials_per_gpu, or add such a node\."
+    with pytest.raises(InputError, match=change):
+        preflight.check_room({"CPU": 1, "GPU": 1}, there, lambda amounts: False, display.message)
 
 
 def test_what_can_come_is_read_from_the_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: Any) -> None:
@@ -255,7 +261,7 @@ def test_only_a_run_takes_a_clients_address() -> None:
 WRONG_RESOURCES = {
     "custom={big: 0}": "`resources.custom.big` must be a number above 0, but got 0",
     "custom={GPU: 1}": "`resources.custom.GPU` must not be one of Ray's own resources",
-    "gpu=1.5": "`resources.gpu` must give a trial a share of one GPU or whole GPUs, but 1.5 for 1 trials gives neither",
+    "gpu=2": "`resources.gpu` must be at most 1, since a trial trains on one GPU; further GPUs run further trials",
 }
 
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import grpc
 import ray
-import torch
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray.exceptions import AuthenticationError, RayError
 
 from langsearch.model.base import SharedBase
+from langsearch.model.device import require_gpu
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space
 
@@ -184,17 +184,16 @@ def check_local_resources(space: Space, address: str | None) -> None:
     if address is not None or ray.is_initialized():
         return
     problems = []
-    num_cpus, num_gpus = os.cpu_count() or 1, torch.cuda.device_count()
+    num_cpus = os.cpu_count() or 1
     if space.resources.cpu > num_cpus:
         problems.append(
             f"`resources.cpu` must be at most the machine's {num_cpus}, but is {space.resources.cpu:g}. "
             f"Run with --set resources.cpu={num_cpus}, or on a cluster with --address."
         )
-    if space.resources.gpu > num_gpus:
-        problems.append(
-            f"`resources.gpu` must be at most the machine's {num_gpus}, but is {space.resources.gpu:g}. "
-            f"Run with --set resources.gpu={num_gpus}, or on a cluster with --address."
-        )
+    try:
+        require_gpu(space.resources.gpu)
+    except InputError as error:
+        problems += error.problems
     if custom := space.resources.custom:
         problems.append(
             f"`resources.custom` must name resources of a cluster, but this machine alone has no {', '.join(custom)}. "

@@ -15,6 +15,11 @@ def amounts(resources: ResourcesSection) -> dict[str, float]:
     return {"CPU": resources.cpu, **({"GPU": gpu} if gpu else {}), **resources.custom}
 
 
+def num_threads(resources: ResourcesSection) -> int:
+    """Returns the threads of PyTorch in a trial's worker."""
+    return max(int(resources.cpu), 1)
+
+
 def task_options(resources: ResourcesSection) -> dict[str, Any]:
     """Returns the options of a Ray task that takes as much as a trial, and is tried again as often."""
     return {

@@ -47,6 +47,7 @@ def write_description(folder: ExperimentFolder, checked: CheckedSpace, signature
         "started": old.get("started", now),
         "finished": None,
         "seconds": old.get("seconds", 0.0),
+        "cpu_precision": old.get("cpu_precision"),
     }
     write_json(folder.description, {**value, **values})
 

@@ -3,7 +3,7 @@
 import fcntl
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from langsearch.evaluate.spbleu import ScoreTokenizer, find_tokenizer
 from langsearch.experiment.folder import STORE_FOLDER
 from langsearch.experiment.working_copy import WorkingCopy
 from langsearch.model.base import Base, BaseTokenizer, read_shape
+from langsearch.model.device import Compute
 from langsearch.model.finding import FoundBase, locate_base
 from langsearch.space.architecture import BaseShape
 from langsearch.space.problems import InputError
@@ -50,6 +51,8 @@ class Environment:
     """Whether results hold the score of each direction."""
     rung_epochs: tuple[int, ...] = ()
     """The epochs after which trials are compared, if their evaluation grows with them; `evaluation.rungs` says how."""
+    compute: Compute = field(default_factory=Compute)
+    """On which device a trial computes, and what `auto` means for its precision on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,7 @@ def build_environment(checked: CheckedSpace, base: Base, store_folder: Path) -> 
         with_chrf="chrf" in [*space.search.objectives, *(constraint.metric for constraint in space.search.constraints)],
         with_directions=any(constraint.metric.startswith("worst_loss.") for constraint in space.search.constraints),
         rung_epochs=space.search.rung_epochs(space.trainer_section.epochs) if space.evaluation.rungs else (),
+        compute=Compute(gpu=space.resources.gpu),
     )
 
 

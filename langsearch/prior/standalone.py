@@ -13,7 +13,7 @@ from langsearch.experiment.environment import CheckedSpace, build_environment, c
 from langsearch.experiment.folder import STORE_FOLDER, write_text
 from langsearch.experiment.recorded_base import check_recorded, record_base, recorded_source
 from langsearch.model.base import load_base
-from langsearch.model.device import on_device
+from langsearch.model.device import require_gpu, settle
 from langsearch.prior.learning import (
     STACKS,
     LearningProgress,
@@ -72,10 +72,12 @@ def learn_and_print(
             "Go on with it by --resume, or give another with --to DIR."
         )
     check_recorded(folder, checked.base, checked.family)
+    require_gpu(space.resources.gpu)
     if folder.exists():
         begin(folder, task)
-    base = on_device(load_base(checked.base))
+    base = load_base(checked.base)
     environment = build_environment(checked, base, folder.parent / STORE_FOLDER)
+    base = settle(base, environment.compute.resident(task.trainer.precision))
     begin(folder, task)
     record_base(folder, checked.base, checked.family)
     console.print(describe_task(task, checked.shape), markup=False, soft_wrap=True)

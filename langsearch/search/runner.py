@@ -5,7 +5,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from optuna.exceptions import StorageInternalError
 
 from langsearch.cluster.preflight import check_cluster, check_files
 from langsearch.cluster.ray_session import check_local_resources, connect, start_ray
-from langsearch.cluster.resources import task_options
+from langsearch.cluster.resources import num_threads, task_options
 from langsearch.evaluate.spbleu import SpBleu
 from langsearch.experiment.description import write_description
 from langsearch.experiment.disk import DiskBudget, without_weights
@@ -34,7 +34,8 @@ from langsearch.experiment.opening import (
 from langsearch.experiment.recorded_base import check_recorded, record_base, recorded_source
 from langsearch.experiment.results_parquet import ResultsFile
 from langsearch.experiment.working_copy import WorkingCopy, find_experiments
-from langsearch.model.base import load_base, share_base
+from langsearch.model.base import Base, load_base, share_base
+from langsearch.model.cpu_precision import MeasuredPrecision, measure_cpu_precision
 from langsearch.prior.seeding import Seeding, describe_task, next_task, seed
 from langsearch.search.display import Display
 from langsearch.search.selection import evaluate_candidates, test_front
@@ -126,6 +127,7 @@ def run_search(
             num_bytes = sum(checked.base.to_fetch.values())
             display.message(f"Fetching {checked.base.source}: {num_bytes / 1e9:.2f} GB …")
         base = load_base(checked.base)
+        is_new = not is_started(ExperimentFolder(path))
         folder = start_experiment(path, space, resume=resume, accept_changed_space=accept_changed_space)
         clear_leftovers(folder)
         shutil.rmtree(folder.ray, ignore_errors=True)
@@ -134,6 +136,9 @@ def run_search(
         environment = build_environment(checked, base, root / STORE_FOLDER)
         if address is not None and copy is None:
             check_files(environment, space)
+        precision = _cpu_precision(checked, folder, base, is_new=is_new)
+        if precision is not None:
+            environment = replace(environment, compute=replace(environment.compute, cpu_precision=precision.name))
         shared = share_base(base)
         del base
         results = ResultsFile(folder, checked.shape.num_parameters)
@@ -145,7 +150,7 @@ def run_search(
         if not names and _is_finished(search):
             bring_up_to_date(search, DiskBudget(folder, space.checkpoints))  # what is kept may have been set anew
             return Outcome(folder, table.rows(), True, "trials", copy, None)
-        with _described(search) as described:
+        with _described(search, precision) as described:
             ended = _run(search, names, described)
             is_complete = ended.is_done and evaluate_candidates(search) and test_front(search)
             described["is_complete"] = is_complete
@@ -153,6 +158,24 @@ def run_search(
         if copy is not None:
             copy.push()
         return Outcome(folder, table.rows(), is_complete, ended.ended_by, copy, ended.stopped_by)
+
+
+def _cpu_precision(
+    checked: CheckedSpace, folder: ExperimentFolder, base: Base, *, is_new: bool
+) -> MeasuredPrecision | None:
+    """Returns what `trainer.precision: auto` means on the CPU, as it was found when the experiment began.
+
+    None where nothing depends on it. An experiment that began before this was measured goes on in fp32.
+    """
+    space = checked.space
+    if space.resources.gpu > 0 or space.trainer_section.precision != "auto":
+        return None
+    about = read_json(folder.description) if folder.description.exists() else {}
+    if (recorded := about.get("cpu_precision")) is not None:
+        return MeasuredPrecision(**recorded)
+    if not is_new:
+        return MeasuredPrecision("fp32", None)
+    return measure_cpu_precision(base, num_threads(space.resources))
 
 
 def _with_recorded_base(checked: CheckedSpace, path: Path) -> CheckedSpace:
@@ -215,15 +238,20 @@ def _is_finished(search: Search) -> bool:
 
 
 @contextmanager
-def _described(search: Search) -> Iterator[dict[str, Any]]:
+def _described(search: Search, precision: MeasuredPrecision | None) -> Iterator[dict[str, Any]]:
     """Starts Ray, and leaves results.parquet and experiment.json up to date, however the context ends.
 
     What the context puts into the dictionary is in the description.
     """
     started = time.monotonic()
     signature = SpBleu(search.environment.tokenizer).signature
-    write_description(search.folder, search.checked, signature)
+    found = {} if precision is None else {"cpu_precision": asdict(precision)}
+    write_description(search.folder, search.checked, signature, **found)
     before = float(read_json(search.folder.description)["seconds"])
+    if precision is not None and precision.name == "bf16":
+        search.display.message(
+            f"Trials compute in bf16, a step of which takes {precision.ratio:.2f} of fp32's time here."
+        )
     search.display.message(
         f"{search.space.name}: {len(search.space.languages)} languages, {len(search.checked.directions)} directions, "
         f"{len(search.checked.corpus.train):,} training sentences. Starting Ray …"

@@ -12,7 +12,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from langsearch.cluster.interrupts import gentle_interrupts
 from langsearch.cluster.nodes import may_come
-from langsearch.cluster.resources import NUM_AHEAD, Room, amounts
+from langsearch.cluster.resources import NUM_AHEAD, Room, amounts, num_threads
 from langsearch.experiment.disk import DiskBudget
 from langsearch.experiment.environment import CheckedSpace, Environment, portable
 from langsearch.experiment.folder import ExperimentFolder, write_text
@@ -75,7 +75,7 @@ class Search:
     @property
     def num_threads(self) -> int:
         """Threads of PyTorch in a worker."""
-        return max(int(self.space.resources.cpu), 1)
+        return num_threads(self.space.resources)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from langsearch.experiment.object_store import UploadError
 from langsearch.experiment.task import TrialTask
 from langsearch.experiment.working_copy import RequestLook, WorkingCopy
 from langsearch.model.base import Base, SharedBase, attach_base
-from langsearch.model.device import on_device
+from langsearch.model.device import Resident, settle
 from langsearch.prior.learning import LearningTask
 from langsearch.prior.seeding import learn
 from langsearch.space.problems import InputError
@@ -30,7 +30,7 @@ from langsearch.trial.failures import FAILED, OUT_OF_MEMORY, PAUSED, STALLED, fa
 from langsearch.trial.monitor import TrialMonitor
 from langsearch.trial.scores import FinalSplit
 from langsearch.trial.stalls import stall_file, take_stall
-from langsearch.trial.trial import run_trial
+from langsearch.trial.trial import resident, run_trial
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]  # Ray has no types
             copy: Of a remote experiment: this machine's copy takes the place of `experiment`.
         """
         torch.set_num_threads(num_threads)
-        self._base = _attached(base)
+        self._shared = base
         self._environment = environment
         self._folder, self._copy = _folder(experiment, copy), copy
         self._failures, self._max_failures = failures or FailureSettings(), max_failures
@@ -142,7 +142,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]  # Ray has no types
     def _begin(self) -> None:
         assert self._task is not None
         self._run = run_trial(
-            self._base,
+            _attached(self._shared, resident(self._environment, self._task)),
             self._environment,
             self._task,
             self._trial,
@@ -232,7 +232,8 @@ def evaluate_on_worker(
     Returns:
         full, on validation: the columns of `FinalResult`. test, on the test set: those of `TestResult`.
     """
-    with _ready(base, experiment, name, num_threads, copy) as (attached, folder):
+    with _ready(experiment, name, num_threads, copy) as folder:
+        attached = _attached(base, resident(environment, TrialTask.read(folder)))
 
         def score(num_parts: int) -> dict[str, Any]:
             final = environment.evaluation.final
@@ -251,15 +252,12 @@ def _folder(experiment: Path, copy: WorkingCopy | None) -> ExperimentFolder:
 
 
 @contextmanager
-def _ready(
-    base: SharedBase, experiment: Path, name: str, num_threads: int, copy: WorkingCopy | None
-) -> Iterator[tuple[Base, TrialFolder]]:
-    """Gives the base and a trial's folder; of a remote experiment it is brought here, and what is written sent back."""
+def _ready(experiment: Path, name: str, num_threads: int, copy: WorkingCopy | None) -> Iterator[TrialFolder]:
+    """Gives a trial's folder; of a remote experiment it is brought here, and what is written sent back."""
     torch.set_num_threads(num_threads)
-    attached = _attached(base)
     if copy is not None:
         copy.pull(name)
-    yield attached, _folder(experiment, copy).trial(name)
+    yield _folder(experiment, copy).trial(name)
     if copy is not None:
         copy.push(name)
 
@@ -289,7 +287,7 @@ def learn_on_worker(
     try:
         if copy is not None:
             copy.pull_prior(task.kind)
-        learn(_attached(base), environment, task, folder, push)
+        learn(_attached(base, environment.compute.resident(task.trainer.precision)), environment, task, folder, push)
         if copy is not None:
             copy.push_prior(task.kind)
     except InputError as error:
@@ -310,7 +308,7 @@ def record_failure(folder: TrialFolder, failure: Failure) -> None:
 def free_memory() -> None:
     """Gives back what a run that has ended left behind."""
     gc.collect()
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()
 
 
@@ -336,11 +334,13 @@ def _halved_if_needed(evaluate: Callable[[int], dict[str, Any]], folder: TrialFo
     return evaluate(2 * num_parts)
 
 
-_bases: dict[str, Base] = {}
+_bases: dict[str, tuple[Resident, Base]] = {}
 
 
-def _attached(shared: SharedBase) -> Base:
-    """Returns the base of this process, attached at its first use."""
-    if shared.name not in _bases:
-        _bases[shared.name] = on_device(attach_base(shared))
-    return _bases[shared.name]
+def _attached(shared: SharedBase, wanted: Resident) -> Base:
+    """Returns the base of this process, attached at its first use; only the form that was used last is held."""
+    if shared.name not in _bases or _bases[shared.name][0] != wanted:
+        _bases.pop(shared.name, None)
+        free_memory()
+        _bases[shared.name] = wanted, settle(attach_base(shared), wanted)
+    return _bases[shared.name][1]

@@ -89,9 +89,9 @@ def _check_resources(resources: ResourcesSection) -> Iterator[Problem]:
     gpu, shared = resources.gpu, resources.trials_per_gpu
     if shared > 1 and gpu == 0:
         yield ("resources", "trials_per_gpu"), f"needs resources.gpu above 0, but got {shared} with no GPU"
-    if gpu / shared > 1 and gpu % shared:
-        text = f"must give a trial a share of one GPU or whole GPUs, but {gpu:g} for {shared} trials gives neither"
-        yield ("resources", "gpu"), text
+    if gpu > 1:
+        text = "must be at most 1, since a trial trains on one GPU; further GPUs run further trials at once"
+        yield ("resources", "gpu"), f"{text}; but got {gpu:g}"
     for name in resources.custom:
         if name.lower() in _OWN_RESOURCES:
             rule = "must not be one of Ray's own resources: use resources.cpu and resources.gpu"

@@ -60,7 +60,7 @@ class _FusedCrossEntropy(torch.autograd.Function):
         dtype = hidden.dtype
         weight_cast = weight.to(dtype)
         # eps of every label's gradient and loss is spread evenly: it needs only the mean embedding.
-        mean_weight = weight.float().mean(dim=0)
+        mean_weight = weight.mean(dim=0, dtype=torch.float32)
         elements = _CHUNK_ELEMENTS * (16 if hidden.is_cuda else 1)
         chunk = max(elements // vocab, 1)
         grad_hidden = torch.empty_like(hidden, dtype=torch.float32)

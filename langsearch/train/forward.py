@@ -18,10 +18,10 @@ def run_forward(learner: Learner, batch: Batch, needs: AbstractSet[Need], precis
         learner: The model, in training mode.
         batch: On its device.
         needs: What the terms need, all together. Without "decoder" the decoder is not run.
-        precision: The type that products are made in; other than fp32 by autocast.
+        precision: The type that products are made in: the base's own, or by autocast where that is fp32.
     """
     autocast: AbstractContextManager[Any] = nullcontext()
-    if precision is not torch.float32:
+    if precision is not learner.model.lm_head.weight.dtype:
         autocast = torch.autocast(batch.src_ids.device.type, dtype=precision)
     model: Any = learner.model.model
     with learner.route(batch.src_lang, batch.tgt_lang), autocast:

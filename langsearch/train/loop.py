@@ -16,6 +16,7 @@ from langsearch.adapters.learners import Learner
 from langsearch.data.batches import Batch, BatchVocabulary, collate, plan_epoch
 from langsearch.data.directions import Direction
 from langsearch.data.store import TokenStore
+from langsearch.model.device import product_dtype
 from langsearch.space.settings import TrainerSettings
 from langsearch.train.checkpoint import Checkpoint
 from langsearch.train.cross_entropy import CrossEntropy
@@ -117,7 +118,7 @@ class _Run:
         self.parameters = learner.parameters()
         self.optimizer = make_optimizer(self.parameters, settings)
         self.device = next(iter(self.parameters.values())).device
-        self.precision = _precision(settings, self.device)
+        self.precision = _precision(learner, settings, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision is torch.float16)
         self.epoch, self.microbatch, self.updates = 1, 0, 0
         self.loss_sum, self.num_tokens, self.train_seconds = 0.0, 0, 0.0
@@ -253,12 +254,10 @@ class _Run:
         self.scaler.load_state_dict(state["scaler"])
 
 
-def _precision(settings: TrainerSettings, device: torch.device) -> torch.dtype:
-    if settings.precision == "auto":
-        if device.type != "cuda":
-            return torch.float32
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[settings.precision]
+def _precision(learner: Learner, settings: TrainerSettings, device: torch.device) -> torch.dtype:
+    """Returns the type of products: that of a base which is resident in another than fp32, else the settings'."""
+    resident: torch.dtype = learner.model.lm_head.weight.dtype
+    return resident if resident is not torch.float32 else product_dtype(settings.precision, device)
 
 
 def _set_dropout(model: Any, dropout: float) -> None:

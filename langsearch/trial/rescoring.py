@@ -13,12 +13,13 @@ from langsearch.adapters.peft_export import load_export, read_export
 from langsearch.evaluate.evaluation import Evaluation, evaluate, evaluation_set
 from langsearch.evaluate.spbleu import Scores, SpBleu
 from langsearch.experiment.environment import Environment, build_environment, check_space
+from langsearch.experiment.task import TrialTask
 from langsearch.model.base import Base, load_base
-from langsearch.model.device import on_device
+from langsearch.model.device import settle
 from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space
 from langsearch.trial.export import choose_trial, open_experiment
-from langsearch.trial.trial import Split, load_trained
+from langsearch.trial.trial import Split, load_trained, resident
 
 _SPLITS: dict[str, Split] = {"validation": "validation", "dev": "validation", "test": "test", "devtest": "test"}
 
@@ -71,8 +72,9 @@ def _open_adapters(target: Path, space_file: Path | None, store_folder: Path) ->
             f"The space must have the adapters' languages {', '.join(exported.languages)}, "
             f"but has {', '.join(checked.space.languages)}."
         )
-    base = on_device(load_base(checked.base))
+    base = load_base(checked.base)
     environment = build_environment(checked, base, store_folder)
+    base = settle(base, environment.compute.resident(space.trainer_section.precision))
     learner = adapt(base, exported.architecture, environment.languages)
     load_export(learner, target)
     return str(target), base, environment, learner
@@ -81,9 +83,10 @@ def _open_adapters(target: Path, space_file: Path | None, store_folder: Path) ->
 def _open_trial(target: Path, trial: str | None) -> tuple[str, Base, Environment, Learner]:
     folder, base, environment, table = open_experiment(target)
     row = choose_trial(table, trial)
-    base = on_device(base)
     try:
-        learner = load_trained(base, environment, folder.trial(row.same_as or row.name))
+        scored = folder.trial(row.same_as or row.name)
+        base = settle(base, resident(environment, TrialTask.read(scored)))
+        learner = load_trained(base, environment, scored)
     except OSError as error:
         raise InputError(f"A scored trial must have weights, but {row.name} has none ({row.state.value}).") from error
     return f"{target.name}, trial {row.name}", base, environment, learner

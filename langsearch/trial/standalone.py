@@ -14,14 +14,14 @@ from langsearch.experiment.folder import STORE_FOLDER, TrialFolder
 from langsearch.experiment.recorded_base import check_recorded, record_base, recorded_source
 from langsearch.experiment.task import TrialTask
 from langsearch.model.base import load_base
-from langsearch.model.device import on_device
+from langsearch.model.device import require_gpu, settle
 from langsearch.space.architecture import Architecture, BaseShape
 from langsearch.space.dimensions import trainer_settings
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space, load_space
 from langsearch.space.settings import TrainerSettings
 from langsearch.study.results import TrialResult, kept_words
-from langsearch.trial.trial import load_trained, run_trial
+from langsearch.trial.trial import load_trained, resident, run_trial
 
 
 def train_single(
@@ -77,8 +77,10 @@ def train_single(
     if folder.task.exists() and TrialTask.read(folder).fingerprint != task.fingerprint:
         raise InputError(f"A training must be resumed as it was started, but {folder.path} has other settings.")
     check_recorded(folder.path, checked.base, checked.family)
-    base = on_device(load_base(checked.base))
+    require_gpu(space.resources.gpu)
+    base = load_base(checked.base)
     environment = build_environment(checked, base, folder.path.parent / STORE_FOLDER)
+    base = settle(base, resident(environment, task))
     task.write(folder)
     record_base(folder.path, checked.base, checked.family)
     console.print(f"{task.summary}: {task.num_trainable(shape):,} parameters", markup=False, soft_wrap=True)

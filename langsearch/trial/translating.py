@@ -10,7 +10,7 @@ from langsearch.adapters.learners import adapt
 from langsearch.adapters.peft_export import load_export, read_export
 from langsearch.evaluate.decoding import DecodingRow, decode_rows
 from langsearch.model.base import load_base
-from langsearch.model.device import on_device
+from langsearch.model.device import settle_here
 from langsearch.space.languages import match_code
 from langsearch.space.problems import InputError
 from langsearch.space.settings import DecodingSettings
@@ -44,7 +44,7 @@ def translate_lines(
             problems += error.problems
     if problems:
         raise InputError(problems)
-    loaded = on_device(load_base(base or exported.source))
+    loaded = settle_here(load_base(base or exported.source))
     learner = adapt(loaded, exported.architecture, exported.languages)
     load_export(learner, adapters)
     vocabulary = loaded.vocabulary(exported.languages)

@@ -19,6 +19,7 @@ from langsearch.experiment.environment import Environment
 from langsearch.experiment.folder import TrialFolder, read_json, write_json, write_rows
 from langsearch.experiment.task import TrialTask
 from langsearch.model.base import Base
+from langsearch.model.device import Resident, allow_tf32
 from langsearch.space.architecture import Architecture
 from langsearch.space.settings import DecodingSettings
 from langsearch.study.results import TrialResult
@@ -65,7 +66,7 @@ def run_trial(
     to pause writes a checkpoint and returns without a finished result.
 
     Args:
-        base: The base, on the device to train on, without adapters; it is left so.
+        base: The base, as `resident` says, without adapters; it is left so.
         environment: Sentences, directions and scores.
         task: What to train.
         folder: The trial's folder: checkpoints, weights, curve and scores go there.
@@ -81,7 +82,8 @@ def run_trial(
         tidy(folder)
         yield TrialResult(**read_json(folder.result))
         return
-    reset_peak_memory()
+    reset_peak_memory(base.model.device)
+    allow_tf32(task.method == "full")
     learner = build_learner(base, environment, task)
     try:
         attempts = attempts or read_attempts(folder)
@@ -221,6 +223,7 @@ class _Run:
         scores, task, environment = evaluation.scores, self.task, self.environment
         epoch = progress.epoch if progress else 0
         num_parameters = self.base.shape.num_parameters
+        peak = peak_memory_bytes(self.base.model.device)
         return TrialResult(
             epoch=epoch,
             finished=progress is None or epoch == task.num_epochs,
@@ -238,7 +241,7 @@ class _Run:
             updates=progress.updates if progress else 0,
             train_seconds=progress.train_seconds if progress else 0.0,
             seconds=self.seconds,
-            peak_memory_bytes=max(peak_memory_bytes(), self.kept.peak_memory_bytes if self.kept else 0),
+            peak_memory_bytes=max(peak, self.kept.peak_memory_bytes if self.kept else 0),
             chrf=evaluation.chrf.chrf if evaluation.chrf else None,
             direction_spbleu=evaluation.direction_spbleu if environment.with_directions else None,
             beams=settings.beams,
@@ -287,6 +290,15 @@ class _Run:
         write_json(self.folder.result, asdict(result))
         tidy(self.folder)
         return result
+
+
+def resident(environment: Environment, task: TrialTask) -> Resident:
+    """Returns on which device and in which type the base of a trial is to be.
+
+    Raises:
+        InputError: If a GPU is asked for and there is no usable one.
+    """
+    return environment.compute.resident(task.trainer.precision, is_full=task.method == "full")
 
 
 def build_learner(base: Base, environment: Environment, task: TrialTask) -> Learner:
