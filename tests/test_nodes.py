@@ -113,7 +113,7 @@ def test_a_space_waits_for_a_node_that_can_come(display: Display) -> None:
 
 
 def test_a_trial_that_no_node_has_a_gpu_for_is_refused_with_what_to_change(display: Display) -> None:
-    there = [Node("1", "worker", "10.0.0.2", {"CPU": 4.0})]
+    there = [Node("1", "worker", "10.0.0.2", {"CPU": 4.0}, is_head=False)]
     change = r"Change resources\.gpu or resources\.trials_per_gpu, or add such a node\."
     with pytest.raises(InputError, match=change):
         preflight.check_room({"CPU": 1, "GPU": 1}, there, lambda amounts: False, display.message)

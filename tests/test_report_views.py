@@ -15,19 +15,13 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from rich.console import Console
 from sacrebleu.metrics import CHRF
 
+from langsearch.report.advice import next_sentences
 from langsearch.report.costs import cost_facts, costs
 from langsearch.report.experiment_reader import read_details, read_experiment
 from langsearch.report.experiment_values import CurvePoint, Experiment
 from langsearch.report.importance import MIN_TRIALS, importances
 from langsearch.report.page import render_page, with_code
-from langsearch.report.sentences import (
-    demand_sentences,
-    headline,
-    language_gains,
-    mean_ranks,
-    next_sentences,
-    sentences,
-)
+from langsearch.report.sentences import demand_sentences, headline, language_gains, mean_ranks, sentences
 from langsearch.report.showing import print_trial
 from langsearch.report.summary import summarise
 from langsearch.report.timeline import MAX_WORKER_LANES, timeline_figure

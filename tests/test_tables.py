@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from langsearch.report import wording
+from langsearch.report.advice import next_sentences
 from langsearch.report.experiment_reader import read_experiment
 from langsearch.report.experiment_values import Experiment, Score
 from langsearch.report.listing import list_experiments
@@ -23,7 +24,7 @@ from langsearch.report.matrices import (
 )
 from langsearch.report.page_tables import class_pair_rows, class_pairs
 from langsearch.report.quoted_commands import reproduce_command, resume_command
-from langsearch.report.sentences import headline, next_sentences, sentences
+from langsearch.report.sentences import headline, sentences
 from langsearch.report.showing import print_experiment
 from langsearch.report.summary import gain, summarise
 from langsearch.report.terminal import front_table

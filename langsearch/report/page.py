@@ -16,6 +16,7 @@ from markupsafe import Markup
 from langsearch import __version__
 from langsearch.experiment.folder import write_text
 from langsearch.report import page_tables, wording
+from langsearch.report.advice import next_sentences
 from langsearch.report.curves import curve_figure
 from langsearch.report.experiment_reader import read_experiment
 from langsearch.report.experiment_values import Experiment, Split, Trial
@@ -32,7 +33,7 @@ from langsearch.report.material import Material, read_material
 from langsearch.report.matrices import ordered_languages
 from langsearch.report.payload import rank_payload, score_payload, translation_payload
 from langsearch.report.quoted_commands import reproduce_command
-from langsearch.report.sentences import demand_sentences, headline, next_sentences, sentences
+from langsearch.report.sentences import demand_sentences, headline, sentences
 from langsearch.report.summary import Summary
 from langsearch.report.timeline import timeline_figure
 from langsearch.report.trial_columns import trial_columns

@@ -33,7 +33,7 @@ from langsearch.study.early_stopping import AsyncHalving
 from langsearch.study.results import parse_result
 from langsearch.study.rows import TrialRow
 from langsearch.study.table import TrialTable
-from langsearch.trial.failures import FAILED, PAUSED
+from langsearch.trial.failures import FAILED, PAUSED, SPENT
 
 logger = logging.getLogger(__name__)
 
@@ -267,6 +267,9 @@ class _Between(tune.Callback):  # type: ignore[misc]  # Ray has no types
         parsed = parse_result(result)
         if parsed is not None:
             self._search.display.epoch(trial.config["name"], parsed)
+        if result.get(SPENT):
+            # Tune keeps a worker for a trial that takes as much as its last one: none takes this.
+            trial.placement_group_factory = tune.PlacementGroupFactory([{"CPU": 0.001}])
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._end(trial)

@@ -26,7 +26,17 @@ from langsearch.space.settings import FailureSettings
 from langsearch.study.results import TrialResult
 from langsearch.trial.attempts import read_attempts
 from langsearch.trial.evaluating import evaluate_trial, final_result, reuse_scores, test_result
-from langsearch.trial.failures import FAILED, OUT_OF_MEMORY, PAUSED, STALLED, failure_cause, reaction
+from langsearch.trial.failures import (
+    CUDA_ERROR,
+    FAILED,
+    OUT_OF_MEMORY,
+    PAUSED,
+    SPENT,
+    STALLED,
+    failure_cause,
+    reaction,
+    spends,
+)
 from langsearch.trial.monitor import TrialMonitor
 from langsearch.trial.scores import FinalSplit
 from langsearch.trial.stalls import stall_file, take_stall
@@ -162,6 +172,9 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]  # Ray has no types
                 if not self._tries_again(result.cause):
                     return self._failed(result)
                 logger.warning("Trial %s is tried again after %s.", self._trial.name, result.text)
+                if result.cause == CUDA_ERROR:
+                    # Tune ends this process and starts the trial again in another one, from its checkpoint.
+                    raise RuntimeError(result.text)
                 self._begin()
             elif result.finished or result.epoch != self._epoch:  # after another try the last result comes again
                 self._epoch = result.epoch
@@ -205,7 +218,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]  # Ray has no types
 
     def _failed(self, failure: Failure) -> dict[str, Any]:
         record_failure(self._trial, failure)
-        return {**self._names(), FAILED: failure.text, "done": True}
+        return {**self._names(), FAILED: failure.text, SPENT: spends(failure.cause), "done": True}
 
     def _names(self) -> dict[str, str]:
         name = self._trial.name

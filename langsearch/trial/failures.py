@@ -15,6 +15,9 @@ from langsearch.train.loop import NonFiniteLossError
 FAILED = "failed"
 """Key of a result that reports a failure instead of scores: "KIND: message"."""
 
+SPENT = "spent"
+"""Key of a result beside `FAILED`: the process may be spoilt by what happened, and takes no further trial."""
+
 PAUSED = "paused"
 """Key of a result that says that a trial paused on request, behind a checkpoint; it is to go on later."""
 
@@ -22,6 +25,9 @@ NON_FINITE_LOSS = "non-finite loss"
 NON_FINITE_SCORE = "non-finite score"
 OUT_OF_MEMORY = "out of memory"
 DISK_FULL = "disk full"
+CUDA_ERROR = "CUDA error"
+"""The GPU's context is lost with it: every later call of this process would fail too."""
+
 STALLED = "stalled"
 WORKER_LOST = "worker lost"
 NODE_LOST = "node lost"
@@ -34,6 +40,9 @@ _NO_SPACE_TEXT = re.compile(r"No space left on device|Disk quota exceeded|\(os e
 _NO_MEMORY_TEXT = re.compile(
     r"CUDA out of memory|CUDA error: out of memory|can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED"
 )
+
+
+_CUDA_TEXT = re.compile(r"CUDA error|CUBLAS_STATUS_|CUDNN_STATUS_|device-side assert")
 
 
 def failure_cause(error: BaseException) -> str:
@@ -59,7 +68,15 @@ def failure_cause(error: BaseException) -> str:
         return OUT_OF_MEMORY
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return OUT_OF_MEMORY
+    if isinstance(error, torch.AcceleratorError) or (isinstance(error, RuntimeError) and _CUDA_TEXT.search(str(error))):
+        return CUDA_ERROR
     return type(error).__name__
+
+
+def spends(cause_text: str) -> bool:
+    """Returns whether the process of a trial that failed so may be spoilt for others: the failure was not foreseen."""
+    foreseen = (NON_FINITE_LOSS, NON_FINITE_SCORE, OUT_OF_MEMORY, DISK_FULL, OBJECT_STORE, STALLED)
+    return kind_of(cause_text) not in foreseen
 
 
 def plain_cause(error: BaseException) -> str:

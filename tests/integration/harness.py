@@ -47,6 +47,7 @@ trainer:
   tokens_per_batch: 200
   accumulation: 1
   warmup_updates: 1
+  precision: fp32
   lr: {float: [3.0e-2, 3.0e-1], log: true}
 evaluation:
   spbleu: base
@@ -291,8 +292,8 @@ def write_faults(folder: Path, faults: dict[str, dict[str, Any]]) -> dict[str, s
 
     Args:
         folder: Where the plan goes, and what the workers note about it.
-        faults: {"kind": "hang" | "raise" | "memory" | "slow" | "wait", "times": how often, in "update"} by trial;
-            what waits does so for a file `go` in the folder.
+        faults: {"kind": "hang" | "raise" | "cuda" | "memory" | "slow" | "wait", "times": how often, in "update"} by
+            trial; what waits does so for a file `go` in the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "faults.json").write_text(json.dumps(faults), encoding="utf-8")

@@ -211,6 +211,41 @@ def test_a_disk_that_fills(what: str, disk: Any, new_experiment: Maker, small_un
     assert experiment.comparable() == small_undisturbed
 
 
+@pytest.mark.parametrize(
+    ("kind", "cause"), [("cuda", "CUDA error: CUDA error: an illegal"), ("raise", "ValueError: in")]
+)
+def test_a_process_that_saw_an_unforeseen_error_takes_no_further_trial(
+    kind: str, cause: str, new_experiment: Maker, small_undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    plan = {"00001": {"kind": kind, "update": 2, "times": 9}}
+    experiment = new_experiment("it", *SMALL, environment=write_faults(tmp_path / "faults", plan))
+    experiment.run()
+    rows = experiment.rows()
+    assert {name: row["state"] for name, row in rows.items()} == {
+        "00000": "complete",
+        "00001": "failed",
+        "00002": "complete",
+    }
+    assert rows["00001"]["cause"].startswith(cause)
+    assert rows["00000"]["worker"] != rows["00002"]["worker"]
+    assert experiment.comparable()["00002"] == small_undisturbed["00002"]
+
+
+def test_a_cuda_error_is_tried_again_in_a_process_of_its_own(
+    new_experiment: Maker, small_undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    plan = {"00001": {"kind": "cuda", "update": 2, "times": 1}}
+    settings = [*SMALL, "failures.error=retry"]
+    experiment = new_experiment("it", *settings, environment=write_faults(tmp_path / "faults", plan))
+    experiment.run()
+    experiment.assert_ended(3)
+    rows = experiment.rows()
+    assert rows["00000"]["worker"] != rows["00001"]["worker"]
+    assert experiment.attempts("00001") == {"CUDA error": 1}
+    mine, wanted = experiment.comparable()["00001"], small_undisturbed["00001"]
+    assert {**mine, "note": None} == {**wanted, "note": None}
+
+
 def test_trials_that_raise_hang_or_run_out_of_memory(new_experiment: Maker, tmp_path: Path) -> None:
     plan = {
         "00000": {"kind": "raise", "update": 2, "times": 9},

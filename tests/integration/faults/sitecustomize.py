@@ -78,6 +78,8 @@ def _strike(kind: str, folder: Path) -> None:
         time.sleep(600)
     if kind == "memory":
         raise MemoryError("no memory, injected")
+    if kind == "cuda":
+        raise RuntimeError("CUDA error: an illegal memory access was encountered, injected")
     if kind == "raise":
         raise ValueError("injected")
     if kind == "slow":
