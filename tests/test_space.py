@@ -262,7 +262,7 @@ def test_a_wrong_space_is_refused(old: str, new: str, message: str, tmp_path: Pa
 def test_flores_needs_languages_of_its_table(tmp_path: Path) -> None:
     text = SMALL.replace("train: {embedded: quickstart, part: train}", FLORES).replace("[sw]", "[tlh]")
     assert problems(tmp_path, text) == [
-        "small.yaml:2: `languages.low[0]` must be one of FLORES-101's, by code, but got 'tlh'. "
+        "small.yaml:2: `languages.low[0]` must be one of FLORES-200's, by code, but got 'tlh'. "
         "Did you mean tl, th, tha?"
     ]
 

@@ -8,7 +8,7 @@ from langsearch.data.embedded import embedded_file, read_embedded
 from langsearch.data.lines import read_lines, sentence_problems
 from langsearch.data.parallel import ParallelText, concatenate
 from langsearch.data.tables import parquet_columns, read_parquet, read_tsv, tsv_columns
-from langsearch.space.languages import find_language, match_code
+from langsearch.space.languages import find_language, match_code, scripts_of
 from langsearch.space.problems import InputError, near_names
 from langsearch.space.settings import Source
 
@@ -147,7 +147,9 @@ def _match(languages: Sequence[str], known: Collection[str], what: str) -> tuple
         try:
             located[language] = match_code(language, known)
         except InputError:
-            problems.append(f"{what} for {language} must exist.{near_names(language, known)}")
+            scripts = scripts_of(language)
+            hint = f" Its script must be said: {' or '.join(scripts)}" if scripts else near_names(language, known)
+            problems.append(f"{what} for {language} must exist.{hint}")
     return located, problems
 
 
@@ -160,7 +162,7 @@ def _flores_names(source: Source) -> Callable[[str], list[str]]:
         except InputError:
             codes = [language]
         else:
-            codes = list(dict.fromkeys([info.flores101, info.flores200, language]))
+            codes = list(dict.fromkeys([info.bare or info.flores200, info.flores200, language]))
             if source.kind == "flores200":
                 codes[:2] = reversed(codes[:2])
         return [f"{code}.{ending}" for ending in (source.split, "txt") for code in codes]
@@ -179,7 +181,9 @@ def _locate_flores(
             located[language] = name
         else:
             tried = ", ".join(candidates)
+            scripts = scripts_of(language)
             near = near_names(Path(candidates[0]).stem, sorted({Path(name).stem for name in present}))
+            near = f" Its script must be said: {' or '.join(scripts)}" if scripts else near
             problems.append(f"{folder}: a file for {language} must exist, but none is named {tried}.{near}")
     return located, problems
 

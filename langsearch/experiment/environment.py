@@ -88,11 +88,11 @@ def check_space(space: Space, source: BaseSource | None = None) -> CheckedSpace:
         found = locate_base(source or space.base_source)
         problems += found.check()
         folder = found.folder
-        shape = read_shape(folder)
+        shape = read_shape(folder, found.source.family)
         problems += space.check(shape)
         if space.trainer_section.init_from is not None:
             read_adapters(Path(space.trainer_section.init_from), shape)
-        base_tokenizer = BaseTokenizer(folder)
+        base_tokenizer = BaseTokenizer(folder, found.source.family)
         family = base_tokenizer.family.name
         tokenizer = find_tokenizer(space.evaluation.spbleu, base_tokenizer.spm_path)
         base_tokenizer.vocabulary(space.languages, decoder_start_id=0)

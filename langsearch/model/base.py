@@ -41,14 +41,15 @@ class BaseTokenizer:
 
     Args:
         folder: A folder with the tokenizer's files.
+        family: The base's family, where it is told. None: as the files say.
 
     Raises:
         InputError: If a file is missing or torn, or the base is of a family that is not known.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, family: str | None = None) -> None:
         self.folder = folder
-        self.family: Family = find_family(folder)
+        self.family: Family = find_family(folder, family)
         with quiet_transformers():
             try:
                 self._tokenizer: Any = self.family.tokenizer_class.from_pretrained(folder, local_files_only=True)
@@ -136,14 +137,20 @@ class SharedBase:
     weights: Mapping[str, np.ndarray]
     dtypes: Mapping[str, str]
     shape: BaseShape
+    family: str
     revision: str | None = None
 
 
-def read_shape(folder: Path) -> BaseShape:
-    """Returns a base's sizes from its configuration alone; the weights are counted on the meta device."""
+def read_shape(folder: Path, family: str | None = None) -> BaseShape:
+    """Returns a base's sizes from its configuration alone; the weights are counted on the meta device.
+
+    Args:
+        folder: The base's folder.
+        family: Its family, where it is told. None: as the files say.
+    """
     config = read_config(folder)
     with torch.device("meta"):
-        model = find_family(folder).model_class(config)
+        model = find_family(folder, family).model_class(config)
     return BaseShape(
         encoder_layers=config.encoder_layers,
         decoder_layers=config.decoder_layers,
@@ -165,8 +172,8 @@ def load_base(source: FoundBase | BaseSource | str, dtype: torch.dtype = torch.f
         InputError: If there is no such base, it is of another family, or a file is torn or lacks something.
     """
     found = source if isinstance(source, FoundBase) else locate_base(source)
-    folder = found.folder
-    family = find_family(folder)
+    folder, told = found.folder, found.source.family
+    family = find_family(folder, told)
     config = read_config(folder)
     weights = provide_weights(found)
     with quiet_transformers():
@@ -190,8 +197,8 @@ def load_base(source: FoundBase | BaseSource | str, dtype: torch.dtype = torch.f
             raise InputError(f"A base's weights must be all there, but {folder} lacks {', '.join(missing[:5])}.")
         _check_tied(model, folder)
         _check_logits_bias(model, folder)
-        tokenizer = BaseTokenizer(folder)
-    return Base(found.source.id, _freeze(model), tokenizer, read_shape(folder), found.commit)
+        tokenizer = BaseTokenizer(folder, told)
+    return Base(found.source.id, _freeze(model), tokenizer, read_shape(folder, told), found.commit)
 
 
 def share_base(base: Base) -> SharedBase:
@@ -207,7 +214,7 @@ def share_base(base: Base) -> SharedBase:
     for tied in ("lm_head.weight", "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight"):
         if base.model.config.tie_word_embeddings:
             weights.pop(tied, None)
-    return SharedBase(base.name, files, weights, dtypes, base.shape, base.revision)
+    return SharedBase(base.name, files, weights, dtypes, base.shape, base.tokenizer.family.name, base.revision)
 
 
 def attach_base(shared: SharedBase) -> Base:
@@ -221,8 +228,8 @@ def attach_base(shared: SharedBase) -> Base:
         for file, content in shared.files.items():
             (folder / file).write_bytes(content)
         with torch.device("meta"):
-            model = find_family(folder).model_class(read_config(folder))
-        tokenizer = BaseTokenizer(folder)
+            model = find_family(folder, shared.family).model_class(read_config(folder))
+        tokenizer = BaseTokenizer(folder, shared.family)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         tensors = {name: torch.from_numpy(array) for name, array in shared.weights.items()}

@@ -123,6 +123,10 @@ FAMILIES = (
 )
 """All families; the first that fits a folder is its family."""
 
+_SMALL100_FILE = "tokenization_small100.py"
+_SMALL100_LAYERS = (12, 3)
+"""Of encoder and decoder (Mohammadshahi et al. 2022, arXiv 2210.11621, section 3)."""
+
 
 def read_config(folder: Path) -> Any:
     """Returns a base's configuration. Raises InputError if it cannot be read."""
@@ -134,22 +138,35 @@ def read_config(folder: Path) -> Any:
         ) from error
 
 
-def find_family(folder: Path) -> Family:
+def find_family(folder: Path, told: str | None = None) -> Family:
     """Returns the family of a base, by `model_type` of its config.json and the class of its tokenizer.
 
-    The class is `tokenizer_class` of config.json, else of tokenizer_config.json. A SMaLL-100 whose files do not say so
-    is made one by `"tokenizer_class": "SMALL100Tokenizer"` in its config.json.
+    The class is what config.json or tokenizer_config.json name. A SMaLL-100 may name M2M-100's; then it is told by its
+    own tokenizer beside it, as published, together with its shape.
+
+    Args:
+        folder: The base's folder.
+        told: The family's name, where the space tells it. None: as the files say.
 
     Raises:
-        InputError: If it is of none.
+        InputError: If it is of none, what is told does not fit the model, or a SMaLL-100 can only be guessed.
     """
-    model_type = getattr(read_config(folder), "model_type", None)
+    config = read_config(folder)
+    model_type = getattr(config, "model_type", None)
+    if told is not None:
+        family = next(family for family in FAMILIES if family.name == told)
+        if family.model_type != model_type:
+            raise InputError(
+                f"`base.family` must fit the model of config.json, but got {told}, which is of {family.model_type!r}, "
+                f"and {folder} is {model_type!r}. Leave it out, and the files tell it."
+            )
+        return family
     names = [_tokenizer_name(folder / name) for name in ("config.json", "tokenizer_config.json")]
     for family in FAMILIES:
         if family.model_type == model_type and (
             not family.tokenizer_names or any(name in family.tokenizer_names for name in names)
         ):
-            return family
+            return _small100_or(family, folder, config) if family is _M2M100 else family
     if model_type == "mbart":
         raise InputError(
             f"An mBART base must be an mBART-50, with the tokenizer MBart50Tokenizer, but {folder} has "
@@ -158,6 +175,23 @@ def find_family(folder: Path) -> Family:
     raise InputError(
         "A base must be of the M2M-100 family (M2M-100, M2M-124, NLLB dense, SMaLL-100) or an mBART-50, "
         f"but {folder} is {model_type!r}."
+    )
+
+
+def _small100_or(family: Family, folder: Path, config: Any) -> Family:
+    """Returns SMaLL-100's family where a base that names M2M-100's tokenizer is one, else the family."""
+    has_tokenizer = (folder / _SMALL100_FILE).exists()
+    has_shape = (config.encoder_layers, config.decoder_layers) == _SMALL100_LAYERS
+    if has_tokenizer and has_shape:
+        return next(family for family in FAMILIES if family.name == "small100")
+    if not has_tokenizer and not has_shape:
+        return family
+    layers = f"{config.encoder_layers} + {config.decoder_layers} layers"
+    found = f"{_SMALL100_FILE}, but {layers}" if has_tokenizer else f"{layers}, but no {_SMALL100_FILE}"
+    raise InputError(
+        "A base that names M2M-100's tokenizer must be a SMaLL-100 by both its own tokenizer and its 12 + 3 layers, or "
+        f"by neither, but {folder} has {found}. Say which it is in the space: base: {{id: …, family: small100}}, or "
+        "family: m2m100."
     )
 
 

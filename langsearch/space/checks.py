@@ -125,7 +125,7 @@ def _check_languages(classes: Languages) -> Iterator[Problem]:
 
 def _meaning(language: str) -> str:
     try:
-        return find_language(language).flores101
+        return find_language(language).flores200
     except InputError:
         return language
 

@@ -1,9 +1,11 @@
-"""The languages of FLORES-101 and the codes that data sets and bases know them by."""
+"""The languages of FLORES-101 and NLLB-200, and the codes that data sets and bases know them by."""
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from langsearch.space.problems import InputError, near_names
 
@@ -13,28 +15,22 @@ _HUB_M2M100_CODES = {"zho": "zh", "nso": "ns"}
 _OTHER_CODES = {"nb": "nob", "fil": "tgl", "swa": "swh"}
 """Codes in common use that no family of the table has, by their FLORES-101 code."""
 
-_BEYOND_FLORES101 = (
-    *(("bak_Cyrl", "bak", "ba"), ("bre", "br"), ("fry", "fy"), ("gla_Latn", "gla", "gd"), ("hat_Latn", "hat", "ht")),
-    *(("ilo_Latn", "ilo"), ("plt_Latn", "plt", "mlg", "mg"), ("sin_Sinh", "sin", "si", "si_LK")),
-    *(("als_Latn", "als", "sqi", "sq"), ("ssw_Latn", "ssw", "ss"), ("sun_Latn", "sun", "su")),
-    *(("tsn_Latn", "tsn", "tn"), ("ydd_Hebr", "ydd", "yid", "yi")),
-)
-"""The codes of each language that M2M-100 or mBART-50 knows and FLORES-101 lacks: FLORES-200, ISO 639-3 and 639-1,
-mBART-50. Sources: the tokenizers of transformers; the language list of FLORES-200."""
+_BEYOND_THE_TABLES = (("bre", "br"), ("fry", "fy"))
+"""The codes of each language that M2M-100 knows and NLLB-200 lacks: ISO 639-3 and 639-1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageInfo:
-    """One language of FLORES-101 with its codes. Source: the header of languages.tsv."""
+    """One language in one script, with its codes. Sources: the headers of languages.tsv and languages_nllb.tsv."""
 
-    flores101: str
-    """Code in FLORES-101: eng, zho_simpl."""
+    flores101: str | None
+    """Code in FLORES-101: eng, zho_simpl; None where it lacks the language."""
 
     flores200: str
     """Code in FLORES-200 and NLLB-200: eng_Latn, zho_Hans."""
 
-    m2m100: str
-    """Code in the mm100 list of M2M-100 and M2M-124, ISO 639-1 where there is one: en, zho."""
+    m2m100: str | None
+    """Code in the mm100 list of M2M-100 and M2M-124, ISO 639-1 where there is one: en, zho; None where they lack it."""
 
     iso639_3: str
     """ISO 639-3 code of the language itself, not of its macrolanguage: arb, cmn."""
@@ -49,22 +45,33 @@ class LanguageInfo:
     mbart50: str | None = None
     """Code in mBART-50: en_XX; None where it lacks the language."""
 
+    others: tuple[str, ...] = ()
+    """Further codes in common use, without a script."""
+
+    needs_script: bool = False
+    """Whether NLLB-200 has the language in another script too, so that no code without one tells which."""
+
+    @property
+    def bare(self) -> str | None:
+        """The code without a script: FLORES-101's, or ISO 639-3; None where it would not tell which."""
+        return self.flores101 or (None if self.needs_script else self.iso639_3)
+
     @property
     def codes(self) -> tuple[str, ...]:
         """All codes, those that say most first."""
-        other = [code for code, flores101 in _OTHER_CODES.items() if flores101 == self.flores101]
-        hub = _HUB_M2M100_CODES.get(self.m2m100, self.m2m100)
-        codes = [self.flores200, self.flores101, self.mbart50, self.m2m100, hub, self.iso639_3, *other]
+        hub = _HUB_M2M100_CODES.get(self.m2m100 or "", self.m2m100)
+        bare = () if self.needs_script else (self.iso639_3, *self.others)
+        codes = [self.flores200, self.flores101, self.mbart50, self.m2m100, hub, *bare]
         return tuple(dict.fromkeys(code for code in codes if code))
 
 
 @cache
 def all_languages() -> tuple[LanguageInfo, ...]:
-    """Returns the 101 languages in the table's order, Chinese twice: simplified and traditional."""
-    lines = files("langsearch.space").joinpath("languages.tsv").read_text(encoding="utf-8").splitlines()
-    rows = [line.split("\t") for line in lines if not line.startswith("#")]
-    records = [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
-    return tuple(
+    """Returns the 202 languages of NLLB-200: those of FLORES-101, Chinese in two scripts, then the others."""
+    named: dict[str, list[str]] = {}
+    for code, flores101 in _OTHER_CODES.items():
+        named.setdefault(flores101, []).append(code)
+    first = [
         LanguageInfo(
             flores101=record["code"],
             flores200=record["flores200_code"],
@@ -73,10 +80,37 @@ def all_languages() -> tuple[LanguageInfo, ...]:
             name=record["name"],
             script=record["script"],
             family=record["family"],
-            mbart50=None if record["mbart50_code"] == "-" else record["mbart50_code"],
+            mbart50=record["mbart50_code"],
+            others=tuple(named.get(record["code"] or "", ())),
         )
-        for record in records
+        for record in _read_table("languages.tsv")
+    ]
+    further = _read_table("languages_nllb.tsv")
+    scripts = Counter(record["code"].partition("_")[0] for record in further)
+    return *first, *(_beyond_flores101(record, scripts) for record in further)
+
+
+def _beyond_flores101(record: Mapping[str, Any], scripts: Mapping[str, int]) -> LanguageInfo:
+    iso639_3, _, script = record["code"].partition("_")
+    return LanguageInfo(
+        flores101=None,
+        flores200=record["code"],
+        m2m100=record["mm100_code"],
+        iso639_3=iso639_3,
+        name=record["name"],
+        script=script,
+        family=record["family"],
+        mbart50=record["mbart50_code"],
+        others=tuple((record["other_codes"] or "").split()),
+        needs_script=scripts[iso639_3] > 1,
     )
+
+
+def _read_table(name: str) -> list[dict[str, Any]]:
+    """Returns the rows of a table; a dash is None."""
+    lines = files("langsearch.space").joinpath(name).read_text(encoding="utf-8").splitlines()
+    header, *rows = [line.split("\t") for line in lines if not line.startswith("#")]
+    return [{key: None if value == "-" else value for key, value in zip(header, row, strict=True)} for row in rows]
 
 
 @cache
@@ -89,6 +123,22 @@ def _languages_by_code() -> dict[str, LanguageInfo]:
     return by_code
 
 
+def scripts_of(code: str) -> tuple[str, ...]:
+    """Returns the codes with a script that a code without one may stand for; none where it tells the language."""
+    return tuple(
+        language.flores200
+        for language in all_languages()
+        if language.needs_script and code in (language.iso639_3, *language.others)
+    )
+
+
+def _check_script(code: str) -> None:
+    if scripts := scripts_of(code):
+        raise InputError(
+            f"A language in two scripts must be named with one, but got {code!r}. Write {' or '.join(scripts)}."
+        )
+
+
 def find_language(code: str) -> LanguageInfo:
     """Returns the language that a code means, in any of the code families (en, eng, eng_Latn).
 
@@ -96,14 +146,19 @@ def find_language(code: str) -> LanguageInfo:
         code: Case matters. A code of several rows (zho, cmn) means the first of them, simplified Chinese.
 
     Raises:
-        InputError: If the table has no such code.
+        InputError: If the tables have no such code, or the language has several scripts and the code says none.
     """
     by_code = _languages_by_code()
     if code in by_code:
         return by_code[code]
-    named = [language.m2m100 for language in all_languages() if language.name.casefold() == code.casefold()]
+    _check_script(code)
+    named = [
+        language.m2m100 or language.bare or language.flores200
+        for language in all_languages()
+        if language.name.casefold() == code.casefold()
+    ]
     hint = f" Did you mean {named[0]}?" if named else near_names(code, by_code)
-    raise InputError(f"A language must be one of FLORES-101's, by code, but got {code!r}.{hint}")
+    raise InputError(f"A language must be one of FLORES-200's, by code, but got {code!r}.{hint}")
 
 
 def match_code(code: str, known: Collection[str]) -> str:
@@ -114,12 +169,14 @@ def match_code(code: str, known: Collection[str]) -> str:
         known: The codes of the base or the data set.
 
     Raises:
-        InputError: If no code in `known` means that language.
+        InputError: If no code in `known` means that language, or it has several scripts and the code says none.
     """
     if code in known:
         return code
     language = _languages_by_code().get(code)
-    beyond = next((codes for codes in _BEYOND_FLORES101 if code in codes), ())
+    if language is None:
+        _check_script(code)
+    beyond = next((codes for codes in _BEYOND_THE_TABLES if code in codes), ())
     for candidate in language.codes if language else beyond:
         if candidate in known:
             return candidate
