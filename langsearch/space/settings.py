@@ -59,7 +59,8 @@ class TrainerSettings:
     """Share of the probability spread evenly over the vocabulary."""
 
     dropout: float = 0.1
-    """Dropout of the base's residual and embedding positions while training."""
+    """Dropout of the base's residual and embedding positions while training; its attention and activations keep their
+    own rate, but not above this one. 0: none anywhere, so that nothing is left to chance."""
 
     clip_norm: float = 0.0
     """Largest gradient norm. 0: no clipping, as published."""

@@ -20,6 +20,7 @@ from langsearch.model.device import product_dtype
 from langsearch.space.settings import TrainerSettings
 from langsearch.train.checkpoint import Checkpoint
 from langsearch.train.cross_entropy import CrossEntropy
+from langsearch.train.dropout import set_dropout
 from langsearch.train.forward import run_forward
 from langsearch.train.optimizer import learning_rate, load_optimizer_state, make_optimizer, optimizer_state
 from langsearch.train.term import Need, Term
@@ -129,7 +130,7 @@ class _Run:
     ) -> Iterator[Progress]:
         settings = self.settings
         torch.manual_seed(settings.seed)
-        _set_dropout(self.learner.model, settings.dropout)
+        set_dropout(self.learner.model, settings.dropout)
         if resume is not None:
             self._load(resume)
         while self.epoch <= settings.epochs:
@@ -258,14 +259,6 @@ def _precision(learner: Learner, settings: TrainerSettings, device: torch.device
     """Returns the type of products: that of a base which is resident in another than fp32, else the settings'."""
     resident: torch.dtype = learner.model.lm_head.weight.dtype
     return resident if resident is not torch.float32 else product_dtype(settings.precision, device)
-
-
-def _set_dropout(model: Any, dropout: float) -> None:
-    """Sets the residual and embedding dropout; layers are never dropped whole, which adapters would not survive."""
-    for stack in (model.model.encoder, model.model.decoder):
-        stack.dropout, stack.layerdrop = dropout, 0.0
-        for layer in stack.layers:
-            layer.dropout = dropout
 
 
 def _rng_state(device: torch.device) -> dict[str, Tensor]:
