@@ -141,8 +141,14 @@ class LiveSearch:
 
     def test(self, name: str, spbleu: float) -> None:
         """The test set is touched."""
-        scores = {"test_spbleu": spbleu, "test_spbleu_low": spbleu - 0.2, "test_spbleu_high": spbleu + 0.2}
-        self.table.record_test(name, TestResult(**scores, test_num_sentences=104, test_num_directions=6))
+        scores = TestResult(
+            test_spbleu=spbleu,
+            test_spbleu_low=spbleu - 0.2,
+            test_spbleu_high=spbleu + 0.2,
+            test_num_sentences=104,
+            test_num_directions=6,
+        )
+        self.table.record_test(name, scores)
 
     def write_results(self) -> None:
         write_results(self.folder, self.table, self.shape.num_parameters)

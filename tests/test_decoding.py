@@ -43,6 +43,7 @@ def decoded(learner: Learner, base: Base, rows: Sequence[DecodingRow], **setting
     """Returns the tokens of each row from its language to its end, without padding."""
     found: list[list[int]] = [[] for _ in rows]
     vocabulary = base.vocabulary(LANGUAGES)
+    settings = {"max_length_factor": 2.0} | settings
     batches = decode_batches(
         learner, rows, vocabulary=vocabulary, languages=LANGUAGES, settings=DecodingSettings(**settings)
     )
@@ -152,15 +153,15 @@ def test_texts_come_in_the_order_given(learner: AdaptedModel, embedded_base: Bas
         "tokenizer": embedded_base.tokenizer,
         "vocabulary": embedded_base.vocabulary(LANGUAGES),
         "languages": LANGUAGES,
-        "settings": DecodingSettings(rows_per_batch=5),
+        "settings": DecodingSettings(rows_per_batch=5, max_length_factor=2.0),
     }
-    texts = decode_rows(learner, rows, **arguments)
+    texts = decode_rows(learner, rows, **arguments).texts
     expected = embedded_base.tokenizer.decode(decoded(learner, embedded_base, rows))
     assert texts == expected
     assert all("__" not in text and "</s>" not in text for text in texts)
     learner.remove()
     english = [row for row in rows if (row.src, row.tgt) == ("fr", "en")]
-    for text, tokens in zip(decode_rows(learner, english, **arguments), english, strict=True):
+    for text, tokens in zip(decode_rows(learner, english, **arguments).texts, english, strict=True):
         assert len(text.split()) > 2, embedded_base.tokenizer.decode([tokens.tokens.tolist()])
 
 

@@ -1,5 +1,6 @@
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +99,20 @@ def test_the_embedded_base_translates_better_than_chance(
     shuffled = {direction: list(np.roll(rows, 1)) for direction, rows in found.hypotheses.items()}
     references = {d: [quickstart_store.text(d.tgt, int(row)) for row in rows] for d, rows in data.rows.items()}
     assert found.scores.spbleu > spbleu.score(shuffled, references).spbleu + 1
+
+
+def test_what_was_cut_is_counted_by_direction(
+    embedded_base: Base, quickstart_store: TokenStore, spbleu: SpBleu
+) -> None:
+    directions = [Direction("en", "fr"), Direction("fr", "en")]
+    settings = DecodingSettings(sentences=12, max_length=12, max_length_factor=0.01)
+    data = evaluation_set(quickstart_store, directions, settings, CLASSES, embedded_base.vocabulary(LANGUAGES))
+    found = evaluate(FullModel(embedded_base), data, settings, embedded_base.tokenizer, spbleu)
+    for direction, rows in data.rows.items():
+        longer = int((quickstart_store.lengths(direction.src)[rows] > 10).sum())
+        assert found.cut[direction].sources == longer > 0
+    assert found.num_cut_sources == sum(cut.sources for cut in found.cut.values())
+    assert found.cut_share == sum(cut.hypotheses for cut in found.cut.values()) / 24 > 0.5
+    free = replace(settings, max_length=None, max_length_factor=None)
+    whole = evaluate(FullModel(embedded_base), data, free, embedded_base.tokenizer, spbleu)
+    assert (whole.num_cut_sources, whole.cut_share) == (0, 0.0)

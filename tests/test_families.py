@@ -85,7 +85,7 @@ def translate(learner: AdaptedModel, base: Base, given: list[DecodingRow], beams
         vocabulary=base.vocabulary(LANGUAGES),
         languages=LANGUAGES,
         settings=DecodingSettings(beams=beams, max_length_factor=0.5),
-    )
+    ).texts
 
 
 def logits(base: Base, store: TokenStore) -> Tensor:

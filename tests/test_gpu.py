@@ -71,7 +71,7 @@ def test_a_gpu_translates_as_the_cpu(
             vocabulary=base.vocabulary(LANGUAGES),
             languages=LANGUAGES,
             settings=DecodingSettings(),
-        )
+        ).texts
         learner.remove()
         return texts
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from langsearch.experiment.description import write_description
+from langsearch.experiment.earlier import with_earlier_defaults
 from langsearch.experiment.environment import CheckedSpace
 from langsearch.experiment.folder import ExperimentFolder, read_json, write_text
 from langsearch.experiment.opening import (
@@ -284,3 +285,26 @@ def test_the_description_keeps_its_start_and_takes_new_values(tmp_path: Path, ch
     write_description(folder, checked, "nrefs:1", seconds=12.5, finished="then")
     again = read_json(folder.description)
     assert again == value | {"seconds": 12.5, "finished": "then"}
+
+
+def test_an_experiment_of_an_earlier_version_keeps_the_defaults_that_it_began_with(
+    tmp_path: Path, space_file: Path
+) -> None:
+    now = load_space(space_file)
+    begun = load_space(space_file, [f"evaluation.{name}.max_length_factor=2.0" for name in ("search", "final")])
+    folder = start_experiment(tmp_path / "tiny", begun, resume=False)
+    assert now.evaluation.search.max_length_factor is None
+    resumed = with_earlier_defaults(folder, now)
+    assert resumed == begun
+    check_start(folder.path, resumed, resume=True)
+    assert with_earlier_defaults(ExperimentFolder(tmp_path / "none"), now) is now
+
+
+def test_what_is_written_in_a_space_is_a_change_also_where_a_default_has_changed(
+    tmp_path: Path, space_file: Path
+) -> None:
+    begun = load_space(space_file, ["evaluation.search.max_length_factor=2.0"])
+    folder = start_experiment(tmp_path / "tiny", begun, resume=False)
+    other = with_earlier_defaults(folder, load_space(space_file, ["evaluation.search.max_length_factor=auto"]))
+    with pytest.raises(InputError, match=r"evaluation\.search\.max_length_factor: 2\.0 -> auto"):
+        check_start(folder.path, other, resume=True)

@@ -36,6 +36,7 @@ def test_a_trial_is_scored_again_and_nothing_is_written(
     assert text.startswith("tiny, trial 00000, test set, greedy\n")
     assert f"mean over 2 directions of 4 sentences: {scores.spbleu:.2f} spBLEU (stand-in tokenizer)" in text
     assert text.rstrip().endswith(scores.signature)
+    assert re.search(r"^translations cut at their longest length: [\d.]+ %$", text, re.MULTILINE)
 
 
 def test_the_validation_score_is_the_trials_own_where_the_settings_are(trained: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from langsearch.evaluate.spbleu import Difference
 from langsearch.experiment.environment import CheckedSpace
 from langsearch.experiment.folder import ExperimentFolder, read_rows
 from langsearch.experiment.opening import open_table, start_experiment
-from langsearch.experiment.results_parquet import RESULTS, ResultsFile, write_results
+from langsearch.experiment.results_parquet import RESULTS, ResultsFile, row_values, write_results
 from langsearch.experiment.task import searched_task
 from langsearch.study.results import FinalResult, TestResult
 from langsearch.study.rows import State, TrialRow
@@ -207,3 +207,19 @@ def test_a_rewrite_does_not_cost_what_the_trials_do(tmp_path: Path, make_result:
         again.append(time.process_time() - started)
     # About 0.6 s and 0.03 s on one core.
     assert min(again) < first / 4
+
+
+def test_the_note_warns_where_more_than_1_percent_of_translations_were_cut(make_result: "ResultMaker") -> None:
+    def note(share: float | None, **values: Any) -> Any:
+        result = make_result(cut_share=share, note="halved")
+        row = TrialRow(
+            name="00000", kind="searched", state=State.COMPLETE, params={}, fingerprint=None, result=result, **values
+        )
+        return row_values(row, 1000)["note"]
+
+    assert note(None) == note(0.01) == "halved"
+    assert note(0.042) == "halved; 4.2 % of the validation translations were cut at their longest length"
+    assert note(0.042, final=replace(FINAL, full_cut_share=0.0)) == "halved"
+    tested = replace(TEST, test_cut_share=0.5, test_num_cut_sources=3)
+    words = "50.0 % of the test translations were cut at their longest length; 3 test sources were cut"
+    assert note(0.0, test=tested) == f"halved; {words}"

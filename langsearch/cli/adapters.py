@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from langsearch.cli.console import out, print_text
+from langsearch.cli.console import err, out, print_text
 from langsearch.cli.options import ExperimentOrAdapters, Overrides, TrialName, brought_here, load_with_options
 
 
@@ -44,13 +44,20 @@ def translate(
     tgt: Annotated[str, typer.Option("--to", help="The target language.")],
     beams: Annotated[int, typer.Option(help="1: greedy.", min=1)] = 5,
     base: Annotated[str | None, typer.Option(help="The base, if it is not where the adapters say.")] = None,
+    max_length: Annotated[
+        int | None,
+        typer.Option(help="Cut longer lines to so many tokens. [none is cut; too long a line is an error]", min=3),
+    ] = None,
 ) -> None:
-    """Translate: reads lines, writes lines."""
-    from langsearch.trial.translating import translate_lines
+    """Translate: reads lines, writes lines; what was cut is said on standard error."""
+    from langsearch.trial.translating import CutLines, translate_lines
 
-    for line in translate_lines(adapters, sys.stdin.buffer, src, tgt, beams, base):
+    cut = CutLines()
+    for line in translate_lines(adapters, sys.stdin.buffer, src, tgt, beams, base, max_length, cut):
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
+    if cut.words:
+        err.print(cut.words, markup=False, soft_wrap=True)
 
 
 def export(

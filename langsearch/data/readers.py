@@ -12,7 +12,7 @@ from langsearch.space.languages import find_language, match_code, scripts_of
 from langsearch.space.problems import InputError, near_names
 from langsearch.space.settings import Source
 
-__all__ = ["ParallelText", "available_languages", "concatenate", "read_source", "read_sources"]
+__all__ = ["ParallelText", "available_languages", "concatenate", "find_place", "read_source", "read_sources"]
 
 _Located = dict[str, str]
 """Where each language stands: a file name below the source's folder, or a column."""
@@ -79,6 +79,34 @@ def available_languages(source: Source, languages: Sequence[str]) -> tuple[str, 
         InputError: If the source itself is not there.
     """
     return tuple(_locate(source, languages)[0])
+
+
+def find_place(sources: Sequence[Source], languages: Sequence[str], language: str, row: int) -> str:
+    """Returns where a sentence of `read_sources` was written: FILE:LINE as far as its source has lines.
+
+    Reads the sources again: for the message of a problem, not for every row.
+
+    Args:
+        sources: The sources.
+        languages: As they were read.
+        language: The sentence's.
+        row: Its row in all of them together, from 0.
+    """
+    for source in sources:
+        located, _ = _locate(source, languages)
+        num_rows = len(_load(source, located))
+        if row >= num_rows:
+            row -= num_rows
+            continue
+        name = located[language]
+        if source.kind in ("flores101", "flores200"):
+            return f"{_path(source) / _split(source) / name}:{row + 1}"
+        if source.kind == "files":
+            return f"{_path(source) / name}:{row + 1}"
+        if source.kind == "tsv":
+            return f"{source.path}:{row + 2}: column {name}"
+        return f"{source}: column {name}, row {row} (from 0)"
+    raise AssertionError(f"no source has row {row}")
 
 
 def _path(source: Source) -> Path:

@@ -13,7 +13,9 @@ from langsearch.adapters.learners import Learner
 from langsearch.data.batches import BatchVocabulary, is_token, padded
 from langsearch.data.directions import Direction
 from langsearch.evaluate.greedy import greedy_search
+from langsearch.evaluate.limits import LengthLimits, length_limits
 from langsearch.model.base import BaseTokenizer
+from langsearch.model.positions import num_positions
 from langsearch.space.settings import DecodingSettings
 
 
@@ -25,6 +27,20 @@ class DecodingRow:
     """Piece ids of the source, (num_tokens,), without language and end tokens."""
     src: str
     tgt: str
+
+    @property
+    def direction(self) -> Direction:
+        """From which language into which."""
+        return Direction(self.src, self.tgt)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Translations in the order of their rows."""
+
+    texts: list[str]
+    is_cut: list[bool]
+    """Whether each one ended by its limit: it is as long as it may be, and its end was not the model's choice."""
 
 
 class ForceLanguageAndEnd:
@@ -62,9 +78,10 @@ def decode_rows(
     vocabulary: BatchVocabulary,
     languages: Sequence[str],
     settings: DecodingSettings,
+    limits: LengthLimits | None = None,
     after_batch: Callable[[], None] = lambda: None,
-) -> list[str]:
-    """Translates rows of any directions, batched by length, and returns their texts in the order given.
+) -> Decoded:
+    """Translates rows of any directions, batched by length.
 
     Args:
         learner: The model.
@@ -73,16 +90,19 @@ def decode_rows(
         vocabulary: The special ids.
         languages: What the learner's language indices refer to.
         settings: Beams, length and batch size.
+        limits: How long hypotheses may get. None: as the settings say, without training references to learn it from.
         after_batch: Called after every batch.
     """
-    texts = [""] * len(rows)
+    limits = limits or _limits_of(learner, settings)
+    decoded = Decoded([""] * len(rows), [False] * len(rows))
     for indices, hypotheses in decode_batches(
-        learner, rows, vocabulary=vocabulary, languages=languages, settings=settings
+        learner, rows, vocabulary=vocabulary, languages=languages, settings=settings, limits=limits
     ):
-        for index, text in zip(indices, tokenizer.decode(hypotheses), strict=True):
-            texts[index] = text
+        for index, tokens, text in zip(indices, hypotheses, tokenizer.decode(hypotheses), strict=True):
+            decoded.texts[index] = text
+            decoded.is_cut[index] = _is_cut(tokens, rows[index], limits, vocabulary)
         after_batch()
-    return texts
+    return decoded
 
 
 @torch.inference_mode()
@@ -93,8 +113,10 @@ def decode_batches(
     vocabulary: BatchVocabulary,
     languages: Sequence[str],
     settings: DecodingSettings,
+    limits: LengthLimits | None = None,
 ) -> Iterator[tuple[list[int], list[list[int]]]]:
-    """Yields (indices of the rows, their token ids) batch by batch, longest sources first."""
+    """Yields (indices of the rows, their token ids) batch by batch, longest sources first; see `decode_rows`."""
+    limits = limits or _limits_of(learner, settings)
     model: Any = learner.model
     model.eval()
     device = model.get_input_embeddings().weight.device
@@ -104,7 +126,7 @@ def decode_batches(
     for start in range(0, len(order), num_rows):
         indices = order[start : start + num_rows]
         batch = [rows[index] for index in indices]
-        directions = [Direction(row.src, row.tgt) for row in batch]
+        directions = [row.direction for row in batch]
         ids, lengths = padded([row.tokens for row in batch], vocabulary.src_marks(directions), vocabulary)
         src_ids = torch.from_numpy(ids).to(device)
         src_mask = torch.from_numpy(is_token(ids, lengths).astype(np.int64)).to(device)
@@ -112,13 +134,12 @@ def decode_batches(
         tgt_lang = torch.tensor([index_of[row.tgt] for row in batch], device=device)
         marks = vocabulary.tgt_marks(directions)
         forced = None if marks is None else torch.tensor(marks, device=device)
-        # text, plus the language, if there is one, and the end token
-        num_marks = 1 if marks is None else 2
-        limits = torch.tensor(
-            [int(settings.max_length_factor * len(row.tokens)) + 10 + num_marks for row in batch], device=device
+        num_marks = _num_tgt_marks(vocabulary)
+        longest = torch.tensor(
+            [limits.tokens(row.direction, len(row.tokens)) + num_marks for row in batch], device=device
         )
         if settings.beams == 1:
-            yield indices, greedy_search(learner, src_ids, src_mask, src_lang, tgt_lang, forced, limits, vocabulary)
+            yield indices, greedy_search(learner, src_ids, src_mask, src_lang, tgt_lang, forced, longest, vocabulary)
             continue
         with learner.route(src_lang, tgt_lang):
             output = model.generate(
@@ -126,7 +147,23 @@ def decode_batches(
                 attention_mask=src_mask,
                 num_beams=settings.beams,
                 do_sample=False,
-                max_new_tokens=int(limits.max()),
-                logits_processor=LogitsProcessorList([ForceLanguageAndEnd(forced, limits, vocabulary.eos_id)]),
+                max_new_tokens=int(longest.max()),
+                logits_processor=LogitsProcessorList([ForceLanguageAndEnd(forced, longest, vocabulary.eos_id)]),
             )
         yield indices, output.tolist()
+
+
+def _limits_of(learner: Learner, settings: DecodingSettings) -> LengthLimits:
+    return length_limits(settings, num_positions(learner.model.config))
+
+
+def _num_tgt_marks(vocabulary: BatchVocabulary) -> int:
+    """Returns the tokens of a hypothesis beside its text: its end, and its language if there is one."""
+    return 2 if vocabulary.form.has_tgt_mark else 1
+
+
+def _is_cut(tokens: Sequence[int], row: DecodingRow, limits: LengthLimits, vocabulary: BatchVocabulary) -> bool:
+    """Returns whether a hypothesis is as long as it may be, its end included, which the limit then forced."""
+    first = 1 if tokens[0] == vocabulary.decoder_start_id else 0  # beams begin with the decoder's start
+    length = list(tokens).index(vocabulary.eos_id, first) - first + 1
+    return length == limits.tokens(row.direction, len(row.tokens)) + _num_tgt_marks(vocabulary)

@@ -2,18 +2,20 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from langsearch.adapters.learners import Learner
-from langsearch.data.batches import BatchVocabulary
+from langsearch.data.batches import NUM_MARKS, BatchVocabulary
 from langsearch.data.directions import Direction, sample_directions
 from langsearch.data.store import TokenStore
 from langsearch.evaluate.chrf import ChrfScores, score_chrf
 from langsearch.evaluate.decoding import DecodingRow, decode_rows
+from langsearch.evaluate.limits import length_limits
 from langsearch.evaluate.spbleu import Scores, SpBleu
 from langsearch.model.base import BaseTokenizer
+from langsearch.model.positions import num_positions
 from langsearch.space.settings import DecodingSettings
 
 
@@ -31,6 +33,19 @@ class EvaluationSet:
     languages: Sequence[str]
     vocabulary: BatchVocabulary
     classes: Mapping[str, Sequence[str]]
+    train: TokenStore | None = None
+    """What is trained on, whose references say how long hypotheses may get. None: not known."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How many of a direction's rows were cut: what was translated there is not the whole sentence."""
+
+    hypotheses: int = 0
+    """Those that ended by their longest length, not by the model's choice."""
+
+    sources: int = 0
+    """Those that were longer than the settings or the base's positions allow."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +58,18 @@ class Evaluation:
     """The lowest, over the classes, of the mean spBLEU of the directions from or into a language of the class."""
     chrf: ChrfScores | None = None
     """None unless it was asked for."""
+    cut: Mapping[Direction, Cut] = field(default_factory=dict)
+    """Of each direction."""
+
+    @property
+    def cut_share(self) -> float:
+        """The share of hypotheses that ended by their longest length."""
+        return sum(cut.hypotheses for cut in self.cut.values()) / sum(map(len, self.hypotheses.values()))
+
+    @property
+    def num_cut_sources(self) -> int:
+        """How many sources were cut, over all directions."""
+        return sum(cut.sources for cut in self.cut.values())
 
     @property
     def direction_spbleu(self) -> tuple[tuple[str, float], ...]:
@@ -56,6 +83,7 @@ def evaluation_set(
     settings: DecodingSettings,
     classes: Mapping[str, Sequence[str]],
     vocabulary: BatchVocabulary,
+    train: TokenStore | None = None,
 ) -> EvaluationSet:
     """Returns the part of a set that the settings ask for.
 
@@ -68,6 +96,7 @@ def evaluation_set(
         settings: How many directions and sentences.
         classes: Languages of each class.
         vocabulary: The base's special ids.
+        train: What is trained on; see `EvaluationSet`.
     """
     chosen = directions
     if settings.directions is not None and settings.directions < len(directions):
@@ -79,7 +108,7 @@ def evaluation_set(
             present = present[np.linspace(0, len(present) - 1, settings.sentences).round().astype(int)]
         if len(present):
             rows[direction] = present
-    return EvaluationSet(store, rows, list(vocabulary.language_ids), vocabulary, classes)
+    return EvaluationSet(store, rows, list(vocabulary.language_ids), vocabulary, classes, train)
 
 
 def evaluate(
@@ -108,27 +137,38 @@ def evaluate(
     Raises:
         NonFiniteScoreError: If a score is NaN or infinite.
     """
-    store = data.store
+    store, positions = data.store, num_positions(learner.model.config)
+    longest = min(settings.max_length or positions, positions) - NUM_MARKS
     keys = [(direction, int(row)) for direction, rows in data.rows.items() for row in rows]
-    texts = decode_rows(
+    decoded = decode_rows(
         learner,
-        [DecodingRow(store.tokens(direction.src, row), direction.src, direction.tgt) for direction, row in keys],
+        [
+            DecodingRow(store.tokens(direction.src, row)[:longest], direction.src, direction.tgt)
+            for direction, row in keys
+        ],
         tokenizer=tokenizer,
         vocabulary=data.vocabulary,
         languages=data.languages,
         settings=replace(settings, rows_per_batch=max(settings.rows_per_batch // num_parts, 1)),
+        limits=length_limits(settings, positions, list(data.rows), data.train),
         after_batch=after_batch,
     )
     hypotheses: dict[Direction, list[str]] = {direction: [] for direction in data.rows}
-    for (direction, _), text in zip(keys, texts, strict=True):
+    num_cut = dict.fromkeys(data.rows, 0)
+    for (direction, _), text, is_cut in zip(keys, decoded.texts, decoded.is_cut, strict=True):
         hypotheses[direction].append(text)
+        num_cut[direction] += is_cut
+    cut = {
+        direction: Cut(num_cut[direction], int((store.lengths(direction.src)[rows] > longest).sum()))
+        for direction, rows in data.rows.items()
+    }
     references = {
         direction: [store.text(direction.tgt, int(row)) for row in rows] for direction, rows in data.rows.items()
     }
     scores = spbleu.score(hypotheses, references)
     after_batch()
     chrf = score_chrf(hypotheses, references) if with_chrf else None
-    evaluation = Evaluation(scores, hypotheses, scores.worst_class(data.classes), chrf)
+    evaluation = Evaluation(scores, hypotheses, scores.worst_class(data.classes), chrf, cut)
     _check_finite(evaluation)
     return evaluation
 

@@ -14,10 +14,13 @@ from langsearch.data.readers import read_sources
 from langsearch.data.store import TokenStore
 from langsearch.evaluate.spbleu import ScoreTokenizer, find_tokenizer
 from langsearch.experiment.folder import STORE_FOLDER
+from langsearch.experiment.lengths import Lengths, check_lengths
 from langsearch.experiment.working_copy import WorkingCopy
 from langsearch.model.base import Base, BaseTokenizer, read_shape
 from langsearch.model.device import Compute
+from langsearch.model.families import read_config
 from langsearch.model.finding import FoundBase, locate_base
+from langsearch.model.positions import num_positions
 from langsearch.space.architecture import BaseShape
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space
@@ -68,6 +71,7 @@ class CheckedSpace:
     corpus: Corpus
     directions: tuple[Direction, ...]
     tokenizer: ScoreTokenizer
+    lengths: Lengths
 
 
 def check_space(space: Space, source: BaseSource | None = None) -> CheckedSpace:
@@ -81,7 +85,7 @@ def check_space(space: Space, source: BaseSource | None = None) -> CheckedSpace:
         InputError: With the problems of all of them together.
     """
     problems: list[str] = []
-    found = shape = tokenizer = corpus = None
+    found = shape = tokenizer = corpus = base_tokenizer = lengths = None
     family = ""
     directions: tuple[Direction, ...] = ()
     try:
@@ -106,10 +110,18 @@ def check_space(space: Space, source: BaseSource | None = None) -> CheckedSpace:
         corpus = read_corpus(space.data, space.languages)
     except InputError as error:
         problems += error.problems
+    if corpus is not None and base_tokenizer is not None:
+        parts = (corpus.train, corpus.validation, corpus.test)
+        positions = num_positions(read_config(base_tokenizer.folder))
+        try:
+            lengths = check_lengths(space, parts, directions, base_tokenizer.encode, positions)
+        except InputError as error:
+            problems += error.problems
     if problems:
         raise InputError(problems)
     assert found is not None and shape is not None and corpus is not None and tokenizer is not None
-    return CheckedSpace(space, found, family, shape, corpus, directions, tokenizer)
+    assert lengths is not None
+    return CheckedSpace(space, found, family, shape, corpus, directions, tokenizer, lengths)
 
 
 def read_corpus(data: DataSettings, languages: tuple[str, ...]) -> Corpus:

@@ -1,7 +1,7 @@
 """The trial table as Parquet, for the report and for anyone: one row a trial, rewritten while the search runs."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from langsearch.experiment.folder import ExperimentFolder, TrialFolder, write_table
 from langsearch.experiment.task import TrialTask
+from langsearch.study.results import cut_words
 from langsearch.study.rows import TrialRow
 from langsearch.study.table import TrialTable
 
@@ -34,6 +35,7 @@ RESULTS = pa.schema(
         ("num_sentences", pa.int64()),
         ("num_directions", pa.int64()),
         ("beams", pa.int64()),
+        ("cut_share", pa.float64()),
         ("full_spbleu", pa.float64()),
         ("full_spbleu_low", pa.float64()),
         ("full_spbleu_high", pa.float64()),
@@ -41,11 +43,13 @@ RESULTS = pa.schema(
         ("full_chrf", pa.float64()),
         ("full_num_sentences", pa.int64()),
         ("full_num_directions", pa.int64()),
+        ("full_cut_share", pa.float64()),
         ("test_spbleu", pa.float64()),
         ("test_spbleu_low", pa.float64()),
         ("test_spbleu_high", pa.float64()),
         ("test_num_sentences", pa.int64()),
         ("test_num_directions", pa.int64()),
+        ("test_cut_share", pa.float64()),
         ("test_to_pretrained", pa.float64()),
         ("test_to_pretrained_low", pa.float64()),
         ("test_to_pretrained_high", pa.float64()),
@@ -150,6 +154,16 @@ def task_values(trial: TrialFolder) -> dict[str, Any]:
     return {"max_epochs": task.num_epochs, "summary": task.summary}
 
 
+def _cut_words(row: TrialRow) -> Iterator[str]:
+    """Yields what to warn of where scores are those of sentences that were cut; the last ones that there are."""
+    if row.test is not None:
+        yield cut_words(row.test.test_cut_share, row.test.test_num_cut_sources, "test")
+    if row.final is not None:
+        yield cut_words(row.final.full_cut_share, row.final.full_num_cut_sources, "validation")
+    elif row.result is not None:
+        yield cut_words(row.result.cut_share, row.result.num_cut_sources, "validation")
+
+
 def row_values(row: TrialRow, base_parameters: int) -> dict[str, Any]:
     """Returns the columns that the trial table says, without `is_front`, which depends on the other trials."""
     values: dict[str, Any] = {}
@@ -162,6 +176,7 @@ def row_values(row: TrialRow, base_parameters: int) -> dict[str, Any]:
     if row.result:
         values["epochs"] = row.result.epoch
         values["trainable_percent"] = 100 * row.result.trainable_parameters / base_parameters
+        values["note"] = "; ".join(words for words in (row.result.note, *_cut_words(row)) if words)
     values |= {
         "name": row.name,
         "kind": row.kind,

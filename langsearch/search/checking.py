@@ -19,6 +19,7 @@ from rich.table import Table
 
 from langsearch.data.directions import class_pair, sample_directions
 from langsearch.experiment.environment import CheckedSpace
+from langsearch.experiment.lengths import Lengths
 from langsearch.experiment.task import summarize
 from langsearch.model.cache import cache_folder
 from langsearch.model.finding import FoundBase
@@ -63,6 +64,8 @@ def print_check(console: Console, checked: CheckedSpace) -> None:
     corpus = checked.corpus
     sizes = {"train": corpus.train, "validation": corpus.validation, "test": corpus.test}
     _print_line(console, "sentences", " · ".join(f"{part} {len(text):,}" for part, text in sizes.items()))
+    if checked.lengths.num_left_out or checked.lengths.num_cut:
+        _print_line(console, "lengths", _show_lengths(checked.lengths))
     stand_in = " (a stand-in: not comparable with published spBLEU)" if checked.tokenizer.is_stand_in else ""
     _print_line(console, "spBLEU", f"tokenizer {checked.tokenizer.name}{stand_in}")
     baselines = ", ".join(baseline.name for baseline in space.baselines) or "none"
@@ -82,6 +85,13 @@ def print_check(console: Console, checked: CheckedSpace) -> None:
     which = "a sample" if dimensions else "summary"
     _print_line(console, which, f"{summarize(sample, space.classes)}: {sample.num_parameters(shape):,} parameters")
     print_plan(console, sample, space.classes, shape, "the sample's plan" if dimensions else "the plan")
+
+
+def _show_lengths(lengths: Lengths) -> str:
+    """Returns what is left out and cut for its length, in a line."""
+    of_base = " (the base's positions)" if lengths.max_length == lengths.positions else ""
+    text = f"{lengths.num_left_out:,} sentences above {lengths.max_length:,} tokens{of_base} are not trained on"
+    return f"{text} · {lengths.num_cut:,} are cut before they are translated" if lengths.num_cut else text
 
 
 def _print_line(console: Console, label: str, text: str) -> None:
@@ -133,6 +143,7 @@ def describe_check(checked: CheckedSpace) -> dict[str, Any]:
         "classes": {name: list(languages) for name, languages in space.classes.items()},
         "directions": [str(direction) for direction in checked.directions],
         "sentences": {"train": len(corpus.train), "validation": len(corpus.validation), "test": len(corpus.test)},
+        "lengths": asdict(checked.lengths),
         "spbleu": {"tokenizer": checked.tokenizer.name, "is_stand_in": checked.tokenizer.is_stand_in},
         "search": space.search.model_dump(exclude={"constraints", "plateau"})
         | {

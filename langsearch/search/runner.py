@@ -19,6 +19,7 @@ from langsearch.cluster.resources import num_threads, task_options
 from langsearch.evaluate.spbleu import SpBleu
 from langsearch.experiment.description import write_description
 from langsearch.experiment.disk import DiskBudget, without_weights
+from langsearch.experiment.earlier import with_earlier_defaults
 from langsearch.experiment.environment import CheckedSpace, build_environment, check_space, portable
 from langsearch.experiment.folder import STORE_FOLDER, ExperimentFolder, read_json
 from langsearch.experiment.lease import RemoteLease
@@ -109,6 +110,7 @@ def run_search(
     path, copy = root / space.name, WorkingCopy(remote, space.name) if remote is not None else None
     check_local_resources(space, address)
     if copy is None:
+        space = with_earlier_defaults(ExperimentFolder(path), space)
         check_start(path, space, resume=resume, accept_changed_space=accept_changed_space)
     if address is not None:
         connect(address)
@@ -119,6 +121,8 @@ def run_search(
         if copy is not None:
             display.message(f"Fetching what there is of {copy.remote.url} …")
             copy.take_over()
+            space = with_earlier_defaults(ExperimentFolder(path), space)
+        checked = replace(checked, space=space)
         # All that can be refused is refused before anything is written.
         check_start(path, space, resume=resume, accept_changed_space=accept_changed_space)
         checked = _with_recorded_base(checked, path)

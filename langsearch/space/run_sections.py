@@ -104,7 +104,8 @@ class DecodingSection(Section):
     directions: _Many = None
     sentences: _Many = None
     beams: Annotated[int, fixed("int", low=1)] = 1
-    max_length_factor: Annotated[float, fixed("float", low=0, is_low_open=True)] = 1.0
+    max_length: Annotated[int | None, fixed("int", low=4, words={"none": None})] = None
+    max_length_factor: Annotated[float | None, fixed("float", low=0, is_low_open=True, words={"auto": None})] = None
     rows_per_batch: Annotated[int, fixed("int", low=1)] = 1
 
     def over(self, settings: DecodingSettings) -> DecodingSettings:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -169,7 +169,12 @@ def load_space(path: Path | str, overrides: Sequence[str] = ()) -> Space:
         InputError: With every problem of the file: its line, its key, the rule, the value and the way out.
     """
     document = read_document(Path(path), overrides)
-    data = {"name": Path(path).stem} | document.data
+    return space_of(replace(document, data={"name": Path(path).stem} | document.data))
+
+
+def space_of(document: Document) -> Space:
+    """Returns the space of a document that has a name. Raises InputError as `load_space` does."""
+    data = document.data
     parsed, problems = _parse(data, document)
     problems += [document.problem(key, text) for key, text in check_space(Parsed(**parsed))]
     if problems:
@@ -254,4 +259,5 @@ def _resolve(data: Mapping[str, Any], parsed: Mapping[str, Any]) -> dict[str, An
 
 
 def _decoding(settings: DecodingSettings) -> dict[str, Any]:
-    return {name: "all" if value is None else value for name, value in asdict(settings).items()}
+    words = {"max_length": "none", "max_length_factor": "auto"}
+    return {name: words.get(name, "all") if value is None else value for name, value in asdict(settings).items()}

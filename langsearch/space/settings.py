@@ -69,7 +69,8 @@ class TrainerSettings:
     """Directions are drawn with probability proportional to size ** (1 / temperature)."""
 
     max_length: int = 256
-    """Longest side in tokens, language and end tokens included; longer pairs are left out and counted."""
+    """Longest side in tokens, language and end tokens included, but at most the base's positions. Longer pairs are left
+    out and counted, not cut: what is cut would teach to stop in the middle of a sentence."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: fp32 on the CPU; on a GPU bf16 where the chip has it, else fp16 with loss scaling."""
@@ -95,8 +96,13 @@ class DecodingSettings:
     beams: int = 1
     """1: greedy."""
 
-    max_length_factor: float = 2.0
-    """A hypothesis has at most this many times the source's tokens, plus 10."""
+    max_length: int | None = None
+    """Longest source in tokens, language and end tokens included; a longer one is cut there, and counted. None: none is
+    cut, and one that is longer than the base's positions is an error."""
+
+    max_length_factor: float | None = None
+    """A hypothesis has at most this many times the source's tokens, plus 10. None: as the direction's training
+    references need it, but at least 2; `evaluate.limits`."""
 
     rows_per_batch: int = 128
     """Hypotheses decoded together, beams counted."""

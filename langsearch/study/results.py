@@ -43,6 +43,10 @@ class TrialResult:
     direction_spbleu: tuple[tuple[str, float], ...] | None = None
     """("en-fr", spBLEU) of each direction. None where no constraint asks for it."""
     beams: int = 1
+    cut_share: float | None = None
+    """The share of translations that ended by their longest length. None: not known, of an older version."""
+    num_cut_sources: int = 0
+    """Sources that were longer than the base or the space allows, and were cut."""
     note: str = ""
     """What was changed to get it through: "out of memory in epoch 2: accumulation 2 instead of 1 from there"."""
     worker: str = ""
@@ -63,6 +67,8 @@ class TestResult:
     test_spbleu_high: float
     test_num_sentences: int
     test_num_directions: int
+    test_cut_share: float | None = None
+    test_num_cut_sources: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +87,8 @@ class FinalResult:
     full_num_directions: int
     full_direction_spbleu: tuple[tuple[str, float], ...] | None = None
     """As `TrialResult.direction_spbleu`."""
+    full_cut_share: float | None = None
+    full_num_cut_sources: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "full_direction_spbleu", _as_pairs(self.full_direction_spbleu))
@@ -135,6 +143,27 @@ def _share(count: int | None, whole: int | None) -> str | None:
 def kept_words(result: TrialResult) -> str:
     """Returns of which epoch a score is that stands beside the loss of another, later one."""
     return "" if result.kept_epoch == result.epoch else f" kept from epoch {result.kept_epoch}"
+
+
+MAX_CUT_SHARE = 0.01
+"""Above this share of cut translations a score says less about the model than about the limit."""
+
+
+def cut_words(cut_share: float | None, num_cut_sources: int = 0, what: str = "") -> str:
+    """Returns what to warn of where more than 1 % of translations were cut, or a source was; "" where not.
+
+    Args:
+        cut_share: The share of translations that ended by their longest length. None: not known.
+        num_cut_sources: Sources that were cut.
+        what: Which translations, such as "test".
+    """
+    of = f"{what} " if what else ""
+    words = []
+    if cut_share is not None and cut_share > MAX_CUT_SHARE:
+        words.append(f"{100 * cut_share:.1f} % of the {of}translations were cut at their longest length")
+    if num_cut_sources:
+        words.append(f"{num_cut_sources:,} {of}sources were cut")
+    return "; ".join(words)
 
 
 def parse_result(result: Mapping[str, Any]) -> TrialResult | None:

@@ -6,7 +6,6 @@ Resumes bitwise: from a checkpoint it goes through the same batches and the same
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from langsearch.data.batches import Batch, BatchVocabulary, collate, plan_epoch
 from langsearch.data.directions import Direction
 from langsearch.data.store import TokenStore
 from langsearch.model.device import product_dtype
+from langsearch.model.positions import num_positions
 from langsearch.space.settings import TrainerSettings
 from langsearch.train.checkpoint import Checkpoint
 from langsearch.train.cross_entropy import CrossEntropy
@@ -142,7 +142,7 @@ class _Run:
                 temperature=settings.temperature,
                 max_tokens=max(settings.tokens_per_batch // settings.accumulation, 1),
                 pairs_per_epoch=settings.pairs_per_epoch,
-                max_length=settings.max_length,
+                max_length=min(settings.max_length, num_positions(self.learner.model.config)),
             )
             if self.microbatch == 0:
                 self.learner.begin_epoch(self.epoch)

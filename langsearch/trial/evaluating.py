@@ -4,7 +4,7 @@ from typing import Any
 
 from langsearch.adapters.learners import AdaptedModel
 from langsearch.evaluate.evaluation import Evaluation, EvaluationSet, evaluate, evaluation_set
-from langsearch.evaluate.spbleu import Scores, SpBleu
+from langsearch.evaluate.spbleu import SpBleu
 from langsearch.experiment.environment import Environment
 from langsearch.experiment.folder import TrialFolder, read_json
 from langsearch.experiment.task import TrialTask
@@ -58,7 +58,7 @@ def evaluate_trial(
 
 def test_result(evaluation: Evaluation) -> TestResult:
     """Returns an evaluation on the test set as columns of the trial table."""
-    return TestResult(**_columns("test_", evaluation.scores))
+    return TestResult(**_columns("test_", evaluation))
 
 
 test_result.__test__ = False  # type: ignore[attr-defined]
@@ -67,21 +67,24 @@ test_result.__test__ = False  # type: ignore[attr-defined]
 def final_result(evaluation: Evaluation, *, with_directions: bool = False) -> FinalResult:
     """Returns an evaluation by `evaluation.final` as columns of the trial table."""
     return FinalResult(
-        **_columns("full_", evaluation.scores),
+        **_columns("full_", evaluation),
         full_worst_class_spbleu=evaluation.worst_class_spbleu,
         full_chrf=evaluation.chrf.chrf if evaluation.chrf else None,
         full_direction_spbleu=evaluation.direction_spbleu if with_directions else None,
     )
 
 
-def _columns(prefix: str, scores: Scores) -> dict[str, Any]:
+def _columns(prefix: str, evaluation: Evaluation) -> dict[str, Any]:
     """Returns what every evaluation has, by the names of its columns."""
+    scores = evaluation.scores
     return {
         f"{prefix}spbleu": scores.spbleu,
         f"{prefix}spbleu_low": scores.spbleu_low,
         f"{prefix}spbleu_high": scores.spbleu_high,
         f"{prefix}num_sentences": scores.num_sentences,
         f"{prefix}num_directions": len(scores.by_direction),
+        f"{prefix}cut_share": evaluation.cut_share,
+        f"{prefix}num_cut_sources": evaluation.num_cut_sources,
     }
 
 
@@ -94,8 +97,8 @@ def reuse_scores(base: Base, environment: Environment, folder: TrialFolder) -> F
         return None
     result, final = TrialResult(**read_json(folder.result)), environment.evaluation.final
     used = settings_at(environment, TrialTask.read(folder), result.kept_epoch)
-    same = (used.beams, used.max_length_factor) == (final.beams, final.max_length_factor)
-    if not same or result.beams != final.beams or (environment.with_chrf and result.chrf is None):
+    lengths = [(settings.beams, settings.max_length, settings.max_length_factor) for settings in (used, final)]
+    if lengths[0] != lengths[1] or result.beams != final.beams or (environment.with_chrf and result.chrf is None):
         return None
     if environment.with_directions and result.direction_spbleu is None:
         return None
@@ -109,4 +112,4 @@ def reuse_scores(base: Base, environment: Environment, folder: TrialFolder) -> F
 def _data(base: Base, environment: Environment, split: FinalSplit, settings: DecodingSettings) -> EvaluationSet:
     store = environment.test if split == "test" else environment.validation
     vocabulary = base.vocabulary(environment.languages)
-    return evaluation_set(store, environment.directions, settings, environment.classes, vocabulary)
+    return evaluation_set(store, environment.directions, settings, environment.classes, vocabulary, environment.train)

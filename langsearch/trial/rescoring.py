@@ -18,10 +18,13 @@ from langsearch.model.base import Base, load_base
 from langsearch.model.device import settle
 from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space
+from langsearch.study.results import cut_words
 from langsearch.trial.export import choose_trial, open_experiment
 from langsearch.trial.trial import Split, load_trained, resident
 
 _SPLITS: dict[str, Split] = {"validation": "validation", "dev": "validation", "test": "test", "devtest": "test"}
+
+_CUT_WAY_OUT = "`evaluation.final` has `max_length_factor` for translations and `max_length` for sources."
 
 
 def print_evaluation(
@@ -52,7 +55,9 @@ def print_evaluation(
             settings = replace(settings, beams=beams)
         store = environment.test if _SPLITS[split] == "test" else environment.validation
         vocabulary = base.vocabulary(environment.languages)
-        data = evaluation_set(store, environment.directions, settings, environment.classes, vocabulary)
+        data = evaluation_set(
+            store, environment.directions, settings, environment.classes, vocabulary, environment.train
+        )
         evaluation = evaluate(learner, data, settings, base.tokenizer, SpBleu(environment.tokenizer))
     _print(console, label, _SPLITS[split], settings.beams, evaluation, environment)
     return evaluation.scores
@@ -116,4 +121,9 @@ def _print(
         f"{scores.spbleu_high:.2f}",
         soft_wrap=True,
     )
+    console.print(
+        f"translations cut at their longest length: {100 * evaluation.cut_share:.2g} %", soft_wrap=True, markup=False
+    )
+    if warning := cut_words(evaluation.cut_share, evaluation.num_cut_sources):
+        console.print(f"Warning: {warning}. {_CUT_WAY_OUT}", soft_wrap=True, markup=False)
     console.print(scores.signature, soft_wrap=True, markup=False)

@@ -25,6 +25,8 @@ SCORES = pa.schema(
         ("signature", pa.string()),
         ("chrf", pa.float64()),
         ("chrf_signature", pa.string()),
+        ("num_cut", pa.int64()),
+        ("num_cut_sources", pa.int64()),
     ]
 )
 TRANSLATIONS = pa.schema(
@@ -56,6 +58,8 @@ def write_scores(folder: TrialFolder, split: ScoredSplit, evaluation: Evaluation
             "signature": evaluation.scores.signature,
             "chrf": chrf.get(score.direction),
             "chrf_signature": evaluation.chrf.signature if evaluation.chrf else None,
+            "num_cut": evaluation.cut[score.direction].hypotheses,
+            "num_cut_sources": evaluation.cut[score.direction].sources,
         }
         for score in evaluation.scores.by_direction
     ]

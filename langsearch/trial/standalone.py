@@ -20,7 +20,7 @@ from langsearch.space.dimensions import trainer_settings
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space, load_space
 from langsearch.space.settings import TrainerSettings
-from langsearch.study.results import TrialResult, kept_words
+from langsearch.study.results import TrialResult, cut_words, kept_words
 from langsearch.trial.trial import load_trained, resident, run_trial
 
 
@@ -139,7 +139,9 @@ def _check_fits(architecture: Architecture, shape: BaseShape, path: Path) -> Non
 
 def _epoch_line(result: TrialResult, num_epochs: int) -> str:
     loss = "" if result.train_loss is None else f" · loss {result.train_loss:.3f}"
+    warning = cut_words(result.cut_share, result.num_cut_sources)
     return (
         f"epoch {result.epoch}/{num_epochs}  spBLEU {result.spbleu:.2f} "
         f"({result.spbleu_low:.2f}–{result.spbleu_high:.2f}){kept_words(result)}{loss} · {result.seconds:.0f} s"
+        f"{f' · {warning}' if warning else ''}"
     )

@@ -1,6 +1,7 @@
 """Lines in, lines out, through exported adapters."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -8,20 +9,49 @@ import torch
 
 from langsearch.adapters.learners import adapt
 from langsearch.adapters.peft_export import load_export, read_export
+from langsearch.data.batches import NUM_MARKS
 from langsearch.evaluate.decoding import DecodingRow, decode_rows
 from langsearch.model.base import load_base
 from langsearch.model.device import settle_here
+from langsearch.model.positions import num_positions
 from langsearch.space.languages import match_code
 from langsearch.space.problems import InputError
 from langsearch.space.settings import DecodingSettings
 
 _LINES_AT_ONCE = 64
+_MAX_LISTED = 5
+
+
+@dataclass
+class CutLines:
+    """What of a text was cut, counted while it is translated."""
+
+    sources: list[int] = field(default_factory=list)
+    """Numbers of the lines that were longer than allowed, from 1."""
+
+    translations: list[int] = field(default_factory=list)
+    """Numbers of the lines whose translation ended by its longest length."""
+
+    @property
+    def words(self) -> str:
+        """What was cut, in a sentence for each; "" for nothing."""
+        found = ((self.sources, "cut before they were translated"), (self.translations, "cut at their longest length"))
+        return " ".join(f"{len(lines):,} lines were {what}: {_listed(lines)}." for lines, what in found if lines)
 
 
 def translate_lines(
-    adapters: Path, lines: Iterable[bytes], src: str, tgt: str, beams: int = 5, base: str | None = None
+    adapters: Path,
+    lines: Iterable[bytes],
+    src: str,
+    tgt: str,
+    beams: int = 5,
+    base: str | None = None,
+    max_length: int | None = None,
+    cut: CutLines | None = None,
 ) -> Iterator[str]:
     """Yields the translation of each line, an empty one for an empty line.
+
+    A translation may have twice the line's tokens plus 10, or 200 if that is more, within the base's positions.
 
     Args:
         adapters: A folder that `langsearch export` wrote.
@@ -30,6 +60,9 @@ def translate_lines(
         tgt: The target language.
         beams: 1 for greedy.
         base: The base, if it is not where the adapters say.
+        max_length: Longer lines are cut to so many tokens, language and end included. None: none is cut, and one that
+            is longer than the base's positions is an error.
+        cut: Hears of what was cut.
 
     Raises:
         InputError: If the adapters, a language or a line is wrong.
@@ -48,20 +81,41 @@ def translate_lines(
     learner = adapt(loaded, exported.architecture, exported.languages)
     load_export(learner, adapters)
     vocabulary = loaded.vocabulary(exported.languages)
+    positions = num_positions(loaded.model.config)
+    if max_length is not None and not NUM_MARKS < max_length <= positions:
+        raise InputError(
+            f"--max-length must be from {NUM_MARKS + 1} to the base's {positions:,} positions, but got {max_length}."
+        )
+    longest, cut = (max_length or positions) - NUM_MARKS, cut or CutLines()
     numbered = enumerate(lines, start=1)
     while chunk := list(islice(numbered, _LINES_AT_ONCE)):
         texts = [_decode(line, number) for number, line in chunk]
         tokens = loaded.tokenizer.encode(texts)
-        translations = decode_rows(
+        too_long = [number for (number, _), ids in zip(chunk, tokens, strict=True) if len(ids) > longest]
+        if too_long and max_length is None:
+            raise InputError(
+                f"A line must have at most {longest:,} tokens, which is what the base has positions for, but lines "
+                f"{_listed(too_long)} have more. Split them, or cut them with --max-length {positions}."
+            )
+        cut.sources += too_long
+        present = [(number, ids[:longest]) for (number, _), ids in zip(chunk, tokens, strict=True) if ids]
+        decoded = decode_rows(
             learner,
-            [DecodingRow(torch.tensor(ids).numpy(), names[0], names[1]) for ids in tokens if ids],
+            [DecodingRow(torch.tensor(ids).numpy(), names[0], names[1]) for _, ids in present],
             tokenizer=loaded.tokenizer,
             vocabulary=vocabulary,
             languages=exported.languages,
             settings=DecodingSettings(beams=beams),
         )
-        remaining = iter(translations)
+        cut.translations += [number for (number, _), is_cut in zip(present, decoded.is_cut, strict=True) if is_cut]
+        remaining = iter(decoded.texts)
         yield from (next(remaining) if ids else "" for ids in tokens)
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    """Returns the first of some numbers, and how many more there are."""
+    more = len(numbers) - _MAX_LISTED
+    return ", ".join(map(str, numbers[:_MAX_LISTED])) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _decode(line: bytes, number: int) -> str:

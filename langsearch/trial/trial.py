@@ -185,7 +185,9 @@ class _Run:
         if (
             self.kept is None
             or with_pruning
-            or self.kept_settings != asdict(settings)
+            or self.kept_settings is None
+            # Of an older version it lacks keys, which mean their defaults.
+            or DecodingSettings(**self.kept_settings) != settings
             or result.spbleu > self.kept.spbleu
         ):
             state = {"updates": result.updates, "epoch": result.epoch, "spbleu": result.spbleu}
@@ -204,7 +206,9 @@ class _Run:
         environment = self.environment
         settings = settings_at(environment, self.task, epoch)
         vocabulary = self.base.vocabulary(environment.languages)
-        data = evaluation_set(environment.validation, environment.directions, settings, environment.classes, vocabulary)
+        data = evaluation_set(
+            environment.validation, environment.directions, settings, environment.classes, vocabulary, environment.train
+        )
         evaluation = evaluate(
             self.learner,
             data,
@@ -245,6 +249,8 @@ class _Run:
             chrf=evaluation.chrf.chrf if evaluation.chrf else None,
             direction_spbleu=evaluation.direction_spbleu if environment.with_directions else None,
             beams=settings.beams,
+            cut_share=evaluation.cut_share,
+            num_cut_sources=evaluation.num_cut_sources,
             note=self.attempts.note,
             worker=f"{socket.gethostname()}/{os.getpid()}",
         )

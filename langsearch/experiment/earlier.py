@@ -1,0 +1,36 @@
+"""Defaults that have changed since an experiment was started: it goes on with those that it began with."""
+
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from langsearch.experiment.folder import ExperimentFolder
+from langsearch.space.schema import Space, space_of
+
+EARLIER_DEFAULTS: dict[str, Any] = {"max_length_factor": 2.0}
+"""Keys of `evaluation.search` and `evaluation.final`, with the defaults that they had before."""
+
+
+def with_earlier_defaults(folder: ExperimentFolder, space: Space) -> Space:
+    """Returns a space as the experiment that is resumed with it was started: its scores must stay comparable.
+
+    Only what the space leaves to a default is set, where the experiment has the default of an earlier version.
+
+    Args:
+        folder: An experiment's folder; it may be missing.
+        space: The space that it is resumed with.
+    """
+    if not folder.space.exists():
+        return space
+    kept = YAML(typ="safe", pure=True).load(folder.space.read_text(encoding="utf-8")) or {}
+    data, is_changed = deepcopy(space.document.data), False
+    for section in ("search", "final"):
+        begun = (kept.get("evaluation") or {}).get(section) or {}
+        for key, default in EARLIER_DEFAULTS.items():
+            given = (data.get("evaluation") or {}).get(section) or {}
+            if begun.get(key) == default and key not in given:
+                data["evaluation"] = (data.get("evaluation") or {}) | {section: given | {key: default}}
+                is_changed = True
+    return space_of(replace(space.document, data=data)) if is_changed else space
