@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from langsearch.adapters.language_rows import STATE_NAME, LanguageRows
 from langsearch.adapters.lora import LanguageLoRA
 from langsearch.adapters.mounting import mount
 from langsearch.adapters.protocol import Adapters
@@ -48,7 +49,8 @@ class AdaptedModel:
     """A frozen base with adapters in it.
 
     The base's own module objects are used, not copied: `remove` takes the adapters out and leaves it as it was. So
-    does a failure while they are put in.
+    does a failure while they are put in. With the adapters of any kind come the embedding rows of the languages that
+    are new to the base.
 
     Args:
         base: The base; must carry no adapters.
@@ -58,7 +60,11 @@ class AdaptedModel:
     def __init__(self, base: Base, adapters: Adapters) -> None:
         self.model = base.model
         self.adapters = adapters
-        self._originals = mount(self.model, adapters.modules())
+        self.rows = _make_rows(base, base.model)
+        new = dict(adapters.architecture.new_languages)
+        assert set(new) == {language.code for language in base.new_languages}, f"the base must know {sorted(new)} alone"
+        rows = self.rows.modules() if self.rows else {}
+        self._originals = mount(self.model, {**adapters.modules(), **rows})
 
     @property
     def architecture(self) -> Architecture:
@@ -86,12 +92,14 @@ class AdaptedModel:
         mount(self.model, self._originals)
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """Returns the adapters' parameters."""
-        return self.adapters.parameters()
+        """Returns the adapters' parameters and the rows of new languages."""
+        rows = {STATE_NAME: self.rows.weight} if self.rows else {}
+        return {**self.adapters.parameters(), **rows}
 
     def state(self) -> dict[str, Tensor]:
-        """Returns all of the adapters that a checkpoint must hold."""
-        return self.adapters.state()
+        """Returns all of the adapters that a checkpoint must hold, and the rows of new languages."""
+        rows = {STATE_NAME: self.rows.weight.data} if self.rows else {}
+        return {**self.adapters.state(), **rows}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Takes back what `state` gave."""
@@ -110,8 +118,8 @@ class AdaptedModel:
         self.adapters.after_update()
 
     def num_nonzero(self) -> int:
-        """Returns the stored parameters that are not pruned away; padding does not count."""
-        return self.adapters.num_nonzero()
+        """Returns the stored parameters that are not pruned away; padding does not count, and rows are never pruned."""
+        return self.adapters.num_nonzero() + (self.rows.weight.numel() if self.rows else 0)
 
 
 def adapt(base: Base, architecture: Architecture, languages: Sequence[str], seed: int = 0) -> AdaptedModel:
@@ -127,7 +135,7 @@ def adapt(base: Base, architecture: Architecture, languages: Sequence[str], seed
 
 
 class FullModel:
-    """A copy of the base, all of whose parameters are trained.
+    """A copy of the base, all of whose parameters are trained, and with them the rows of languages new to the base.
 
     Args:
         base: The base; it is copied, since its weights may be memory that others read.
@@ -135,6 +143,8 @@ class FullModel:
 
     def __init__(self, base: Base) -> None:
         self.model = deepcopy(base.model)
+        if rows := _make_rows(base, self.model):
+            mount(self.model, rows.modules())
         for parameter in self.model.parameters():
             parameter.data = parameter.data.clone()
         self.model.requires_grad_(True)
@@ -165,6 +175,10 @@ class FullModel:
     def num_nonzero(self) -> int:
         """Returns the number of parameters."""
         return sum(parameter.numel() for parameter in self.parameters().values())
+
+
+def _make_rows(base: Base, model: TranslationModel) -> LanguageRows | None:
+    return LanguageRows(model, base.new_languages) if base.new_languages else None
 
 
 @torch.no_grad()

@@ -81,7 +81,7 @@ class LanguageLoRA:
 
     def num_parameters(self) -> int:
         """Returns the sum of rank * (in + out) over sites and slots."""
-        return self.architecture.num_parameters(self._shape)
+        return self.architecture.num_parameters(self._shape) - self.architecture.num_row_parameters(self._shape)
 
     def num_nonzero(self) -> int:
         """Returns the stored parameters that no mask has pruned."""

@@ -49,6 +49,10 @@ class BatchVocabulary:
 
     form: SentenceForm = SentenceForm()
 
+    first_new_id: int | None = None
+    """The base reads tokens from this id on, but can never say one, so that they are no labels. None: there are none.
+    """
+
     def src_marks(self, directions: Sequence[Direction]) -> list[int]:
         """Returns the token that the source of each direction begins with."""
         by_src = self.form.src_mark == "src"
@@ -70,10 +74,10 @@ class Batch:
     """(rows, src_len) int64: 1 at tokens, 0 at pads."""
 
     decoder_input_ids: Tensor
-    """(rows, tgt_len) int64: the decoder's start, then the labels without their last."""
+    """(rows, tgt_len) int64: the decoder's start, then the target's tokens without their last."""
 
     labels: Tensor
-    """(rows, tgt_len) int64: language if the form has it, text, eos, then -100."""
+    """(rows, tgt_len) int64: language if the form has it, text, eos, then -100; -100 also for a new language."""
 
     src_lang: Tensor
     """(rows,) int64: index of the source language."""
@@ -199,7 +203,10 @@ def collate(
     decoder_input_ids = np.empty_like(tgt_ids)
     decoder_input_ids[:, 0] = vocabulary.decoder_start_id
     decoder_input_ids[:, 1:] = tgt_ids[:, :-1]
-    labels = np.where(is_token(tgt_ids, tgt_lengths), tgt_ids, IGNORED_LABEL)
+    is_label = is_token(tgt_ids, tgt_lengths)
+    if vocabulary.first_new_id is not None:
+        is_label[:, 0] &= tgt_ids[:, 0] < vocabulary.first_new_id
+    labels = np.where(is_label, tgt_ids, IGNORED_LABEL)
     position = {language: index for index, language in enumerate(languages)}
     return Batch(
         src_ids=torch.from_numpy(src_ids),
@@ -208,7 +215,7 @@ def collate(
         labels=torch.from_numpy(labels),
         src_lang=torch.tensor([position[d.src] for d, _ in pairs], dtype=torch.int64),
         tgt_lang=torch.tensor([position[d.tgt] for d, _ in pairs], dtype=torch.int64),
-        num_tgt_tokens=int(tgt_lengths.sum()),
+        num_tgt_tokens=int(is_label.sum()),
         sentences=torch.from_numpy(rows[:, 1].astype(np.int64)) if with_sentences else None,
     )
 

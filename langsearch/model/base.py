@@ -5,6 +5,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,26 @@ TOKENIZER_FILES = (
 )
 
 
+@dataclass(frozen=True)
+class NewLanguage:
+    """A language that a base has no token for."""
+
+    code: str
+    """As the space has it."""
+
+    like: str
+    """The language of the base from whose token its own starts, by the space's code."""
+
+    token: str
+    """The text of its token, in the form of the base's others: `__tyv__`, `tyv_Cyrl`."""
+
+    index: int
+    """The id of its token."""
+
+    like_index: int
+    """The id of the token that its own starts from."""
+
+
 class BaseTokenizer:
     """The base's own tokenizer, seen as pieces of sentences plus one token a language.
 
@@ -60,6 +81,7 @@ class BaseTokenizer:
         self._special_ids = {*self._tokenizer.all_special_ids, *self.language_ids.values()}
         self.fingerprint = _fingerprint(folder)
         """16 hexadecimal digits over the vocabulary and the SentencePiece model: equal pieces, equal fingerprint."""
+        self.new_languages: tuple[NewLanguage, ...] = ()
 
     @property
     def spm_path(self) -> Path:
@@ -68,7 +90,18 @@ class BaseTokenizer:
 
     def language_token(self, language: str) -> str:
         """Returns the text of a language's token. Raises InputError for a language that the base does not know."""
-        return self.family.token_format.format(match_code(language, self.language_ids))
+        code = match_code(language, self.language_ids)
+        own = {language.code: language.token for language in self.new_languages}
+        return own.get(code) or self.family.token_format.format(code)
+
+    def with_languages(self, languages: Sequence[NewLanguage]) -> "BaseTokenizer":
+        """Returns the tokenizer with tokens for languages that the base has none for."""
+        extended = copy(self)
+        extended.new_languages = tuple(languages)
+        ids = {language.code: language.index for language in languages}
+        extended.language_ids = {**self.language_ids, **ids}
+        extended._special_ids = {*self._special_ids, *ids.values()}
+        return extended
 
     def encode(self, sentences: Sequence[str]) -> list[list[int]]:
         """Returns the ids of each sentence's pieces, without language and end tokens."""
@@ -80,6 +113,11 @@ class BaseTokenizer:
         kept = [[token for token in row if token not in self._special_ids] for row in ids]
         texts: list[str] = self._tokenizer.batch_decode(kept, skip_special_tokens=True)
         return texts
+
+    def unknown_share(self, sentences: Sequence[str]) -> float:
+        """Returns which share of the sentences' pieces the base does not know, in [0, 1]."""
+        pieces = [piece for ids in self.encode(sentences) for piece in ids]
+        return pieces.count(self._tokenizer.unk_token_id) / max(len(pieces), 1)
 
     def vocabulary(self, languages: Sequence[str], decoder_start_id: int) -> BatchVocabulary:
         """Returns the special ids that batches need.
@@ -102,6 +140,7 @@ class BaseTokenizer:
             decoder_start_id=decoder_start_id,
             language_ids=ids,
             form=self.family.form,
+            first_new_id=min((language.index for language in self.new_languages), default=None),
         )
 
 
@@ -121,6 +160,9 @@ class Base:
         """What finds this base again."""
         return BaseSource(self.name, self.revision, self.tokenizer.family.name)
 
+    new_languages: tuple[NewLanguage, ...] = ()
+    """Languages that it has no token for, sorted by their codes; see `new_languages.with_new_languages`."""
+
     def vocabulary(self, languages: Sequence[str]) -> BatchVocabulary:
         """Returns the special ids that batches need. Raises InputError for a language that the base does not know."""
         config: Any = self.model.config
@@ -139,6 +181,7 @@ class SharedBase:
     shape: BaseShape
     family: str
     revision: str | None = None
+    new_languages: tuple[NewLanguage, ...] = ()
 
 
 def read_shape(folder: Path, family: str | None = None) -> BaseShape:
@@ -214,7 +257,16 @@ def share_base(base: Base) -> SharedBase:
     for tied in ("lm_head.weight", "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight"):
         if base.model.config.tie_word_embeddings:
             weights.pop(tied, None)
-    return SharedBase(base.name, files, weights, dtypes, base.shape, base.tokenizer.family.name, base.revision)
+    return SharedBase(
+        name=base.name,
+        files=files,
+        weights=weights,
+        dtypes=dtypes,
+        shape=base.shape,
+        family=base.tokenizer.family.name,
+        revision=base.revision,
+        new_languages=base.new_languages,
+    )
 
 
 def attach_base(shared: SharedBase) -> Base:
@@ -249,7 +301,8 @@ def attach_base(shared: SharedBase) -> Base:
         )
         # In the weights' type, as `from_pretrained` has it: a sum of two types would be of the wider one.
         positions.weights = nn.Buffer(table.to(model.dtype), persistent=False)
-    return Base(shared.name, _freeze(model), tokenizer, shared.shape, shared.revision)
+    tokenizer = tokenizer.with_languages(shared.new_languages)
+    return Base(shared.name, _freeze(model), tokenizer, shared.shape, shared.revision, shared.new_languages)
 
 
 def to_device(base: Base, device: torch.device) -> Base:

@@ -254,6 +254,7 @@ def _architecture(
         scaling=pick(section.scaling, "scaling", point),
         alpha=pick(section.alpha, "alpha", point),
         ffn_slice=pick(section.ffn_slice, "ffn_slice", point),
+        new_languages=tuple(space.new_languages.items()),
     )
 
 

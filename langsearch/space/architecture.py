@@ -91,6 +91,10 @@ class Architecture:
     alpha: float = 1.0
     ffn_slice: int | None = None
 
+    new_languages: tuple[tuple[str, str], ...] = ()
+    """(language, like) for every language that the base has no token for: it gets one of its own, which starts as that
+    of the language `like` and whose embedding row is trained with the adapters."""
+
     def __post_init__(self) -> None:
         if len(dict(self.slots)) < len(self.slots):
             raise ValueError(f"A language must be named once, but got {[language for language, _ in self.slots]}")
@@ -101,6 +105,8 @@ class Architecture:
             raise ValueError(f"`alpha` must be above 0, but got {self.alpha}")
         if self.ffn_slice is not None and self.ffn_slice < 1:
             raise ValueError(f"`ffn_slice` must be 1 or more, or None, but got {self.ffn_slice}")
+        if unknown := sorted(set(dict(self.new_languages)) - set(dict(self.slots))):
+            raise ValueError(f"A new language must have a slot, but got {', '.join(unknown)}")
         checked = _checked_adapters(self.adapters, set(dict(self.slots).values()))
         used = {slot for entry in checked for slot, _ in entry.ranks}
         names = _canonical_slots(dict(self.slots), used)
@@ -120,6 +126,7 @@ class Architecture:
         set_field(self, "slots", tuple(sorted(names.items())))
         set_field(self, "adapters", tuple(adapters))
         set_field(self, "pruning", _canonical_pruning(self.pruning, renamed, used))
+        set_field(self, "new_languages", tuple(sorted(dict(self.new_languages).items())))
         set_field(self, "alpha", 1.0 if self.scaling == "none" else float(self.alpha))
         set_field(self, "ffn_slice", self.ffn_slice if has_ffn else None)
         if not adapters:
@@ -138,8 +145,11 @@ class Architecture:
         return next((dict(entry.ranks).get(slot, 0) for entry in self.adapters if entry.site == site), 0)
 
     def num_parameters_by_slot(self, shape: BaseShape) -> dict[str, int]:
-        """Returns the stored adapter parameters of each slot: the sum over its sites of rank * (in + out)."""
-        counts = {slot: 0 for _, slot in self.slots}
+        """Returns the stored parameters of each slot: over its sites rank * (in + out), and its new languages' rows."""
+        slots = dict(self.slots)
+        counts = dict.fromkeys(slots.values(), 0)
+        for language, _ in self.new_languages:
+            counts[slots[language]] += shape.d_model
         for entry in self.adapters:
             unit = sum(shape.features(entry.site.stack, entry.site.module, self.ffn_slice))
             for slot, rank in entry.ranks:
@@ -147,8 +157,12 @@ class Architecture:
         return counts
 
     def num_parameters(self, shape: BaseShape) -> int:
-        """Returns the stored adapter parameters over all slots (before pruning)."""
+        """Returns the stored parameters over all slots (before pruning)."""
         return sum(self.num_parameters_by_slot(shape).values())
+
+    def num_row_parameters(self, shape: BaseShape) -> int:
+        """Returns those of them that are embedding rows of new languages, which are never pruned."""
+        return len(self.new_languages) * shape.d_model
 
     def scale(self, rank: int) -> float:
         """Returns the factor on B A x: 1 as published, or alpha / r, or alpha / sqrt(r) (rsLoRA, arXiv 2312.03732)."""
@@ -168,6 +182,8 @@ class Architecture:
         ]
         value: dict[str, Any] = {"format": FORMAT_VERSION, "slots": dict(self.slots), "adapters": groups}
         value |= {"init": self.init, "scaling": self.scaling, "alpha": self.alpha, "ffn_slice": self.ffn_slice}
+        # Left out where there is none, so that older fingerprints hold.
+        value |= {"new_languages": dict(self.new_languages)} if self.new_languages else {}
         value["pruning"] = None
         if self.pruning is not None:
             pruning = self.pruning
@@ -185,7 +201,9 @@ class Architecture:
             ValueError: If a key is missing or unknown, the format is newer than this version, or a value is wrong.
         """
         keys = ("format", "slots", "adapters", "init", "scaling", "alpha", "ffn_slice", "pruning")
-        _check_keys("An architecture", value, keys)
+        if isinstance(value, Mapping):
+            value = {"new_languages": {}, **value}
+        _check_keys("An architecture", value, (*keys, "new_languages"))
         if value["format"] != FORMAT_VERSION:
             raise ValueError(f"The architecture's format must be {FORMAT_VERSION}, but got {value['format']}")
         adapters = []
@@ -206,6 +224,7 @@ class Architecture:
             scaling=value["scaling"],
             alpha=value["alpha"],
             ffn_slice=value["ffn_slice"],
+            new_languages=tuple(value["new_languages"].items()),
         )
 
     def to_json(self) -> str:

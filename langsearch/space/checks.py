@@ -3,8 +3,7 @@
 Every check yields (key path, text) and goes on, so that all problems are told at once.
 """
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from langsearch.space.architecture import BaseShape
@@ -13,10 +12,8 @@ from langsearch.space.base_section import BaseSection
 from langsearch.space.build import PUBLISHED_PRUNING_DURATION, PUBLISHED_PRUNING_START
 from langsearch.space.data_checks import check_data
 from langsearch.space.document import KeyPath, show
-from langsearch.space.languages import find_language
-from langsearch.space.placement import SIDES
+from langsearch.space.language_section import Languages, LanguagesSection, Problem, check_languages
 from langsearch.space.priors import PriorSection, check_prior
-from langsearch.space.problems import InputError
 from langsearch.space.run_sections import (
     BaselineSection,
     DataSection,
@@ -28,12 +25,9 @@ from langsearch.space.search_sections import CheckpointSection, FailureSection, 
 from langsearch.space.sections import ArchitectureSection, TrainerSection
 from langsearch.space.settings import Baseline
 from langsearch.space.tracking import TrackerSection
-from langsearch.space.values import SEARCH_KEYS, Searched
+from langsearch.space.values import Searched
 
 _OWN_RESOURCES = ("cpu", "gpu", "memory", "object_store_memory")
-
-Problem = tuple[KeyPath, str]
-Languages = Mapping[str, list[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +36,7 @@ class Parsed:
 
     name: str | None
     base: BaseSection | None
-    languages: Languages | None
+    languages: LanguagesSection | None
     data: DataSection | None
     architecture: ArchitectureSection | None
     trainer: TrainerSection | None
@@ -60,18 +54,20 @@ class Parsed:
 def check_space(parsed: Parsed) -> list[Problem]:
     """Returns the problems between the keys of a space, as far as its sections are right by themselves."""
     problems: list[Problem] = []
+    classes: Languages | None = None
     if parsed.languages is not None:
-        problems += _check_languages(parsed.languages)
+        classes = parsed.languages.classes
+        problems += check_languages(parsed.languages)
     if parsed.data is not None:
-        problems += check_data(parsed.data, parsed.languages)
+        problems += check_data(parsed.data, classes)
     if parsed.architecture is not None:
-        problems += check_architecture(parsed.architecture, parsed.languages, parsed.trainer)
+        problems += check_architecture(parsed.architecture, classes, parsed.trainer)
     if parsed.baselines is not None:
         problems += _check_baselines(parsed.baselines, parsed.trainer)
     if parsed.search is not None:
         problems += check_search(
             parsed.search,
-            classes=parsed.languages,
+            classes=classes,
             data=parsed.data,
             architecture=parsed.architecture,
             trainer=parsed.trainer,
@@ -96,38 +92,6 @@ def _check_resources(resources: ResourcesSection) -> Iterator[Problem]:
         if name.lower() in _OWN_RESOURCES:
             rule = "must not be one of Ray's own resources: use resources.cpu and resources.gpu"
             yield ("resources", "custom", name), f"{rule}, but got {show(name)}"
-
-
-def _check_languages(classes: Languages) -> Iterator[Problem]:
-    if not classes or sum(len(members) for members in classes.values()) < 2:
-        yield ("languages",), "must have at least two languages, such as {high: [en, fr], low: [wo]}."
-    seen: dict[str, str] = {}
-    for name, members in classes.items():
-        if name in (*SEARCH_KEYS, *SIDES, "languages") or not re.fullmatch(r"[\w-]+", name):
-            yield (
-                ("languages", name),
-                "is no name for a class: use letters, digits, _ and -, and no word of the schema.",
-            )
-        if any(name in others for others in classes.values()):
-            yield ("languages", name), f"must not be named as a language is, but got {show(name)}"
-        if not members:
-            yield ("languages", name), "must have at least one language; leave the class out otherwise."
-        for index, language in enumerate(members):
-            path: KeyPath = ("languages", name, index)
-            if not re.fullmatch(r"[A-Za-z0-9_]+", language):
-                yield path, f"must be a language code of letters, digits and _, but got {show(language)}"
-                continue
-            meaning = _meaning(language)
-            if meaning in seen:
-                yield path, f"must name each language once, but {show(seen[meaning])} is the same as {show(language)}"
-            seen.setdefault(meaning, language)
-
-
-def _meaning(language: str) -> str:
-    try:
-        return find_language(language).flores200
-    except InputError:
-        return language
 
 
 def _check_baselines(items: list[BaselineSection], trainer: TrainerSection | None) -> Iterator[Problem]:

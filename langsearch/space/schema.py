@@ -15,6 +15,7 @@ from langsearch.space.build import baseline_architecture, build_architecture
 from langsearch.space.checks import Parsed, check_baseline_shape, check_space
 from langsearch.space.dimensions import baseline_trainer_settings, search_dimensions, trainer_settings
 from langsearch.space.document import Document, dump, read_document, show
+from langsearch.space.language_section import LanguagesSection
 from langsearch.space.priors import PriorSection, check_prior_shape
 from langsearch.space.problems import InputError, near_names
 from langsearch.space.run_sections import (
@@ -42,7 +43,7 @@ from langsearch.space.validation import validate
 _SECTIONS: Mapping[str, Any] = {
     "name": Annotated[str, fixed("text")],
     "base": BaseItem,
-    "languages": dict[str, list[str]],
+    "languages": LanguagesSection,
     "data": DataSection,
     "architecture": ArchitectureSection,
     "trainer": TrainerSection,
@@ -71,6 +72,9 @@ class Space:
 
     classes: Mapping[str, tuple[str, ...]]
     """The languages of each class, in the file's order."""
+
+    new_languages: Mapping[str, str]
+    """For each language that the base has no token for, the language whose token its own starts from."""
 
     data: DataSettings
     evaluation: EvaluationSettings
@@ -115,7 +119,8 @@ class Space:
             InputError: If a layer lies outside the base.
         """
         self._check_point(point)
-        return build_architecture(self.architecture_section, self.classes, point, shape)
+        architecture = build_architecture(self.architecture_section, self.classes, point, shape)
+        return replace(architecture, new_languages=tuple(self.new_languages.items()))
 
     def trainer(self, point: Mapping[str, Any]) -> TrainerSettings:
         """Returns the trainer's settings at a point. Raises ValueError as `architecture` does."""
@@ -123,12 +128,18 @@ class Space:
         return trainer_settings(self.trainer_section, point)
 
     def baseline_architecture(self, name: str, shape: BaseShape) -> Architecture | None:
-        """Returns a baseline's architecture, None for full_finetuning; see `build.baseline_architecture`.
+        """Returns a baseline's architecture; see `build.baseline_architecture`.
+
+        For full_finetuning it is None, or one that has no adapters but the languages that are new to the base.
 
         Raises:
             ValueError: If the space does not list the baseline.
         """
-        return baseline_architecture(self._baseline(name), self.classes, shape)
+        found = baseline_architecture(self._baseline(name), self.classes, shape)
+        if not self.new_languages:
+            return found
+        bare = Architecture(slots=tuple((language, language) for language in self.languages), adapters=())
+        return replace(found or bare, new_languages=tuple(self.new_languages.items()))
 
     def baseline_trainer(self, name: str) -> TrainerSettings:
         """Returns a baseline's trainer settings; see `dimensions.baseline_trainer_settings`.
@@ -182,7 +193,8 @@ def space_of(document: Document) -> Space:
     return Space(
         name=data["name"],
         base_source=parsed["base"].settings(),
-        classes={name: tuple(languages) for name, languages in parsed["languages"].items()},
+        classes={name: tuple(languages) for name, languages in parsed["languages"].classes.items()},
+        new_languages=parsed["languages"].likes,
         data=parsed["data"].settings(),
         evaluation=parsed["evaluation"].settings(),
         baselines=tuple(item.settings() for item in parsed["baselines"]),
