@@ -34,7 +34,8 @@ WRONG = {
     ),
     "an unknown language": (
         "languages.low=[swx]",
-        "A language must be among the 100 known here, but got 'swx'. Did you mean sw?\n"
+        "A language must be among the 100 known here, but got 'swx'. Did you mean sw? One that the base has no token "
+        "for can begin as another: languages: {new: {tyv: {like: kaz}}}.\n"
         "error: embedded quickstart: a column for swx must exist. Did you mean sw?",
     ),
     "files with unequal line counts": (

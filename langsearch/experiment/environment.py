@@ -20,6 +20,7 @@ from langsearch.model.base import Base, BaseTokenizer, read_shape
 from langsearch.model.device import Compute
 from langsearch.model.families import read_config
 from langsearch.model.finding import FoundBase, locate_base
+from langsearch.model.new_languages import check_new_languages
 from langsearch.model.positions import num_positions
 from langsearch.space.architecture import BaseShape
 from langsearch.space.problems import InputError
@@ -72,6 +73,7 @@ class CheckedSpace:
     directions: tuple[Direction, ...]
     tokenizer: ScoreTokenizer
     lengths: Lengths
+    base_tokenizer: BaseTokenizer
 
 
 def check_space(space: Space, source: BaseSource | None = None) -> CheckedSpace:
@@ -98,8 +100,8 @@ def check_space(space: Space, source: BaseSource | None = None) -> CheckedSpace:
             read_adapters(Path(space.trainer_section.init_from), shape)
         base_tokenizer = BaseTokenizer(folder, found.source.family)
         family = base_tokenizer.family.name
+        problems += _check_languages(space, base_tokenizer)
         tokenizer = find_tokenizer(space.evaluation.spbleu, base_tokenizer.spm_path)
-        base_tokenizer.vocabulary(space.languages, decoder_start_id=0)
     except InputError as error:
         problems += error.problems
     try:
@@ -120,8 +122,24 @@ def check_space(space: Space, source: BaseSource | None = None) -> CheckedSpace:
     if problems:
         raise InputError(problems)
     assert found is not None and shape is not None and corpus is not None and tokenizer is not None
-    assert lengths is not None
-    return CheckedSpace(space, found, family, shape, corpus, directions, tokenizer, lengths)
+    assert lengths is not None and base_tokenizer is not None
+    return CheckedSpace(space, found, family, shape, corpus, directions, tokenizer, lengths, base_tokenizer)
+
+
+def _check_languages(space: Space, tokenizer: BaseTokenizer) -> list[str]:
+    """Returns the problems of the languages with a base: those that it does not know, and those that begin in it."""
+    problems = []
+    known = [language for language in space.languages if language not in space.new_languages]
+    try:
+        tokenizer.vocabulary(known, decoder_start_id=0)
+    except InputError as error:
+        way_out = "One that the base has no token for can begin as another: languages: {new: {tyv: {like: kaz}}}."
+        problems += [f"{problem} {way_out}" for problem in error.problems]
+    problems += [
+        space.document.problem(("languages", "new", *keys), text)
+        for keys, text in check_new_languages(tokenizer, space.new_languages)
+    ]
+    return problems
 
 
 def read_corpus(data: DataSettings, languages: tuple[str, ...]) -> Corpus:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
@@ -29,6 +29,8 @@ class TrialTask:
 
     trainer: TrainerSettings
     architecture: Architecture | None
+    """None, or without adapters, where `method` is not adapters; languages that are new to the base are in it."""
+
     classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """The languages of each class, for the summary's ranks; changes nothing else."""
 
@@ -49,16 +51,20 @@ class TrialTask:
 
     def num_trainable(self, shape: BaseShape) -> int:
         """Returns how many parameters are trained and stored."""
-        if self.method == "adapters":
-            assert self.architecture is not None
-            return self.architecture.num_parameters(shape)
-        return shape.num_parameters if self.method == "full" else 0
+        if self.method == "none":
+            return 0
+        own = self.architecture.num_parameters(shape) if self.architecture is not None else 0
+        return own + (shape.num_parameters if self.method == "full" else 0)
 
     @property
     def summary(self) -> str:
         """A line on the adapters: ranks by slot, layers by side."""
         if self.architecture is None or not self.architecture.adapters:
-            return {"full": "all parameters", "none": "the base as it is", "adapters": "no adapters"}[self.method]
+            words = {"full": "all parameters", "none": "the base as it is", "adapters": "no adapters"}[self.method]
+            new = dict(self.architecture.new_languages) if self.architecture is not None else {}
+            if self.method == "none" and new:
+                return f"{words}, {', '.join(f'{like} for {language}' for language, like in new.items())}"
+            return f"{words} and {_count_rows(new)}" if new else words
         return summarize(self.architecture, self.classes)
 
     def write(self, folder: TrialFolder) -> None:
@@ -108,7 +114,9 @@ def baseline_task(space: Space, shape: BaseShape, name: str) -> TrialTask:
     """Returns the task of one of the space's baselines."""
     methods: dict[str, Method] = {"pretrained": "none", "full_finetuning": "full"}
     method = methods.get(name, "adapters")
-    architecture = space.baseline_architecture(name, shape) if method == "adapters" else None
+    # All parameters, or none, need no architecture but for the languages that are new to the base.
+    has_own = method == "adapters" or bool(space.new_languages)
+    architecture = space.baseline_architecture(name, shape) if has_own else None
     return TrialTask(
         name=name,
         kind="baseline",
@@ -139,7 +147,12 @@ def summarize(architecture: Architecture, classes: Mapping[str, Sequence[str]]) 
     for entry in architecture.adapters:
         layers[entry.site.stack].add(entry.site.layer)
     text = f"enc {show_layers(layers['encoder'])} dec {show_layers(layers['decoder'])}"
+    new = f" · {_count_rows(architecture.new_languages)}" if architecture.new_languages else ""
     if len(largest) == 1:
-        return f"shared rank {ranks[0]} · {text} · {len(architecture.adapters)} sites"
+        return f"shared rank {ranks[0]} · {text} · {len(architecture.adapters)} sites{new}"
     num_src = sum(entry.side == "src" for entry in architecture.adapters)
-    return f"rank {';'.join(ranks)} · {text} · {num_src} src {len(architecture.adapters) - num_src} tgt"
+    return f"rank {';'.join(ranks)} · {text} · {num_src} src {len(architecture.adapters) - num_src} tgt{new}"
+
+
+def _count_rows(new_languages: Sized) -> str:
+    return f"{len(new_languages)} new language{'' if len(new_languages) == 1 else 's'}"

@@ -130,7 +130,7 @@ def describe_task(task: LearningTask, shape: BaseShape) -> str:
     ranks: Mapping[str, int] = {slot: rank for entry in task.architecture.adapters for slot, rank in entry.ranks}
     rank, num = max(ranks.values(), default=0), len(task.architecture.adapters)
     if task.kind == "sides":
-        count = 2 * task.architecture.num_parameters(shape)
+        count = 2 * task.architecture.num_parameters(shape) - task.architecture.num_row_parameters(shape)
         return (
             f"sides by {task.by}: {task.steps} steps, rank {rank} of either side at {num} sites, {count:,} parameters"
         )

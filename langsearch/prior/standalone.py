@@ -14,6 +14,7 @@ from langsearch.experiment.folder import STORE_FOLDER, write_text
 from langsearch.experiment.recorded_base import check_recorded, record_base, recorded_source
 from langsearch.model.base import load_base
 from langsearch.model.device import require_gpu, settle
+from langsearch.model.new_languages import with_new_languages
 from langsearch.prior.learning import (
     STACKS,
     LearningProgress,
@@ -75,7 +76,7 @@ def learn_and_print(
     require_gpu(space.resources.gpu)
     if folder.exists():
         begin(folder, task)
-    base = load_base(checked.base)
+    base = with_new_languages(load_base(checked.base), space.new_languages)
     environment = build_environment(checked, base, folder.parent / STORE_FOLDER)
     base = settle(base, environment.compute.resident(task.trainer.precision))
     begin(folder, task)

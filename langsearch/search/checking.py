@@ -23,6 +23,7 @@ from langsearch.experiment.lengths import Lengths
 from langsearch.experiment.task import summarize
 from langsearch.model.cache import cache_folder
 from langsearch.model.finding import FoundBase
+from langsearch.search.known_pieces import describe_languages, language_lines
 from langsearch.search.trackers import describe_tracking
 from langsearch.space.architecture import Architecture, BaseShape
 from langsearch.space.plan import (
@@ -59,6 +60,8 @@ def print_check(console: Console, checked: CheckedSpace) -> None:
     _print_line(console, "base files", _describe_weights(checked.base))
     for name, languages in space.classes.items():
         _print_line(console, "class", f"{name}: {', '.join(languages)}")
+    for label, text in language_lines(checked):
+        _print_line(console, label, text)
     pairs = {class_pair(direction, space.classes) for direction in checked.directions}
     _print_line(console, "directions", f"{len(checked.directions)} in {len(pairs)} class pairs")
     corpus = checked.corpus
@@ -141,6 +144,7 @@ def describe_check(checked: CheckedSpace) -> dict[str, Any]:
             **asdict(shape),
         },
         "classes": {name: list(languages) for name, languages in space.classes.items()},
+        **describe_languages(checked),
         "directions": [str(direction) for direction in checked.directions],
         "sentences": {"train": len(corpus.train), "validation": len(corpus.validation), "test": len(corpus.test)},
         "lengths": asdict(checked.lengths),
@@ -270,7 +274,8 @@ def parameter_range(checked: CheckedSpace) -> tuple[int, int]:
             for sharing in map(str, options(section.sharing))
             for ffn_slice in _slices(section.ffn_slice)
         ]
-        return min(low for low, _ in bounds), max(high for _, high in bounds)
+        rows = len(space.new_languages) * shape.d_model
+        return rows + min(low for low, _ in bounds), rows + max(high for _, high in bounds)
     counts = []
     for values in combinations:
         for end in (min, max):

@@ -37,6 +37,7 @@ from langsearch.experiment.results_parquet import ResultsFile
 from langsearch.experiment.working_copy import WorkingCopy, find_experiments
 from langsearch.model.base import Base, load_base, share_base
 from langsearch.model.cpu_precision import MeasuredPrecision, measure_cpu_precision
+from langsearch.model.new_languages import with_new_languages
 from langsearch.prior.seeding import Seeding, describe_task, next_task, seed
 from langsearch.search.display import Display
 from langsearch.search.selection import evaluate_candidates, test_front
@@ -130,7 +131,7 @@ def run_search(
         if checked.base.to_fetch:
             num_bytes = sum(checked.base.to_fetch.values())
             display.message(f"Fetching {checked.base.source}: {num_bytes / 1e9:.2f} GB …")
-        base = load_base(checked.base)
+        base = with_new_languages(load_base(checked.base), space.new_languages)
         is_new = not is_started(ExperimentFolder(path))
         folder = start_experiment(path, space, resume=resume, accept_changed_space=accept_changed_space)
         clear_leftovers(folder)

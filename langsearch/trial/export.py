@@ -18,6 +18,7 @@ from langsearch.experiment.opening import open_table
 from langsearch.experiment.recorded_base import check_recorded, recorded_source
 from langsearch.experiment.task import TrialTask
 from langsearch.model.base import Base, load_base
+from langsearch.model.new_languages import with_new_languages
 from langsearch.space.architecture import Architecture
 from langsearch.space.problems import InputError, near_names
 from langsearch.space.schema import load_space
@@ -112,7 +113,7 @@ def export_again(adapters: Path, target: Path, form: ExportForm, note: Note = _i
     if target.resolve() == adapters.resolve():
         raise InputError(f"--to must be another folder than that of the adapters, but both are {adapters}.")
     exported = read_export(adapters)
-    base = load_base(exported.source)
+    base = with_new_languages(load_base(exported.source), dict(exported.architecture.new_languages))
     learner = adapt(base, exported.architecture, exported.languages)
     load_export(learner, adapters)
     card = adapters / "README.md"
@@ -215,6 +216,7 @@ def export_front(checked: CheckedSpace, folder: ExperimentFolder) -> list[Path]:
     Earlier exports of trials that are no longer on the front are removed.
     """
     base = load_base(recorded_source(folder.path, checked.space.base_source))
+    base = with_new_languages(base, checked.space.new_languages)
     environment = build_environment(checked, base, folder.path.parent / STORE_FOLDER)
     table = open_table(folder, checked.space)
     exported = []
@@ -276,6 +278,6 @@ def open_experiment(experiment: Path) -> tuple[ExperimentFolder, Base, Environme
     space = load_space(folder.space)
     checked = check_space(space, recorded_source(folder.path, space.base_source))
     check_recorded(folder.path, checked.base, checked.family)
-    base = load_base(checked.base)
+    base = with_new_languages(load_base(checked.base), space.new_languages)
     environment = build_environment(checked, base, folder.path.parent / STORE_FOLDER)
     return folder, base, environment, open_table(folder, checked.space)

@@ -16,6 +16,7 @@ from langsearch.experiment.environment import Environment, build_environment, ch
 from langsearch.experiment.task import TrialTask
 from langsearch.model.base import Base, load_base
 from langsearch.model.device import settle
+from langsearch.model.new_languages import with_new_languages
 from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space
 from langsearch.study.results import cut_words
@@ -77,7 +78,7 @@ def _open_adapters(target: Path, space_file: Path | None, store_folder: Path) ->
             f"The space must have the adapters' languages {', '.join(exported.languages)}, "
             f"but has {', '.join(checked.space.languages)}."
         )
-    base = load_base(checked.base)
+    base = with_new_languages(load_base(checked.base), space.new_languages)
     environment = build_environment(checked, base, store_folder)
     base = settle(base, environment.compute.resident(space.trainer_section.precision))
     learner = adapt(base, exported.architecture, environment.languages)

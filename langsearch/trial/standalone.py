@@ -15,6 +15,7 @@ from langsearch.experiment.recorded_base import check_recorded, record_base, rec
 from langsearch.experiment.task import TrialTask
 from langsearch.model.base import load_base
 from langsearch.model.device import require_gpu, settle
+from langsearch.model.new_languages import with_new_languages
 from langsearch.space.architecture import Architecture, BaseShape
 from langsearch.space.dimensions import trainer_settings
 from langsearch.space.problems import InputError
@@ -78,7 +79,7 @@ def train_single(
         raise InputError(f"A training must be resumed as it was started, but {folder.path} has other settings.")
     check_recorded(folder.path, checked.base, checked.family)
     require_gpu(space.resources.gpu)
-    base = load_base(checked.base)
+    base = with_new_languages(load_base(checked.base), space.new_languages)
     environment = build_environment(checked, base, folder.path.parent / STORE_FOLDER)
     base = settle(base, resident(environment, task))
     task.write(folder)

@@ -13,6 +13,7 @@ from langsearch.data.batches import NUM_MARKS
 from langsearch.evaluate.decoding import DecodingRow, decode_rows
 from langsearch.model.base import load_base
 from langsearch.model.device import settle_here
+from langsearch.model.new_languages import with_new_languages
 from langsearch.model.positions import num_positions
 from langsearch.space.languages import match_code
 from langsearch.space.problems import InputError
@@ -77,7 +78,8 @@ def translate_lines(
             problems += error.problems
     if problems:
         raise InputError(problems)
-    loaded = settle_here(load_base(base or exported.source))
+    new_languages = dict(exported.architecture.new_languages)
+    loaded = settle_here(with_new_languages(load_base(base or exported.source), new_languages))
     learner = adapt(loaded, exported.architecture, exported.languages)
     load_export(learner, adapters)
     vocabulary = loaded.vocabulary(exported.languages)

@@ -226,7 +226,7 @@ class _Run:
     ) -> TrialResult:
         scores, task, environment = evaluation.scores, self.task, self.environment
         epoch = progress.epoch if progress else 0
-        num_parameters = self.base.shape.num_parameters
+        num_trainable = task.num_trainable(self.base.shape)
         peak = peak_memory_bytes(self.base.model.device)
         return TrialResult(
             epoch=epoch,
@@ -239,8 +239,8 @@ class _Run:
             num_directions=len(data.rows),
             signature=scores.signature,
             worst_class_spbleu=evaluation.worst_class_spbleu,
-            trainable_parameters=task.num_trainable(self.base.shape),
-            nonzero_parameters=num_parameters if task.method == "full" else self.learner.num_nonzero(),
+            trainable_parameters=num_trainable,
+            nonzero_parameters=self.learner.num_nonzero() if task.method == "adapters" else num_trainable,
             train_loss=progress.train_loss if progress else None,
             updates=progress.updates if progress else 0,
             train_seconds=progress.train_seconds if progress else 0.0,
