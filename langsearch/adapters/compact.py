@@ -72,6 +72,8 @@ def compact(base: Base, learner: AdaptedModel, energy: float | None = None) -> t
         raise InputError("An adapter must be left to be stored, but all of them are zero.")
     learner.remove()
     compacted = adapt(base, architecture, learner.languages)
+    if learner.rows and compacted.rows:
+        compacted.rows.weight.copy_(learner.rows.weight)
     for site, slot, a, b in _scaled_pairs(compacted):
         a.copy_(small[site, slot][0])
         b.copy_(small[site, slot][1])

@@ -75,7 +75,12 @@ class LanguageRows:
             found[path] = EmbeddingWithRows(embedding, self.weight)
         return found
 
-    def row(self, language: str) -> Tensor:
-        """Returns a view of a new language's row, (d,). Raises StopIteration for any other language."""
-        index = next(index for index, found in enumerate(self.languages) if found.code == language)
-        return self.weight.data[index]
+    @torch.no_grad()
+    def merge(self, model: TranslationModel) -> None:
+        """Makes these rows the end of the embedding of a copy of the model that they are mounted in."""
+        for path in EMBEDDINGS:
+            model.set_submodule(path, model.get_submodule(path).base)
+        model.resize_token_embeddings(model.config.vocab_size + len(self.languages), mean_resizing=False)
+        weight = model.get_input_embeddings().weight
+        weight[-len(self.languages) :] = self.weight.to(weight.dtype)
+        model.requires_grad_(False)

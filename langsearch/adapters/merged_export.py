@@ -1,22 +1,18 @@
 """One direction's adapters merged into the base: a plain Hugging Face model that CTranslate2's converter takes too."""
 
 import json
-import shutil
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
 
 from transformers import GenerationConfig
 
 from langsearch.adapters.export_folder import MERGED_FILE, export_folder
 from langsearch.adapters.learners import AdaptedModel
 from langsearch.adapters.mounting import mount
+from langsearch.adapters.tokenizer_export import write_tokenizer
 from langsearch.data.directions import Direction
-from langsearch.model.base import TOKENIZER_FILES, Base, BaseTokenizer, quiet_transformers
-from langsearch.model.families import Family, TranslationModel
-from langsearch.space.languages import match_code
-
-_MODEL_FILES = ("config.json", "generation_config.json")
+from langsearch.model.base import Base, quiet_transformers
+from langsearch.model.families import TranslationModel
 
 NUM_BEAMS = 5
 MAX_NEW_TOKENS = 256
@@ -27,7 +23,8 @@ def export_merged(learner: AdaptedModel, base: Base, direction: Direction, folde
     """Writes a model that translates in one direction without any adapter, with its tokenizer.
 
     `AutoModelForSeq2SeqLM` and `AutoTokenizer` load it, and `generate` needs no further argument: the tokenizer's
-    source language and the token that the target begins with are set. The folder appears whole or not at all.
+    source language and the token that the target begins with are set; of a source that is new to the base, see
+    `tokenizer_export`. The folder appears whole or not at all.
 
     Args:
         learner: The model with its trained weights; it is left as it is.
@@ -50,13 +47,15 @@ def export_merged(learner: AdaptedModel, base: Base, direction: Direction, folde
         forced_bos_token_id=marks[0] if marks else None,
         num_beams=NUM_BEAMS,
         max_new_tokens=MAX_NEW_TOKENS,
+        # The output projection is the embedding, so that here it has the new languages too; forced ones come through.
+        bad_words_ids=[[language.index] for language in base.new_languages] or None,
     )
     family = base.tokenizer.family
     if family.tokenizer_names:
         # Where the family is told by its tokenizer's class, and `AutoTokenizer` reads that of another file first.
         model.config.tokenizer_class = family.tokenizer_names[0]
     with export_folder(folder) as aside, quiet_transformers():
-        _write_tokenizer(base.tokenizer, family, direction, aside)
+        write_tokenizer(base.tokenizer, aside, marked_language(base, direction), direction.tgt)
         model.save_pretrained(aside)
         for weights in aside.glob("*.safetensors"):
             # Written readable for their owner alone, unlike the files beside them.
@@ -71,8 +70,15 @@ def export_merged(learner: AdaptedModel, base: Base, direction: Direction, folde
         (aside / "README.md").write_text(card, encoding="utf-8")
 
 
+def marked_language(base: Base, direction: Direction) -> str:
+    """Returns the language whose token a direction's source begins with."""
+    return direction.src if base.tokenizer.family.form.src_mark == "src" else direction.tgt
+
+
 def merge(learner: AdaptedModel, direction: Direction) -> TranslationModel:
     """Returns a copy of the base in which a direction's adapters are merged into plain modules.
+
+    Its embedding goes on with the rows of the languages that are new to the base.
 
     Raises:
         InputError: If adapters of this kind cannot be.
@@ -80,20 +86,6 @@ def merge(learner: AdaptedModel, direction: Direction) -> TranslationModel:
     merged = learner.adapters.merged(direction)
     model = deepcopy(learner.model)
     mount(model, merged)
+    if learner.rows:
+        learner.rows.merge(model)
     return model
-
-
-def _write_tokenizer(tokenizer: BaseTokenizer, family: Family, direction: Direction, folder: Path) -> None:
-    """Writes the base's tokenizer with the direction as its default; the files of the base stay beside it."""
-    for name in TOKENIZER_FILES:
-        if name not in _MODEL_FILES and (tokenizer.folder / name).exists():
-            shutil.copy(tokenizer.folder / name, folder / name)
-    marked = direction.src if family.form.src_mark == "src" else direction.tgt
-    src_lang, tgt_lang = (match_code(language, tokenizer.language_ids) for language in (marked, direction.tgt))
-    loaded: Any = family.tokenizer_class.from_pretrained(tokenizer.folder, local_files_only=True)
-    if loaded.convert_tokens_to_ids(tokenizer.language_token(marked)) != tokenizer.language_ids[src_lang]:
-        return  # M2M-124: its tokenizer needs the same care as the base's
-    settings: dict[str, Any] = {"src_lang": src_lang, "tgt_lang": tgt_lang}
-    # Without this, M2M-100's decoding does not know that the languages' tokens are special, and keeps them.
-    settings["extra_special_tokens"] = [tokenizer.language_token(code) for code in tokenizer.language_ids]
-    family.tokenizer_class.from_pretrained(tokenizer.folder, local_files_only=True, **settings).save_pretrained(folder)

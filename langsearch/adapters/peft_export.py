@@ -1,6 +1,7 @@
 """Adapters as plain PEFT LoRA, and back: one PEFT adapter for each slot and side.
 
-A translation from de to cy activates the adapters `src-de` and `tgt-cy` together. PEFT scales by alpha / r; here
+A translation from de to cy activates the adapters `src-de` and `tgt-cy` together, and `tokens` where languages are new
+to the base: their embedding rows, as PEFT's `trainable_token_indices`. PEFT scales by alpha / r; here
 alpha equals r everywhere, and any other factor is folded into B.
 """
 
@@ -16,12 +17,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from langsearch.adapters.export_folder import FORMAT_FILE, export_folder
+from langsearch.adapters.language_rows import LanguageRows
 from langsearch.adapters.learners import AdaptedModel
 from langsearch.adapters.mounting import module_path
-from langsearch.adapters.protocol import PeftAdapter, adapter_name
+from langsearch.adapters.protocol import TOKENS_NAME, PeftAdapter, adapter_name
+from langsearch.adapters.tokenizer_export import write_tokenizer
+from langsearch.model.base import BaseTokenizer
 from langsearch.space.architecture import Architecture
 from langsearch.space.problems import InputError
 from langsearch.space.settings import BaseSource
+
+_ROWS_KEY = "base_model.model.model.shared.token_adapter.trainable_tokens_delta"
+_ZERO_PATH = "model.encoder.layers.0.self_attn.q_proj"
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,9 @@ class ExportedAdapters:
     """The base at the commit, and of the family, that the adapters were trained with."""
 
 
-def export_peft(learner: AdaptedModel, folder: Path, base: BaseSource | str, card: str) -> list[str]:
+def export_peft(
+    learner: AdaptedModel, folder: Path, base: BaseSource | str, card: str, tokenizer: BaseTokenizer | None = None
+) -> list[str]:
     """Writes a model's adapters as PEFT adapters; the folder appears whole or not at all.
 
     Args:
@@ -44,9 +53,11 @@ def export_peft(learner: AdaptedModel, folder: Path, base: BaseSource | str, car
         folder: Where to; replaced if it is an earlier export.
         base: The base's name, for PEFT's `base_model_name_or_path`, or all that tells it.
         card: The text of README.md.
+        tokenizer: The base's; written beside the rows of new languages, whose tokens it has. None: not written.
 
     Returns:
-        The names of the adapters written, each a folder that `PeftModel.from_pretrained` takes.
+        The names of the adapters written, each a folder that `PeftModel.from_pretrained` takes; that with the rows of
+        new languages stands last, as PEFT must load it.
 
     Raises:
         InputError: If the folder is there and is no export, or the adapters are of a kind that PEFT cannot hold.
@@ -58,15 +69,16 @@ def export_peft(learner: AdaptedModel, folder: Path, base: BaseSource | str, car
     about |= {"languages": list(learner.languages), "architecture": learner.architecture.to_dict()}
     with export_folder(folder) as aside:
         for adapter in adapters:
-            target = aside / adapter.name
-            target.mkdir()
-            save_file(peft_tensors(adapter), target / "adapter_model.safetensors", metadata={"format": "pt"})
-            (target / "adapter_config.json").write_text(
-                peft_config(adapter, source.id, source.revision), encoding="utf-8"
-            )
+            config = peft_config(adapter, source.id, source.revision)
+            _write_adapter(aside / adapter.name, peft_tensors(adapter), config)
+        if learner.rows:
+            _write_adapter(aside / TOKENS_NAME, *peft_tokens(learner.rows, source.id, source.revision))
+            if tokenizer is not None:
+                write_tokenizer(tokenizer, aside / TOKENS_NAME, learner.languages[0], learner.rows.languages[0].code)
         (aside / FORMAT_FILE).write_text(_text(about), encoding="utf-8")
         (aside / "README.md").write_text(card, encoding="utf-8")
-    return [adapter.name for adapter in adapters]
+    names = [adapter.name for adapter in adapters]
+    return [*names, TOKENS_NAME] if learner.rows else names
 
 
 def read_export(folder: Path) -> ExportedAdapters:
@@ -125,8 +137,29 @@ def load_export(learner: AdaptedModel, folder: Path) -> None:
                 continue
             a.copy_(stored_a[:, : a.shape[1]])
             b.copy_(stored_b[: b.shape[0]] / scale)
+    if learner.rows:
+        try:
+            learner.rows.weight.copy_(read_rows(folder, tuple(learner.rows.weight.shape)))
+        except InputError as error:
+            problems += error.problems
     if problems:
         raise InputError(problems)
+
+
+def read_rows(folder: Path, shape: tuple[int, ...]) -> Tensor:
+    """Returns the rows of new languages in an export's folder, (languages, d).
+
+    Raises:
+        InputError: If the file is missing or torn, or the rows are of another shape.
+    """
+    path = folder / TOKENS_NAME / "adapter_model.safetensors"
+    try:
+        rows: Tensor = load_file(path)[_ROWS_KEY]
+    except (OSError, KeyError, SafetensorError) as error:
+        raise InputError(f"An adapter's file must be whole, but {path} cannot be read: {error}") from error
+    if tuple(rows.shape) != shape:
+        raise InputError(f"{path} must have {shape[0]} rows of {shape[1]}, but has {tuple(rows.shape)}.")
+    return rows
 
 
 def peft_tensors(adapter: PeftAdapter) -> dict[str, Tensor]:
@@ -170,6 +203,31 @@ def peft_config(adapter: PeftAdapter, base: str, revision: str | None = None) ->
             "modules_to_save": None,
         }
     )
+
+
+def peft_tokens(rows: LanguageRows, base: str, revision: str | None = None) -> tuple[dict[str, Tensor], str]:
+    """Returns the tensors and adapter_config.json's text of the adapter that has the rows of new languages.
+
+    The embedding must have been widened for it: `model.resize_token_embeddings`. PEFT takes no LoRA without a layer, so
+    there is one that adds zero.
+
+    Args:
+        rows: The rows.
+        base: The base's name.
+        revision: Its commit, if it is of the hub.
+    """
+    width = rows.weight.shape[1]
+    adapter = PeftAdapter("src", TOKENS_NAME, {_ZERO_PATH: (torch.zeros(1, width), torch.zeros(width, 1))})
+    tensors = {**peft_tensors(adapter), _ROWS_KEY: rows.weight.detach().clone()}
+    # PEFT ties what is tied to this embedding: the encoder's, the decoder's, and the output projection.
+    indices = {"shared": [language.index for language in rows.languages]}
+    return tensors, _text({**json.loads(peft_config(adapter, base, revision)), "trainable_token_indices": indices})
+
+
+def _write_adapter(folder: Path, tensors: dict[str, Tensor], config: str) -> None:
+    folder.mkdir()
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    (folder / "adapter_config.json").write_text(config, encoding="utf-8")
 
 
 def _text(value: Mapping[str, Any]) -> str:

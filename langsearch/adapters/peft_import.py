@@ -16,9 +16,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from langsearch.adapters.export_folder import FORMAT_FILE
 from langsearch.adapters.learners import AdaptedModel
 from langsearch.adapters.lowrank import truncate
 from langsearch.adapters.mounting import module_path
+from langsearch.adapters.peft_export import read_export, read_rows
+from langsearch.adapters.protocol import TOKENS_NAME
 from langsearch.space.architecture import MODULES, BaseShape, Side, Site, Stack
 from langsearch.space.languages import match_code
 from langsearch.space.problems import InputError
@@ -79,6 +82,8 @@ def read_adapters(folder: Path, shape: BaseShape) -> tuple[StoredAdapter, ...]:
     found: list[StoredAdapter] = []
     problems: list[str] = []
     for config in sorted(folder.glob(f"*/{CONFIG_FILE}")):
+        if config.parent.name == TOKENS_NAME:
+            continue  # see `start_rows`
         name = _FOLDER_NAME.fullmatch(config.parent.name)
         if name is None:
             problems.append(f"An adapter's folder must be named src-LANGUAGE or tgt-LANGUAGE, but got {config.parent}.")
@@ -143,6 +148,25 @@ def start_from(learner: AdaptedModel, adapters: Sequence[StoredAdapter]) -> Star
             f"Adapters to start from must fit an architecture's sites, sides and languages, but in {folders} none does."
         )
     return Start(num_started, num_cut, num_new)
+
+
+@torch.no_grad()
+def start_rows(learner: AdaptedModel, folder: Path) -> int:
+    """Sets the embedding rows of a model's new languages to those that an export has of them; returns how many.
+
+    Raises:
+        InputError: If the export's rows are torn, or of another width.
+    """
+    if learner.rows is None or not (folder / FORMAT_FILE).exists() or not (folder / TOKENS_NAME).exists():
+        return 0
+    stored = [language for language, _ in read_export(folder).architecture.new_languages]
+    rows = read_rows(folder, (len(stored), learner.rows.weight.shape[1]))
+    num_started = 0
+    for row, language in zip(learner.rows.weight, learner.rows.languages, strict=True):
+        if language.code in stored:
+            row.copy_(rows[stored.index(language.code)])
+            num_started += 1
+    return num_started
 
 
 def _of_language(adapters: Sequence[StoredAdapter], site: Site, language: str) -> Pair | None:

@@ -80,6 +80,11 @@ class Adapters(Protocol):
         """
 
 
+TOKENS_NAME = "tokens"
+"""The folder of the adapter that has the rows of all languages that are new to the base; every direction activates it.
+It is one, since PEFT takes the rows of one adapter at a time."""
+
+
 def adapter_name(side: Side, slot: str) -> str:
     """Returns the folder of a slot's adapter: "src-de"."""
     return f"{side}-{slot}"

@@ -115,7 +115,7 @@ FAMILIES = (
         model_class=MBartForConditionalGeneration,
         tokenizer_names=("MBart50Tokenizer",),
         tokenizer_class=MBart50Tokenizer,
-        language_token=re.compile(r"([a-z]{2}_[A-Z]{2})"),
+        language_token=re.compile(r"([a-z]{2,3}_[A-Z]{2})"),
         token_format="{}",
         form=SentenceForm(),
     ),

@@ -8,7 +8,9 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from langsearch.adapters.protocol import adapter_name
+from langsearch.adapters.merged_export import marked_language
+from langsearch.adapters.protocol import TOKENS_NAME, adapter_name
+from langsearch.adapters.tokenizer_export import setting_lines
 from langsearch.data.directions import Direction
 from langsearch.evaluate.spbleu import Difference
 from langsearch.experiment.environment import Environment
@@ -66,6 +68,7 @@ def model_card(
         "",
         *_wrapped(f"{len(languages)}, in {len(environment.directions):,} directions."),
         *[f"- {name}: {', '.join(members)}" for name, members in environment.classes.items()],
+        *_new_lines(base, written),
         "",
         "## Architecture",
         "",
@@ -98,18 +101,32 @@ def model_card(
 def load_lines(base: Base, directions: Sequence[Direction], architecture: Architecture) -> list[str]:
     """Returns five lines of Python, four where only one side has adapters, that load two adapters with PEFT.
 
-    They are those of a direction with adapters on both sides, if there is one.
+    They are those of a direction with adapters on both sides, if there is one. Where languages are new to the base,
+    three more lines widen it and load their rows and the tokenizer that has their tokens.
     """
-    active = max((_adapters(architecture, direction) for direction in directions), key=len)
+    new = dict(architecture.new_languages)
+
+    def rate(direction: Direction) -> tuple[int, bool]:
+        return len(_adapters(architecture, direction)), direction.tgt in new
+
+    direction = max(directions, key=rate)
+    # PEFT cannot load an adapter without rows once it has one with them.
+    active = [*_adapters(architecture, direction), *([TOKENS_NAME] if new else [])]
     is_embedded = (EMBEDDED_FOLDER / base.name).is_dir()
     # The base that travels with langsearch has no place that a card could name.
     modules = "langsearch.model.finding, peft, transformers" if is_embedded else "peft, transformers"
     place = f'langsearch.model.finding.find_base("{base.name}")' if is_embedded else f'"{base.name}"'
     if base.revision is not None:
         place += f', revision="{base.revision}"'
+    widened = [
+        f"base.resize_token_embeddings({base.model.config.vocab_size + len(new)}, mean_resizing=False)",
+        f'tokenizer = transformers.AutoTokenizer.from_pretrained("{TOKENS_NAME}")',
+        *setting_lines(base.tokenizer, marked_language(base, direction)),
+    ]
     return [
         f"import {modules}",
         f"base = transformers.AutoModelForSeq2SeqLM.from_pretrained({place})",
+        *(widened if new else []),
         f'model = peft.PeftModel.from_pretrained(base, "{active[0]}", adapter_name="{active[0]}")',
         *[f'model.load_adapter("{name}", adapter_name="{name}")' for name in active[1:]],
         f"model.base_model.set_adapter({str(active).replace(chr(39), chr(34))})",
@@ -121,6 +138,25 @@ def _adapters(architecture: Architecture, direction: Direction) -> list[str]:
     used = {(entry.side, slot) for entry in architecture.adapters for slot, _ in entry.ranks}
     sides: tuple[tuple[Side, str], ...] = (("src", direction.src), ("tgt", direction.tgt))
     return [adapter_name(side, slots[name]) for side, name in sides if (side, slots.get(name)) in used]
+
+
+def _new_lines(base: Base, architecture: Architecture) -> Iterator[str]:
+    """Yields what a card says of languages that are new to the base."""
+    if not architecture.new_languages:
+        return
+    tokens = {language.code: language for language in base.tokenizer.new_languages}
+    listed = ", ".join(
+        f"{code} (token {tokens[code].token}, id {tokens[code].index}, began as {like})"
+        for code, like in architecture.new_languages
+    )
+    forced = [[tokens[code].index] for code, _ in architecture.new_languages]
+    yield ""
+    yield from _wrapped(
+        f"New to the base: {listed}. Their embedding rows are the adapter `{TOKENS_NAME}`, which every direction "
+        "activates, and which PEFT must load last. Force the target's token (`forced_bos_token_id`), and let "
+        "`generate` say none of them by itself: "
+        f"`bad_words_ids={forced}`."
+    )
 
 
 def _front_matter(base: Base, environment: Environment, data: DataSettings, row: TrialRow, experiment: str) -> str:

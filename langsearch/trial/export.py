@@ -9,8 +9,9 @@ from pathlib import Path
 from langsearch.adapters.compact import compact
 from langsearch.adapters.export_folder import FORMAT_FILE
 from langsearch.adapters.learners import AdaptedModel, adapt
-from langsearch.adapters.merged_export import export_merged
+from langsearch.adapters.merged_export import export_merged, marked_language
 from langsearch.adapters.peft_export import export_peft, load_export, read_export
+from langsearch.adapters.tokenizer_export import setting_lines
 from langsearch.data.directions import Direction, parse_directions
 from langsearch.experiment.environment import CheckedSpace, Environment, build_environment, check_space
 from langsearch.experiment.folder import STORE_FOLDER, ExperimentFolder
@@ -84,7 +85,7 @@ def export_trial(
     if not trial.task.exists():
         raise InputError(f"An exported trial must have been trained, but {row.name} has not started.")
     task = TrialTask.read(trial)
-    if task.architecture is None or not task.architecture.adapters:
+    if task.method != "adapters" or not task.num_trainable(base.shape):
         raise InputError(f"PEFT adapters need a trial with adapters, but {row.name} is {task.summary}.")
     try:
         learner = load_trained(base, environment, trial)
@@ -145,13 +146,19 @@ def _export(
         if form.direction is not None:
             direction = parse_directions([form.direction], learner.languages)[0]
             export_merged(learner, base, direction, target, _merged_card(base, direction, what))
+            if lines := setting_lines(base.tokenizer, marked_language(base, direction)):
+                note(f"Tell the merged model's tokenizer of the new language, as its card says: {'; '.join(lines)}")
             return [str(direction)]
         if not form.is_compact and form.energy is None:
-            return export_peft(learner, target, base.source, card(learner.architecture))
+            return export_peft(learner, target, base.source, card(learner.architecture), base.tokenizer)
         learner, compaction = compact(base, learner, form.energy)
         note(f"Compacted: {compaction.summary}.")
         return export_peft(
-            learner, target, base.source, f"{card(learner.architecture)}\nCompacted: {compaction.summary}.\n"
+            learner,
+            target,
+            base.source,
+            f"{card(learner.architecture)}\nCompacted: {compaction.summary}.\n",
+            base.tokenizer,
         )
     finally:
         learner.remove()
@@ -183,6 +190,7 @@ def _merged_card(base: Base, direction: Direction, what: str) -> str:
     vocabulary = base.vocabulary([direction.src, direction.tgt])
     first = vocabulary.src_marks([direction])[0]
     prefix = ""
+    lines = "".join(f"{line}\n" for line in setting_lines(base.tokenizer, marked_language(base, direction)))
     if vocabulary.form.has_tgt_mark:
         token = base.tokenizer.language_token(direction.tgt)
         prefix = f',\nand `target_prefix=[["{token}"]]` for each sentence'
@@ -203,7 +211,8 @@ as the base's).
 ```python
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained("."), AutoTokenizer.from_pretrained(".")
-print(tokenizer.batch_decode(model.generate(**tokenizer(["..."], return_tensors="pt")), skip_special_tokens=True))
+{lines}inputs = tokenizer(["..."], return_tensors="pt")
+print(tokenizer.batch_decode(model.generate(**inputs), skip_special_tokens=True))
 ```
 
 For CTranslate2: `ct2-transformers-converter --model . --output_dir OUT`{prefix}.

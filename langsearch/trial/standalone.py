@@ -92,10 +92,11 @@ def train_single(
         for result in run_trial(base, replace(environment, rung_epochs=()), task, folder):
             progress.update(bar, completed=result.epoch, description=f"spBLEU {result.spbleu:.2f}")
             console.print(_epoch_line(result, task.num_epochs))
-    if architecture.adapters:
+    if task.num_trainable(shape):
         learner = load_trained(base, environment, folder)
         assert isinstance(learner, AdaptedModel)
-        export_peft(learner, folder.path / "adapters", base.source, f"# {space.name}\n\n{task.summary}\n")
+        card = f"# {space.name}\n\n{task.summary}\n"
+        export_peft(learner, folder.path / "adapters", base.source, card, base.tokenizer)
         learner.remove()
         console.print(f"Adapters: {folder.path / 'adapters'}", soft_wrap=True)
     return result

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from langsearch.adapters.learners import AdaptedModel, FullModel, Learner, adapt
-from langsearch.adapters.peft_import import read_adapters, start_from
+from langsearch.adapters.peft_import import read_adapters, start_from, start_rows
 from langsearch.evaluate.evaluation import Evaluation, EvaluationSet, evaluate, evaluation_set
 from langsearch.evaluate.spbleu import SpBleu
 from langsearch.experiment.environment import Environment
@@ -150,6 +150,7 @@ class _Run:
             yield self.kept
         if checkpoint is None and self.task.trainer.init_from is not None and isinstance(self.learner, AdaptedModel):
             start_from(self.learner, read_adapters(Path(self.task.trainer.init_from), self.base.shape))
+            start_rows(self.learner, Path(self.task.trainer.init_from))
         environment = self.environment
         vocabulary = self.base.vocabulary(environment.languages)
         training = TrainingData(environment.train, environment.directions, environment.languages, vocabulary)
