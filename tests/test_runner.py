@@ -125,6 +125,7 @@ def test_the_folder_holds_the_report_and_the_adapters_and_nothing_of_rays(search
     assert names - {".lock"} == {
         "space.yaml",
         "study.db",
+        "base.json",
         "experiment.json",
         "results.parquet",
         "report.html",
