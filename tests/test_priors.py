@@ -16,7 +16,7 @@ from langsearch.experiment.task import searched_task
 from langsearch.model.base import Base
 from langsearch.prior.seeding import learn, next_task, seed
 from langsearch.search.searcher import TableSearcher
-from langsearch.space.priors import rank_dimensions, side_dimensions
+from langsearch.space.prior_section import rank_dimensions, side_dimensions
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space, load_space
 from langsearch.study.table import TrialTable

@@ -1,6 +1,6 @@
 import pytest
 
-from langsearch.cluster.resources import Room, num_fit
+from langsearch.cluster.resources import Capacity, num_fit
 
 
 def test_as_many_fit_as_the_scarcest_resource_allows() -> None:
@@ -15,7 +15,7 @@ def test_a_cluster_that_grows_or_shrinks_is_noticed(monkeypatch: pytest.MonkeyPa
     resources, clock = {"CPU": 2.0}, [100.0]
     monkeypatch.setattr("langsearch.cluster.resources.ray.cluster_resources", lambda: resources)
     monkeypatch.setattr("langsearch.cluster.resources.time.monotonic", lambda: clock[0])
-    room, ahead = Room({"CPU": 1}), Room({"CPU": 1}, num_ahead=8)
+    room, ahead = Capacity({"CPU": 1}), Capacity({"CPU": 1}, num_ahead=8)
     assert (room(), ahead()) == (2, 10)
     resources["CPU"] = 6.0
     assert room() == 2, "asked a moment later, Ray is not asked again"

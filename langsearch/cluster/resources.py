@@ -36,7 +36,7 @@ NUM_AHEAD = 8
 _SECONDS_BETWEEN_LOOKS = 2.0
 
 
-class Room:
+class Capacity:
     """How many trials may run or wait; the cluster's size is looked at every two seconds.
 
     Args:

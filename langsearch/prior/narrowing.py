@@ -15,7 +15,7 @@ from langsearch.prior.sides import LearnedSides
 from langsearch.prior.subspace import Demand
 from langsearch.space.architecture import BaseShape, Site
 from langsearch.space.document import KeyPath, dump
-from langsearch.space.priors import narrowest_width, side_dimensions
+from langsearch.space.prior_section import narrowest_width, side_dimensions
 from langsearch.space.problems import InputError
 from langsearch.space.rules import possible_sites, stack_rules
 from langsearch.space.schema import Space, load_space

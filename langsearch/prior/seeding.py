@@ -20,7 +20,7 @@ from langsearch.prior.narrowing import (
 from langsearch.prior.sides import SIDES_FILE, LearnedSides, learn_sides, read_sides
 from langsearch.prior.subspace import DEMAND_FILE, Demand, learn_subspace, read_demand
 from langsearch.space.architecture import BaseShape
-from langsearch.space.priors import rank_dimensions
+from langsearch.space.prior_section import rank_dimensions
 from langsearch.space.schema import Space
 
 NARROWED_FILE = "narrowed.yaml"

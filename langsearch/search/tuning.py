@@ -12,7 +12,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from langsearch.cluster.interrupts import gentle_interrupts
 from langsearch.cluster.nodes import may_come
-from langsearch.cluster.resources import NUM_AHEAD, Room, amounts, num_threads
+from langsearch.cluster.resources import NUM_AHEAD, Capacity, amounts, num_threads
 from langsearch.experiment.disk import DiskBudget
 from langsearch.experiment.environment import CheckedSpace, Environment, portable
 from langsearch.experiment.folder import ExperimentFolder, write_text
@@ -116,7 +116,7 @@ def run_trials(search: Search, seeding: Seeding, retry: Sequence[str]) -> Ended:
         plateau=space.search.plateau,
         num_trainable=lambda task: task.num_trainable(search.checked.shape),
         explain=losses.explain,
-        max_running=_room(search),
+        max_running=_capacity(search),
     )
     searcher.copy = search.copy
     between = _Between(search, searcher, losses)
@@ -169,10 +169,10 @@ def _tasks(search: Search) -> dict[str, TrialTask]:
     return {row.name: task(row) for row in search.table.rows() if row.kind == "searched" or row.name in listed}
 
 
-def _room(search: Search) -> Room:
+def _capacity(search: Search) -> Capacity:
     wanted = amounts(search.space.resources)
     may_grow = search.address is not None and may_come(wanted) is not False
-    return Room(wanted, NUM_AHEAD if may_grow else 0)
+    return Capacity(wanted, NUM_AHEAD if may_grow else 0)
 
 
 class _PushingSearcher(TableSearcher):

@@ -13,7 +13,7 @@ from langsearch.space.build import PUBLISHED_PRUNING_DURATION, PUBLISHED_PRUNING
 from langsearch.space.data_checks import check_data
 from langsearch.space.document import KeyPath, show
 from langsearch.space.language_section import Languages, LanguagesSection, Problem, check_languages
-from langsearch.space.priors import PriorSection, check_prior
+from langsearch.space.prior_section import PriorSection, check_prior
 from langsearch.space.run_sections import (
     BaselineSection,
     DataSection,

@@ -16,7 +16,7 @@ from langsearch.space.checks import Parsed, check_baseline_shape, check_space
 from langsearch.space.dimensions import baseline_trainer_settings, search_dimensions, trainer_settings
 from langsearch.space.document import Document, dump, read_document, show
 from langsearch.space.language_section import LanguagesSection
-from langsearch.space.priors import PriorSection, check_prior_shape
+from langsearch.space.prior_section import PriorSection, check_prior_shape
 from langsearch.space.problems import InputError, near_names
 from langsearch.space.run_sections import (
     BaselineItem,
