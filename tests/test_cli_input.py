@@ -116,11 +116,11 @@ def test_several_mistakes_are_told_together_with_their_lines(
     ended = langsearch(command, "tiny.yaml")
     assert ended.code == 2
     assert ended.err.splitlines() == [
-        "error: tiny.yaml:25: `surprise` must be a section of a space, but is none. Valid: name, base, languages, "
+        "error: tiny.yaml:26: `surprise` must be a section of a space, but is none. Valid: name, base, languages, "
         "data, architecture, trainer, evaluation, baselines, search, resources, failures, checkpoints, tracking, "
         "prior.",
         "error: tiny.yaml:13: `trainer.epochs` must be a whole number of at least 1, but got 'none'",
-        "error: tiny.yaml:23: `search.sampler` must be one of tpe, gp, nsga2, random, grid, but got 'tpee'. "
+        "error: tiny.yaml:24: `search.sampler` must be one of tpe, gp, nsga2, random, grid, but got 'tpee'. "
         "Did you mean tpe?",
         "error: tiny.yaml:3: `languages.low[1]` must name each language once, but 'en' is the same as 'en'",
     ]
