@@ -10,7 +10,8 @@ from transformers import LogitsProcessorList
 from langsearch.adapters.learners import AdaptedModel, FullModel, Learner, adapt
 from langsearch.data.directions import all_directions
 from langsearch.data.store import TokenStore
-from langsearch.evaluate.decoding import DecodingRow, ForceLanguageAndEnd, decode_batches, decode_rows
+from langsearch.evaluate.decoding import DecodingRow, ForceLanguageAndEnd, decode_batches, decode_rows, decoding_batches
+from langsearch.evaluate.limits import LengthLimits
 from langsearch.model.base import Base
 from langsearch.space.settings import DecodingSettings
 
@@ -174,3 +175,22 @@ def test_decoding_leaves_a_model_that_can_be_trained(
     with learner.route(*routes):
         torch.autograd.backward(learner.model(input_ids=ids, decoder_input_ids=ids).logits.sum())
     assert any(parameter.grad is not None for parameter in learner.parameters().values())
+
+
+@pytest.mark.parametrize("beams", [1, 5])
+def test_a_batch_holds_as_many_rows_as_its_tokens_allow(beams: int) -> None:
+    lengths = np.random.default_rng(0).integers(0, 200, 500)
+    rows = [DecodingRow(np.zeros(length, np.int32), "en", "fr") for length in lengths]
+    limits, settings = LengthLimits(1024, 2.0), DecodingSettings(beams=beams, tokens_per_batch=6000)
+    batches = decoding_batches(rows, settings, limits)
+    assert sorted(index for batch in batches for index in batch) == list(range(500))
+    sizes = []
+    for batch in batches:
+        longest = max(int(lengths[index]) for index in batch)
+        sizes.append(len(batch))
+        tokens = beams * max(longest + 2 + 2 * longest + 12, 64)
+        assert len(batch) == 1 or len(batch) * tokens <= 6000
+        assert batch is batches[-1] or (len(batch) + 1) * tokens > 6000, "there is no room left"
+    assert sizes[0] < sizes[-2], "short rows come in larger batches"
+    by_rows = decoding_batches(rows, DecodingSettings(beams=beams, rows_per_batch=50), limits)
+    assert {len(batch) for batch in by_rows} == {50 // beams}

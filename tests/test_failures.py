@@ -8,6 +8,7 @@ from sqlalchemy.exc import OperationalError
 
 from langsearch.evaluate.evaluation import NonFiniteScoreError
 from langsearch.experiment.folder import TrialFolder
+from langsearch.model.memory import SmallestBatchError, smallest_told
 from langsearch.search.lost_nodes import lost_cause
 from langsearch.space.settings import FailureSettings, Reaction
 from langsearch.train.loop import NonFiniteLossError
@@ -109,11 +110,45 @@ def test_an_empty_stall_file_says_nothing(tmp_path: Path) -> None:
 def test_attempts_are_read_as_they_were_written(tmp_path: Path) -> None:
     trial = TrialFolder(tmp_path)
     assert read_attempts(trial) == Attempts()
-    attempts = Attempts().plus("stalled", "one").plus("stalled", "two").plus("out of memory", "three", is_halved=True)
+    attempts = Attempts().plus("stalled", "one").plus("stalled", "two").halved("out of memory", 3, 4, is_trained=True)
     attempts.write(trial)
     assert read_attempts(trial) == attempts
     assert (attempts.counts, attempts.num_parts) == ({"stalled": 2, "out of memory": 1}, 2)
-    assert attempts.note == "one; two; three"
+    assert attempts.note == "one; two; out of memory in epoch 3: accumulation 8 instead of 4 from there"
+
+
+def test_halving_again_and_again_is_one_note_an_epoch() -> None:
+    attempts = Attempts()
+    for epoch in (1, 1, 1, 2):
+        attempts = attempts.halved("out of memory", epoch, 4, is_trained=True)
+    assert (attempts.num_parts, attempts.counts) == (16, {"out of memory": 4})
+    assert attempts.notes == (
+        "out of memory in epoch 1: accumulation 32 instead of 4 from there",
+        "out of memory in epoch 2: accumulation 64 instead of 32 from there",
+    )
+    scored = Attempts().halved("out of memory", 1, 4, is_trained=False).halved("out of memory", 1, 4, is_trained=False)
+    assert scored.notes == ("out of memory: decoded with 1/4 of a batch at once",)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 80000000000 bytes."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_memory_that_ran_out_with_a_single_row_is_told_apart(error: Exception) -> None:
+    assert failure_cause(error) == "out of memory"
+    with pytest.raises(type(error), match=r"."), smallest_told(2, "decoded"):
+        raise error
+    rule = r"^A single row must have room to be decoded, but: "
+    with pytest.raises(SmallestBatchError, match=rule) as caught, smallest_told(1, "decoded"):
+        raise error
+    assert failure_cause(caught.value) == "out of memory"
+    with pytest.raises(ValueError, match="odd"), smallest_told(1, "decoded"):
+        raise ValueError("odd")
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"counts": 1, "num_parts": 1, "notes": []}', "\xff"])

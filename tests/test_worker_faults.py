@@ -14,10 +14,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from langsearch.evaluate import decoding
+from langsearch.evaluate.greedy import greedy_search
 from langsearch.experiment.folder import ExperimentFolder, read_json
 from langsearch.experiment.task import TrialTask
+from langsearch.model.base import share_base
 from langsearch.search import worker
 from langsearch.search.lost_nodes import lost_cause
+from langsearch.search.worker import evaluate_on_worker
 from langsearch.space.settings import FailureSettings
 from langsearch.train.loop import _Run
 from langsearch.trial.failures import FAILED
@@ -86,21 +90,67 @@ def test_out_of_memory_is_tried_again_once_with_half_the_tokens_and_twice_the_ac
     assert read_json(folder.trial("00000").result)["note"] == note
 
 
-def test_a_second_time_out_of_memory_fails_also_on_another_worker(
+def test_out_of_memory_halves_as_often_as_needed_down_to_single_pairs_and_says_so(
     start: Start, folder: ExperimentFolder, make_task: "TaskMaker", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    little_memory(monkeypatch, 1)
+    task = make_task(dropout=0.0)
+    wanted = steps_of(start(make_task("00009", dropout=0.0)))
+    rows = little_memory(monkeypatch, 1)
+    steps = steps_of(start(task))
+    assert [step["epoch"] for step in steps] == [1, 2] and set(rows) == {1}
+    attempts = read_json(folder.trial("00000").path / "attempts.json")
+    num_parts = attempts["num_parts"]
+    assert num_parts == 2 ** attempts["counts"]["out of memory"] > 4
+    note = f"out of memory in epoch 1: accumulation {num_parts} instead of 1 from there"
+    assert attempts["notes"] == [note] and steps[-1]["note"] == note
+    assert [step["updates"] for step in steps] == [step["updates"] for step in wanted]
+    assert [step["train_loss"] for step in steps] == pytest.approx([step["train_loss"] for step in wanted], rel=1e-3)
+
+
+def test_a_single_pair_without_room_fails_and_no_smaller_batch_is_tried(
+    start: Start, folder: ExperimentFolder, make_task: "TaskMaker", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    little_memory(monkeypatch, 0)
     (step,) = steps_of(start(make_task()))
-    assert step[FAILED] == "out of memory: CUDA out of memory. Tried to allocate 1.00 GiB"
+    assert step[FAILED].startswith("out of memory: A single row must have room to be trained, but: CUDA out of memory.")
     assert (step["name"], step["kind"], step["done"]) == ("00000", "searched", True)
-    monkeypatch.setattr("langsearch.search.worker.run_trial", _not_halved)
-    (step,) = steps_of(start(make_task()))
-    assert step[FAILED].startswith("out of memory: 2 parts")
+    parts = read_json(folder.trial("00000").path / "attempts.json")["num_parts"]
+    assert parts < worker.MAX_PARTS
 
 
-def _not_halved(*_: Any, attempts: Any, **__: Any) -> Iterator[Any]:
+def test_what_has_no_room_whatever_the_batch_fails_in_the_end_also_on_another_worker(
+    start: Start, make_task: "TaskMaker", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("langsearch.search.worker.run_trial", _without_room)
+    for _ in range(2):
+        (step,) = steps_of(start(make_task()))
+        assert step[FAILED] == f"out of memory: {worker.MAX_PARTS} parts"
+
+
+def _without_room(*_: Any, attempts: Any, **__: Any) -> Iterator[Any]:
     yield from ()
     raise torch.OutOfMemoryError(f"{attempts.num_parts} parts")
+
+
+def test_a_trial_whose_scoring_has_little_room_decodes_row_by_row(
+    start: Start, folder: ExperimentFolder, make_task: "TaskMaker", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, rows = greedy_search, []
+
+    def search(learner: Any, src_ids: Any, *values: Any) -> Any:
+        if src_ids.shape[0] > 1:
+            raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes.")
+        rows.append(src_ids.shape[0])
+        return whole(learner, src_ids, *values)
+
+    monkeypatch.setattr(decoding, "greedy_search", search)
+    steps = steps_of(start(make_task(epochs=1)))
+    assert rows == [1] * 6 and steps[-1]["note"].startswith("out of memory in epoch 1: accumulation 8 instead of 1")
+    values = evaluate_on_worker(share_base(start.base), start.environment, folder.path, "00000", "test", 1)
+    assert set(rows) == {1} and values["test_note"] == ""
+    (folder.trial("00000").path / "attempts.json").unlink()
+    values = evaluate_on_worker(share_base(start.base), start.environment, folder.path, "00000", "test", 1)
+    assert values["test_note"] == "out of memory: decoded with 1/8 of a batch at once"
 
 
 def test_out_of_memory_in_the_middle_goes_on_from_the_checkpoint_and_frees_what_the_run_held(

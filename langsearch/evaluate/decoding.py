@@ -10,13 +10,17 @@ from torch import Tensor
 from transformers import LogitsProcessorList
 
 from langsearch.adapters.learners import Learner
-from langsearch.data.batches import BatchVocabulary, is_token, padded
+from langsearch.data.batches import NUM_MARKS, BatchVocabulary, is_token, padded
 from langsearch.data.directions import Direction
 from langsearch.evaluate.greedy import greedy_search
 from langsearch.evaluate.limits import LengthLimits, length_limits
 from langsearch.model.base import BaseTokenizer
+from langsearch.model.memory import smallest_told
 from langsearch.model.positions import num_positions
 from langsearch.space.settings import DecodingSettings
+
+_MIN_TOKENS = 64
+"""What a hypothesis counts at least: however short it is, its next token has a logit for each of the vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ def decode_rows(
     languages: Sequence[str],
     settings: DecodingSettings,
     limits: LengthLimits | None = None,
+    num_parts: int = 1,
     after_batch: Callable[[], None] = lambda: None,
 ) -> Decoded:
     """Translates rows of any directions, batched by length.
@@ -94,12 +99,13 @@ def decode_rows(
         languages: What the learner's language indices refer to.
         settings: Beams, length and batch size.
         limits: How long hypotheses may get. None: as the settings say, without training references to learn it from.
+        num_parts: Each batch is split into so many parts, where memory is short.
         after_batch: Called after every batch.
     """
     limits = limits or _limits_of(learner, settings)
     decoded = Decoded([""] * len(rows), [False] * len(rows))
     for indices, hypotheses in decode_batches(
-        learner, rows, vocabulary=vocabulary, languages=languages, settings=settings, limits=limits
+        learner, rows, vocabulary=vocabulary, languages=languages, settings=settings, limits=limits, num_parts=num_parts
     ):
         for index, tokens, text in zip(indices, hypotheses, tokenizer.decode(hypotheses), strict=True):
             decoded.texts[index] = text
@@ -117,6 +123,7 @@ def decode_batches(
     languages: Sequence[str],
     settings: DecodingSettings,
     limits: LengthLimits | None = None,
+    num_parts: int = 1,
 ) -> Iterator[tuple[list[int], list[list[int]]]]:
     """Yields (indices of the rows, their token ids) batch by batch, longest sources first; see `decode_rows`."""
     limits = limits or _limits_of(learner, settings)
@@ -124,10 +131,9 @@ def decode_batches(
     model.eval()
     device = model.get_input_embeddings().weight.device
     index_of = {language: index for index, language in enumerate(languages)}
-    order = sorted(range(len(rows)), key=lambda index: (-len(rows[index].tokens), index))
-    num_rows = max(settings.rows_per_batch // settings.beams, 1)
-    for start in range(0, len(order), num_rows):
-        indices = order[start : start + num_rows]
+    whole = decoding_batches(rows, settings, limits)
+    parts = [part.tolist() for batch in whole for part in np.array_split(batch, min(num_parts, len(batch)))]
+    for indices in parts:
         batch = [rows[index] for index in indices]
         directions = [row.direction for row in batch]
         ids, lengths = padded([row.tokens for row in batch], vocabulary.src_marks(directions), vocabulary)
@@ -141,19 +147,47 @@ def decode_batches(
         longest = torch.tensor(
             [limits.tokens(row.direction, len(row.tokens)) + num_marks for row in batch], device=device
         )
-        if settings.beams == 1:
-            yield indices, greedy_search(learner, src_ids, src_mask, src_lang, tgt_lang, forced, longest, vocabulary)
-            continue
-        with learner.route(src_lang, tgt_lang):
-            output = model.generate(
-                input_ids=src_ids,
-                attention_mask=src_mask,
-                num_beams=settings.beams,
-                do_sample=False,
-                max_new_tokens=int(longest.max()),
-                logits_processor=LogitsProcessorList([ForceLanguageAndEnd(forced, longest, vocabulary.eos_id)]),
-            )
-        yield indices, output.tolist()
+        with smallest_told(len(batch), "decoded"):
+            if settings.beams == 1:
+                found = greedy_search(learner, src_ids, src_mask, src_lang, tgt_lang, forced, longest, vocabulary)
+            else:
+                with learner.route(src_lang, tgt_lang):
+                    output = model.generate(
+                        input_ids=src_ids,
+                        attention_mask=src_mask,
+                        num_beams=settings.beams,
+                        do_sample=False,
+                        max_new_tokens=int(longest.max()),
+                        logits_processor=LogitsProcessorList([ForceLanguageAndEnd(forced, longest, vocabulary.eos_id)]),
+                    )
+                found = output.tolist()
+        yield indices, found
+
+
+def decoding_batches(rows: Sequence[DecodingRow], settings: DecodingSettings, limits: LengthLimits) -> list[list[int]]:
+    """Returns which rows are decoded together: like in length, longest sources first, and as many as there is room for.
+
+    What a row takes is its source and its longest hypothesis, padded to those of its batch, times the beams: so many
+    keys and values are kept of it. A batch has one row at least.
+    """
+    order = sorted(range(len(rows)), key=lambda index: (-len(rows[index].tokens), index))
+    batches: list[list[int]] = []
+    src_len = tgt_len = 0
+    for index in order:
+        row = rows[index]
+        src, tgt = len(row.tokens) + NUM_MARKS, limits.tokens(row.direction, len(row.tokens)) + NUM_MARKS
+        num_hypotheses = (len(batches[-1]) + 1) * settings.beams if batches else 0
+        tokens = max(max(src_len, src) + max(tgt_len, tgt), _MIN_TOKENS) * num_hypotheses
+        has_room = tokens <= settings.tokens_per_batch
+        if settings.rows_per_batch is not None:
+            has_room = num_hypotheses <= settings.rows_per_batch
+        if batches and has_room:
+            batches[-1].append(index)
+            src_len, tgt_len = max(src_len, src), max(tgt_len, tgt)
+        else:
+            batches.append([index])
+            src_len, tgt_len = src, tgt
+    return batches
 
 
 def _limits_of(learner: Learner, settings: DecodingSettings) -> LengthLimits:

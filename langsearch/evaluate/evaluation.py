@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -131,7 +131,7 @@ def evaluate(
         tokenizer: The base's, to turn ids into text.
         spbleu: The scorer.
         with_chrf: Score by chrF2 too.
-        num_parts: Batches are so many times smaller, where memory is short; a translation does not depend on them.
+        num_parts: Batches are split into so many parts, where memory is short; a translation does not depend on them.
         after_batch: Called after every decoded batch, and between the scores.
 
     Raises:
@@ -149,8 +149,9 @@ def evaluate(
         tokenizer=tokenizer,
         vocabulary=data.vocabulary,
         languages=data.languages,
-        settings=replace(settings, rows_per_batch=max(settings.rows_per_batch // num_parts, 1)),
+        settings=settings,
         limits=length_limits(settings, positions, list(data.rows), data.train),
+        num_parts=num_parts,
         after_batch=after_batch,
     )
     hypotheses: dict[Direction, list[str]] = {direction: [] for direction in data.rows}

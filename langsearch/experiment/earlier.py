@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 from langsearch.experiment.folder import ExperimentFolder
 from langsearch.space.schema import Space, space_of
 
-EARLIER_DEFAULTS: dict[str, Any] = {"max_length_factor": 2.0}
+EARLIER_DEFAULTS: dict[str, Any] = {"max_length_factor": 2.0, "rows_per_batch": 128}
 """Keys of `evaluation.search` and `evaluation.final`, with the defaults that they had before."""
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from langsearch.experiment.folder import ExperimentFolder, TrialFolder, write_table
 from langsearch.experiment.task import TrialTask
-from langsearch.study.results import cut_words
+from langsearch.study.results import TrialResult, cut_words
 from langsearch.study.rows import TrialRow
 from langsearch.study.table import TrialTable
 
@@ -154,14 +154,17 @@ def task_values(trial: TrialFolder) -> dict[str, Any]:
     return {"max_epochs": task.num_epochs, "summary": task.summary}
 
 
-def _cut_words(row: TrialRow) -> Iterator[str]:
-    """Yields what to warn of where scores are those of sentences that were cut; the last ones that there are."""
-    if row.test is not None:
-        yield cut_words(row.test.test_cut_share, row.test.test_num_cut_sources, "test")
-    if row.final is not None:
+def _notes(row: TrialRow, result: TrialResult) -> Iterator[str]:
+    """Yields what a trial's numbers must not be read without: what was changed to get it through, and what was cut."""
+    yield result.note
+    if row.final is None:
+        yield cut_words(result.cut_share, result.num_cut_sources, "validation")
+    else:
+        yield row.final.full_note
         yield cut_words(row.final.full_cut_share, row.final.full_num_cut_sources, "validation")
-    elif row.result is not None:
-        yield cut_words(row.result.cut_share, row.result.num_cut_sources, "validation")
+    if row.test is not None:
+        yield row.test.test_note
+        yield cut_words(row.test.test_cut_share, row.test.test_num_cut_sources, "test")
 
 
 def row_values(row: TrialRow, base_parameters: int) -> dict[str, Any]:
@@ -176,7 +179,7 @@ def row_values(row: TrialRow, base_parameters: int) -> dict[str, Any]:
     if row.result:
         values["epochs"] = row.result.epoch
         values["trainable_percent"] = 100 * row.result.trainable_parameters / base_parameters
-        values["note"] = "; ".join(words for words in (row.result.note, *_cut_words(row)) if words)
+        values["note"] = "; ".join(dict.fromkeys(words for words in _notes(row, row.result) if words))
     values |= {
         "name": row.name,
         "kind": row.kind,

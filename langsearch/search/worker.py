@@ -1,6 +1,5 @@
 """What runs on a Ray worker: a trial as Tune's Trainable, and the evaluations after the search as tasks."""
 
-import gc
 import logging
 import traceback
 from collections.abc import Callable, Generator, Iterator
@@ -19,6 +18,7 @@ from langsearch.experiment.task import TrialTask
 from langsearch.experiment.working_copy import RequestLook, WorkingCopy
 from langsearch.model.base import Base, SharedBase, attach_base
 from langsearch.model.device import Resident, settle
+from langsearch.model.memory import SmallestBatchError, free_memory
 from langsearch.prior.learning import LearningTask
 from langsearch.prior.seeding import learn
 from langsearch.space.problems import InputError
@@ -44,6 +44,9 @@ from langsearch.trial.trial import resident, run_trial
 
 logger = logging.getLogger(__name__)
 
+MAX_PARTS = 1 << 12
+"""A batch is not split into more parts than this: what has no room then is not the batch."""
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -52,6 +55,8 @@ class Failure:
     cause: str
     message: str
     traceback: str
+    is_smallest: bool = False
+    """Whether memory ran out with a single row, so that halving the batches once more cannot help."""
 
     @property
     def text(self) -> str:
@@ -169,7 +174,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]  # Ray has no types
             if isinstance(result, Failure):
                 self._close()
                 free_memory()
-                if not self._tries_again(result.cause):
+                if not self._tries_again(result.cause, can_halve=not result.is_smallest):
                     return self._failed(result)
                 logger.warning("Trial %s is tried again after %s.", self._trial.name, result.text)
                 if result.cause == CUDA_ERROR:
@@ -195,16 +200,13 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]  # Ray has no types
         except Exception as error:
             return _as_failure(error)
 
-    def _tries_again(self, cause: str) -> bool:
+    def _tries_again(self, cause: str, *, can_halve: bool = True) -> bool:
         """Returns whether the trial goes on after a failure, and writes down that it was tried again."""
         assert self._task is not None
         what, epoch = reaction(self._failures, cause), max(self._epoch, 0) + 1
-        if what == "halve" and self._attempts.num_parts == 1:
-            accumulation = self._task.trainer.accumulation
-            note = f"{cause} in epoch {epoch}: accumulation {2 * accumulation} instead of {accumulation} from there"
-            if self._task.num_epochs == 0:
-                note = f"{cause}: decoded with half the rows a batch"
-            self._attempts = self._attempts.plus(cause, note, is_halved=True)
+        if what == "halve" and can_halve and self._attempts.num_parts < MAX_PARTS:
+            accumulation, is_trained = self._task.trainer.accumulation, self._task.num_epochs > 0
+            self._attempts = self._attempts.halved(cause, epoch, accumulation, is_trained=is_trained)
         elif what == "retry" and self._attempts.counts.get(cause, 0) < self._max_failures:
             where = "before" if cause == STALLED else f"in epoch {epoch}"
             self._attempts = self._attempts.plus(cause, f"{cause} {where}: tried again")
@@ -256,7 +258,7 @@ def evaluate_on_worker(
             return asdict(final_result(evaluation, with_directions=environment.with_directions))
 
         reused = reuse_scores(attached, environment, folder) if split == "full" else None
-        return _halved_if_needed(score, folder) if reused is None else asdict(reused)
+        return _halved_if_needed(score, folder, split) if reused is None else asdict(reused)
 
 
 def _folder(experiment: Path, copy: WorkingCopy | None) -> ExperimentFolder:
@@ -313,16 +315,10 @@ def learn_on_worker(
 def record_failure(folder: TrialFolder, failure: Failure) -> None:
     """Writes a trial's failure into its folder, unless the disk is full."""
     try:
-        write_json(folder.failure, asdict(failure))
+        values = {"cause": failure.cause, "message": failure.message, "traceback": failure.traceback}
+        write_json(folder.failure, values)
     except OSError:
         logger.exception("The failure of trial %s could not be written", folder.name)
-
-
-def free_memory() -> None:
-    """Gives back what a run that has ended left behind."""
-    gc.collect()
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.empty_cache()
 
 
 class _StalledError(RuntimeError):
@@ -331,20 +327,31 @@ class _StalledError(RuntimeError):
 
 def _as_failure(error: Exception) -> Failure:
     cause = STALLED if isinstance(error, _StalledError) else failure_cause(error)
-    return Failure(cause, str(error), "".join(traceback.format_exception(error)))
+    text = "".join(traceback.format_exception(error))
+    return Failure(cause, str(error), text, isinstance(error, SmallestBatchError))
 
 
-def _halved_if_needed(evaluate: Callable[[int], dict[str, Any]], folder: TrialFolder) -> dict[str, Any]:
-    """Returns an evaluation's columns; where memory is short it is done again with half the rows a batch."""
-    num_parts = read_attempts(folder).num_parts
-    try:
-        return evaluate(num_parts)
-    except Exception as error:
-        if failure_cause(error) != OUT_OF_MEMORY:
-            raise
-    free_memory()
-    logger.warning("The evaluation of trial %s ran out of memory: again with half the rows a batch.", folder.name)
-    return evaluate(2 * num_parts)
+def _halved_if_needed(evaluate: Callable[[int], dict[str, Any]], folder: TrialFolder, split: str) -> dict[str, Any]:
+    """Returns an evaluation's columns; where memory is short, it is done with halves of batches, down to single rows.
+
+    What was done stands in the column `full_note` or `test_note`.
+    """
+    first = num_parts = read_attempts(folder).num_parts
+    while True:
+        try:
+            values = evaluate(num_parts)
+        except Exception as error:
+            is_smallest = isinstance(error, SmallestBatchError) or num_parts >= MAX_PARTS
+            if failure_cause(error) != OUT_OF_MEMORY or is_smallest:
+                raise
+        else:
+            if num_parts > first:
+                values[f"{split}_note"] = f"{OUT_OF_MEMORY}: decoded with 1/{num_parts} of a batch at once"
+            return values
+        free_memory()
+        num_parts *= 2
+        name, parts = folder.name, num_parts
+        logger.warning("The evaluation of trial %s ran out of memory: again with 1/%d of a batch.", name, parts)
 
 
 _bases: dict[str, tuple[Resident, Base]] = {}

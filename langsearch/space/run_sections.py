@@ -106,7 +106,8 @@ class DecodingSection(Section):
     beams: Annotated[int, fixed("int", low=1)] = 1
     max_length: Annotated[int | None, fixed("int", low=4, words={"none": None})] = None
     max_length_factor: Annotated[float | None, fixed("float", low=0, is_low_open=True, words={"auto": None})] = None
-    rows_per_batch: Annotated[int, fixed("int", low=1)] = 1
+    tokens_per_batch: Annotated[int, fixed("int", low=1)] = 1
+    rows_per_batch: Annotated[int | None, fixed("int", low=1, words={"auto": None})] = None
 
     def over(self, settings: DecodingSettings) -> DecodingSettings:
         """Returns the settings with those keys replaced that the section sets."""

@@ -271,5 +271,5 @@ def _resolve(data: Mapping[str, Any], parsed: Mapping[str, Any]) -> dict[str, An
 
 
 def _decoding(settings: DecodingSettings) -> dict[str, Any]:
-    words = {"max_length": "none", "max_length_factor": "auto"}
+    words = {"max_length": "none", "max_length_factor": "auto", "rows_per_batch": "auto"}
     return {name: words.get(name, "all") if value is None else value for name, value in asdict(settings).items()}

@@ -104,8 +104,11 @@ class DecodingSettings:
     """A hypothesis has at most this many times the source's tokens, plus 10. None: as the direction's training
     references need it, but at least 2; `evaluate.limits`."""
 
-    rows_per_batch: int = 128
-    """Hypotheses decoded together, beams counted."""
+    tokens_per_batch: int = 16_000
+    """Tokens in memory at once: sources and longest hypotheses of all rows that are decoded together, beams counted."""
+
+    rows_per_batch: int | None = None
+    """Hypotheses decoded together, beams counted, however long they are. None: as many as `tokens_per_batch` holds."""
 
 
 FINAL_DECODING = DecodingSettings(beams=5)
@@ -309,7 +312,8 @@ class FailureSettings:
     """It would come again: training is deterministic."""
 
     out_of_memory: Literal["halve", "fail", "stop"] = "halve"
-    """halve: tried again once from its checkpoint with twice the accumulation, so half the tokens in memory."""
+    """halve: tried again from its checkpoint with twice the accumulation, so half the tokens in memory, as often as
+    needed, down to a single pair."""
 
     disk_full: Reaction = "stop"
     error: Reaction = "fail"

@@ -69,6 +69,8 @@ class TestResult:
     test_num_directions: int
     test_cut_share: float | None = None
     test_num_cut_sources: int = 0
+    test_note: str = ""
+    """What was changed to get it through."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +91,8 @@ class FinalResult:
     """As `TrialResult.direction_spbleu`."""
     full_cut_share: float | None = None
     full_num_cut_sources: int = 0
+    full_note: str = ""
+    """What was changed to get it through."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "full_direction_spbleu", _as_pairs(self.full_direction_spbleu))

@@ -16,6 +16,7 @@ from langsearch.data.batches import Batch, BatchVocabulary, collate, plan_epoch
 from langsearch.data.directions import Direction
 from langsearch.data.store import TokenStore
 from langsearch.model.device import product_dtype
+from langsearch.model.memory import smallest_told
 from langsearch.model.positions import num_positions
 from langsearch.space.settings import TrainerSettings
 from langsearch.train.checkpoint import Checkpoint
@@ -191,9 +192,10 @@ class _Run:
         num_tokens = sum(batch.num_tgt_tokens for batch in batches)
         loss_sum = torch.zeros((), device=self.device)
         for batch in batches:
-            loss = self._loss(batch.to(self.device))
-            self.scaler.scale(loss / num_tokens).backward()  # type: ignore[no-untyped-call]
-            loss_sum += loss.detach()
+            with smallest_told(batch.src_ids.shape[0], "trained"):
+                loss = self._loss(batch.to(self.device))
+                self.scaler.scale(loss / num_tokens).backward()  # type: ignore[no-untyped-call]
+                loss_sum += loss.detach()
         self.updates += 1
         value = float(loss_sum)
         if not torch.isfinite(loss_sum):

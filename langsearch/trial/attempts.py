@@ -1,5 +1,6 @@
 """How often a trial was tried again and what was changed for it, as a file in its folder."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ class Attempts:
     """By kind of failure."""
 
     num_parts: int = 1
-    """Into how many parts each microbatch is split: 2 after it ran out of memory."""
+    """Into how many parts each microbatch is split: 2, 4, 8 … after it ran out of memory once, twice, three times."""
 
     notes: tuple[str, ...] = ()
     """What the trial's results say about it."""
@@ -25,16 +26,36 @@ class Attempts:
         """The notes in one line."""
         return "; ".join(self.notes)
 
-    def plus(self, kind: str, note: str, *, is_halved: bool = False) -> "Attempts":
+    def plus(self, kind: str, note: str) -> "Attempts":
         """Returns these and one more of a kind.
 
         Args:
             kind: The kind of failure.
             note: What is done about it.
-            is_halved: Whether microbatches are split once more from here on.
         """
         counts = {**self.counts, kind: self.counts.get(kind, 0) + 1}
-        return Attempts(counts=counts, num_parts=self.num_parts * (2 if is_halved else 1), notes=(*self.notes, note))
+        return Attempts(counts=counts, num_parts=self.num_parts, notes=(*self.notes, note))
+
+    def halved(self, kind: str, epoch: int, accumulation: int, *, is_trained: bool) -> "Attempts":
+        """Returns these with every microbatch split once more; one note tells of all that in an epoch.
+
+        Args:
+            kind: The kind of failure.
+            epoch: In which it happened, from 1.
+            accumulation: Microbatches of an update, as the space has it.
+            is_trained: Whether the trial is trained, not only scored.
+        """
+        parts = 2 * self.num_parts
+        if not is_trained:
+            begin, note = f"{kind}: decoded with ", f"{kind}: decoded with 1/{parts} of a batch at once"
+        else:
+            begin, before = f"{kind} in epoch {epoch}: accumulation ", self.num_parts * accumulation
+            if self.notes and (found := re.fullmatch(rf"{begin}\d+ instead of (\d+) from there", self.notes[-1])):
+                before = int(found[1])
+            note = f"{begin}{parts * accumulation} instead of {before} from there"
+        notes = self.notes[:-1] if self.notes and self.notes[-1].startswith(begin) else self.notes
+        counts = {**self.counts, kind: self.counts.get(kind, 0) + 1}
+        return Attempts(counts=counts, num_parts=parts, notes=(*notes, note))
 
     def write(self, trial: TrialFolder) -> None:
         """Writes them into the trial's folder in one step. Raises OSError if the disk is full."""

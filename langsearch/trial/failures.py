@@ -9,6 +9,7 @@ import torch
 
 from langsearch.evaluate.evaluation import NonFiniteScoreError
 from langsearch.experiment.object_store import UploadError
+from langsearch.model.memory import is_out_of_memory
 from langsearch.space.settings import FailureSettings, Reaction
 from langsearch.train.loop import NonFiniteLossError
 
@@ -37,9 +38,6 @@ OBJECT_STORE = "storage"
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_SPACE_TEXT = re.compile(r"No space left on device|Disk quota exceeded|\(os error (28|122)\)")
-_NO_MEMORY_TEXT = re.compile(
-    r"CUDA out of memory|CUDA error: out of memory|can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED"
-)
 
 
 _CUDA_TEXT = re.compile(r"CUDA error|CUBLAS_STATUS_|CUDNN_STATUS_|device-side assert")
@@ -61,10 +59,7 @@ def failure_cause(error: BaseException) -> str:
     # safetensors has no errno, only the text of one
     if isinstance(error, OSError) and _NO_SPACE_TEXT.search(str(error)):
         return DISK_FULL
-    if any(isinstance(link, MemoryError | torch.OutOfMemoryError) for link in chain):
-        return OUT_OF_MEMORY
-    # PyTorch's allocator on a CPU, and cuBLAS, raise RuntimeError
-    if isinstance(error, RuntimeError) and _NO_MEMORY_TEXT.search(str(error)):
+    if is_out_of_memory(error):
         return OUT_OF_MEMORY
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return OUT_OF_MEMORY
