@@ -234,7 +234,7 @@ def test_split_microbatches_make_the_updates_of_whole_ones_also_from_within_an_e
             epoch=epoch,
             seed=settings.seed,
             temperature=settings.temperature,
-            max_tokens=settings.tokens_per_batch // settings.accumulation,
+            max_tokens=(settings.tokens_per_batch or 0) // settings.accumulation,
             pairs_per_epoch=settings.pairs_per_epoch,
             max_length=settings.max_length,
         ).microbatches

@@ -25,6 +25,7 @@ from langsearch.space.settings import SidesPrior, SubspacePrior, TrainerSettings
 from langsearch.space.values import pick
 from langsearch.train.checkpoint import read_newest_checkpoint, write_checkpoint
 from langsearch.train.loop import NonFiniteLossError, Progress, TrainingData, train
+from langsearch.trial.batch_size import settled_trainer
 
 STACKS: tuple[Stack, Stack] = ("encoder", "decoder")
 
@@ -210,8 +211,9 @@ def _train_with_checkpoints(
         learner.load_state({name.removeprefix(prefix): value for name, value in tensors if name.startswith(prefix)})
         return
     try:
+        trainer = settled_trainer(learner, data, task.trainer, folder)
         for progress in train(
-            learner, data, task.trainer, resume=checkpoint, updates_between_yields=1 if task.steps else None
+            learner, data, trainer, resume=checkpoint, updates_between_yields=1 if task.steps else None
         ):
             updates = progress.updates
             _keep(progress, task, folder)

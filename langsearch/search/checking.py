@@ -24,6 +24,7 @@ from langsearch.experiment.task import summarize
 from langsearch.model.cache import cache_folder
 from langsearch.model.finding import FoundBase
 from langsearch.search.known_pieces import describe_languages, language_lines
+from langsearch.search.needs import describe_needs, memory_lines, memory_needs
 from langsearch.search.trackers import describe_tracking
 from langsearch.space.architecture import Architecture, BaseShape
 from langsearch.space.plan import (
@@ -84,6 +85,8 @@ def print_check(console: Console, checked: CheckedSpace) -> None:
     _print_line(
         console, "adapters", f"{low:,} to {high:,} parameters ({percent[0]:.2f} to {percent[1]:.2f} % of the base)"
     )
+    for line in memory_lines(checked, memory_needs(checked, high)):
+        _print_line(console, "memory", line)
     sample = space.architecture(_sample(dimensions), shape)
     which = "a sample" if dimensions else "summary"
     _print_line(console, which, f"{summarize(sample, space.classes)}: {sample.num_parameters(shape):,} parameters")
@@ -162,6 +165,7 @@ def describe_check(checked: CheckedSpace) -> dict[str, Any]:
         "tracking": asdict(space.tracking),
         "dimensions": {name: json.loads(distribution_to_json(found)) for name, found in dimensions.items()},
         "adapter_parameters": {"at_least": low, "at_most": high},
+        "memory": describe_needs(checked, memory_needs(checked, high)),
         "sample": {
             "point": point,
             "fingerprint": sample.fingerprint,

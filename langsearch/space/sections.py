@@ -270,7 +270,9 @@ class TrainerSection(Section):
 
     epochs: Annotated[int, fixed("int", low=1)] = _DEFAULT.epochs
     pairs_per_epoch: Annotated[int | None, fixed("int", low=1, words={"all": None})] = _DEFAULT.pairs_per_epoch
-    tokens_per_batch: Annotated[Value, PlainValidator(_WHOLE)] = _DEFAULT.tokens_per_batch
+    tokens_per_batch: Annotated[Value, PlainValidator(Rule(kind="int", low=1, words={"auto": None}))] = (
+        _DEFAULT.tokens_per_batch
+    )
     accumulation: Annotated[int, fixed("int", low=1)] = _DEFAULT.accumulation
     lr: Annotated[Value, PlainValidator(_POSITIVE)] = _DEFAULT.lr
     optimizer: Annotated[Value, _words("adam", "adamw")] = _DEFAULT.optimizer

@@ -34,8 +34,9 @@ class TrainerSettings:
     pairs_per_epoch: int | None = None
     """Sentence pairs drawn an epoch. None: as many as there are over all directions."""
 
-    tokens_per_batch: int = 16_000
-    """Padded tokens an update, counted on the longer of the two sides (fairseq's `--max-tokens` times accumulation)."""
+    tokens_per_batch: int | None = 16_000
+    """Padded tokens an update, counted on the longer of the two sides (fairseq's `--max-tokens` times accumulation).
+    None: the most that the device has room for, up to 16,000; `train.fitting`."""
 
     accumulation: int = 4
     """Microbatches an update is split into. Changes memory and time, not the expected gradient."""

@@ -53,6 +53,11 @@ def smoothed_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, label
     return loss
 
 
+def logits_in_flight(*, is_cuda: bool) -> int:
+    """Returns how many logits there are at once."""
+    return _CHUNK_ELEMENTS * (16 if is_cuda else 1)
+
+
 class _FusedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, eps: float) -> Tensor:
@@ -61,8 +66,7 @@ class _FusedCrossEntropy(torch.autograd.Function):
         weight_cast = weight.to(dtype)
         # eps of every label's gradient and loss is spread evenly: it needs only the mean embedding.
         mean_weight = weight.mean(dim=0, dtype=torch.float32)
-        elements = _CHUNK_ELEMENTS * (16 if hidden.is_cuda else 1)
-        chunk = max(elements // vocab, 1)
+        chunk = max(logits_in_flight(is_cuda=hidden.is_cuda) // vocab, 1)
         grad_hidden = torch.empty_like(hidden, dtype=torch.float32)
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         loss = torch.zeros((), device=hidden.device, dtype=torch.float32)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from langsearch.adapters.learners import Learner
@@ -110,6 +111,32 @@ def make_terms(settings: TrainerSettings) -> tuple[Term, ...]:
     return (CrossEntropy(settings.label_smoothing),)
 
 
+def try_microbatch(learner: Learner, data: TrainingData, settings: TrainerSettings, rows: NDArray[np.int32]) -> None:
+    """Goes forward and back with a microbatch, beside as much memory as the optimizer will take; learns nothing.
+
+    Args:
+        learner: What is to be trained; it is left as it is, but for random numbers that are drawn.
+        data: Sentences and directions.
+        settings: How to train.
+        rows: As in `EpochPlan.microbatches`.
+
+    Raises:
+        Exception: Whatever says that there is no room; see `model.memory.is_out_of_memory`.
+    """
+    run = _Run(learner, data, settings, make_terms(settings), 1)
+    set_dropout(learner.model, settings.dropout)
+    learner.model.train()
+    try:
+        moments = [torch.empty_like(parameter) for parameter in run.parameters.values() for _ in range(2)]
+        batch = collate(data.store, data.directions, rows, data.vocabulary, data.languages)
+        loss = run._loss(batch.to(run.device))
+        run.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        del moments
+    finally:
+        run.optimizer.zero_grad(set_to_none=True)
+        learner.model.eval()
+
+
 class _Run:
     def __init__(
         self, learner: Learner, data: TrainingData, settings: TrainerSettings, terms: Sequence[Term], num_parts: int
@@ -130,6 +157,8 @@ class _Run:
         self, resume: Checkpoint | None, updates_between_yields: int | None, should_yield: Callable[[], bool]
     ) -> Iterator[Progress]:
         settings = self.settings
+        if settings.tokens_per_batch is None:
+            raise ValueError("`tokens_per_batch` must be found before training; see `fitting.find_tokens_per_batch`")
         torch.manual_seed(settings.seed)
         set_dropout(self.learner.model, settings.dropout)
         if resume is not None:

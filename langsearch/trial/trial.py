@@ -26,6 +26,7 @@ from langsearch.study.results import TrialResult
 from langsearch.train.checkpoint import Checkpoint, read_newest_checkpoint, write_checkpoint
 from langsearch.train.loop import Progress, TrainingData, train
 from langsearch.trial.attempts import Attempts, read_attempts
+from langsearch.trial.batch_size import found_tokens, settled_trainer
 from langsearch.trial.kept_weights import is_whole, remove_weights, tidy, weights_in_use
 from langsearch.trial.monitor import Monitor, Unwatched, peak_memory_bytes, reset_peak_memory
 from langsearch.trial.scores import write_scores
@@ -158,7 +159,7 @@ class _Run:
         for progress in train(
             self.learner,
             training,
-            self.task.trainer,
+            settled_trainer(self.learner, training, self.task.trainer, self.folder.path),
             resume=checkpoint,
             should_yield=self._after_update,
             num_parts=self.attempts.num_parts,
@@ -252,9 +253,14 @@ class _Run:
             beams=settings.beams,
             cut_share=evaluation.cut_share,
             num_cut_sources=evaluation.num_cut_sources,
-            note=self.attempts.note,
+            note=self._note(),
             worker=f"{socket.gethostname()}/{os.getpid()}",
         )
+
+    def _note(self) -> str:
+        found = found_tokens(self.folder.path)
+        words = "" if found is None else f"tokens_per_batch {found:,}, the most that the device has room for"
+        return "; ".join(filter(None, (words, self.attempts.note)))
 
     def _count_seconds(self) -> None:
         now = time.perf_counter()

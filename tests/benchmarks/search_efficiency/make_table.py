@@ -36,6 +36,7 @@ from langsearch.prior.learning import LearningTask
 from langsearch.prior.seeding import learn, next_task, seed
 from langsearch.space.schema import Space, load_space
 from langsearch.space.settings import TrainerSettings
+from langsearch.train.fitting import MAX_TOKENS
 from langsearch.train.loop import TrainingData, train
 from langsearch.trial.trial import build_learner
 
@@ -180,7 +181,7 @@ def epoch_updates(environment: Environment, task: LearningTask) -> int:
         epoch=0,
         seed=trainer.seed,
         temperature=trainer.temperature,
-        max_tokens=trainer.tokens_per_batch // trainer.accumulation,
+        max_tokens=(trainer.tokens_per_batch or MAX_TOKENS) // trainer.accumulation,
         pairs_per_epoch=trainer.pairs_per_epoch,
         max_length=trainer.max_length,
     )

@@ -1,0 +1,110 @@
+"""What `langsearch check` says of memory: what a trial needs, and whether this machine has it."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from langsearch.experiment.environment import CheckedSpace
+from langsearch.model.families import read_config
+from langsearch.model.finding import find_base
+from langsearch.model.memory import total_bytes
+from langsearch.space.dimensions import baseline_trainer_settings
+from langsearch.space.settings import Baseline
+from langsearch.space.values import Value, extremes, options
+from langsearch.train.fitting import MAX_TOKENS
+from langsearch.train.need import MemoryNeed, training_need
+
+
+def memory_needs(checked: CheckedSpace, most_parameters: int) -> dict[str, MemoryNeed]:
+    """Returns what a trial needs at most, and full fine-tuning, at the largest batch of the space.
+
+    Args:
+        checked: The space.
+        most_parameters: The most adapter parameters of the space.
+    """
+    space, shape = checked.space, checked.shape
+    config = read_config(find_base(space.base))
+    section = space.trainer_section
+    arguments: dict[str, Any] = {
+        "num_parameters": shape.num_parameters,
+        "longest": checked.lengths.max_length,
+        "dropout": max(extremes(section.dropout)),
+        "is_cuda": space.resources.gpu > 0,
+    }
+    adapters = training_need(
+        config,
+        num_trained=most_parameters,
+        is_full=False,
+        tokens=_largest_batch(section.tokens_per_batch) // section.accumulation,
+        **arguments,
+    )
+    named = [baseline for baseline in space.baselines if baseline.name == "full_finetuning"]
+    trainer = baseline_trainer_settings(section, named[0] if named else Baseline(name="full_finetuning"))
+    full = training_need(
+        config,
+        num_trained=shape.num_parameters,
+        is_full=True,
+        tokens=(trainer.tokens_per_batch or MAX_TOKENS) // trainer.accumulation,
+        **(arguments | {"dropout": trainer.dropout}),
+    )
+    return {"a trial": adapters, "full fine-tuning": full}
+
+
+def memory_lines(checked: CheckedSpace, needs: Mapping[str, MemoryNeed]) -> list[str]:
+    """Returns the needs in words, and whether the device of this machine has as much."""
+    lines = [_line(name, need) for name, need in needs.items()]
+    room = _room(checked)
+    if room is None:
+        return [*lines, "this machine shows no GPU; the one that trials get must have as much"]
+    has = f"this machine's {room[0]} has {_gigabytes(room[1])}"
+    short = [name for name, need in needs.items() if need.total > room[1]]
+    if not short:
+        return [*lines, f"{has}: enough for one at a time"]
+    hopeless = [name for name in short if needs[name].fixed > room[1]]
+    way_out = "Raise `trainer.accumulation`, or set `trainer.tokens_per_batch: auto`"
+    if hopeless:
+        way_out = f"{' and '.join(hopeless)} fits with no batch, however small"
+    return [*lines, f"{has}, which is too little for {' and '.join(short)}. {way_out}."]
+
+
+def describe_needs(checked: CheckedSpace, needs: Mapping[str, MemoryNeed]) -> dict[str, Any]:
+    """Returns the needs in bytes, and what this machine has, as JSON data."""
+    room = _room(checked)
+    found: dict[str, Any] = {
+        name.replace(" ", "_"): asdict(need) | {"total": need.total} for name, need in needs.items()
+    }
+    return found | {"device": None if room is None else {"name": room[0], "total": room[1]}}
+
+
+def _largest_batch(tokens_per_batch: Value) -> int:
+    """Returns the largest batch that a space may try; `auto` is no larger than `MAX_TOKENS`."""
+    automatic = MAX_TOKENS if None in options(tokens_per_batch) else 0
+    return max(automatic, int(max(extremes(tokens_per_batch))))
+
+
+def _room(checked: CheckedSpace) -> tuple[str, int] | None:
+    if checked.space.resources.gpu == 0:
+        return "CPU", total_bytes(torch.device("cpu"))
+    if not torch.cuda.is_available():
+        return None
+    return "GPU", total_bytes(torch.device("cuda"))
+
+
+def _line(name: str, need: MemoryNeed) -> str:
+    parts = {
+        "base": need.base,
+        "trained": need.trained,
+        "gradients": need.gradients,
+        "optimizer": need.optimizer,
+        "activations": need.activations,
+    }
+    listed = ", ".join(f"{part} {_gigabytes(size)}" for part, size in parts.items())
+    return f"{name} about {_gigabytes(need.total)}: {listed}"
+
+
+def _gigabytes(size: float) -> str:
+    if size < 1e9:
+        return f"{size / 1e6:.0f} MB"
+    return f"{size / 1e9:.1f} GB" if size < 1e10 else f"{size / 1e9:.0f} GB"

@@ -1,0 +1,61 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from langsearch.experiment.environment import CheckedSpace, check_space
+from langsearch.search import needs
+from langsearch.search.needs import describe_needs, memory_lines, memory_needs
+from langsearch.space.schema import load_space
+
+pytest_plugins = ["search_fixtures"]
+
+
+def needs_of(space_file: Path, *overrides: str) -> tuple[CheckedSpace, list[str]]:
+    checked = check_space(load_space(space_file, overrides))
+    return checked, memory_lines(checked, memory_needs(checked, 33_792))
+
+
+def machine(monkeypatch: pytest.MonkeyPatch, total: int) -> None:
+    monkeypatch.setattr(needs, "total_bytes", lambda device: total)
+
+
+def test_a_trial_and_full_fine_tuning_are_told_with_their_parts(
+    space_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(monkeypatch, 24 * 10**9)
+    checked, (trial, full, room) = needs_of(space_file, "trainer.tokens_per_batch=16000")
+    assert trial.startswith("a trial about ") and "base 10 MB, trained 0 MB, gradients 0 MB" in trial
+    assert "base 10 MB, trained 10 MB, gradients 14 MB, optimizer 19 MB" in full
+    assert room == "this machine's CPU has 24 GB: enough for one at a time"
+    found = json.loads(json.dumps(describe_needs(checked, memory_needs(checked, 33_792))))
+    assert found["device"] == {"name": "CPU", "total": 24 * 10**9}
+    parts = found["full_fine-tuning"]
+    assert parts.pop("total") == sum(parts.values())
+
+
+def test_what_does_not_fit_is_said_with_a_way_out(space_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, 100 * 10**6)
+    _, (*_, room) = needs_of(space_file, "trainer.tokens_per_batch=16000")
+    assert room.startswith("this machine's CPU has 100 MB, which is too little for a trial and full fine-tuning. ")
+    assert room.endswith("Raise `trainer.accumulation`, or set `trainer.tokens_per_batch: auto`.")
+    machine(monkeypatch, 20 * 10**6)
+    _, (*_, room) = needs_of(space_file, "trainer.tokens_per_batch=600")
+    assert room.endswith("full fine-tuning fits with no batch, however small.")
+
+
+def test_a_batch_that_is_found_counts_as_its_largest_and_searched_ones_too(space_file: Path) -> None:
+    def activations(setting: str) -> int:
+        checked, _ = needs_of(space_file, f"trainer.tokens_per_batch={setting}")
+        return memory_needs(checked, 33_792)["a trial"].activations
+
+    assert activations("auto") == activations("16000") == activations("{choice: [auto, 600]}")
+    assert activations("{int: [600, 8000]}") == activations("8000") < activations("16000")
+
+
+def test_without_a_gpu_here_no_verdict_is_given(space_file: Path) -> None:
+    checked = check_space(load_space(space_file))
+    elsewhere = replace(checked, space=load_space(space_file, ["resources.gpu=1"]))
+    if needs._room(elsewhere) is None:
+        assert memory_lines(elsewhere, {})[-1].startswith("this machine shows no GPU")
