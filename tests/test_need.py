@@ -34,13 +34,14 @@ from langsearch.trial.monitor import peak_memory_bytes, reset_peak_memory
 
 case, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
 torch.set_num_threads(1)
+kept = torch.bfloat16 if case["is_bf16"] else torch.float32
 dropout, tokens, length, first = case["dropout"], case["tokens"], case["length"], case["first_encoder"]
 config = M2M100Config(
     vocab_size=8111, d_model=256, encoder_layers=4, decoder_layers=4, encoder_attention_heads=4,
     decoder_attention_heads=4, encoder_ffn_dim=1024, decoder_ffn_dim=1024, max_position_embeddings=256,
     attention_dropout=case["attention_dropout"], scale_embedding=True,
 )
-model = M2M100ForConditionalGeneration(config).requires_grad_(False).eval()
+model = M2M100ForConditionalGeneration(config).requires_grad_(False).eval().to(kept)
 num_parameters = sum(parameter.numel() for parameter in model.parameters())
 shape = BaseShape(
     encoder_layers=4, decoder_layers=4, d_model=256, encoder_ffn_dim=1024, decoder_ffn_dim=1024,
@@ -61,11 +62,11 @@ architecture = Architecture(
     slots=tuple((name, name) for name in languages), adapters=uniform_ranks(sites, dict.fromkeys(languages, 8))
 )
 settings = TrainerSettings(epochs=1, tokens_per_batch=tokens, accumulation=1, dropout=dropout)
-reset_peak_memory()
-before = peak_memory_bytes()
+reset_peak_memory(torch.device("cpu"))
+before = peak_memory_bytes(torch.device("cpu"))
 learner = FullModel(base) if case["is_full"] else adapt(base, architecture, languages)
 *_, last = train(learner, data, settings)
-measured = peak_memory_bytes() - before
+measured = peak_memory_bytes(torch.device("cpu")) - before
 assert last.updates == 2
 need = training_need(
     config,
@@ -76,6 +77,7 @@ need = training_need(
     longest=length,
     dropout=dropout,
     layers=first_layers(None if case["is_full"] else architecture, config),
+    bytes_per_value=kept.itemsize,
 )
 print(json.dumps([need.total - need.base, measured]))
 """
@@ -85,6 +87,7 @@ CASES = {
     "no dropout": {"dropout": 0.0},
     "dropout on long attention": {"attention_dropout": 0.1, "length": 100},
     "the decoder alone": {"first_encoder": 4},
+    "a base resident in bf16": {"is_bf16": True},
     "full fine-tuning": {"is_full": True},
 }
 
@@ -93,7 +96,8 @@ CASES = {
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_the_estimate_is_within_a_factor_of_2_of_the_measured_peak(case: dict[str, object], tmp_path: Path) -> None:
     whole = {
-        "dropout": 0.1, "attention_dropout": 0.0, "tokens": 4000, "length": 40, "first_encoder": 0, "is_full": False
+        "dropout": 0.1, "attention_dropout": 0.0, "tokens": 4000, "length": 40, "first_encoder": 0, "is_full": False,
+        "is_bf16": False,
     } | case  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", MEASURE, json.dumps(whole), str(tmp_path)],

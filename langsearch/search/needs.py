@@ -8,9 +8,9 @@ import torch
 
 from langsearch.experiment.environment import CheckedSpace
 from langsearch.model.families import read_config
-from langsearch.model.finding import find_base
 from langsearch.model.memory import total_bytes
 from langsearch.space.dimensions import baseline_trainer_settings
+from langsearch.space.schema import Space
 from langsearch.space.settings import Baseline
 from langsearch.space.values import Value, extremes, options
 from langsearch.train.fitting import MAX_TOKENS
@@ -25,7 +25,7 @@ def memory_needs(checked: CheckedSpace, most_parameters: int) -> dict[str, Memor
         most_parameters: The most adapter parameters of the space.
     """
     space, shape = checked.space, checked.shape
-    config = read_config(find_base(space.base))
+    config = read_config(checked.base.folder)
     section = space.trainer_section
     arguments: dict[str, Any] = {
         "num_parameters": shape.num_parameters,
@@ -37,6 +37,7 @@ def memory_needs(checked: CheckedSpace, most_parameters: int) -> dict[str, Memor
         config,
         num_trained=most_parameters,
         is_full=False,
+        bytes_per_value=_bytes_per_value(space),
         tokens=_largest_batch(section.tokens_per_batch) // section.accumulation,
         **arguments,
     )
@@ -82,6 +83,13 @@ def _largest_batch(tokens_per_batch: Value) -> int:
     """Returns the largest batch that a space may try; `auto` is no larger than `MAX_TOKENS`."""
     automatic = MAX_TOKENS if None in options(tokens_per_batch) else 0
     return max(automatic, int(max(extremes(tokens_per_batch))))
+
+
+def _bytes_per_value(space: Space) -> int:
+    """Returns the bytes of a weight of the frozen base: what `auto` means on a CPU is measured later, so 4 at most."""
+    precision = space.trainer_section.precision
+    halved = ("auto", "bf16", "fp16") if space.resources.gpu > 0 else ("bf16",)
+    return 2 if precision in halved else 4
 
 
 def _room(checked: CheckedSpace) -> tuple[str, int] | None:

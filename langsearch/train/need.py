@@ -73,9 +73,9 @@ def training_need(
     dropout: float,
     is_cuda: bool = False,
     layers: tuple[int, int] = (0, 0),
-    bytes_per_weight: int = _FLOAT,
+    bytes_per_value: int = _FLOAT,
 ) -> MemoryNeed:
-    """Returns what a training needs at most, with products in fp32.
+    """Returns what a training needs at most.
 
     Args:
         config: The base's configuration.
@@ -87,12 +87,13 @@ def training_need(
         dropout: While training.
         is_cuda: Whether the device is a GPU.
         layers: As `first_layers` has them.
-        bytes_per_weight: Of the frozen base.
+        bytes_per_value: Of the frozen base's weights and of what is kept for the backward pass: 2 where the base is
+            resident in bf16 or fp16, else 4. Adapters, their gradients and the optimizer have 4.
     """
     gradients = num_trained * _FLOAT
-    per_token = _bytes_per_token(config, min(longest, tokens), dropout, is_cuda, layers)
+    per_token = _bytes_per_token(config, min(longest, tokens), dropout, is_cuda, layers, bytes_per_value)
     return MemoryNeed(
-        base=num_parameters * bytes_per_weight,
+        base=num_parameters * bytes_per_value,
         trained=num_trained * _FLOAT,
         gradients=gradients + (_FLOAT * config.vocab_size * config.d_model if is_full else 0),
         optimizer=2 * num_trained * _FLOAT,
@@ -115,18 +116,20 @@ def first_layers(architecture: Architecture | None, config: Any) -> tuple[int, i
     return int(config.encoder_layers), min(layers["decoder"], default=int(config.decoder_layers))
 
 
-def _bytes_per_token(config: Any, longest: int, dropout: float, is_cuda: bool, layers: tuple[int, int]) -> int:
+def _bytes_per_token(
+    config: Any, longest: int, dropout: float, is_cuda: bool, layers: tuple[int, int], size: int
+) -> int:
     d, attention_dropout = config.d_model, min(dropout, config.attention_dropout)
-    mask = (1 if is_cuda else _FLOAT) * d if dropout > 0 else 0
+    mask = (1 if is_cuda else size) * d if dropout > 0 else 0
     probabilities = 0
     if attention_dropout > 0 and not is_cuda:
-        probabilities = 3 * _FLOAT * longest
-    encoder = _FLOAT * (8 * d + config.encoder_ffn_dim) + 2 * mask + probabilities * config.encoder_attention_heads
-    decoder = _FLOAT * (14 * d + config.decoder_ffn_dim) + 3 * mask + 2 * probabilities * config.decoder_attention_heads
+        probabilities = 3 * size * longest
+    encoder = size * (8 * d + config.encoder_ffn_dim) + 2 * mask + probabilities * config.encoder_attention_heads
+    decoder = size * (14 * d + config.decoder_ffn_dim) + 3 * mask + 2 * probabilities * config.decoder_attention_heads
     widest = max(config.encoder_ffn_dim, config.decoder_ffn_dim, d)
     return int(
         (config.encoder_layers - layers[0]) * encoder
         + (config.decoder_layers - layers[1]) * decoder
         + _FLOAT * 2 * d
-        + _IN_FLIGHT * _FLOAT * widest
+        + _IN_FLIGHT * size * widest
     )
