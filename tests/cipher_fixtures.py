@@ -136,6 +136,22 @@ def make_demand_task(_copier: Base, tmp_path: Path) -> CipherTask:
     return make
 
 
+@pytest.fixture
+def make_token_task(tmp_path: Path) -> CipherTask:
+    """Makes tasks from en into fr, which is the same, and into another language of a base, all of whose words differ.
+
+    Shared adapters can only tell the two apart by a token.
+    """
+
+    def make(base: Base, other: str, seed: int) -> TrainingData:
+        same = np.arange(NUM_WORDS)
+        ciphers = {"en": same, "fr": same, other: np.random.default_rng(seed).permutation(NUM_WORDS)}
+        directions = [Direction("en", "fr"), Direction("en", other)]
+        return _data(tmp_path / f"token-{other}{seed}", base, ciphers, directions)
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def cipher_settings() -> TrainerSettings:
     """Settings that learn a cipher in some dozens of updates."""

@@ -37,7 +37,7 @@ def chained(error: Exception, cause: Exception) -> Exception:
         (OSError("Could not write: I/O error: No space left on device (os error 28)"), "disk full"),
         (chained(OSError("Could not write"), OSError(errno.ENOSPC, "full")), "disk full"),
         (OSError(errno.EACCES, "Permission denied"), "PermissionError"),
-        (RuntimeError("CUDA error: device-side assert triggered"), "RuntimeError"),
+        (RuntimeError("CUDA error: device-side assert triggered"), "CUDA error"),
         (KeyError("x"), "KeyError"),
     ],
 )

@@ -360,7 +360,7 @@ _bases: dict[str, tuple[Resident, Base]] = {}
 def _attached(shared: SharedBase, wanted: Resident) -> Base:
     """Returns the base of this process, attached at its first use; only the form that was used last is held."""
     if shared.name not in _bases or _bases[shared.name][0] != wanted:
-        _bases.pop(shared.name, None)
-        free_memory()
+        if _bases.pop(shared.name, None) is not None:
+            free_memory()
         _bases[shared.name] = wanted, settle(attach_base(shared), wanted)
     return _bases[shared.name][1]

@@ -59,6 +59,11 @@ def show_ranks(ranks: Mapping[str, int], classes: Classes) -> str:
     return ", ".join([";".join(str(rank) for rank in usual.values()), *apart])
 
 
+def show_new(new_languages: Mapping[str, str]) -> str:
+    """Returns the languages that are new to a base as a space has them: "{tyv: {like: kaz}}"."""
+    return f"{{{', '.join(f'{language}: {{like: {new_languages[language]}}}' for language in sorted(new_languages))}}}"
+
+
 def show_modules(modules: Iterable[str]) -> str:
     """Returns modules in short: "q k v fc1 fc2"."""
     return " ".join(module.removesuffix("_proj") for module in modules)

@@ -17,6 +17,7 @@ from langsearch.experiment.task import TrialTask
 from langsearch.model.base import Base, load_base
 from langsearch.model.device import settle
 from langsearch.model.new_languages import with_new_languages
+from langsearch.space.plan import show_new
 from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space
 from langsearch.study.results import cut_words
@@ -78,6 +79,9 @@ def _open_adapters(target: Path, space_file: Path | None, store_folder: Path) ->
             f"The space must have the adapters' languages {', '.join(exported.languages)}, "
             f"but has {', '.join(checked.space.languages)}."
         )
+    own, theirs = show_new(checked.space.new_languages), show_new(dict(exported.architecture.new_languages))
+    if own != theirs:
+        raise InputError(f"The space must have the adapters' new languages {theirs}, but has {own}.")
     base = with_new_languages(load_base(checked.base), space.new_languages)
     environment = build_environment(checked, base, store_folder)
     base = settle(base, environment.compute.resident(space.trainer_section.precision))

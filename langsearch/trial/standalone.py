@@ -18,6 +18,7 @@ from langsearch.model.device import require_gpu, settle
 from langsearch.model.new_languages import with_new_languages
 from langsearch.space.architecture import Architecture, BaseShape
 from langsearch.space.dimensions import trainer_settings
+from langsearch.space.plan import show_new
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space, load_space
 from langsearch.space.settings import TrainerSettings
@@ -112,6 +113,9 @@ def _given_architecture(path: Path, space: Space) -> tuple[Architecture, Trainer
             f"An architecture must have the space's languages {', '.join(space.languages)}, "
             f"but {path} has {', '.join(architecture.languages)}."
         )
+    own, theirs = show_new(dict(architecture.new_languages)), show_new(space.new_languages)
+    if own != theirs:
+        raise InputError(f"An architecture must have the space's new languages {theirs}, but {path} has {own}.")
     sibling = TrialFolder(path.parent)
     if sibling.task.exists():
         return architecture, TrialTask.read(sibling).trainer
