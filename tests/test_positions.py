@@ -52,3 +52,18 @@ def test_every_family_trains_up_to_its_last_position_and_leaves_out_what_is_long
     data = TrainingData(store, [Direction("en", "fr")], LANGUAGES, base.vocabulary(LANGUAGES))
     *_, last = train(FullModel(base), data, settings)
     assert last.updates == 1
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_a_hypothesis_that_ends_at_once_is_not_cut(beams: int, base: Base) -> None:
+    arguments: dict[str, Any] = {"tokenizer": base.tokenizer, "vocabulary": base.vocabulary(LANGUAGES)}
+    learner = FullModel(base)
+
+    def silent(module: Any, inputs: Any, logits: Tensor) -> Tensor:
+        logits[..., arguments["vocabulary"].eos_id] = 1e4
+        return logits
+
+    learner.model.lm_head.register_forward_hook(silent)
+    row = DecodingRow(np.full(5, 30, np.int32), "en", "fr")
+    decoded = decode_rows(learner, [row], languages=LANGUAGES, settings=DecodingSettings(beams=beams), **arguments)
+    assert (decoded.texts, decoded.is_cut) == ([""], [False])

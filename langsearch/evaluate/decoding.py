@@ -109,7 +109,8 @@ def decode_rows(
     ):
         for index, tokens, text in zip(indices, hypotheses, tokenizer.decode(hypotheses), strict=True):
             decoded.texts[index] = text
-            decoded.is_cut[index] = _is_cut(tokens, rows[index], limits, vocabulary)
+            # `generate` repeats the decoder's start before its hypotheses.
+            decoded.is_cut[index] = _is_cut(tokens[settings.beams > 1 :], rows[index], limits, vocabulary)
         after_batch()
     return decoded
 
@@ -201,6 +202,5 @@ def _num_tgt_marks(vocabulary: BatchVocabulary) -> int:
 
 def _is_cut(tokens: Sequence[int], row: DecodingRow, limits: LengthLimits, vocabulary: BatchVocabulary) -> bool:
     """Returns whether a hypothesis is as long as it may be, its end included, which the limit then forced."""
-    first = 1 if tokens[0] == vocabulary.decoder_start_id else 0  # beams begin with the decoder's start
-    length = list(tokens).index(vocabulary.eos_id, first) - first + 1
+    length = list(tokens).index(vocabulary.eos_id) + 1
     return length == limits.tokens(row.direction, len(row.tokens)) + _num_tgt_marks(vocabulary)

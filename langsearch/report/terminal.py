@@ -11,6 +11,7 @@ from langsearch.report import wording
 from langsearch.report.experiment_values import Experiment, Trial
 from langsearch.report.sentences import untested
 from langsearch.report.summary import Summary, gain, summarise
+from langsearch.study.results import CUT
 
 MAX_SUMMARY_CHARS = 60
 """At 80 columns the last column has 20 left: three or four lines a trial at most."""
@@ -88,6 +89,8 @@ def _caption(experiment: Experiment, summary: Summary) -> str:
         if paired is not None and summary.split == "test":
             interval = wording.paired_interval(paired.low, paired.high)
             lines.append(f"* against {words}: {wording.difference(paired.value)}, 95 % {interval} (paired bootstrap)")
+    for trial in (*summary.front, *summary.baselines):
+        lines += [f"{wording.trial_label(trial)}: {words}" for words in (trial.note or "").split("; ") if CUT in words]
     if experiment.signature:
         lines.append(experiment.signature)
     if summary.split == "validation":

@@ -105,8 +105,9 @@ class DecodingSettings:
     """A hypothesis has at most this many times the source's tokens, plus 10. None: as the direction's training
     references need it, but at least 2; `evaluate.limits`."""
 
-    tokens_per_batch: int = 16_000
-    """Tokens in memory at once: sources and longest hypotheses of all rows that are decoded together, beams counted."""
+    tokens_per_batch: int = 12_000
+    """Tokens in memory at once: sources and longest hypotheses of all rows that are decoded together, beams counted. Of
+    sentences as long as those of FLORES these are about 128 hypotheses; with more, beams wait longer for the last."""
 
     rows_per_batch: int | None = None
     """Hypotheses decoded together, beams counted, however long they are. None: as many as `tokens_per_batch` holds."""

@@ -149,6 +149,9 @@ def kept_words(result: TrialResult) -> str:
     return "" if result.kept_epoch == result.epoch else f" kept from epoch {result.kept_epoch}"
 
 
+CUT = "were cut"
+"""In every warning of `cut_words`."""
+
 MAX_CUT_SHARE = 0.01
 """Above this share of cut translations a score says less about the model than about the limit."""
 
@@ -164,9 +167,9 @@ def cut_words(cut_share: float | None, num_cut_sources: int = 0, what: str = "")
     of = f"{what} " if what else ""
     words = []
     if cut_share is not None and cut_share > MAX_CUT_SHARE:
-        words.append(f"{100 * cut_share:.1f} % of the {of}translations were cut at their longest length")
+        words.append(f"{100 * cut_share:.1f} % of the {of}translations {CUT} at their longest length")
     if num_cut_sources:
-        words.append(f"{num_cut_sources:,} {of}sources were cut")
+        words.append(f"{num_cut_sources:,} {of}sources {CUT}")
     return "; ".join(words)
 
 
