@@ -73,12 +73,12 @@ def test_another_place_of_the_base_may_be_given(adapters: Path, tmp_path: Path) 
 
 def test_a_line_longer_than_the_bases_positions_is_an_error_or_cut_where_it_is_asked_for(adapters: Path) -> None:
     lines = [LINES[0], b"the water is here " * 100]
-    with pytest.raises(InputError, match=r"at most 254 tokens, .* lines 2 have more\. .* --max-length 256\.$"):
+    with pytest.raises(InputError, match=r"at most 254 tokens, .* but longer are lines 2\. .* --max-length 256\.$"):
         translate(adapters, *lines)
     cut = CutLines()
     found = list(translate_lines(adapters, lines, "en", "fr", beams=1, max_length=12, cut=cut))
     assert cut.sources == [2] and all(found)
-    assert cut.words.startswith("1 lines were cut before they were translated: 2.")
+    assert cut.words.startswith("Cut before they were translated: 1 (lines 2).")
     assert found[0] == translate(adapters, LINES[0])[0]
     with pytest.raises(InputError, match=r"^--max-length must be from 3 to the base's 256 positions, but got 257\.$"):
         list(translate_lines(adapters, lines, "en", "fr", max_length=257))

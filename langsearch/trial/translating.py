@@ -36,8 +36,11 @@ class CutLines:
     @property
     def words(self) -> str:
         """What was cut, in a sentence for each; "" for nothing."""
-        found = ((self.sources, "cut before they were translated"), (self.translations, "cut at their longest length"))
-        return " ".join(f"{len(lines):,} lines were {what}: {_listed(lines)}." for lines, what in found if lines)
+        found = (
+            (self.sources, "Cut before they were translated"),
+            (self.translations, "Translations cut at their longest length"),
+        )
+        return " ".join(f"{what}: {len(lines):,} (lines {_listed(lines)})." for lines, what in found if lines)
 
 
 def translate_lines(
@@ -96,8 +99,8 @@ def translate_lines(
         too_long = [number for (number, _), ids in zip(chunk, tokens, strict=True) if len(ids) > longest]
         if too_long and max_length is None:
             raise InputError(
-                f"A line must have at most {longest:,} tokens, which is what the base has positions for, but lines "
-                f"{_listed(too_long)} have more. Split them, or cut them with --max-length {positions}."
+                f"A line must have at most {longest:,} tokens, which is what the base has positions for, but longer are "
+                f"lines {_listed(too_long)}. Split them, or cut them with --max-length {positions}."
             )
         cut.sources += too_long
         present = [(number, ids[:longest]) for (number, _), ids in zip(chunk, tokens, strict=True) if ids]
