@@ -99,8 +99,8 @@ def translate_lines(
         too_long = [number for (number, _), ids in zip(chunk, tokens, strict=True) if len(ids) > longest]
         if too_long and max_length is None:
             raise InputError(
-                f"A line must have at most {longest:,} tokens, which is what the base has positions for, but longer are "
-                f"lines {_listed(too_long)}. Split them, or cut them with --max-length {positions}."
+                f"A line must have at most {longest:,} tokens, which is what the base has positions for, but longer "
+                f"are lines {_listed(too_long)}. Split them, or cut them with --max-length {positions}."
             )
         cut.sources += too_long
         present = [(number, ids[:longest]) for (number, _), ids in zip(chunk, tokens, strict=True) if ids]
