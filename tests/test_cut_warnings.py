@@ -7,13 +7,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from langsearch.trial.single import train_single
 from rich.console import Console
 
 from langsearch.experiment.folder import TrialFolder, read_rows
 from langsearch.report.experiment_reader import read_experiment
 from langsearch.report.terminal import front_table
 from langsearch.study.results import cut_words
+from langsearch.trial.standalone import train_single
 
 pytest_plugins = ["search_fixtures"]
 
