@@ -5,7 +5,7 @@ Sizes in shapes: rows = pairs in a batch, src_len and tgt_len = longest side wit
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from langsearch.data.directions import Direction
-from langsearch.data.store import TokenStore
 from langsearch.space.problems import InputError
+
+if TYPE_CHECKING:  # PyArrow, which what knows no sentences need not have
+    from langsearch.data.store import TokenStore
 
 IGNORED_LABEL = -100
 """The label of padding, which the loss leaves out (PyTorch's default `ignore_index`)."""
@@ -115,7 +117,7 @@ class EpochPlan:
 
 
 def plan_epoch(
-    store: TokenStore,
+    store: "TokenStore",
     directions: Sequence[Direction],
     *,
     epoch: int,
@@ -171,7 +173,7 @@ def plan_epoch(
 
 
 def collate(
-    store: TokenStore,
+    store: "TokenStore",
     directions: Sequence[Direction],
     rows: NDArray[np.int32],
     vocabulary: BatchVocabulary,
@@ -249,7 +251,7 @@ def is_token(ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.b
 
 
 def _usable_pairs(
-    store: TokenStore, directions: Sequence[Direction], limit: int
+    store: "TokenStore", directions: Sequence[Direction], limit: int
 ) -> tuple[list[NDArray[np.int32]], list[NDArray[np.int32]], int]:
     """Returns for each direction its rows and the length of their longer side, and how many pairs are too long."""
     usable, lengths, num_left_out = [], [], 0

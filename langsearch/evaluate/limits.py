@@ -10,13 +10,16 @@ trained on: with these limits none of the Yoruba references is cut, and the quic
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from langsearch.data.batches import NUM_MARKS
 from langsearch.data.directions import Direction
-from langsearch.data.store import TokenStore
 from langsearch.space.settings import DecodingSettings
+
+if TYPE_CHECKING:  # PyArrow, which a decoder of tokens need not have
+    from langsearch.data.store import TokenStore
 
 PLUS_TOKENS = 10
 """Tokens that a hypothesis has beyond those in proportion to its source."""
@@ -70,7 +73,7 @@ class LengthLimits:
 
 
 def length_limits(
-    settings: DecodingSettings, positions: int, directions: Sequence[Direction] = (), train: TokenStore | None = None
+    settings: DecodingSettings, positions: int, directions: Sequence[Direction] = (), train: "TokenStore | None" = None
 ) -> LengthLimits:
     """Returns the limits of the settings.
 
@@ -89,7 +92,7 @@ def length_limits(
     return LengthLimits(positions, settings.max_length_factor, factors)
 
 
-def _factor(train: TokenStore, direction: Direction) -> float | None:
+def _factor(train: "TokenStore", direction: Direction) -> float | None:
     """Returns the factor with which 99.9 % of a direction's references fit, with a margin; None of too few."""
     src, tgt = train.lengths(direction.src), train.lengths(direction.tgt)
     present = (src > 0) & (tgt >= 0)
