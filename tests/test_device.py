@@ -5,8 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from langsearch.adapters.learners import AdaptedModel, FullModel, adapt
 from langsearch.data.batches import collate
@@ -19,9 +17,8 @@ from langsearch.model.device import Compute, Resident, product_dtype, require_gp
 from langsearch.space.architecture import Architecture
 from langsearch.space.problems import InputError
 from langsearch.space.settings import DecodingSettings, TrainerSettings
-from langsearch.train.cross_entropy import CrossEntropy
-from langsearch.train.forward import run_forward
 from langsearch.train.loop import TrainingData, train
+from tests.weight_copies import WeightCopies, copies_in_a_step
 
 LANGUAGES = ("en", "fr", "de", "sw")
 DIRECTIONS = all_directions(LANGUAGES)
@@ -83,20 +80,6 @@ def test_on_a_cpu_auto_is_what_was_measured_and_a_named_precision_is_itself() ->
     assert Compute().resident("bf16") == BF16
 
 
-class Casts(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes which of the watched tensors are copied into another type."""
-
-    def __init__(self, watched: set[int]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._watched = watched
-        self.found: list[tuple[int, ...]] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten._to_copy.default and args[0].untyped_storage().data_ptr() in self._watched:
-            self.found.append(tuple(args[0].shape))
-        return func(*args, **(kwargs or {}))
-
-
 def test_no_weight_of_a_resident_base_is_cast_or_kept_twice(
     tiny_base: Base, quickstart_store: TokenStore, make_architecture: Architect
 ) -> None:
@@ -107,23 +90,9 @@ def test_no_weight_of_a_resident_base_is_cast_or_kept_twice(
     weights = [value for value in base.model.parameters() if id(value) not in trained]
     assert {value.dtype for value in weights} == {torch.bfloat16}
     assert {value.dtype for value in learner.parameters().values()} == {torch.float32}
-    storages = {value.untyped_storage().data_ptr() for value in weights}
-    sizes = {value.numel() for value in weights if value.dim() == 2}
     rows = torch.tensor([[index, index] for index in range(12)], dtype=torch.int32).numpy()
     batch = collate(quickstart_store, DIRECTIONS, rows, base.vocabulary(LANGUAGES), LANGUAGES)
-    copies: list[tuple[int, ...]] = []
-
-    def note(saved: Tensor) -> Tensor:
-        if saved.untyped_storage().data_ptr() not in storages and saved.numel() in sizes and saved.dim() == 2:
-            copies.append(tuple(saved.shape))
-        return saved
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved), Casts(storages) as casts:
-        states = run_forward(learner, batch, frozenset({"decoder"}), torch.bfloat16)
-        loss = CrossEntropy(0.1).loss(learner.model, states, batch)
-        torch.autograd.backward(loss)
-    assert copies == []
-    assert casts.found == []
+    assert copies_in_a_step(learner, batch, torch.bfloat16) == WeightCopies()
     assert all(value.grad is not None for value in learner.parameters().values())
 
 
