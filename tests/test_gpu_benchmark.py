@@ -50,6 +50,7 @@ def test_every_part_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[st
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith("no GPU")
     assert "trainer.precision: auto is fp32 here" in printed
+    assert any(line.startswith("a step: 4 x 6 tokens a side") for line in printed)
     assert len(printed) == 7 + len(rows)
     assert all(len(line) < 160 for line in printed)
 

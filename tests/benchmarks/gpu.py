@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(problem, file=sys.stderr)
         raise SystemExit(2)
     resident = Compute(gpu=1.0 if given.device == "cuda" else 0.0).resident("auto")
-    about = _about(resident)
+    about = _about(resident, _SMALL_WORK if names == ["small"] else _WORK)
     print("\n".join(about.values()), flush=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)  # transformers' on itself and on PEFT
@@ -76,7 +76,7 @@ def _problem(names: Sequence[str], device: str) -> str | None:
     return None
 
 
-def _about(resident: Resident) -> dict[str, str]:
+def _about(resident: Resident, work: Work) -> dict[str, str]:
     """Returns what the figures depend on, each in a line."""
     card = "no GPU: this only shows that the code runs"
     if resident.device.type == "cuda":
@@ -88,9 +88,9 @@ def _about(resident: Resident) -> dict[str, str]:
         "card": card,
         "versions": f"torch {torch.__version__}, transformers {version('transformers')}, {peft}",
         "precision": f"trainer.precision: auto is {_name(resident.dtype)} here",
-        "step": f"a step: {_WORK.rows} x {_WORK.length} tokens a side, and one update; rank {RANK} at all places; "
+        "step": f"a step: {work.rows} x {work.length} tokens a side, and one update; rank {RANK} at all places; "
         "PEFT: adapters in fp32 on a base in the same type, under autocast of it",
-        "decoding": f"decoding: {_WORK.sentences} sentences in each direction; the loop: `generate`, one direction at "
+        "decoding": f"decoding: {work.sentences} sentences in each direction; the loop: `generate`, one direction at "
         "a time, same adapters",
     }
 

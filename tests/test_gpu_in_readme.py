@@ -1,0 +1,117 @@
+"""README's page on GPUs: its space, and the numbers that it computes."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import M2M100Config, M2M100ForConditionalGeneration
+
+from langsearch.model.device import Resident
+from langsearch.space.architecture import BaseShape
+from langsearch.space.build import baseline_architecture
+from langsearch.space.schema import load_space
+from langsearch.space.settings import Baseline, TrainerSettings
+from tests.benchmarks.step_variants import Size, adapted_model, random_base
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+PAGE = README.partition("## On a GPU with NLLB-200 or M2M-100")[2].partition("\n## ")[0]
+
+SHAPES = {
+    "M2M-100 418M": (1024, 12, 4096, 128_112),
+    "NLLB-200 600M": (1024, 12, 4096, 256_206),
+    "NLLB-200 1.3B": (1024, 24, 8192, 256_206),
+    "NLLB-200 3.3B": (2048, 24, 8192, 256_206),
+}
+"""Width, layers of a stack, feed-forward width and vocabulary of the published config.json."""
+
+
+def base_shape(name: str) -> BaseShape:
+    """A base's sizes; its parameters are counted without memory."""
+    width, layers, ffn, vocab = SHAPES[name]
+    config = M2M100Config(
+        vocab_size=vocab,
+        d_model=width,
+        encoder_layers=layers,
+        decoder_layers=layers,
+        encoder_ffn_dim=ffn,
+        decoder_ffn_dim=ffn,
+    )
+    with torch.device("meta"):
+        num_parameters = M2M100ForConditionalGeneration(config).num_parameters()
+    return BaseShape(
+        encoder_layers=layers,
+        decoder_layers=layers,
+        d_model=width,
+        encoder_ffn_dim=ffn,
+        decoder_ffn_dim=ffn,
+        num_parameters=num_parameters,
+    )
+
+
+def activations(width: int, layers: int, ffn: int, tokens: int) -> int:
+    """The README's formula, in bytes."""
+    return layers * tokens * (50 * width + 4 * ffn)
+
+
+def test_the_space_is_one_and_fits_the_bases_that_it_names(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)
+    (tmp_path / "nllb.yaml").write_text(text, encoding="utf-8")
+    space = load_space(tmp_path / "nllb.yaml")
+    assert space.base == "facebook/nllb-200-distilled-600M"
+    assert (space.resources.gpu, space.resources.trials_per_gpu) == (1.0, 1)
+    for name in SHAPES:
+        assert space.check(base_shape(name)) == []
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_memory_is_as_computed(name: str) -> None:
+    shape = base_shape(name)
+    num = shape.num_parameters
+    one = baseline_architecture(Baseline(name="shared_lora", rank=8), {"all": ("en", "fr")}, shape)
+    assert one is not None
+    trainer = TrainerSettings()
+    weights, adapters = 2 * num, 16 * 12 * one.num_parameters(shape)
+    tokens = trainer.tokens_per_batch // trainer.accumulation
+    working = activations(shape.d_model, shape.encoder_layers, shape.encoder_ffn_dim, tokens)
+    expected = (
+        f"{num:,}",
+        *(f"{value / 1e9:.2f}" for value in (weights, adapters)),
+        *(f"{value / 1e9:.1f}" for value in (working, weights + adapters + working, 22 * num)),
+    )
+    (row,) = re.findall(rf"^\| {name} \| (.*) \|$", PAGE, flags=re.MULTILINE)
+    assert tuple(row.split(" | ")) == expected
+
+
+@pytest.mark.parametrize("ffn", [1024, 2048])
+def test_the_formula_of_activations_counts_what_the_backward_pass_needs(ffn: int) -> None:
+    """Without dropout, whose masks are the rest: 5 d bytes on a GPU, where one takes a byte."""
+    width, rows, length = 256, 4, 40
+
+    def kept(layers: int) -> int:
+        base = random_base(Size(width, layers, ffn, 16, 300), Resident(torch.device("cpu"), torch.float32))
+        base.model.to(torch.bfloat16)  # fused attention stays, as on a GPU
+        learner = adapted_model(base, 12)
+        learner.model.train()
+        values = [*learner.model.parameters(), *learner.model.buffers()]
+        own = {value.untyped_storage().data_ptr() for value in values}
+        found: dict[int, Tensor] = {}
+
+        def note(saved: Tensor) -> Tensor:
+            if saved.untyped_storage().data_ptr() not in own:
+                found[saved.untyped_storage().data_ptr()] = saved
+            return saved
+
+        batch = torch.randint(4, 300, (rows, length))
+        languages = torch.randint(12, (rows,))
+        model: Any = learner.model.model
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved), learner.route(languages, languages):
+            states = model(input_ids=batch, decoder_input_ids=batch, use_cache=False)
+            size = sum(saved.untyped_storage().nbytes() for saved in found.values())
+        del states
+        return size
+
+    without_dropout = activations(width, 2, ffn, rows * length) - 2 * rows * length * 5 * width
+    assert kept(3) - kept(1) == pytest.approx(without_dropout, rel=0.1)
