@@ -13,7 +13,6 @@ from langsearch.cluster import ray_session
 from langsearch.experiment.environment import CheckedSpace, check_space
 from langsearch.experiment.folder import ExperimentFolder
 from langsearch.experiment.recorded_base import BASE_FILE
-from langsearch.model.base import Base, share_base
 from langsearch.search.display import Display
 from langsearch.search.runner import run_search
 from langsearch.space.problems import InputError
@@ -81,7 +80,7 @@ def test_a_base_that_has_changed_since_is_refused_and_nothing_is_written(copied:
 
 
 def test_where_ray_does_not_start_in_time_it_is_started_again_and_then_said_plainly(
-    base: Base, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     starts: list[str] = []
 
@@ -92,19 +91,19 @@ def test_where_ray_does_not_start_in_time_it_is_started_again_and_then_said_plai
 
     monkeypatch.setattr(ray, "init", start)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    shared, told = share_base(base), list[str]()
-    ray_session.start_ray(shared, told.append)
+    told = list[str]()
+    ray_session.start_ray(1_000_000, told.append)
     assert (len(starts), len(told)) == (2, 1)
     with pytest.raises(InputError, match=r"Ray must start within half a minute, but has not, 3 times: .*--resume"):
-        ray_session.start_ray(shared, told.append)
+        ray_session.start_ray(1_000_000, told.append)
     assert (len(starts), len(told)) == (5, 3)
 
 
-def test_another_failure_of_ray_is_not_hidden(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_failure_of_ray_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(*_: object, **__: object) -> None:
         raise ValueError("no such option")
 
     monkeypatch.setattr(ray, "init", start)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with pytest.raises(ValueError, match="no such option"):
-        ray_session.start_ray(share_base(base))
+        ray_session.start_ray(1_000_000)

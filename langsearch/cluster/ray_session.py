@@ -10,7 +10,6 @@ import ray
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray.exceptions import AuthenticationError, RayError
 
-from langsearch.model.base import SharedBase
 from langsearch.model.device import require_gpu
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space
@@ -130,11 +129,11 @@ def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def start_ray(shared: SharedBase, tell: Callable[[str], None] = lambda text: None) -> None:
+def start_ray(base_bytes: int, tell: Callable[[str], None] = lambda text: None) -> None:
     """Starts Ray on this machine alone, unless this process has a Ray already.
 
     Args:
-        shared: The base, which decides how much memory is shared.
+        base_bytes: The size of the base's weights, which decides how much memory is shared.
         tell: Gets a sentence where Ray is started once more: it gives itself half a minute, which a busy machine may
             exceed.
 
@@ -144,7 +143,6 @@ def start_ray(shared: SharedBase, tell: Callable[[str], None] = lambda text: Non
     set_environment()
     if ray.is_initialized():
         return
-    base_bytes = sum(array.nbytes for array in shared.weights.values())
     for tries_left in reversed(range(_NUM_STARTS)):
         try:
             ray.init(
@@ -152,8 +150,8 @@ def start_ray(shared: SharedBase, tell: Callable[[str], None] = lambda text: Non
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 include_dashboard=False,
-                # Twice the base and the sentences, not Ray's default of 30 % of the memory.
-                object_store_memory=2 * base_bytes + 200_000_000,
+                # The base once and small things, not Ray's default of 30 % of the memory.
+                object_store_memory=base_bytes + base_bytes // 20 + 200_000_000,
                 _node_ip_address="127.0.0.1",  # nothing of a run on one machine is open to others
             )
         except Exception as error:  # Ray raises a bare one

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import GenerationConfig
 from transformers.utils import logging as transformers_logging
@@ -204,21 +204,54 @@ def read_shape(folder: Path, family: str | None = None) -> BaseShape:
     )
 
 
-def load_base(source: FoundBase | BaseSource | str, dtype: torch.dtype = torch.float32) -> Base:
+def load_base(
+    source: FoundBase | BaseSource | str, dtype: torch.dtype = torch.float32, weights: Path | None = None
+) -> Base:
     """Loads a base, frozen and in evaluation mode; fetches its weights, and turns pickles to safetensors, where needed.
+
+    Weights that are stored in the type are mapped from their file: they are read when they are used, stay in memory
+    that the system shares between processes, and are never written.
 
     Args:
         source: An embedded name, a folder or a hub id; or what was found of it.
         dtype: The type that its weights are held in.
+        weights: The folder with its weights that `provide_weights` has returned. None: they are provided now.
 
     Raises:
         InputError: If there is no such base, it is of another family, or a file is torn or lacks something.
     """
     found = source if isinstance(source, FoundBase) else locate_base(source)
     folder, told = found.folder, found.source.family
-    family = find_family(folder, told)
+    find_family(folder, told)  # before anything is fetched
+    model = _load_model(found, weights or provide_weights(found), dtype)
+    tokenizer = BaseTokenizer(folder, told)
+    return Base(found.source.id, _freeze(model), tokenizer, read_shape(folder, told), found.commit)
+
+
+def outline_base(found: FoundBase, weights: Path, tokenizer: BaseTokenizer) -> Base:
+    """Returns all of a base but its weights: its model is on the meta device.
+
+    The weights are checked as `load_base` does. They are not read for it, and nothing of them stays.
+
+    Args:
+        found: The base.
+        weights: The folder with its weights that `provide_weights` has returned.
+        tokenizer: The base's.
+
+    Raises:
+        InputError: As `load_base` does.
+    """
+    folder, told = found.folder, found.source.family
+    _load_model(found, weights, _stored_dtype(weights))
+    with torch.device("meta"):
+        model = tokenizer.family.model_class(read_config(folder))
+    return Base(found.source.id, _freeze(model), tokenizer, read_shape(folder, told), found.commit)
+
+
+def _load_model(found: FoundBase, weights: Path, dtype: torch.dtype) -> TranslationModel:
+    folder = found.folder
+    family = find_family(folder, found.source.family)
     config = read_config(folder)
-    weights = provide_weights(found)
     with quiet_transformers():
         try:
             model, report = family.model_class.from_pretrained(
@@ -240,8 +273,15 @@ def load_base(source: FoundBase | BaseSource | str, dtype: torch.dtype = torch.f
             raise InputError(f"A base's weights must be all there, but {folder} lacks {', '.join(missing[:5])}.")
         _check_tied(model, folder)
         _check_logits_bias(model, folder)
-        tokenizer = BaseTokenizer(folder, told)
-    return Base(found.source.id, _freeze(model), tokenizer, read_shape(folder, told), found.commit)
+    loaded: TranslationModel = model
+    return loaded
+
+
+def _stored_dtype(weights: Path) -> torch.dtype:
+    """Returns the type of weights in a folder, in which nothing of them need be copied."""
+    with safe_open(min(weights.glob("*.safetensors")), "pt") as file:
+        name = file.get_slice(next(iter(file.keys()))).get_dtype()
+    return {"BF16": torch.bfloat16, "F16": torch.float16}.get(name, torch.float32)
 
 
 def share_base(base: Base) -> SharedBase:

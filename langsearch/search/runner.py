@@ -35,11 +35,13 @@ from langsearch.experiment.opening import (
 from langsearch.experiment.recorded_base import check_recorded, record_base, recorded_source
 from langsearch.experiment.results_parquet import ResultsFile
 from langsearch.experiment.working_copy import WorkingCopy, find_experiments
-from langsearch.model.base import Base, load_base, share_base
+from langsearch.model.base import Base, outline_base
 from langsearch.model.cpu_precision import MeasuredPrecision, measure_cpu_precision
+from langsearch.model.finding import provide_weights
 from langsearch.model.new_languages import with_new_languages
 from langsearch.prior.seeding import Seeding, describe_task, next_task, seed
 from langsearch.search.display import Display
+from langsearch.search.placing import place_base
 from langsearch.search.selection import evaluate_candidates, test_front
 from langsearch.search.tuning import Ended, Search, bring_up_to_date, run_trials
 from langsearch.search.worker import learn_on_worker
@@ -49,6 +51,9 @@ from langsearch.study.rows import State, TrialRow
 from langsearch.trial.failures import plain_cause
 
 logger = logging.getLogger(__name__)
+
+_BYTES_A_PARAMETER = 4
+"""Of a base in Ray's object store, which holds it in fp32."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,9 @@ def run_search(
         if checked.base.to_fetch:
             num_bytes = sum(checked.base.to_fetch.values())
             display.message(f"Fetching {checked.base.source}: {num_bytes / 1e9:.2f} GB …")
-        base = with_new_languages(load_base(checked.base), space.new_languages)
+        weights = provide_weights(checked.base)
+        # This process never holds the weights: Ray has them, once a node.
+        base = with_new_languages(outline_base(checked.base, weights, checked.base_tokenizer), space.new_languages)
         is_new = not is_started(ExperimentFolder(path))
         folder = start_experiment(path, space, resume=resume, accept_changed_space=accept_changed_space)
         clear_leftovers(folder)
@@ -144,10 +151,8 @@ def run_search(
         precision = _cpu_precision(checked, folder, base, is_new=is_new)
         if precision is not None:
             environment = replace(environment, compute=replace(environment.compute, cpu_precision=precision.name))
-        shared = share_base(base)
-        del base
         results = ResultsFile(folder, checked.shape.num_parameters)
-        search = Search(checked, folder, table, shared, environment, display, results, address, copy)
+        search = Search(checked, folder, table, environment, display, results, address, copy=copy)
         if copy is not None and lease is not None:
             search = replace(search, check_held=lease.check)
             copy.push_store()
@@ -156,6 +161,7 @@ def run_search(
             bring_up_to_date(search, DiskBudget(folder, space.checkpoints))  # what is kept may have been set anew
             return Outcome(folder, table.rows(), True, "trials", copy, None)
         with _described(search, precision) as described:
+            search = replace(search, base=place_base(checked.base, weights, space.new_languages))
             ended = _run(search, names, described)
             is_complete = ended.is_done and evaluate_candidates(search) and test_front(search)
             described["is_complete"] = is_complete
@@ -263,7 +269,7 @@ def _described(search: Search, precision: MeasuredPrecision | None) -> Iterator[
     )
     values: dict[str, Any] = {"is_complete": False}
     try:
-        start_ray(search.base, search.display.message)
+        start_ray(_BYTES_A_PARAMETER * search.checked.shape.num_parameters, search.display.message)
         yield values
     finally:
         try:

@@ -90,9 +90,9 @@ def _run(
     if not names:
         return
     task = ray.remote(evaluate_on_worker).options(**task_options(search.space.resources))
-    base, environment = ray.put(search.base), ray.put(portable(search.environment, search.copy))
+    environment = ray.put(portable(search.environment, search.copy))
     of = {
-        task.remote(base, environment, search.folder.path, name, split, search.num_threads, search.copy): name
+        task.remote(search.base, environment, search.folder.path, name, split, search.num_threads, search.copy): name
         for name in names
     }
     pending = list(of)

@@ -20,7 +20,6 @@ from langsearch.experiment.opening import space_of_version
 from langsearch.experiment.results_parquet import ResultsFile
 from langsearch.experiment.task import TrialTask, baseline_task, searched_task
 from langsearch.experiment.working_copy import WorkingCopy
-from langsearch.model.base import SharedBase
 from langsearch.prior.seeding import Seeding
 from langsearch.search.display import Display
 from langsearch.search.lost_nodes import lost_cause, restarts
@@ -54,12 +53,14 @@ class Search:
     checked: CheckedSpace
     folder: ExperimentFolder
     table: TrialTable
-    base: SharedBase
     environment: Environment
     display: Display
     results: ResultsFile
     address: str | None
     """The Ray cluster's; None: this machine alone."""
+
+    base: Any = None
+    """The base in Ray's object store, once Ray has started: a reference to a `SharedBase`, which workers get."""
 
     copy: WorkingCopy | None = None
     """The copy of a remote experiment that is worked on; None: the folder is the experiment."""
