@@ -74,6 +74,7 @@ def test_memory_is_as_computed(name: str) -> None:
     assert one is not None
     trainer = TrainerSettings()
     weights, adapters = 2 * num, 16 * 12 * one.num_parameters(shape)
+    assert trainer.tokens_per_batch is not None
     tokens = trainer.tokens_per_batch // trainer.accumulation
     working = activations(shape.d_model, shape.encoder_layers, shape.encoder_ffn_dim, tokens)
     expected = (

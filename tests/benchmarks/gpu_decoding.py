@@ -24,6 +24,9 @@ _PAD, _EOS = 1, 2
 _MEDIAN_TOKENS, _SPREAD, _MIN_TOKENS, _MAX_TOKENS = 30, 0.4, 5, 100
 """Lengths of the sources, lognormal, much as those of encyclopedic sentences."""
 
+_ROWS_PER_BATCH = 128
+"""Hypotheses decoded together, on either side."""
+
 
 @dataclass(frozen=True)
 class Sentences:
@@ -76,7 +79,7 @@ def decode_mixed(text: Sentences, beams: int) -> list[list[int]]:
         rows,
         vocabulary=text.vocabulary,
         languages=text.learner.languages,
-        settings=DecodingSettings(beams=beams, max_length_factor=1.0),
+        settings=DecodingSettings(beams=beams, rows_per_batch=_ROWS_PER_BATCH, max_length_factor=1.0),
     ):
         for index, tokens in zip(indices, hypotheses, strict=True):
             found[index] = tokens
@@ -91,7 +94,7 @@ def decode_in_a_loop(text: Sentences, beams: int) -> list[list[int]]:
     """
     model: Any = text.learner.model
     model.eval()
-    num_rows = max(DecodingSettings().rows_per_batch // beams, 1)
+    num_rows = max(_ROWS_PER_BATCH // beams, 1)
     found: list[list[int]] = []
     for direction, rows in text.rows.items():
         src, tgt = (text.learner.languages.index(language) for language in (direction.src, direction.tgt))
