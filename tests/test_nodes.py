@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import ray
+import torch
 from ray.cluster_utils import Cluster
 from rich.console import Console
 
@@ -72,8 +73,9 @@ def test_what_a_node_cannot_run_is_its_answer(cluster: Any) -> None:
 
 @pytest.mark.parametrize("setting", ["cpu=2", "gpu=0.25", "gpu=1", "custom={big: 0.5}"])
 def test_what_one_node_has_is_enough(
-    setting: str, cluster: Any, space_file: Path, tmp_path: Path, display: Display
+    setting: str, cluster: Any, space_file: Path, tmp_path: Path, display: Display, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(preflight, "check_gpus", lambda nodes: None)  # it only passes for one
     preflight.check_cluster(space(space_file, setting), tmp_path / "experiments", None, display.message)
     assert list((tmp_path / "experiments").iterdir()) == []
 
@@ -148,6 +150,15 @@ def test_a_node_that_sees_another_storage_is_named_with_the_path(
         in (caught.value.problems[0])
     )
     assert list((tmp_path / place.name).iterdir()) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_node_whose_gpu_cuda_cannot_use_is_named_before_anything_starts(cluster: Any, tmp_path: Path) -> None:
+    (node,) = [node for node in live_nodes() if node.fits({"GPU": 1})]
+    rule = rf"Node {re.escape(str(node))} must have a GPU that CUDA can use for `resources\.gpu`, but cannot: "
+    with pytest.raises(InputError, match=rule) as caught:
+        preflight.check_gpus([node])
+    assert caught.value.problems[0].endswith("Mend the driver or PyTorch there, or set resources.gpu=0.")
 
 
 def test_storage_that_this_machine_cannot_write_is_refused(cluster: Any, tmp_path: Path) -> None:

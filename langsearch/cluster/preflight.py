@@ -9,6 +9,7 @@ from langsearch.cluster.probes import remove_token, try_files, try_place, write_
 from langsearch.cluster.resources import amounts
 from langsearch.experiment.environment import Environment
 from langsearch.experiment.remote import Remote
+from langsearch.model.device import cuda_problem
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space
 
@@ -26,12 +27,14 @@ def check_cluster(space: Space, root: Path, remote: Remote | None, tell: Callabl
 
     Raises:
         InputError: If no node has room for a trial and none can come, or a node with room cannot write the storage
-            or sees another one under the same path.
+            or sees another one under the same path, or has a GPU that CUDA cannot use.
     """
     wanted = amounts(space.resources)
     check_room(wanted, live_nodes(), may_come, tell)
     nodes = [node for node in live_nodes() if node.fits(wanted)]
     check_place(nodes, root, remote)
+    if space.resources.gpu > 0:
+        check_gpus(nodes)
 
 
 def check_room(wanted: Mapping[str, float], nodes: list[Node], may_come: Asked, tell: Callable[[str], None]) -> None:
@@ -84,6 +87,12 @@ def check_place(nodes: list[Node], root: Path, remote: Remote | None) -> None:
     _raise(nodes, answers, f"must read and write the experiments in {place}")
 
 
+def check_gpus(nodes: list[Node]) -> None:
+    """Raises InputError, naming nodes and causes, if one of the nodes has a GPU for Ray that CUDA cannot use."""
+    way_out = "Mend the driver or PyTorch there, or set resources.gpu=0"
+    _raise(nodes, ask(nodes, cuda_problem), "must have a GPU that CUDA can use for `resources.gpu`", way_out)
+
+
 def check_files(environment: Environment, space: Space) -> None:
     """Raises InputError, naming node and file, if a node that may run trials cannot read what they read.
 
@@ -102,7 +111,12 @@ def check_files(environment: Environment, space: Space) -> None:
     _raise(nodes, ask(nodes, try_files, sizes), "must read the data of the trials")
 
 
-def _raise(nodes: Iterable[Node], answers: Mapping[str, str | NodeError | None], rule: str) -> None:
+_SAME_STORAGE = "Mount the same storage on every node, under one path, or give a URL such as s3://… with --experiments"
+
+
+def _raise(
+    nodes: Iterable[Node], answers: Mapping[str, str | NodeError | None], rule: str, way_out: str = _SAME_STORAGE
+) -> None:
     alive = {node.id for node in live_nodes()}
     problems = []
     for node in nodes:
@@ -114,9 +128,6 @@ def _raise(nodes: Iterable[Node], answers: Mapping[str, str | NodeError | None],
                     "version there; `langsearch doctor --address` compares them."
                 )
         elif answer is not None:
-            problems.append(
-                f"Node {node} {rule}, but cannot: {answer.rstrip('.')}. Mount the same storage on every node, under "
-                "one path, or give a URL such as s3://… with --experiments."
-            )
+            problems.append(f"Node {node} {rule}, but cannot: {answer.rstrip('.')}. {way_out}.")
     if problems:
         raise InputError(problems)
