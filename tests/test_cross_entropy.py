@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -23,6 +25,7 @@ def test_the_loss_and_its_gradients_equal_pytorchs(
     dtype: torch.dtype, tolerance: float, eps: float, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(langsearch.train.cross_entropy, "_CHUNK_ELEMENTS", chunk * VOCAB)
+    monkeypatch.setattr(langsearch.train.cross_entropy, "_MIN_CHUNK", 1)
     hidden, weight, labels = values(dtype)
     loss = smoothed_cross_entropy(hidden, weight, labels, eps)
     torch.autograd.backward(loss * 0.5)
@@ -37,6 +40,22 @@ def test_the_loss_and_its_gradients_equal_pytorchs(
         assert tensor.grad.dtype is tensor.dtype
         scale = reference.grad.abs().max()
         torch.testing.assert_close(tensor.grad.float() / scale, reference.grad / scale, atol=tolerance, rtol=0)
+
+
+def test_a_large_vocabulary_is_read_once_for_many_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(langsearch.train.cross_entropy, "_CHUNK_ELEMENTS", VOCAB)
+    hidden, weight, labels = values(torch.float32)
+    chunks: list[int] = []
+    amax = Tensor.amax
+
+    def counting(logits: Tensor, **given: Any) -> Tensor:
+        chunks.append(len(logits))
+        return amax(logits, **given)
+
+    monkeypatch.setattr(Tensor, "amax", counting)
+    several = hidden.detach().repeat(4, 1)
+    smoothed_cross_entropy(several, weight.detach(), labels.repeat(4), 0.1)
+    assert chunks == [64, 64, 4 * TOKENS - 128]
 
 
 def test_a_frozen_embedding_gets_no_gradient() -> None:
