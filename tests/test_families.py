@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from langsearch.adapters.learners import AdaptedModel, adapt
-from langsearch.adapters.merged_export import export_merged
+from langsearch.adapters.merged_export import export_merged, merge
 from langsearch.adapters.peft_export import export_peft, load_export, read_export
 from langsearch.data.batches import collate
 from langsearch.data.directions import Direction, all_directions
@@ -244,6 +244,9 @@ def test_a_merged_model_translates_as_the_adapters_do(
     weights = {name: tensor.clone() for name, tensor in learner.model.state_dict().items()}
     export_merged(learner, base, Direction("fr", "sw"), tmp_path / "merged", "# Card\n")
     assert all(torch.equal(tensor, weights[name]) for name, tensor in learner.model.state_dict().items())
+    twin: Any = merge(learner, Direction("fr", "sw"))
+    assert twin.model.shared.weight.data_ptr() == base.model.model.shared.weight.data_ptr(), "no second copy is made"
+    assert twin.model.shared.weight is not base.model.model.shared.weight
     learner.remove()
 
     merged = load_base(str(tmp_path / "merged"))

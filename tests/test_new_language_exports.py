@@ -173,7 +173,7 @@ def test_a_merged_model_says_the_same(
     vocab_size = base.model.config.vocab_size
     merged: Any = merge(learner, direction)
     assert merged.config.vocab_size == vocab_size + 2
-    assert base.model.config.vocab_size == vocab_size
+    assert base.model.config.vocab_size == len(base.model.get_input_embeddings().weight) == vocab_size
     with torch.no_grad():
         found = merged(**inputs(batch)).logits[..., :vocab_size]
     torch.testing.assert_close(found, logits(learner, batch), atol=2e-4, rtol=1e-4)

@@ -3,7 +3,9 @@
 import json
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
+from torch import nn
 from transformers import GenerationConfig
 
 from langsearch.adapters.export_folder import MERGED_FILE, export_folder
@@ -76,16 +78,27 @@ def marked_language(base: Base, direction: Direction) -> str:
 
 
 def merge(learner: AdaptedModel, direction: Direction) -> TranslationModel:
-    """Returns a copy of the base in which a direction's adapters are merged into plain modules.
+    """Returns a model like the base in which a direction's adapters are merged into plain modules.
 
-    Its embedding goes on with the rows of the languages that are new to the base.
+    What no adapter changes lies in the base's own memory, and must not be written. The embedding goes on with the rows
+    of the languages that are new to the base.
 
     Raises:
         InputError: If adapters of this kind cannot be.
     """
     merged = learner.adapters.merged(direction)
-    model = deepcopy(learner.model)
+    model = _twin(learner.model)
     mount(model, merged)
     if learner.rows:
         learner.rows.merge(model)
     return model
+
+
+def _twin(model: TranslationModel) -> TranslationModel:
+    """Returns a copy of a model's modules, with parameters of their own in the memory of the model's."""
+    known: dict[int, Any] = {
+        id(parameter): nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
+        for parameter in model.parameters()
+    }
+    known |= {id(buffer): buffer for buffer in model.buffers()}
+    return deepcopy(model, known)
