@@ -57,9 +57,9 @@ def smoothed_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, label
     return loss
 
 
-def logits_in_flight(*, is_cuda: bool) -> int:
-    """Returns how many logits there are at once."""
-    return _CHUNK_ELEMENTS * (16 if is_cuda else 1)
+def tokens_in_flight(vocab: int, *, is_cuda: bool) -> int:
+    """Returns of how many tokens there are logits at once."""
+    return max(_CHUNK_ELEMENTS * (16 if is_cuda else 1) // vocab, _MIN_CHUNK)
 
 
 class _FusedCrossEntropy(torch.autograd.Function):
@@ -70,7 +70,7 @@ class _FusedCrossEntropy(torch.autograd.Function):
         weight_cast = weight.to(dtype)
         # eps of every label's gradient and loss is spread evenly: it needs only the mean embedding.
         mean_weight = weight.mean(dim=0, dtype=torch.float32)
-        chunk = max(logits_in_flight(is_cuda=hidden.is_cuda) // vocab, _MIN_CHUNK)
+        chunk = tokens_in_flight(vocab, is_cuda=hidden.is_cuda)
         grad_hidden = torch.empty_like(hidden, dtype=torch.float32)
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         loss = torch.zeros((), device=hidden.device, dtype=torch.float32)

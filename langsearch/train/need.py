@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from langsearch.space.architecture import MODULES, Architecture
-from langsearch.train.cross_entropy import logits_in_flight
+from langsearch.train.cross_entropy import tokens_in_flight
 
 _FLOAT = 4
 _IN_FLIGHT = 3
@@ -91,13 +91,14 @@ def training_need(
             resident in bf16 or fp16, else 4. Adapters, their gradients and the optimizer have 4.
     """
     gradients = num_trained * _FLOAT
+    logits = tokens_in_flight(config.vocab_size, is_cuda=is_cuda) * config.vocab_size
     per_token = _bytes_per_token(config, min(longest, tokens), dropout, is_cuda, layers, bytes_per_value)
     return MemoryNeed(
         base=num_parameters * bytes_per_value,
         trained=num_trained * _FLOAT,
         gradients=gradients + (_FLOAT * config.vocab_size * config.d_model if is_full else 0),
         optimizer=2 * num_trained * _FLOAT,
-        activations=int(_HOLES * (tokens * per_token + _IN_FLIGHT * _FLOAT * logits_in_flight(is_cuda=is_cuda))),
+        activations=int(_HOLES * (tokens * per_token + _IN_FLIGHT * _FLOAT * logits)),
     )
 
 
