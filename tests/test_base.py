@@ -5,6 +5,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,6 +89,19 @@ def test_weights_that_are_not_there_are_never_filled_with_random_numbers(tmp_pat
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(InputError, match=r"must be all there, but .* lacks model.decoder.layers.1.fc1.weight"):
         load_base(str(tmp_path))
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's list of mapped files")
+def test_weights_in_the_type_that_is_asked_for_are_mapped_and_not_copied(tiny_base: Base, tmp_path: Path) -> None:
+    shutil.copytree(EMBEDDED_FOLDER / "tiny-m2m", tmp_path, dirs_exist_ok=True)
+    model: Any = tiny_base.model
+    model.save_pretrained(tmp_path)
+    loaded = load_base(str(tmp_path))
+    assert torch.equal(logits(loaded), logits(tiny_base))
+    lines = [line for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith("model.safetensors")]
+    ranges = [[int(end, 16) for end in line.split()[0].split("-")] for line in lines if str(tmp_path) in line]
+    for name, parameter in loaded.model.named_parameters():
+        assert any(low <= parameter.data_ptr() < high for low, high in ranges), name
 
 
 def test_an_attached_base_leaves_no_files_behind_even_in_a_process_that_is_killed(
