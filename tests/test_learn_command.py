@@ -50,8 +50,13 @@ def test_sides_are_learned_shown_and_written_for_a_space(learn: Command) -> None
     assert sum(line.startswith(("encoder.", "decoder.")) for line in lines) == 12
     value = read_json(Path("experiments/tiny-sides/sides.json"))
     assert (value["by"], value["steps"], value["rank"], len(value["weights"])) == ("module", 4, 2, 12)
+    # Four updates move no share far.
+    assert all(not entry["is_sure"] and entry["margin"] < 0.2 for entry in value["weights"].values())
+    assert sum(line.endswith(", not sure") for line in lines) == 12
+    assert f"Not sure, and so left to the search: {', '.join(value['weights'])}" in lines
     (proposal,) = (line for line in lines if line.startswith("In a space:  encoder: {sides: ["))
-    assert f"encoder: {{sides: [{', '.join(value['architecture']['encoder']['sides'])}]}}" in proposal
+    sides = [f"{{choice: [{', '.join(part['choice'])}]}}" for part in value["architecture"]["encoder"]["sides"]]
+    assert f"encoder: {{sides: [{', '.join(sides)}]}}" in proposal
     again = learn("sides")
     assert again.code == 2
     assert again.err.startswith("error: Learning must have a folder of its own, but ")

@@ -51,6 +51,7 @@ def test_the_sides_are_a_map_of_stacks_and_layers(tmp_path: Path) -> None:
     assert (trace["x"], trace["y"]) == (["0", "1"], ["encoder", "decoder"])
     assert trace["z"] == [[0.9, 0.4], [None, 0.1]]
     assert (trace["zmin"], trace["zmax"]) == (0, 1)
+    assert trace["text"] == [["", "not sure"], ["", ""]]
 
 
 def test_the_demand_is_a_map_by_layer_and_one_by_module(tmp_path: Path) -> None:
@@ -83,7 +84,10 @@ def test_the_page_says_what_was_learned_and_how_the_search_began(tmp_path: Path)
     assert "The search began with 2 trials at or around what was learned" in page
     assert "the first had encoder.source_layers 1, rank.low 8." in page
     assert "Searched in a smaller range than the space&#39;s: rank.low." in page
-    assert len(seed_sentences(read_priors(experiment))) == 4
+    sentences = seed_sentences(read_priors(experiment))
+    assert len(sentences) == 5
+    text = "Not sure, since the shares differ by less than 0.5, and so left to the search: encoder.1."
+    assert sentences[1] == text and text in page
 
 
 def test_texts_from_the_folder_are_escaped(tmp_path: Path) -> None:
@@ -117,6 +121,13 @@ def test_a_learning_of_its_own_has_a_page_that_opens_offline(tmp_path: Path) -> 
     page = path.read_text(encoding="utf-8")
     assert "demand by layer" in page and "demand by module" in page
     assert "<img src=x" not in page and '<script src="' not in page
+
+
+def test_the_page_of_learned_sides_says_which_are_not_sure(tmp_path: Path) -> None:
+    write_experiment(tmp_path)
+    path = write_learned_page(tmp_path / "priors" / "sides")
+    assert path is not None
+    assert "and so left to the search: encoder.1." in path.read_text(encoding="utf-8")
 
 
 def test_a_folder_where_nothing_was_learned_has_no_page(tmp_path: Path) -> None:

@@ -159,7 +159,8 @@ SHARES = {
         (("encoder.source_layers={choice: [0, all]}",), {"encoder.source_layers": None}),
         (("encoder.source_layers={choice: [1, 3]}",), {"encoder.source_layers": 1}),
         (("decoder.source_layers={int: [0, 3]}",), {"decoder.source_layers": 0}),
-        (("encoder.sides={choice: [src, tgt]}",), {"encoder.sides": "src"}),
+        (("encoder.sides={choice: [src, tgt]}",), {}),  # 0.53 over its layers
+        (("encoder.sides=[{choice: [tgt, src]}, {choice: [tgt, src]}, tgt]",), {"encoder.sides.0": "src"}),
         (
             ("decoder.sides=[{choice: [tgt, src]}, {choice: [tgt, src]}, tgt]",),
             {"decoder.sides.0": "tgt", "decoder.sides.1": "src"},
@@ -175,3 +176,11 @@ def test_the_nearest_sides_agree_most_with_the_learned_ones(
 ) -> None:
     space = load(*(f"architecture.{setting}" for setting in settings))
     assert nearest_sides(space, checked.shape, make_sides(SHARES)) == expected
+
+
+@pytest.mark.parametrize("setting", ["source_layers={int: [0, 3]}", "sides={choice: [src, tgt]}"])
+def test_what_is_not_sure_is_left_to_the_search(setting: str, checked: CheckedSpace, load: Loader) -> None:
+    space = load(f"architecture.encoder.{setting}")
+    learned = make_sides({"encoder.0": 0.7, "encoder.1": 0.6, "encoder.2": 0.3})
+    assert nearest_sides(space, checked.shape, learned) == {}
+    assert nearest_sides(space, checked.shape, make_sides(dict.fromkeys(learned.weights, 0.8))) != {}

@@ -106,14 +106,31 @@ def test_the_search_begins_at_what_was_learned(learned: ExperimentFolder, checke
     seeding = seed(space, checked.shape, learned)
     assert seeding.distributions == space.dimensions() and not seeding.narrowed
     assert 1 < len(seeding.points) <= 3
-    names = {"encoder.source_layers", "rank.high", "rank.low"}
-    assert all(point.keys() == names for point in seeding.points), "the learning rate is left to the sampler"
+    # The learning rate is left to the sampler, and so are sides that six updates cannot be sure of.
+    assert all(point.keys() == {"rank.high", "rank.low"} for point in seeding.points)
     lows = [point["rank.low"] for point in seeding.points]
     assert lows[1] <= lows[0] <= lows[-1] and lows[-1] / lows[1] <= 4
-    assert len({point["encoder.source_layers"] for point in seeding.points}) == 1
     proposed = load_space(learned.subspace / "narrowed.yaml")
     assert not proposed.check(checked.shape)
     assert len(proposed.dimensions()["rank.low"].choices) < 7
+
+
+def test_the_search_begins_with_the_sides_that_are_sure(
+    learned: ExperimentFolder, checked: CheckedSpace, tmp_path: Path
+) -> None:
+    folder = ExperimentFolder(tmp_path / "sure")
+    shutil.copytree(learned.path, folder.path)
+    value = read_json(folder.sides / "sides.json")
+    # As an older version wrote it: without a margin.
+    value["weights"] = {f"encoder.{layer}": {"src": src, "tgt": 1 - src} for layer, src in enumerate((0.9, 0.6, 0.2))}
+    (folder.sides / "sides.json").write_text(json.dumps(value), encoding="utf-8")
+    points = seed(load_space(folder.space), checked.shape, folder).points
+    assert [point["encoder.source_layers"] for point in points] == [2] * len(points)
+    shutil.rmtree(folder.subspace)
+    task = next_task(load_space(folder.space), checked.shape, folder)
+    assert task is not None and task.kind == "subspace"
+    sides = {entry.site.layer: entry.side for entry in task.architecture.adapters if entry.site.stack == "encoder"}
+    assert sides == {0: "src", 1: "src", 2: "tgt"}, "the published side where it is not sure"
 
 
 def test_a_narrow_prior_leaves_far_ranks_out(learned: ExperimentFolder, checked: CheckedSpace) -> None:

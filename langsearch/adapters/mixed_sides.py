@@ -7,6 +7,9 @@ mixed by the softmax of two learned scalars, which the modules of a layer share 
 
 Learning Language-Specific Layers (Pires et al. 2023, arXiv 2305.02665), section 3, learns the place of whole layers
 so; here it is the side of low-rank adapters (METHOD section 3). After a short run the larger weight is kept.
+
+Training must be long enough: what both sides can do, such as no longer to copy, is learned first, by whichever starts
+better for it, so that the wrong side's weight can grow for some dozens of updates before the right one's does.
 """
 
 from collections.abc import Sequence
@@ -24,6 +27,7 @@ from langsearch.adapters.routing import Routing
 from langsearch.data.directions import Direction
 from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture, Side, Site
+from langsearch.space.settings import SURE_MARGIN
 
 Grain = Literal["layer", "module"]
 
@@ -39,6 +43,16 @@ class SideWeights:
     def side(self) -> Side:
         """The side with the larger share; the target's where both are equal."""
         return "src" if self.src > self.tgt else "tgt"
+
+    @property
+    def margin(self) -> float:
+        """By how much the larger share is larger, from 0 to 1."""
+        return abs(self.src - self.tgt)
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether that is more than chance often makes of sides that are equally good."""
+        return self.margin >= SURE_MARGIN
 
 
 class MixedLoRALinear(nn.Module):
@@ -84,7 +98,7 @@ class MixedSides:
         base: The base; its layers are read, and stay where they are.
         architecture: Sites and ranks of either side's adapters; its own sides are not read, and nothing is pruned.
         languages: The order that the rows' language indices refer to.
-        seed: Seed of the adapters' start.
+        seed: Seed of the adapters' start, which differs between the sides.
         by: layer: the modules of a layer share their weights. module: every site has its own.
         scalar_lr_factor: How many times as fast as the adapters the scalars learn. An optimizer that divides by the
             gradient's size, as Adam does, moves every parameter by about its learning rate; the softmax is taken of
@@ -106,8 +120,8 @@ class MixedSides:
         self.by = by
         self.routing = Routing()
         self._sides: dict[Side, LanguageLoRA] = {
-            side: LanguageLoRA(base, _with_side(architecture, side), languages, seed, routing=self.routing)
-            for side in get_args(Side)
+            side: LanguageLoRA(base, _with_side(architecture, side), languages, 2 * seed + number, routing=self.routing)
+            for number, side in enumerate(get_args(Side))
         }
         self._scalars: dict[str, nn.Parameter] = {}
         self.layers: dict[Site, MixedLoRALinear] = {}

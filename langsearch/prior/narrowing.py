@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from ruamel.yaml import YAML
 
 from langsearch.prior.learning import STACKS
-from langsearch.prior.sides import LearnedSides
+from langsearch.prior.sides import LearnedSides, sure_side
 from langsearch.prior.subspace import Demand
 from langsearch.space.architecture import BaseShape, Site
 from langsearch.space.document import KeyPath, dump
@@ -50,7 +50,11 @@ def nearest_rank(distribution: BaseDistribution, wanted: float) -> Any:
 
 
 def nearest_sides(space: Space, shape: BaseShape, learned: LearnedSides) -> dict[str, Any]:
-    """Returns the value of each dimension that says a side: the one that agrees most with what was learned."""
+    """Returns the value of each dimension that says a side: the one that agrees most with what was learned.
+
+    A dimension is left out where what was learned is not sure: of its layers together, or of any layer of the stack
+    where the dimension is a number of layers.
+    """
     dimensions = space.dimensions()
     found: dict[str, Any] = {}
     for name in side_dimensions(dimensions):
@@ -58,7 +62,8 @@ def nearest_sides(space: Space, shape: BaseShape, learned: LearnedSides) -> dict
         shares = [learned.source_share(stack, layer) for layer in range(shape.num_layers(stack))]
         key = name.split(".")[1:]
         if key == ["source_layers"]:
-            found[name] = max(_counts(dimensions[name]), key=lambda count: _agreement(shares, count))
+            if any(sure_side([share]) for share in shares):
+                found[name] = max(_counts(dimensions[name]), key=lambda count: _agreement(shares, count))
             continue
         if key[0] == "sides" and len(key) == 2:
             own = [shares[int(key[1])]] if int(key[1]) < len(shares) else []
@@ -66,9 +71,8 @@ def nearest_sides(space: Space, shape: BaseShape, learned: LearnedSides) -> dict
             own = shares
         else:
             own = _shares_of_override(space, shape, learned, name)
-        known = [share for share in own if share is not None]
-        side = "src" if known and sum(known) > len(known) / 2 else "tgt"
-        if known and side in dimensions[name].choices:
+        side = sure_side(own)
+        if side is not None and side in dimensions[name].choices:
             found[name] = side
     return found
 

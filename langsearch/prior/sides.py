@@ -1,6 +1,6 @@
 """Weight learning over a space: the side of every layer, or module, as a prior for a search (METHOD section 3)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -39,25 +39,42 @@ class LearnedSides:
         return sum(found) / len(found) if found else None
 
     def side(self, site: Site) -> Side | None:
-        """Returns the side with the larger share at a site."""
+        """Returns the side with the larger share at a site, None where it is not sure or nothing was learned."""
         share = self.source_share(site.stack, site.layer, site.module)
-        return None if share is None else SideWeights(share, 1 - share).side
+        return sure_side([share])
+
+    @property
+    def unsure(self) -> tuple[str, ...]:
+        """The layers, or sites, whose shares are too near to each other to say a side."""
+        return tuple(name for name, value in self.weights.items() if not value.is_sure)
 
     def proposal(self, shape: BaseShape) -> dict[str, Any]:
         """Returns `sides` for the space's encoder and decoder: the learned side of every layer of the base.
 
-        A layer that no point of the space adapts has the side of the one below it.
+        A layer whose side is not sure is left to the search, the larger share first. One that no point of the space
+        adapts has the side of the one below it.
         """
         proposed: dict[str, Any] = {}
         stacks: tuple[tuple[Stack, Side], ...] = (("encoder", "src"), ("decoder", "tgt"))
         for stack, side in stacks:
-            sides: list[Side] = []
+            sides: list[Any] = []
             for layer in range(shape.num_layers(stack)):
                 share = self.source_share(stack, layer)
                 side = side if share is None else SideWeights(share, 1 - share).side
-                sides.append(side)
+                is_sure = share is None or SideWeights(share, 1 - share).is_sure
+                sides.append(side if is_sure else {"choice": [side, "tgt" if side == "src" else "src"]})
             proposed[stack] = {"sides": sides}
         return proposed
+
+
+def sure_side(shares: Sequence[float | None]) -> Side | None:
+    """Returns the side that some shares of the source say together, None where that is not sure or none is known."""
+    known = [share for share in shares if share is not None]
+    if not known:
+        return None
+    mean = sum(known) / len(known)
+    together = SideWeights(mean, 1 - mean)
+    return together.side if together.is_sure else None
 
 
 def learn_sides(base: Base, data: TrainingData, task: LearningTask, folder: Path) -> Iterator[LearningProgress]:
@@ -95,7 +112,7 @@ def learn_sides(base: Base, data: TrainingData, task: LearningTask, folder: Path
 
 
 def read_sides(folder: Path) -> LearnedSides:
-    """Reads what `learn_sides` wrote. Raises OSError if it has not ended."""
+    """Reads what `learn_sides` wrote, in this version or an older one. Raises OSError if it has not ended."""
     value = read_json(folder / SIDES_FILE)
     weights = {name: SideWeights(entry["src"], entry["tgt"]) for name, entry in value["weights"].items()}
     return LearnedSides(by=value["by"], steps=value["steps"], rank=value["rank"], weights=weights)
@@ -103,7 +120,13 @@ def read_sides(folder: Path) -> LearnedSides:
 
 def _write(path: Path, learned: LearnedSides, shape: BaseShape) -> None:
     weights = {
-        name: {"side": value.side, "src": round(value.src, 6), "tgt": round(value.tgt, 6)}
+        name: {
+            "side": value.side,
+            "src": round(value.src, 6),
+            "tgt": round(value.tgt, 6),
+            "margin": round(value.margin, 6),
+            "is_sure": value.is_sure,
+        }
         for name, value in learned.weights.items()
     }
     value = {"by": learned.by, "steps": learned.steps, "rank": learned.rank, "weights": weights}

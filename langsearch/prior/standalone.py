@@ -87,7 +87,13 @@ def learn_and_print(
     if kind == "sides":
         learned = read_sides(folder)
         console.print(sides_table(learned))
-        proposed = {stack: f"{{sides: [{', '.join(part['sides'])}]}}" for stack, part in _proposal(learned, checked)}
+        if learned.unsure:
+            names = ", ".join(learned.unsure)
+            console.print(f"Not sure, and so left to the search: {names}", markup=False, soft_wrap=True)
+        proposed = {
+            stack: f"{{sides: [{', '.join(map(_side_text, part['sides']))}]}}"
+            for stack, part in _proposal(learned, checked)
+        }
         text = "  ".join(f"{stack}: {sides}" for stack, sides in proposed.items())
         console.print(f"In a space:  {text}", markup=False, soft_wrap=True)
         console.print(f"Sides: {folder / SIDES_FILE}", soft_wrap=True)
@@ -101,10 +107,13 @@ def learn_and_print(
 
 
 def sides_table(learned: LearnedSides) -> Table:
-    """Returns the learned shares with a bar for the source's."""
-    table = Table("layer" if learned.by == "layer" else "module", "side", "source", "", box=None, pad_edge=False)
+    """Returns the learned shares with a bar for the source's, and by how much they differ."""
+    names = ("layer" if learned.by == "layer" else "module", "side", "source", "", "margin")
+    table = Table(*names, box=None, pad_edge=False)
     for name, value in learned.weights.items():
-        table.add_row(name, value.side, f"{value.src:.2f}", "█" * round(20 * value.src) + "·" * round(20 * value.tgt))
+        bar = "█" * round(20 * value.src) + "·" * round(20 * value.tgt)
+        sure = "" if value.is_sure else ", not sure"
+        table.add_row(name, value.side, f"{value.src:.2f}", bar, f"{value.margin:.2f}{sure}")
     return table
 
 
@@ -154,6 +163,10 @@ def _show(console: Console, task: LearningTask, steps: Iterator[LearningProgress
             progress.update(bar, completed=step.done, description=f"loss {step.train_loss:.3f}")
             if step.done % interval == 0 or step.done == task.total:
                 console.print(f"{unit} {step.done}/{task.total}  loss {step.train_loss:.3f}")
+
+
+def _side_text(side: Any) -> str:
+    return side if isinstance(side, str) else f"{{choice: [{', '.join(side['choice'])}]}}"
 
 
 def _proposal(learned: LearnedSides, checked: CheckedSpace) -> Iterator[tuple[str, Any]]:

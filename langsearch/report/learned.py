@@ -10,6 +10,7 @@ from langsearch.report.experiment_values import Experiment
 from langsearch.report.figures import Figure, plotly_text
 from langsearch.report.lenient import as_integer, as_mapping, as_number, as_text, read_json, read_rows
 from langsearch.report.wording import counted
+from langsearch.space.settings import SURE_MARGIN
 from langsearch.space.sites import MODULES
 
 MAX_TEXT_CELLS = 240
@@ -99,6 +100,11 @@ def seed_sentences(priors: Priors) -> list[str]:
             "Adapters of both sides were trained together and mixed; the share of the source's says which side a "
             "layer should have."
         )
+        if unsure := [name for name, share in priors.source_shares.items() if not _is_sure(share)]:
+            sentences.append(
+                f"Not sure, since the shares differ by less than {SURE_MARGIN:g}, and so left to the search: "
+                f"{', '.join(unsure)}."
+            )
     if priors.demand:
         sentences.append(
             "Equal ranks were trained and pruned by layer; what a language keeps of its adapters, against the others, "
@@ -113,6 +119,10 @@ def seed_sentences(priors: Priors) -> list[str]:
     return sentences
 
 
+def _is_sure(source_share: float) -> bool:
+    return abs(2 * source_share - 1) >= SURE_MARGIN
+
+
 def _side_figure(shares: Mapping[str, float]) -> Figure:
     places = {name: place for name in shares if (place := _place(name)) is not None}
     rows = _in_order({(stack, module) for stack, _, module in places.values()})
@@ -124,9 +134,14 @@ def _side_figure(shares: Mapping[str, float]) -> Figure:
         "zmin": 0,
         "zmax": 1,
         "colorbar": _colorbar("source's share"),
-        "hovertemplate": "%{y}, layer %{x}<br>source's share %{z:.2f}<extra></extra>",
+        "text": [["" if share is None or _is_sure(share) else "not sure" for share in row] for row in z],
+        "hovertemplate": "%{y}, layer %{x}<br>source's share %{z:.2f}<br>%{text}<extra></extra>",
     }
-    return _map(z, [str(layer) for layer in layers], [_words(row) for row in rows], trace, "layer", digits=2)
+    figure = _map(z, [str(layer) for layer in layers], [_words(row) for row in rows], trace, "layer", digits=2)
+    for heat in figure["data"]:
+        if "texttemplate" in heat:
+            heat["texttemplate"] += "<br>%{text}"
+    return figure
 
 
 def _demand_figure(

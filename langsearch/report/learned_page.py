@@ -7,7 +7,7 @@ from pathlib import Path
 import plotly.io
 
 from langsearch.experiment.folder import write_text
-from langsearch.report.learned import prior_views, read_learned
+from langsearch.report.learned import prior_views, read_learned, seed_sentences
 
 PAGE_NAME = "learned.html"
 
@@ -21,10 +21,12 @@ def write_learned_page(folder: Path) -> Path | None:
     Args:
         folder: Where `langsearch learn` wrote sides.json or demand.parquet.
     """
-    views = prior_views(read_learned(folder, folder), ())
+    learned = read_learned(folder, folder)
+    views = prior_views(learned, ())
     if not views:
         return None
     parts = [f"<!doctype html><meta charset='utf-8'><title>{html.escape(folder.name)}</title>"]
+    parts += [f"<p style='font-family:sans-serif'>{html.escape(text)}</p>" for text in seed_sentences(learned)]
     for index, (title, figure) in enumerate(views):
         text = json.dumps(figure)
         for name, colour in _COLOURS.items():
