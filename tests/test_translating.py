@@ -1,11 +1,15 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from langsearch.evaluate.decoding import decode_rows
 from langsearch.model.finding import EMBEDDED_FOLDER
 from langsearch.space.problems import InputError
+from langsearch.trial import translating
 from langsearch.trial.translating import CutLines, translate_lines
 
 pytest_plugins = ["search_fixtures"]
@@ -82,3 +86,22 @@ def test_a_line_longer_than_the_bases_positions_is_an_error_or_cut_where_it_is_a
     assert found[0] == translate(adapters, LINES[0])[0]
     with pytest.raises(InputError, match=r"^--max-length must be from 3 to the base's 256 positions, but got 257\.$"):
         list(translate_lines(adapters, lines, "en", "fr", max_length=257))
+
+
+def test_where_memory_runs_out_it_is_decoded_with_less_at_once(
+    adapters: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, tries = decode_rows, list[int]()
+
+    def short(*values: Any, num_parts: int, **options: Any) -> Any:
+        tries.append(num_parts)
+        if num_parts < 4:
+            raise torch.OutOfMemoryError("no")
+        return whole(*values, num_parts=num_parts, **options)
+
+    lines = [b"Good morning.\n", b"Thank you.\n"]
+    expected = list(translate_lines(adapters, lines, "en", "fr", 1))
+    monkeypatch.setattr(translating, "decode_rows", short)
+    assert list(translate_lines(adapters, lines, "en", "fr", 1)) == expected
+    assert tries == [1, 2, 4]
+    assert "Memory ran out: once more with 1/4 of a batch at once." in caplog.text

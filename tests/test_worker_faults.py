@@ -19,6 +19,7 @@ from langsearch.evaluate.greedy import greedy_search
 from langsearch.experiment.folder import ExperimentFolder, read_json
 from langsearch.experiment.task import TrialTask
 from langsearch.model.base import share_base
+from langsearch.model.memory import MAX_PARTS
 from langsearch.search import worker
 from langsearch.search.lost_nodes import lost_cause
 from langsearch.search.worker import evaluate_on_worker
@@ -115,7 +116,7 @@ def test_a_single_pair_without_room_fails_and_no_smaller_batch_is_tried(
     assert step[FAILED].startswith("out of memory: A single row must have room to be trained, but: CUDA out of memory.")
     assert (step["name"], step["kind"], step["done"]) == ("00000", "searched", True)
     parts = read_json(folder.trial("00000").path / "attempts.json")["num_parts"]
-    assert parts < worker.MAX_PARTS
+    assert parts < MAX_PARTS
 
 
 def test_what_has_no_room_whatever_the_batch_fails_in_the_end_also_on_another_worker(
@@ -124,7 +125,7 @@ def test_what_has_no_room_whatever_the_batch_fails_in_the_end_also_on_another_wo
     monkeypatch.setattr("langsearch.search.worker.run_trial", _without_room)
     for _ in range(2):
         (step,) = steps_of(start(make_task()))
-        assert step[FAILED] == f"out of memory: {worker.MAX_PARTS} parts"
+        assert step[FAILED] == f"out of memory: {MAX_PARTS} parts"
 
 
 def _without_room(*_: Any, attempts: Any, **__: Any) -> Iterator[Any]:

@@ -2,9 +2,10 @@
 
 import gc
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -21,6 +22,11 @@ _CGROUPS = (
     ),
 )
 """What a container may have, and has: version 2, then version 1."""
+
+MAX_PARTS = 1 << 12
+"""A batch is not split into more parts than this: what has no room then is not the batch."""
+
+T = TypeVar("T")
 
 
 class SmallestBatchError(MemoryError):
@@ -54,6 +60,28 @@ def smallest_told(num_rows: int, what: str) -> Iterator[None]:
         if num_rows > 1 or not is_out_of_memory(error):
             raise
         raise SmallestBatchError(f"A single row must have room to be {what}, but: {error}") from error
+
+
+def in_parts(run: Callable[[int], T], tell: Callable[[int], None], first: int = 1) -> T:
+    """Returns what `run` returns; where memory runs out, again with batches half as large, down to single rows.
+
+    Args:
+        run: Takes into how many parts a batch is split.
+        tell: Hears of the parts of every further try before it begins.
+        first: The parts of the first try.
+    """
+    num_parts = first
+    while True:
+        try:
+            return run(num_parts)
+        except Exception as error:
+            is_smallest = isinstance(error, SmallestBatchError) or num_parts >= MAX_PARTS
+            if is_smallest or not is_out_of_memory(error):
+                raise
+        # Behind the handler: the error holds on to all that ran.
+        free_memory()
+        num_parts *= 2
+        tell(num_parts)
 
 
 def free_memory() -> None:

@@ -18,7 +18,7 @@ from langsearch.experiment.task import TrialTask
 from langsearch.experiment.working_copy import RequestLook, WorkingCopy
 from langsearch.model.base import Base, SharedBase, attach_base
 from langsearch.model.device import Resident, settle
-from langsearch.model.memory import SmallestBatchError, free_memory
+from langsearch.model.memory import MAX_PARTS, SmallestBatchError, free_memory, in_parts
 from langsearch.prior.learning import LearningTask
 from langsearch.prior.seeding import learn
 from langsearch.space.problems import InputError
@@ -43,9 +43,6 @@ from langsearch.trial.stalls import stall_file, take_stall
 from langsearch.trial.trial import resident, run_trial
 
 logger = logging.getLogger(__name__)
-
-MAX_PARTS = 1 << 12
-"""A batch is not split into more parts than this: what has no room then is not the batch."""
 
 
 @dataclass(frozen=True)
@@ -336,22 +333,17 @@ def _halved_if_needed(evaluate: Callable[[int], dict[str, Any]], folder: TrialFo
 
     What was done stands in the column `full_note` or `test_note`.
     """
-    first = num_parts = read_attempts(folder).num_parts
-    while True:
-        try:
-            values = evaluate(num_parts)
-        except Exception as error:
-            is_smallest = isinstance(error, SmallestBatchError) or num_parts >= MAX_PARTS
-            if failure_cause(error) != OUT_OF_MEMORY or is_smallest:
-                raise
-        else:
-            if num_parts > first:
-                values[f"{split}_note"] = f"{OUT_OF_MEMORY}: decoded with 1/{num_parts} of a batch at once"
-            return values
-        free_memory()
-        num_parts *= 2
-        name, parts = folder.name, num_parts
-        logger.warning("The evaluation of trial %s ran out of memory: again with 1/%d of a batch.", name, parts)
+    parts = [read_attempts(folder).num_parts]
+
+    def tell(num_parts: int) -> None:
+        parts.append(num_parts)
+        name = folder.name
+        logger.warning("The evaluation of trial %s ran out of memory: again with 1/%d of a batch.", name, num_parts)
+
+    values = in_parts(evaluate, tell, parts[0])
+    if len(parts) > 1:
+        values[f"{split}_note"] = f"{OUT_OF_MEMORY}: decoded with 1/{parts[-1]} of a batch at once"
+    return values
 
 
 _bases: dict[str, tuple[Resident, Base]] = {}

@@ -16,6 +16,7 @@ from langsearch.experiment.environment import Environment, build_environment, ch
 from langsearch.experiment.task import TrialTask
 from langsearch.model.base import Base, load_base
 from langsearch.model.device import settle
+from langsearch.model.memory import in_parts
 from langsearch.model.new_languages import with_new_languages
 from langsearch.space.plan import show_new
 from langsearch.space.problems import InputError
@@ -60,7 +61,15 @@ def print_evaluation(
         data = evaluation_set(
             store, environment.directions, settings, environment.classes, vocabulary, environment.train
         )
-        evaluation = evaluate(learner, data, settings, base.tokenizer, SpBleu(environment.tokenizer))
+
+        def score(num_parts: int) -> Evaluation:
+            scorer = SpBleu(environment.tokenizer)
+            return evaluate(learner, data, settings, base.tokenizer, scorer, num_parts=num_parts)
+
+        def tell(num_parts: int) -> None:
+            console.print(f"Memory ran out: once more with 1/{num_parts} of a batch at once.")
+
+        evaluation = in_parts(score, tell)
     _print(console, label, _SPLITS[split], settings.beams, evaluation, environment)
     return evaluation.scores
 

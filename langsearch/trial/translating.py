@@ -1,7 +1,9 @@
 """Lines in, lines out, through exported adapters."""
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -10,14 +12,17 @@ import torch
 from langsearch.adapters.learners import adapt
 from langsearch.adapters.peft_export import load_export, read_export
 from langsearch.data.batches import NUM_MARKS
-from langsearch.evaluate.decoding import DecodingRow, decode_rows
+from langsearch.evaluate.decoding import Decoded, DecodingRow, decode_rows
 from langsearch.model.base import load_base
 from langsearch.model.device import settle_here
+from langsearch.model.memory import in_parts
 from langsearch.model.new_languages import with_new_languages
 from langsearch.model.positions import num_positions
 from langsearch.space.languages import match_code
 from langsearch.space.problems import InputError
 from langsearch.space.settings import DecodingSettings
+
+logger = logging.getLogger(__name__)
 
 _LINES_AT_ONCE = 64
 _MAX_LISTED = 5
@@ -92,6 +97,23 @@ def translate_lines(
             f"--max-length must be from {NUM_MARKS + 1} to the base's {positions:,} positions, but got {max_length}."
         )
     longest, cut = (max_length or positions) - NUM_MARKS, cut or CutLines()
+    parts = [1]  # what there was room for holds for the lines that follow
+
+    def decode(rows: list[DecodingRow], num_parts: int) -> Decoded:
+        return decode_rows(
+            learner,
+            rows,
+            tokenizer=loaded.tokenizer,
+            vocabulary=vocabulary,
+            languages=exported.languages,
+            settings=DecodingSettings(beams=beams),
+            num_parts=num_parts,
+        )
+
+    def tell(num_parts: int) -> None:
+        parts.append(num_parts)
+        logger.warning("Memory ran out: once more with 1/%d of a batch at once.", num_parts)
+
     numbered = enumerate(lines, start=1)
     while chunk := list(islice(numbered, _LINES_AT_ONCE)):
         texts = [_decode(line, number) for number, line in chunk]
@@ -104,14 +126,8 @@ def translate_lines(
             )
         cut.sources += too_long
         present = [(number, ids[:longest]) for (number, _), ids in zip(chunk, tokens, strict=True) if ids]
-        decoded = decode_rows(
-            learner,
-            [DecodingRow(torch.tensor(ids).numpy(), names[0], names[1]) for _, ids in present],
-            tokenizer=loaded.tokenizer,
-            vocabulary=vocabulary,
-            languages=exported.languages,
-            settings=DecodingSettings(beams=beams),
-        )
+        rows = [DecodingRow(torch.tensor(ids).numpy(), names[0], names[1]) for _, ids in present]
+        decoded = in_parts(partial(decode, rows), tell, parts[-1])
         cut.translations += [number for (number, _), is_cut in zip(present, decoded.is_cut, strict=True) if is_cut]
         remaining = iter(decoded.texts)
         yield from (next(remaining) if ids else "" for ids in tokens)
