@@ -13,8 +13,8 @@ from optuna.exceptions import StorageInternalError
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from langsearch.space.search_sections import rungs
-from langsearch.study.early_stopping import AsyncHalving, is_among_best
-from langsearch.study.front import Levels, Objective
+from langsearch.study.early_stopping import AsyncHalving, RungOrder
+from langsearch.study.front import Objective
 from langsearch.study.table import TrialTable
 
 if TYPE_CHECKING:
@@ -32,10 +32,19 @@ class Rungs:
         given = {"max_epochs": 9, "grace_epochs": 1, "reduction_factor": 3} | values
         self.table, self.make_result, self.given = table, make_result, given
         self.names: dict[str, str] = {}
-        self.scheduler = AsyncHalving(table, **given)
+        self.scheduler = self._open(table)
 
     def restart(self, table: TrialTable) -> None:
-        self.table, self.scheduler = table, AsyncHalving(table, **self.given)
+        self.table, self.scheduler = table, self._open(table)
+
+    def _open(self, table: TrialTable) -> AsyncHalving:
+        given = self.given
+        return AsyncHalving(
+            table,
+            max_epochs=given["max_epochs"],
+            grace_epochs=given["grace_epochs"],
+            reduction_factor=given["reduction_factor"],
+        )
 
     def goes_on(self, name: str, epoch: int, spbleu: float, size: int = 100, kind: str = "searched") -> bool:
         if name not in self.names and kind == "searched":
@@ -120,11 +129,11 @@ def test_a_failure_passes_through(halving: RungsMaker) -> None:
 
 def is_best(costs: list[float], seen: list[list[float]], factor: int) -> bool:
     """Whether the last of all that were seen is among the best."""
-    levels, others = Levels(), list(seen)
+    order, others = RungOrder(), list(seen)
     others.remove(costs)
     for other in others:
-        levels.add(other)
-    return is_among_best(costs, levels, factor)
+        order.add(other, 0.0)
+    return order.is_among_best(costs, 0.0, factor)
 
 
 def test_what_none_dominates_goes_on_however_many_there_are() -> None:
@@ -152,12 +161,12 @@ def test_a_better_rank_comes_before_a_less_crowded_place() -> None:
 def test_one_objective_goes_on_as_the_best_of_all_seen(factor: int) -> None:
     rng = random.Random(factor)
     for _ in range(20):
-        levels, seen = Levels(), list[float]()
+        order, seen = RungOrder(), list[float]()
         for _ in range(25):
             score = rng.random()
             seen.append(score)
             expected = score in sorted(seen, reverse=True)[: -(-len(seen) // factor)]
-            assert is_among_best([-score], levels, factor) == expected
+            assert order.is_among_best([-score], 0.0, factor) == expected
 
 
 @pytest.mark.parametrize("factor", [2, 3])
@@ -276,10 +285,10 @@ def test_a_decision_that_cannot_be_written_stops_no_trial(halving: RungsMaker, m
 def test_the_time_of_a_decision_does_not_grow_with_the_trials_before() -> None:
     rng = random.Random(0)
     for num_objectives in (1, 2, 4):
-        levels, seconds = Levels(), []
+        order, seconds = RungOrder(), []
         for _ in range(1000):
             costs = [rng.random() for _ in range(num_objectives)]
             started = time.perf_counter()
-            is_among_best(costs, levels, 3)
+            order.is_among_best(costs, max(rng.uniform(-0.5, 0.5), 0.0), 3)
             seconds.append(time.perf_counter() - started)
         assert float(np.median(seconds[-200:])) < 0.01

@@ -182,7 +182,7 @@ def test_training_prunes_and_resumes_bitwise(base: Base, store: TokenStore, make
 
 def test_training_lowers_the_loss(base: Base, store: TokenStore, make_architecture: Architect) -> None:
     learner = adapt(base, make_architecture(), LANGUAGES)
-    settings = replace(SETTINGS, epochs=4, lr=0.02)
+    settings = replace(SETTINGS, epochs=12, lr=0.02)
     losses = [progress.train_loss for progress in train(learner, training_data(base, store), settings)]
     assert losses[-1] < losses[0] - 0.05
 

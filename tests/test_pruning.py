@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from langsearch.adapters.learners import AdaptedModel, adapt
-from langsearch.adapters.pruning import pruned_share
 from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture, Pruning
+from langsearch.space.pruned_size import num_nonzero, pruned_share
 
 LANGUAGES = ("en", "fr", "de", "sw")
 Architect = Callable[..., Architecture]
@@ -49,6 +49,7 @@ def test_each_epoch_prunes_up_to_its_share_of_each_language(tiny_base: Base, mak
         assert {slot: num_zero(learner, slot) for slot in pruned} == pruned
         assert num_zero(learner, "sw") == 0, "a slot without a target loses nothing"
         assert learner.num_nonzero() == stored - sum(pruned.values())
+        assert learner.num_nonzero() == num_nonzero(learner.architecture, tiny_base.shape, epoch)
     assert round(0.9 * num_entries(learner, "en")) == pruned["en"]
 
 
@@ -73,6 +74,7 @@ def test_scope_layer_lets_the_languages_of_a_layer_compete(tiny_base: Base, make
     for layer in learner.lora.layers.values():
         layer.pair("sw")[1].mul_(10.0)
     learner.begin_epoch(2)
+    assert learner.num_nonzero() == num_nonzero(learner.architecture, tiny_base.shape, 2)
     for stack in ("encoder", "decoder"):
         for number in range(2):
             layers = [

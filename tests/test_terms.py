@@ -24,7 +24,7 @@ Architect = Callable[..., Architecture]
 
 @dataclass(frozen=True)
 class Watching:
-    """A term that notes what it is given; its loss pulls the encoder's states to zero."""
+    """A term that notes what it is given; its loss pulls some features of the encoder's states to zero."""
 
     needs: frozenset[Need]
     seen: list[tuple[States, Batch]] = field(default_factory=list)
@@ -36,7 +36,8 @@ class Watching:
                 (value.sum() * 0 for value in model.parameters() if value.requires_grad), torch.zeros(())
             )
             return zero
-        return (states.encoder * batch.src_mask[..., None]).square().sum()
+        # Of all features the layer norm at the end of the stack would keep the norm as it is.
+        return (states.encoder[..., :8] * batch.src_mask[..., None]).square().sum()
 
 
 @pytest.fixture
@@ -105,9 +106,12 @@ def test_one_term_gets_what_another_one_needs_computed_once(run: Callable[..., l
 
 
 def test_a_term_on_the_encoder_alone_teaches_its_adapters(run: Callable[..., list[Progress]]) -> None:
-    found = losses(run([Watching(frozenset({"encoder"}))], epochs=8, schedule="constant"))
-    last = found[-1]
-    assert last < 0.9 * found[0]
+    # Against untrained adapters on the same batches, whose loss a target token differs by as much as is learned.
+    trained, untrained = (
+        losses(run([Watching(frozenset({"encoder"}))], epochs=16, schedule="constant", lr=lr))[-1]
+        for lr in (SETTINGS.lr, 1e-12)
+    )
+    assert trained < 0.1 * untrained
 
 
 def test_sentences_say_which_rows_of_the_store_a_batch_holds(

@@ -8,24 +8,7 @@ from torch import Tensor
 
 from langsearch.adapters.lora_linear import LanguageLoRALinear
 from langsearch.space.architecture import Pruning, Site
-
-
-def pruned_share(epoch: int, target: float, start: int, duration: int) -> float:
-    """Returns the share of entries that are pruned in an epoch, by the cubic law.
-
-    Zhu & Gupta 2017 (arXiv 1710.01878, section 3, equation 1) with an initial sparsity of 0.
-
-    Args:
-        epoch: Counted from 1.
-        target: The share in the end, in [0, 1].
-        start: The first epoch of pruning; its own share is still 0.
-        duration: Epochs from the start to the target.
-    """
-    if epoch < start:
-        return 0.0
-    if epoch > start + duration:
-        return target
-    return target - target * (1 - (epoch - start) / duration) ** 3
+from langsearch.space.pruned_size import pruned_share
 
 
 class PruningMasks:

@@ -10,6 +10,7 @@ from typing import Literal
 from langsearch.experiment.folder import TrialFolder, read_json, write_json, write_text
 from langsearch.space.architecture import Architecture, BaseShape
 from langsearch.space.plan import show_layers
+from langsearch.space.pruned_size import num_nonzero
 from langsearch.space.schema import Space
 from langsearch.space.settings import TrainerSettings
 
@@ -55,6 +56,12 @@ class TrialTask:
             return 0
         own = self.architecture.num_parameters(shape) if self.architecture is not None else 0
         return own + (shape.num_parameters if self.method == "full" else 0)
+
+    def num_nonzero(self, shape: BaseShape) -> int:
+        """Returns how many of them are not zero after the last epoch, when pruning has taken what it takes."""
+        if self.method != "adapters" or self.architecture is None:
+            return self.num_trainable(shape)
+        return num_nonzero(self.architecture, shape, self.num_epochs)
 
     @property
     def summary(self) -> str:

@@ -137,7 +137,7 @@ def run_trials(search: Search, seeding: Seeding, retry: Sequence[str]) -> Ended:
         ),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=_scheduler(space, table),
+            scheduler=_scheduler(search, searcher),
             num_samples=-1,
             reuse_actors=True,
         ),
@@ -348,10 +348,14 @@ def _why(reason: str) -> str:
     return texts.get(reason, reason[:1].upper() + reason[1:])
 
 
-def _scheduler(space: Space, table: TrialTable) -> TrialScheduler:
-    search, epochs = space.search, space.trainer_section.epochs
-    if search.scheduler == "none" or not rungs(epochs, search.grace_epochs, search.reduction_factor):
+def _scheduler(search: Search, searcher: TableSearcher) -> TrialScheduler:
+    settings, epochs = search.space.search, search.space.trainer_section.epochs
+    if settings.scheduler == "none" or not rungs(epochs, settings.grace_epochs, settings.reduction_factor):
         return FIFOScheduler()
     return AsyncHalving(
-        table, max_epochs=epochs, grace_epochs=search.grace_epochs, reduction_factor=search.reduction_factor
+        search.table,
+        max_epochs=epochs,
+        grace_epochs=settings.grace_epochs,
+        reduction_factor=settings.reduction_factor,
+        num_nonzero=lambda name: searcher.task(name).num_nonzero(search.checked.shape),
     )

@@ -42,7 +42,21 @@ class Constraints:
         """
         if pretrained is None and self.need_pretrained:
             return None
-        return {str(constraint): self._violation(constraint, result, pretrained) for constraint in self.all}
+        return self.violations_so_far(result, pretrained)
+
+    def violations_so_far(self, result: TrialResult, pretrained: TrialResult | None) -> dict[str, float]:
+        """Returns what `violations` does; losses count as kept as long as the pretrained base's scores are not known.
+
+        Args:
+            result: A running trial's, with the costs that it will end with.
+            pretrained: The pretrained base's. None: not known yet.
+        """
+        return {
+            str(constraint): 0.0
+            if pretrained is None and constraint.metric.startswith(LOSS)
+            else self._violation(constraint, result, pretrained)
+            for constraint in self.all
+        }
 
     def violated_by_size(self, num_trainable: int, *, is_pruned: bool) -> dict[str, float]:
         """Returns the upper bounds on parameters that a size violates: known before any training.

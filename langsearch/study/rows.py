@@ -59,11 +59,15 @@ class Rung:
 
     epoch: int
     values: tuple[float, ...]
-    """The objectives, in the study's order."""
+    """The objectives, in the study's order; of parameters that are not zero, those that pruning will leave."""
 
     goes_on: bool
     order: int
     """How many trials were compared there before."""
+
+    violations: Mapping[str, float] | None = None
+    """How far each constraint was expected to be violated in the end, by its text. None: written by an older version,
+    which did not ask."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -191,10 +191,20 @@ class TrialTable:
             if row.kind == "searched":
                 self._proposer.reported(row, result.epoch, value)
 
-    def record_rung(self, name: str, epoch: int, values: Sequence[float], goes_on: bool, order: int = 0) -> None:
+    def record_rung(
+        self,
+        name: str,
+        epoch: int,
+        values: Sequence[float],
+        goes_on: bool,
+        order: int = 0,
+        violations: Mapping[str, float] | None = None,
+    ) -> None:
         """Records what early stopping decided on a running trial, with what it decided by, in one transaction."""
-        rung = Rung(epoch=epoch, values=tuple(values), goes_on=goes_on, order=order)
-        self._stored.note(name, f"{RUNG}{epoch}", {"values": list(values), "goes_on": goes_on, "order": order})
+        found = None if violations is None else dict(violations)
+        rung = Rung(epoch=epoch, values=tuple(values), goes_on=goes_on, order=order, violations=found)
+        note = {"values": list(values), "goes_on": goes_on, "order": order, "violations": found}
+        self._stored.note(name, f"{RUNG}{epoch}", note)
         row = self.row(name)
         kept = [other for other in row.rungs if other.epoch != epoch]
         self._put(replace(row, rungs=tuple(sorted([*kept, rung], key=lambda rung: rung.epoch))))
@@ -293,6 +303,11 @@ class TrialTable:
         """
         row = self._complete_pretrained()
         return self.constraints.violations(result, None if row is None else row.result)
+
+    def violations_so_far(self, result: TrialResult) -> dict[str, float]:
+        """Returns what `violations` does; losses that cannot be measured yet count as kept."""
+        row = self._complete_pretrained()
+        return self.constraints.violations_so_far(result, None if row is None else row.result)
 
     def candidates(self) -> list[TrialRow]:
         """Returns the complete searched trials that keep all constraints and that no other one dominates.
