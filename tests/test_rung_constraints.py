@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from optuna.distributions import IntDistribution
+from ray import cloudpickle
 from ray.tune.schedulers import TrialScheduler
 
 from langsearch.space.settings import Constraint
@@ -178,3 +180,14 @@ def test_of_several_objectives_what_none_that_keeps_them_dominates_goes_on() -> 
             is_beaten = any(all(x <= y for x, y in zip(other, costs, strict=True)) for other in kept)
             kept.append(costs)
             assert goes_on or is_beaten
+
+
+def test_tune_can_pickle_what_it_schedules_by(open_table: Callable[..., TrialTable]) -> None:
+    lock = threading.RLock()  # as a search's display has one
+
+    def num_nonzero(name: str) -> int:
+        with lock:
+            return 1
+
+    halving = AsyncHalving(open_table(SMALL), max_epochs=9, grace_epochs=1, reduction_factor=3, num_nonzero=num_nonzero)
+    assert len(cloudpickle.dumps(halving)) < 10_000

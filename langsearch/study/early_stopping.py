@@ -63,6 +63,10 @@ class AsyncHalving(FIFOScheduler):  # type: ignore[misc]  # Ray has no types
         for _, rung, row in sorted(found, key=lambda entry: entry[0]):
             self._rungs[rung.epoch].add(self._costs(rung.values), total(self._recorded(rung, row)))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its scheduler into its own folder; nobody reads that, so nothing goes in."""
+        return {}
+
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Called by Tune after every epoch but a trial's last; says whether the trial goes on."""
         parsed = parse_result(result)
