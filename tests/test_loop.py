@@ -275,11 +275,11 @@ def test_adapters_learn_to_copy(embedded_base: Base, make_architecture: Architec
 def test_full_finetuning_learns_and_keeps_ties(tiny_base: Base, copy_data: TrainingData) -> None:
     learner = FullModel(tiny_base)
     settings = TrainerSettings(
-        epochs=3, pairs_per_epoch=300, tokens_per_batch=128, accumulation=1, lr=1e-2, label_smoothing=0.0, dropout=0.1
+        epochs=6, pairs_per_epoch=300, tokens_per_batch=128, accumulation=1, lr=1e-2, label_smoothing=0.0, dropout=0.1
     )
     found = losses(train(learner, copy_data, replace(settings, schedule="constant")))
     assert found == sorted(found, reverse=True)
-    assert found[-1] < 0.6 * found[0], "0.49 by any seed"
+    assert found[-1] < 0.5 * found[0]
     model = learner.model
     assert model.lm_head.weight is model.model.shared.weight is model.model.decoder.embed_tokens.weight
 
