@@ -115,23 +115,29 @@ class LanguageLoRA:
 
     def to_peft(self) -> list[PeftAdapter]:
         """Returns an adapter for each slot and side, sorted."""
-        pairs = sorted({(entry.side, slot) for entry in self.architecture.adapters for slot, _ in entry.ranks})
-        return [self._to_peft(side, slot) for side, slot in pairs]
+        return [self._to_peft(side, slot, sites) for (side, slot), sites in sites_by_adapter(self.architecture).items()]
 
-    def _to_peft(self, side: Side, slot: str) -> PeftAdapter:
+    def _to_peft(self, side: Side, slot: str, sites: Sequence[Site]) -> PeftAdapter:
         pairs = {}
-        for entry in self.architecture.adapters:
-            if entry.side != side or slot not in dict(entry.ranks):
-                continue
-            layer = self.layers[entry.site]
+        for site in sites:
+            layer = self.layers[site]
             a, b = layer.pair(slot)
             rank = a.shape[0]
             full_a = torch.zeros(rank, layer.base.in_features)
             full_b = torch.zeros(layer.base.out_features, rank)
             full_a[:, : a.shape[1]] = a
             full_b[: b.shape[0]] = b * self.architecture.scale(rank)
-            pairs[module_path(entry.site)] = full_a, full_b
+            pairs[module_path(site)] = full_a, full_b
         return PeftAdapter(side, slot, pairs)
+
+
+def sites_by_adapter(architecture: Architecture) -> dict[tuple[Side, str], list[Site]]:
+    """Returns the sites of each adapter that PEFT knows, by its side and slot, sorted by these."""
+    found: dict[tuple[Side, str], list[Site]] = {}
+    for entry in architecture.adapters:
+        for slot, _ in entry.ranks:
+            found.setdefault((entry.side, slot), []).append(entry.site)
+    return dict(sorted(found.items()))
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from torch import Tensor
 from langsearch.adapters.export_folder import FORMAT_FILE, export_folder
 from langsearch.adapters.language_rows import LanguageRows
 from langsearch.adapters.learners import AdaptedModel
+from langsearch.adapters.lora import sites_by_adapter
 from langsearch.adapters.mounting import module_path
 from langsearch.adapters.protocol import TOKENS_NAME, PeftAdapter, adapter_name
 from langsearch.adapters.tokenizer_export import write_tokenizer
@@ -110,27 +111,25 @@ def load_export(learner: AdaptedModel, folder: Path) -> None:
     """
     problems = []
     architecture = learner.architecture
-    for side, slot in sorted({(entry.side, slot) for entry in architecture.adapters for slot, _ in entry.ranks}):
+    for (side, slot), sites in sites_by_adapter(architecture).items():
         path = folder / adapter_name(side, slot) / "adapter_model.safetensors"
         try:
             tensors = load_file(path)
         except (OSError, SafetensorError) as error:
             problems.append(f"An adapter's file must be whole, but {path} cannot be read: {error}")
             continue
-        for entry in architecture.adapters:
-            if entry.side != side or slot not in dict(entry.ranks):
-                continue
-            layer = learner.lora.layers[entry.site]
+        for site in sites:
+            layer = learner.lora.layers[site]
             a, b = layer.pair(slot)
             scale = architecture.scale(a.shape[0])
-            key = f"base_model.model.{module_path(entry.site)}"
+            key = f"base_model.model.{module_path(site)}"
             stored_a, stored_b = tensors.get(f"{key}.lora_A.weight"), tensors.get(f"{key}.lora_B.weight")
             if stored_a is None or stored_b is None or stored_a.shape[0] != a.shape[0]:
-                problems.append(f"{path} must have rank {a.shape[0]} at {entry.site}, but has {_shape(stored_a)}.")
+                problems.append(f"{path} must have rank {a.shape[0]} at {site}, but has {_shape(stored_a)}.")
                 continue
             sizes = layer.base.in_features, layer.base.out_features
             if stored_a.shape[1:] != sizes[:1] or stored_b.shape != (sizes[1], a.shape[0]):
-                rule = f"{path} must fit a layer of {sizes[0]} inputs and {sizes[1]} outputs at {entry.site}"
+                rule = f"{path} must fit a layer of {sizes[0]} inputs and {sizes[1]} outputs at {site}"
                 problems.append(
                     f"{rule}, but is for {stored_a.shape[-1]} and {stored_b.shape[0]}. Is the base the same?"
                 )
