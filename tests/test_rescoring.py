@@ -1,14 +1,21 @@
 import io
 import json
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from langsearch.evaluate.spbleu import Scores
+from langsearch.experiment.folder import ExperimentFolder, read_json, write_json
+from langsearch.experiment.task import TrialTask
 from langsearch.space.problems import InputError
+from langsearch.trial.export import open_experiment
 from langsearch.trial.rescoring import print_evaluation
+from langsearch.trial.trial import resident
 
 pytest_plugins = ["search_fixtures"]
 
@@ -48,6 +55,18 @@ def test_the_validation_score_is_the_trials_own_where_the_settings_are(trained: 
     assert scores.spbleu == pytest.approx(result["spbleu"])
     assert (scores.spbleu_low, scores.spbleu_high) == pytest.approx((result["spbleu_low"], result["spbleu_high"]))
     assert "validation set" in shown
+
+
+def test_a_trial_is_scored_in_the_type_that_its_search_computed_in(trained: Path, tmp_path: Path) -> None:
+    experiment = tmp_path / trained.name
+    shutil.copytree(trained, experiment)
+    description, folder = read_json(experiment / "experiment.json"), ExperimentFolder(experiment).trial("00000")
+    write_json(experiment / "experiment.json", {**description, "cpu_precision": {"name": "bf16", "ratio": 0.5}})
+    task = TrialTask.read(folder)
+    _, _, environment, _ = open_experiment(experiment)
+    assert resident(environment, task).dtype is torch.float32, "the space asks for fp32"
+    by_auto = replace(task, trainer=replace(task.trainer, precision="auto"))
+    assert resident(environment, by_auto).dtype is torch.bfloat16
 
 
 def _front(trained: Path) -> Path:

@@ -11,6 +11,7 @@ from langsearch.experiment.environment import CheckedSpace
 from langsearch.experiment.folder import ExperimentFolder, read_json, write_json
 from langsearch.experiment.opening import space_version
 from langsearch.experiment.recorded_base import read_recorded
+from langsearch.model.cpu_precision import MeasuredPrecision
 
 _PACKAGES = ("langsearch", "torch", "transformers", "ray", "optuna", "sacrebleu")
 
@@ -50,6 +51,13 @@ def write_description(folder: ExperimentFolder, checked: CheckedSpace, signature
         "cpu_precision": old.get("cpu_precision"),
     }
     write_json(folder.description, {**value, **values})
+
+
+def recorded_precision(folder: ExperimentFolder) -> MeasuredPrecision | None:
+    """Returns what was found that `precision: auto` means on a CPU when the experiment began, None if nothing was."""
+    about = read_json(folder.description) if folder.description.exists() else {}
+    recorded = about.get("cpu_precision")
+    return None if recorded is None else MeasuredPrecision(**recorded)
 
 
 def _git_commit() -> str | None:

@@ -17,6 +17,7 @@ from langsearch.experiment.folder import STORE_FOLDER
 from langsearch.experiment.lengths import Lengths, check_lengths
 from langsearch.experiment.working_copy import WorkingCopy
 from langsearch.model.base import Base, BaseTokenizer, read_shape
+from langsearch.model.cpu_precision import MeasuredPrecision
 from langsearch.model.device import Compute
 from langsearch.model.families import read_config
 from langsearch.model.finding import FoundBase, locate_base
@@ -198,6 +199,13 @@ def build_environment(checked: CheckedSpace, base: Base, store_folder: Path) -> 
         rung_epochs=space.search.rung_epochs(space.trainer_section.epochs) if space.evaluation.rungs else (),
         compute=Compute(gpu=space.resources.gpu),
     )
+
+
+def computing_in(environment: Environment, precision: MeasuredPrecision | None) -> Environment:
+    """Returns the environment of trials that compute on a CPU in what was measured; None: nothing was."""
+    if precision is None:
+        return environment
+    return replace(environment, compute=replace(environment.compute, cpu_precision=precision.name))
 
 
 _LOCK = ".store.lock"

@@ -17,10 +17,10 @@ from langsearch.cluster.preflight import check_cluster, check_files
 from langsearch.cluster.ray_session import check_local_resources, connect, start_ray
 from langsearch.cluster.resources import num_threads, task_options
 from langsearch.evaluate.spbleu import SpBleu
-from langsearch.experiment.description import write_description
+from langsearch.experiment.description import recorded_precision, write_description
 from langsearch.experiment.disk import DiskBudget, without_weights
 from langsearch.experiment.earlier import with_earlier_defaults
-from langsearch.experiment.environment import CheckedSpace, build_environment, check_space, portable
+from langsearch.experiment.environment import CheckedSpace, build_environment, check_space, computing_in, portable
 from langsearch.experiment.folder import STORE_FOLDER, ExperimentFolder, read_json
 from langsearch.experiment.lease import RemoteLease
 from langsearch.experiment.lock import clear_leftovers, hold
@@ -149,8 +149,7 @@ def run_search(
         if address is not None and copy is None:
             check_files(environment, space)
         precision = _cpu_precision(checked, folder, base, is_new=is_new)
-        if precision is not None:
-            environment = replace(environment, compute=replace(environment.compute, cpu_precision=precision.name))
+        environment = computing_in(environment, precision)
         results = ResultsFile(folder, checked.shape.num_parameters)
         search = Search(checked, folder, table, environment, display, results, address, copy=copy)
         if copy is not None and lease is not None:
@@ -181,9 +180,8 @@ def _cpu_precision(
     space = checked.space
     if space.resources.gpu > 0 or space.trainer_section.precision != "auto":
         return None
-    about = read_json(folder.description) if folder.description.exists() else {}
-    if (recorded := about.get("cpu_precision")) is not None:
-        return MeasuredPrecision(**recorded)
+    if (recorded := recorded_precision(folder)) is not None:
+        return recorded
     if not is_new:
         return MeasuredPrecision("fp32", None)
     return measure_cpu_precision(base, num_threads(space.resources))

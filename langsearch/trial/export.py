@@ -13,7 +13,8 @@ from langsearch.adapters.merged_export import export_merged, marked_language
 from langsearch.adapters.peft_export import export_peft, load_export, read_export
 from langsearch.adapters.tokenizer_export import setting_lines
 from langsearch.data.directions import Direction, parse_directions
-from langsearch.experiment.environment import CheckedSpace, Environment, build_environment, check_space
+from langsearch.experiment.description import recorded_precision
+from langsearch.experiment.environment import CheckedSpace, Environment, build_environment, check_space, computing_in
 from langsearch.experiment.folder import STORE_FOLDER, ExperimentFolder
 from langsearch.experiment.opening import open_table
 from langsearch.experiment.recorded_base import check_recorded, recorded_source
@@ -289,4 +290,5 @@ def open_experiment(experiment: Path) -> tuple[ExperimentFolder, Base, Environme
     check_recorded(folder.path, checked.base, checked.family)
     base = with_new_languages(load_base(checked.base), space.new_languages)
     environment = build_environment(checked, base, folder.path.parent / STORE_FOLDER)
+    environment = computing_in(environment, recorded_precision(folder))
     return folder, base, environment, open_table(folder, checked.space)
