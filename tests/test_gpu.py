@@ -54,7 +54,7 @@ def compute(device: torch.device) -> Compute:
 def exact_products() -> Iterator[None]:
     """TF32 as every process begins."""
     yield
-    allow_tf32(False)
+    allow_tf32(torch.device("cuda"), is_full=False)
 
 
 @pytest.fixture
@@ -261,9 +261,10 @@ def test_tf32_is_for_full_fine_tuning_alone(device: torch.device) -> None:
         found = (one.to(device) @ other.to(device)).cpu().double()
         return float((found - exact).norm() / exact.norm())
 
-    allow_tf32(False)
+    allow_tf32(device, is_full=False)
     assert error() < 5e-6
-    allow_tf32(True)
+    allow_tf32(device, is_full=True)
+    assert torch.get_float32_matmul_precision() == ("high" if device.type == "cuda" else "highest")
     has_tf32 = device.type == "cuda" and not torch.version.hip and torch.cuda.get_device_capability()[0] >= 8
     assert (5e-5 if has_tf32 else 0) < error() < 1e-2
 
@@ -271,7 +272,7 @@ def test_tf32_is_for_full_fine_tuning_alone(device: torch.device) -> None:
 def test_full_fine_tuning_is_in_fp32_with_products_in_the_card_s_type(
     compute: Compute, new_base: Callable[[], Base], quickstart_store: TokenStore
 ) -> None:
-    allow_tf32(True)
+    allow_tf32(compute.device(), is_full=True)
     resident = compute.resident("bf16", is_full=True)
     assert resident.dtype is torch.float32
     learner = FullModel(settle(new_base(), resident))

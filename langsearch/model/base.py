@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -343,11 +343,6 @@ def attach_base(shared: SharedBase) -> Base:
         positions.weights = nn.Buffer(table.to(model.dtype), persistent=False)
     tokenizer = tokenizer.with_languages(shared.new_languages)
     return Base(shared.name, _freeze(model), tokenizer, shared.shape, shared.revision, shared.new_languages)
-
-
-def to_device(base: Base, device: torch.device) -> Base:
-    """Returns the base with its weights on a device."""
-    return replace(base, model=base.model.to(device))
 
 
 def _freeze(model: TranslationModel) -> TranslationModel:

@@ -109,9 +109,10 @@ def require_gpu(gpu: float) -> None:
         )
 
 
-def allow_tf32(is_full: bool) -> None:
+def allow_tf32(device: torch.device, *, is_full: bool) -> None:
     """Lets products of fp32 be made in TF32 on a GPU where all parameters are trained, and nowhere else."""
-    torch.set_float32_matmul_precision("high" if is_full else "highest")
+    # Of a CPU's products it would be the type, too, where there is such a one.
+    torch.set_float32_matmul_precision("high" if is_full and device.type == "cuda" else "highest")
 
 
 def cuda_problem() -> str | None:

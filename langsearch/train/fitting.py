@@ -66,6 +66,7 @@ def _estimating(learner: Learner, settings: TrainerSettings) -> Fits:
             num_parameters=0,  # the base is there already
             num_trained=sum(parameter.numel() for parameter in parameters.values()),
             is_full=not isinstance(learner, AdaptedModel),
+            bytes_per_value=learner.model.lm_head.weight.element_size(),
             tokens=tokens,
             longest=min(settings.max_length, num_positions(config)),
             dropout=settings.dropout,

@@ -84,7 +84,7 @@ def run_trial(
         yield TrialResult(**read_json(folder.result))
         return
     reset_peak_memory(base.model.device)
-    allow_tf32(task.method == "full")
+    allow_tf32(base.model.device, is_full=task.method == "full")
     learner = build_learner(base, environment, task)
     try:
         attempts = attempts or read_attempts(folder)

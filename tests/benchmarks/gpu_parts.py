@@ -101,7 +101,7 @@ class Parts:
         }
         torch.ones(8, 8, device=self._device) @ torch.ones(8, 8, device=self._device)  # cuBLAS takes its workspace
         for name, share in shares(_SHARES, seconds):
-            allow_tf32(name == "full")
+            allow_tf32(self._device, is_full=name == "full")
             if share <= 0:
                 yield self._row(name, note="left out: no time was left")
                 continue
@@ -115,7 +115,7 @@ class Parts:
                 continue
             self._free()
             yield self._row(name, note=note)
-        allow_tf32(False)
+        allow_tf32(self._device, is_full=False)
 
     def _steps(self, seconds: float) -> Iterator[Row]:
         """The floor, langsearch and PEFT in turn, on one copy of the weights."""
