@@ -203,7 +203,8 @@ SideGrain = Literal["layer", "module"]
 
 SURE_MARGIN = 0.5
 """From this difference of their shares on a learned side is sure: 0.75 to 0.25. Where either side can do a planted task
-as well as the other, 2 of 48 layers differed by as much after 200 updates (tests/test_mixed_sides.py)."""
+as well as the other (directions that share no language; one direction alone), 2 of 48 layers differed by as much after
+200 updates."""
 
 
 @dataclass(frozen=True, kw_only=True)
