@@ -37,6 +37,7 @@ from langsearch.model.base import read_shape
 from langsearch.model.finding import find_base
 from langsearch.search.searcher import TableSearcher
 from langsearch.space.schema import Space, load_space
+from langsearch.space.settings import Constraint
 from langsearch.study.early_stopping import AsyncHalving
 from langsearch.study.front import Objective, hypervolume, non_dominated
 from langsearch.study.results import TrialResult
@@ -177,10 +178,20 @@ Found = Sequence[tuple[float, str]]
 """What a search found: for each complete trial the share of the cost that was spent by then, and its fingerprint."""
 
 
-def replay(method: Method, seed: int, space: Space, trained: Trained, priors: Mapping[str, Any]) -> Found:
+OBJECTIVES = (Objective("spbleu", True), Objective("trainable_parameters", False))
+
+
+def replay(
+    method: Method,
+    seed: int,
+    space: Space,
+    trained: Trained,
+    priors: Mapping[str, Any],
+    objectives: Sequence[Objective] = OBJECTIVES,
+    constraints: Sequence[Constraint] = (),
+) -> Found:
     """Runs one search on the table."""
     shape = read_shape(find_base(space.base))
-    objectives = (Objective("spbleu", True), Objective("trainable_parameters", False))
     budget = MAX_COST * trained.cost
     found: dict[str, float] = {}
     started = trained.train_seconds * priors["epochs"] if method.with_priors else 0.0
@@ -199,7 +210,16 @@ def replay(method: Method, seed: int, space: Space, trained: Trained, priors: Ma
             )
 
     with tempfile.TemporaryDirectory() as name:
-        table = TrialTable("sqlite://", "replay", objectives, sampler=method.sampler, seed=seed, num_trials=_NUM_TRIALS)
+        table = TrialTable(
+            "sqlite://",
+            "replay",
+            objectives,
+            sampler=method.sampler,
+            seed=seed,
+            num_trials=_NUM_TRIALS,
+            constraints=constraints,
+            base_parameters=shape.num_parameters,
+        )
         searcher = TableSearcher(
             table,
             ExperimentFolder(Path(name)),
