@@ -79,6 +79,52 @@ def test_what_is_no_address_is_refused(address: str, space_file: Path) -> None:
     assert "must be auto, HOST:PORT or ray://HOST:PORT, but got" in refused(address, space_file)
 
 
+BUSY = (
+    "Initialization failure from server:\nRuntimeError: Starting Ray client server failed. See ray_client_server_1.err"
+)
+"""What Ray's client raises where the head has not started a process for it within its half minute."""
+
+
+def connecting(monkeypatch: pytest.MonkeyPatch, answers: list[Exception | None], pings: list[grpc.StatusCode]) -> str:
+    """Connects to a head that answers so, one after another; returns what is told."""
+    told: list[str] = []
+
+    def init(*given: Any, **options: Any) -> None:
+        if (answer := answers.pop(0)) is not None:
+            raise answer
+
+    monkeypatch.setattr(client.ray, "init", init)
+    monkeypatch.setattr(client, "_ping", lambda address: (pings.pop(0), ""))
+    client._connect("ray://10.0.0.1:10001", told.append)
+    assert not answers
+    return "".join(told)
+
+
+def test_a_head_that_lives_and_is_busy_is_asked_again_and_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [ConnectionAbortedError(BUSY), ConnectionError("Ray Client connection timed out. Ensure that"), None]
+    told = connecting(monkeypatch, answers, [grpc.StatusCode.OK] * 3)
+    assert told == "The head at ray://10.0.0.1:10001 lives, but is too busy to serve another client. Trying again …\n"
+
+
+def test_a_head_that_ends_while_it_is_busy_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="answered, and ended while it started a process for this client"):
+        pings = [grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE]
+        connecting(monkeypatch, [ConnectionAbortedError(BUSY)], pings)
+
+
+def test_a_head_that_stays_busy_is_given_up_and_not_called_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_SECONDS_FOR_A_BUSY_HEAD", -1.0)
+    with pytest.raises(InputError, match="answers and has started none") as caught:
+        connecting(monkeypatch, [ConnectionAbortedError(BUSY)], [grpc.StatusCode.OK] * 2)
+    assert "nothing answers" not in str(caught.value)
+
+
+def test_what_is_no_sign_of_a_busy_head_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="of the cluster's versions"):
+        error = ConnectionAbortedError("Version mismatch:\n Ray: 2.59.0\n Python: 3.12")
+        connecting(monkeypatch, [error], [grpc.StatusCode.OK])
+
+
 Starter = Callable[..., "subprocess.Popen[str]"]
 
 

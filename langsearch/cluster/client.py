@@ -34,6 +34,12 @@ _NAMESPACE = "langsearch"
 _SECONDS_TO_WAIT = 1.0
 """For output, in one request; a Ctrl+C waits as long."""
 
+_SECONDS_FOR_A_BUSY_HEAD = 300.0
+"""A head gives itself half a minute to start a process for a client, which it needs more than once while it is busy."""
+
+_BUSY = ("Starting Ray client server failed", "Proxy failed to Connect", "connection timed out")
+"""What Ray says where a head lives and had no process for a client in time (ray.util.client.server.proxier)."""
+
 _NUM_TOLD = 2
 """Interrupts that go to the search; the next one ends the following."""
 
@@ -61,7 +67,7 @@ def run_on_head(
     check_answers(address)
     arguments = run_arguments(experiments, options)
     name = child(experiments, space.name)
-    _connect(address)
+    _connect(address, write)
     try:
         with gentle_interrupts(num_gentle=_NUM_TOLD) as interrupts:
             actor = _running(name, address, is_resumed="--resume" in options)
@@ -79,7 +85,7 @@ def run_on_head(
         ray.shutdown()
 
 
-def _connect(address: str) -> None:
+def _connect(address: str, write: Callable[[str], None]) -> None:
     code, details = _ping(address)
     if code is grpc.StatusCode.UNAUTHENTICATED:
         use_token()
@@ -91,10 +97,33 @@ def _connect(address: str) -> None:
             f"--address ray://HOST:PORT must be that of Ray's client server, by default port 10001 of the head, but at "
             f"{address!r} something else answers ({details or code.name})."
         )
+    until, is_told = time.monotonic() + _SECONDS_FOR_A_BUSY_HEAD, False
+    while (error := _try_to_connect(address)) is not None:
+        if not any(said in str(error) for said in _BUSY):
+            raise InputError(refusal(address, error)) from error
+        if _ping(address)[0] is not grpc.StatusCode.OK:
+            raise InputError(
+                f"The head at {address!r} answered, and ended while it started a process for this client. A search "
+                "that it was running goes on where the head is started again, with the same command and --resume."
+            ) from error
+        if time.monotonic() > until:
+            raise InputError(
+                f"The head must start a process for its client, but the one at {address!r} answers and has started "
+                f"none in {_SECONDS_FOR_A_BUSY_HEAD:.0f} s: it is too busy, or cannot (ray_client_server_*.err in its "
+                "logs says why). A search that it runs goes on; try the same command again."
+            ) from error
+        if not is_told:
+            write(f"The head at {address} lives, but is too busy to serve another client. Trying again …\n")
+        is_told = True
+
+
+def _try_to_connect(address: str) -> Exception | None:
     try:
         ray.init(address, namespace=_NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError, RayError) as error:
-        raise InputError(refusal(address, error)) from error
+        ray.shutdown()
+        return error
+    return None
 
 
 def _ping(address: str) -> tuple[grpc.StatusCode, str]:
