@@ -104,7 +104,7 @@ def test_check_shows_what_a_search_would_do(space_file: Path) -> None:
         "objectives  spbleu max, trainable_parameters min",
         "stopping    none: every trial is trained to its end",
         "scores      search 2 directions x 3 sentences, greedy · final 2 directions x 4 sentences, greedy",
-        "failures    stalled retry after 30 min, out of memory halve, non-finite loss fail, disk full stop, other fail",
+        "failures    stalled retry after 30 min, out of memory halve, non-finite loss fail, disk full stop, other fail; 5 in a row stop the run",
         "weights     kept of the front, no limit",
         "tracking    TensorBoard: event files in the experiment's folder",
         "3 dimensions",
@@ -208,7 +208,7 @@ def test_check_shows_what_a_search_keeps_to_stops_and_survives(space_file: Path)
         "plateau": "ends when 8 trials gain less than 1 %",
         "scores": "to epoch 1 1 direction x 2 sentences, greedy · to epoch 3 1 direction x 3 sentences, greedy · "
         "search 2 directions x 3 sentences, greedy · final 2 directions x 4 sentences, greedy",
-        "failures": "out of memory halve, non-finite loss fail, disk full stop, other retry",
+        "failures": "out of memory halve, non-finite loss fail, disk full stop, other retry; 5 in a row stop the run",
         "weights": "kept of every trial, at most 20 GB",
     }
 

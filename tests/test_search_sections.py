@@ -222,7 +222,8 @@ def test_failures_and_checkpoints_are_plain_settings(tmp_path: Path) -> None:
     assert (space.failures, space.checkpoints) == (FailureSettings(), CheckpointSettings())
     text = """\
 failures:
-  {stall_minutes: none, stalled: fail, non_finite_loss: retry, out_of_memory: stop, disk_full: fail, error: stop}
+  {stall_minutes: none, stalled: fail, non_finite_loss: retry, out_of_memory: stop, disk_full: fail, error: stop,
+   in_a_row: none}
 checkpoints: {keep: all, max_gigabytes: 20}
 """
     space = load(tmp_path, SMALL + text)
@@ -233,6 +234,7 @@ checkpoints: {keep: all, max_gigabytes: 20}
         out_of_memory="stop",
         disk_full="fail",
         error="stop",
+        in_a_row=None,
     )
     assert space.checkpoints == CheckpointSettings(keep="all", max_gigabytes=20.0)
     assert load(tmp_path, space.text) == space
@@ -244,6 +246,7 @@ checkpoints: {keep: all, max_gigabytes: 20}
         ("failures.stalled=halve", "`failures.stalled` must be one of fail, retry, stop, but got 'halve'"),
         ("failures.out_of_memory=retry", "`failures.out_of_memory` must be one of halve, fail, stop, but got 'retry'"),
         ("failures.stall_minutes=0", "`failures.stall_minutes` must be a number above 0 or none, but got 0"),
+        ("failures.in_a_row=0", "`failures.in_a_row` must be a whole number of at least 1 or none, but got 0"),
         ("failures.nan=fail", "`failures.nan` must be a key of `failures`, but is none. "),
         ("checkpoints.keep=best", "`checkpoints.keep` must be one of front, all, but got 'best'"),
         ("checkpoints.max_gigabytes=-1", "`checkpoints.max_gigabytes` must be a number above 0 or none, but got -1"),

@@ -211,6 +211,7 @@ def search_summary(space: Space) -> dict[str, str]:
     lines["failures"] = (
         f"{stalled}out of memory {failures.out_of_memory}, non-finite loss {failures.non_finite_loss}, "
         f"disk full {failures.disk_full}, other {failures.error}"
+        + (f"; {failures.in_a_row} in a row stop the run" if failures.in_a_row is not None else "")
     )
     limit = f"at most {checkpoints.max_gigabytes:g} GB" if checkpoints.max_gigabytes is not None else "no limit"
     lines["weights"] = f"kept of {'the front' if checkpoints.keep == 'front' else 'every trial'}, {limit}"

@@ -14,6 +14,7 @@ from ray.tune.search import Searcher
 
 from langsearch.experiment.folder import ExperimentFolder
 from langsearch.experiment.task import TrialTask
+from langsearch.search.fuse import Fuse
 from langsearch.space.settings import FailureSettings, Plateau
 from langsearch.study.plateau import PlateauRule
 from langsearch.study.results import TrialResult, parse_result
@@ -41,6 +42,9 @@ MAX_REJECTED = 500
 AT_RANDOM_AFTER = 4
 """Proposals in a row that were trained before or too large: the next ones are drawn at random, until one is trained.
 Optuna's Gaussian process never hears of pruned trials and would propose the same few for ever."""
+
+_NODE = "node_ip"
+"""Key of Tune's in every result: where the trial runs."""
 
 TIME = "time"
 """What stopped a run whose time was up."""
@@ -95,6 +99,7 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         self._table, self._folder, self._make_task = table, folder, make_task
         self._distributions, self._num_trials = distributions, num_trials
         self._failures, self._num_trainable = failures or FailureSettings(), num_trainable
+        self._fuse = Fuse(self._failures.in_a_row)
         self._explain = explain or (lambda name: f"{WORKER_LOST}: the worker of trial {name} ended")
         self._max_running = max_running
         self._names: dict[str, str] = {}
@@ -147,6 +152,7 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         """Called by Tune after every epoch of a trial."""
         parsed = parse_result(result)
         if parsed is not None:
+            self._fuse.went_on(result.get(_NODE))
             try:
                 self._table.report(self._names[trial_id], parsed)
             except (StorageInternalError, OSError) as error:
@@ -185,7 +191,7 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         """Writes how a trial ended; returns whether it did, or goes on after a resume."""
         parsed = None if error else parse_result(result)
         if FAILED in result:
-            return self._fail(name, str(result[FAILED]))
+            return self._fail(name, str(result[FAILED]), result.get(_NODE))
         if PAUSED in result:
             return self._folder.trial(name).stop_request.exists() and self._end_on_request(name)
         if error:
@@ -210,7 +216,7 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
             self._release()
         return True
 
-    def _fail(self, name: str, cause: str) -> bool:
+    def _fail(self, name: str, cause: str, node: str | None = None) -> bool:
         if reaction(self._failures, cause) == "stop":
             self.stop(cause)
             return False
@@ -220,6 +226,8 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
             del self._trained[str(row.fingerprint)]  # a failed trial is no twin
         self._follow(name)
         self._check_needed(name, f"failed: {cause}")
+        if (reason := self._fuse.failed(cause, node)) is not None:
+            self.stop(reason)
         return True
 
     def _end_on_request(self, name: str) -> bool:

@@ -222,6 +222,7 @@ class FailureSection(Section):
     out_of_memory: Annotated[Any, fixed("text", names=("halve", "fail", "stop"))] = _FAILURES.out_of_memory
     disk_full: _Reaction = _FAILURES.disk_full
     error: _Reaction = _FAILURES.error
+    in_a_row: Annotated[int | None, fixed("int", low=1, words={"none": None})] = _FAILURES.in_a_row
 
     def settings(self) -> FailureSettings:
         """Returns the plain settings."""

@@ -326,6 +326,10 @@ class FailureSettings:
     error: Reaction = "fail"
     """Any other exception."""
 
+    in_a_row: int | None = 5
+    """So many trials that failed one after another, while none ended an epoch, in all or on one node, stop the run:
+    the cause is a machine, not the trials. Memory and non-finite losses do not count. None: they never do."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSettings:
