@@ -4,6 +4,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from sqlalchemy.exc import OperationalError
 
 from langsearch.evaluate.evaluation import NonFiniteScoreError
@@ -36,6 +37,13 @@ def chained(error: Exception, cause: Exception) -> Exception:
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "disk full"),
         (OSError("Could not write: I/O error: No space left on device (os error 28)"), "disk full"),
         (chained(OSError("Could not write"), OSError(errno.ENOSPC, "full")), "disk full"),
+        (OSError(errno.EIO, "Input/output error"), "storage"),
+        (OSError(errno.ESTALE, "Stale file handle"), "storage"),
+        (OSError(errno.EROFS, "Read-only file system"), "storage"),
+        (chained(RuntimeError("while a store was opened"), OSError(errno.ENOTCONN, "not connected")), "storage"),
+        (SafetensorError("Error while serializing: I/O error: Input/output error (os error 5)"), "storage"),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), "disk full"),
+        (SafetensorError("Error while deserializing header: header too large"), "SafetensorError"),
         (OSError(errno.EACCES, "Permission denied"), "PermissionError"),
         (RuntimeError("CUDA error: device-side assert triggered"), "CUDA error"),
         (KeyError("x"), "KeyError"),

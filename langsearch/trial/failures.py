@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError
 
 from langsearch.evaluate.evaluation import NonFiniteScoreError
 from langsearch.experiment.object_store import UploadError
@@ -34,10 +35,15 @@ WORKER_LOST = "worker lost"
 NODE_LOST = "node lost"
 NO_RESULT = "no result"
 OBJECT_STORE = "storage"
-"""The object store could not be written; treated as a full disk. The text lies in tables and stays."""
+"""The object store, or the file system that is shared, could not be read or written; treated as a full disk, since
+every other trial would fail too. The text lies in tables and stays."""
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_SPACE_TEXT = re.compile(r"No space left on device|Disk quota exceeded|\(os error (28|122)\)")
+_GONE = (errno.EIO, errno.EROFS, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.EHOSTDOWN, errno.ETIMEDOUT)
+"""What a disk that breaks, or a network file system whose server is gone, answers to whoever reads or writes."""
+
+_GONE_TEXT = re.compile(rf"\(os error ({'|'.join(str(number) for number in _GONE)})\)")
 
 
 _CUDA_TEXT = re.compile(r"CUDA error|CUBLAS_STATUS_|CUDNN_STATUS_|device-side assert")
@@ -56,9 +62,13 @@ def failure_cause(error: BaseException) -> str:
         chain.append(cause)
     if any(isinstance(link, OSError) and link.errno in _NO_SPACE for link in chain):
         return DISK_FULL
+    if any(isinstance(link, OSError) and link.errno in _GONE for link in chain):
+        return OBJECT_STORE
     # safetensors has no errno, only the text of one
-    if isinstance(error, OSError) and _NO_SPACE_TEXT.search(str(error)):
+    if isinstance(error, OSError | SafetensorError) and _NO_SPACE_TEXT.search(str(error)):
         return DISK_FULL
+    if isinstance(error, OSError | SafetensorError) and _GONE_TEXT.search(str(error)):
+        return OBJECT_STORE
     if is_out_of_memory(error):
         return OUT_OF_MEMORY
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
