@@ -1,14 +1,17 @@
 import json
 import math
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import optuna
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from langsearch.study.front import Objective
-from langsearch.study.rows import State
+from langsearch.study.rows import State, read_row
 from tests.table_fixtures import DIMENSIONS, LARGE, TEST, count_writes, propose, row, study
 
 if TYPE_CHECKING:
@@ -35,6 +38,65 @@ def test_a_trial_is_running_until_it_ends_and_a_report_moves_its_result(
     assert row(table, name).state is State.COMPLETE
     assert row(table, name).result == make_result()
     assert row(table, name).finished >= row(table, name).started
+
+
+@pytest.fixture
+def set_zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Moves this machine to another time zone."""
+
+    def set_to(zone: str) -> None:
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+
+    yield set_to
+    monkeypatch.undo()
+    time.tzset()
+
+
+def test_times_are_in_utc_wherever_the_driver_runs_before_and_after_a_resume(
+    make_table: "TableMaker", make_result: "ResultMaker", set_zone: Callable[[str], None], tmp_path: Path
+) -> None:
+    set_zone("XXX-9")  # nine hours ahead of UTC; this form needs no zone database
+    table = make_table(tmp_path / "study.db")
+    (name,) = propose(table)
+    table.add_baseline("pretrained")
+    table.complete(name, make_result())
+    set_zone("YYY8")
+    for read in (table, make_table(tmp_path / "study.db")):
+        found, baseline = row(read, name), row(read, "pretrained")
+        for moment in (found.started, found.finished, baseline.started):
+            assert moment.utcoffset() == timedelta(0)
+            assert abs(moment - datetime.now(UTC)) < timedelta(minutes=5)
+        assert baseline.finished is None
+
+
+def test_times_of_older_experiments_are_taken_by_this_machines_zone(
+    make_table: "TableMaker", make_result: "ResultMaker", set_zone: Callable[[str], None], tmp_path: Path
+) -> None:
+    set_zone("XXX-9")
+    table = make_table(tmp_path / "study.db")
+    (name,) = propose(table)
+    table.complete(name, make_result())
+    (trial,) = study(tmp_path / "study.db").trials
+    old = FrozenTrial(
+        number=0,
+        trial_id=0,
+        state=trial.state,
+        value=None,
+        values=trial.values,
+        datetime_start=datetime(2026, 1, 1, 9, 30),
+        datetime_complete=datetime(2026, 1, 1, 10, 0),
+        params=trial.params,
+        distributions=trial.distributions,
+        user_attrs={key: value for key, value in trial.user_attrs.items() if key not in ("started", "finished")},
+        system_attrs=trial.system_attrs,
+        intermediate_values={},
+    )
+    found = read_row(old, "searched", {})
+    assert (found.started, found.finished) == (
+        datetime(2026, 1, 1, 0, 30, tzinfo=UTC),
+        datetime(2026, 1, 1, 1, 0, tzinfo=UTC),
+    )
 
 
 def test_a_pruned_trial_keeps_its_epoch_and_is_pruned_in_optuna(

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
@@ -16,6 +16,9 @@ from langsearch.study.results import FinalResult, TestResult, TrialResult
 RESULT, CAUSE, FINGERPRINT, NAME = "result", "cause", "fingerprint", "name"
 SAME_AS, RETRY_OF, SPACE_VERSION, RUNG = "same_as", "retry_of", "space_version", "rung/"
 """Attributes of a trial, as JSON; a baseline's name is plain text."""
+
+STARTED, FINISHED = "started", "finished"
+"""Attributes of a trial: when it began and ended, in UTC; Optuna's own times are without a zone, of the driver's clock."""
 
 SAMPLER = "sampler"
 """Attribute of a trial: what the sampler noted on the study when it proposed it."""
@@ -108,6 +111,8 @@ class TrialRow:
     that is not known: unless the trial is complete, or was ended by its size alone."""
 
     started: datetime | None = None
+    """In UTC, as `finished`."""
+
     finished: datetime | None = None
 
     @property
@@ -179,12 +184,19 @@ def read_row(trial: FrozenTrial, kind: str, study_attributes: Mapping[str, Any])
         retry_of=value(RETRY_OF),
         space_version=value(SPACE_VERSION) or 1,
         rungs=tuple(sorted(rungs, key=lambda rung: rung.epoch)),
-        started=trial.datetime_start,
-        finished=trial.datetime_complete,
+        started=_utc(value(STARTED), trial.datetime_start),
+        finished=_utc(value(FINISHED), trial.datetime_complete) if state.is_finished else None,
     )
     if row.is_rejected:
         return replace(row, violations=dict(trial.constraints))
     return replace(row, violations={}) if kind == "baseline" and state is State.COMPLETE else row
+
+
+def _utc(written: str | None, local: datetime | None) -> datetime | None:
+    """Returns a time in UTC: what was written, or, of older experiments, Optuna's by this machine's zone."""
+    if written is not None:
+        return datetime.fromisoformat(written)
+    return None if local is None else local.astimezone(UTC)
 
 
 class Columns:

@@ -4,7 +4,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import optuna
@@ -15,11 +15,13 @@ from langsearch.study.front import Objective
 from langsearch.study.mirror import CONSTRAINT, Proposal
 from langsearch.study.rows import (
     FINGERPRINT,
+    FINISHED,
     NAME,
     RETRY_OF,
     SAME_AS,
     SAMPLER,
     SPACE_VERSION,
+    STARTED,
     Columns,
     TrialRow,
     is_trial,
@@ -86,11 +88,13 @@ class StoredTrials:
         found = self._storage.get_trial(self._found[name].trial_id).distributions
         return {plain_name(column): distribution for column, distribution in found.items()}
 
-    def add_searched(self, row: TrialRow, proposal: Proposal) -> datetime | None:
+    def add_searched(self, row: TrialRow, proposal: Proposal) -> datetime:
         """Writes a new running trial in one transaction; returns when it began."""
         point, distributions = row.params, proposal.distributions
         columns = {name: self._columns.find(name, distributions[name]) for name in point}
+        began = _now()
         given = {
+            STARTED: began.isoformat(),
             FINGERPRINT: row.fingerprint,
             SAME_AS: row.same_as,
             RETRY_OF: row.retry_of,
@@ -107,14 +111,14 @@ class StoredTrials:
         trial_id = self._storage.create_new_trial(self._study_ids["searched"], template)
         self._found[row.name] = StoredTrial(trial_id, proposal.attributes, proposal.study_attributes)
         self._columns.note(template.distributions)
-        began: datetime | None = template.datetime_start
         return began
 
-    def add_baseline(self, name: str) -> datetime | None:
+    def add_baseline(self, name: str) -> datetime:
         """Writes a new running baseline; returns when it began."""
-        template = create_trial(state=TrialState.RUNNING, user_attrs={NAME: name})
+        began = _now()
+        attributes = {NAME: name, STARTED: json.dumps(began.isoformat())}
+        template = create_trial(state=TrialState.RUNNING, user_attrs=attributes)
         self._found[name] = StoredTrial(self._storage.create_new_trial(self._study_ids["baseline"], template))
-        began: datetime | None = template.datetime_start
         return began
 
     def note(self, name: str, key: str, value: Any) -> None:
@@ -133,14 +137,15 @@ class StoredTrials:
 
     def end(
         self, name: str, state: TrialState, values: Sequence[float] | None, violations: Mapping[str, float] | None
-    ) -> datetime | None:
+    ) -> datetime:
         """Ends a trial; returns when it ended."""
         trial_id = self._found[name].trial_id
         for text, value in (violations or {}).items():
             # Optuna's `Trial.set_constraint`, without the `Trial`, whose making asks the sampler for a proposal.
             self._storage.set_trial_system_attr(trial_id, f"{CONSTRAINT}{text}", value)
+        ended = _now()
+        self.note(name, FINISHED, ended.isoformat())
         self._storage.set_trial_state_values(trial_id, state, values)
-        ended: datetime | None = self._storage.get_trial(trial_id).datetime_complete
         return ended
 
     def _open_study(self, name: str, objectives: Sequence[Objective]) -> int:
@@ -156,6 +161,10 @@ class StoredTrials:
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 study.set_metric_names(names)
         return int(self._storage.get_study_id_from_name(name))
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def _stored(trial: FrozenTrial) -> StoredTrial:
