@@ -63,9 +63,11 @@ def test_broken_utf8_is_named_by_file_line_and_byte(tmp_path: Path) -> None:
     )
 
 
-def test_utf16_is_refused(tmp_path: Path) -> None:
-    write(tmp_path, {"en.txt": "a\n".encode("utf-16"), "fr.txt": "a\n"})
-    assert "en.txt:1: text must be UTF-8, but got 0xff at byte 1" in problems_of(files_source(tmp_path), "en", "fr")[0]
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_utf16_with_a_byte_order_mark_is_read(tmp_path: Path, encoding: str) -> None:
+    mark = "" if encoding == "utf-16" else "\ufeff"  # Python writes the mark with the first alone
+    path = write(tmp_path, {"en.txt": f"{mark}h\u00e9\r\nb\r\n".encode(encoding)}) / "en.txt"
+    assert read_lines(path) == ["h\u00e9", "b"]
 
 
 # One file per language

@@ -215,7 +215,7 @@ class LiveExperiment:
             self._unreadable = None
             return
         try:
-            space = load_space(folder.space)
+            space = load_space(folder.space, is_recorded=True)
             base_parameters = as_integer(read_json(folder.description, []).get("base_parameters")) or 1
             self.reader = StudyReader(folder, space, base_parameters)
         except UnreadableError as error:

@@ -116,6 +116,24 @@ class EpochPlan:
     """Pairs that are too long, over all directions; never drawn."""
 
 
+@dataclass(frozen=True)
+class SourceWeights:
+    """How often rows are drawn by the source that they are from; sources stand one below the other."""
+
+    ends: tuple[int, ...]
+    """The row behind the last one of each source."""
+
+    weights: tuple[float, ...]
+    """Of each source, above 0. A row of weight 2 comes twice as often as one of weight 1 in the same direction."""
+
+    @classmethod
+    def of(cls, weights: Sequence[float], rows_by_source: Sequence[int]) -> "SourceWeights | None":
+        """Returns the weights of sources with so many rows each; None if all weigh the same."""
+        if len(set(weights)) < 2:
+            return None
+        return cls(tuple(np.cumsum(rows_by_source).tolist()), tuple(weights))
+
+
 def plan_epoch(
     store: "TokenStore",
     directions: Sequence[Direction],
@@ -126,6 +144,7 @@ def plan_epoch(
     max_tokens: int,
     pairs_per_epoch: int | None,
     max_length: int,
+    weights: SourceWeights | None = None,
 ) -> EpochPlan:
     """Returns the microbatches of an epoch; the arguments alone decide them, so that a run resumes at any epoch.
 
@@ -141,6 +160,8 @@ def plan_epoch(
         max_tokens: A microbatch has rows * max(src_len, tgt_len) <= max_tokens.
         pairs_per_epoch: Pairs drawn. None: as many as there are over all directions.
         max_length: Pairs with a side of more tokens (with language and end), or above `max_tokens`, are left out.
+        weights: Pairs of a source of weight w count w times, in what is drawn of a direction and in its size; then
+            no pair comes again before all of its direction and source have come. None: all pairs count once.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -150,24 +171,26 @@ def plan_epoch(
         got = f"epoch={epoch}, seed={seed}, temperature={temperature}, pairs_per_epoch={pairs_per_epoch}"
         raise ValueError(f"epoch, seed >= 0, temperature > 0 and pairs_per_epoch >= 1 must hold, but got {got}")
     usable, lengths, num_left_out = _usable_pairs(store, directions, min(max_length, max_tokens))
-    sizes = np.array([len(rows) for rows in usable])
+    streams = _streams(usable, lengths, weights)
+    sizes = np.array([len(stream.rows) for stream in streams])
     if not sizes.sum():
         rule = f"Training needs a pair with both sides of at most {min(max_length, max_tokens)} tokens"
         raise InputError(f"{rule}, but {len(directions)} directions have none ({num_left_out} are longer)")
-    num_pairs = int(sizes.sum()) if pairs_per_epoch is None else pairs_per_epoch
-    counts = [_counts(sizes, temperature, num_pairs, seed, earlier) for earlier in range(epoch + 1)]
+    shares = _shares(streams, len(directions), temperature)
+    num_pairs = round(sum(stream.size for stream in streams)) if pairs_per_epoch is None else pairs_per_epoch
+    counts = [_counts(sizes, shares, num_pairs, seed, earlier) for earlier in range(epoch + 1)]
     starts = sum(counts[:-1], start=np.zeros_like(sizes))
     pairs = np.empty((num_pairs, 2), np.int32)
     longest = np.empty(num_pairs, np.int32)
     end = 0
-    for index, count in enumerate(counts[-1].tolist()):
+    for stream, start, count in zip(streams, starts.tolist(), counts[-1].tolist(), strict=True):
         if not count:
             continue
         begin, end = end, end + count
-        drawn = _draw(len(usable[index]), int(starts[index]), count, (seed, _ROWS_STREAM, index))
-        pairs[begin:end, 0] = index
-        pairs[begin:end, 1] = usable[index][drawn]
-        longest[begin:end] = lengths[index][drawn]
+        drawn = _draw(len(stream.rows), start, count, (seed, _ROWS_STREAM, *stream.entropy))
+        pairs[begin:end, 0] = stream.direction
+        pairs[begin:end, 1] = stream.rows[drawn]
+        longest[begin:end] = stream.lengths[drawn]
     rng = np.random.default_rng((seed, _ORDER_STREAM, epoch))
     return EpochPlan(_cut(pairs, longest, max_tokens, rng), num_pairs, num_left_out)
 
@@ -266,12 +289,54 @@ def _usable_pairs(
     return usable, lengths, num_left_out
 
 
-def _counts(sizes: NDArray[np.int64], temperature: float, num_pairs: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Returns the pairs of each direction in an epoch: systematic sampling, so each is within one of its share."""
+@dataclass(frozen=True)
+class _Stream:
+    """The pairs of a direction, or of one source in it, of which none comes again before all have come."""
+
+    direction: int
+    rows: NDArray[np.int32]
+    lengths: NDArray[np.int32]
+    weight: float
+    entropy: tuple[int, ...]
+
+    @property
+    def size(self) -> float:
+        return self.weight * len(self.rows)
+
+
+def _streams(
+    usable: Sequence[NDArray[np.int32]], lengths: Sequence[NDArray[np.int32]], weights: SourceWeights | None
+) -> list[_Stream]:
+    streams = []
+    for direction, (rows, longer) in enumerate(zip(usable, lengths, strict=True)):
+        if weights is None:
+            streams.append(_Stream(direction, rows, longer, 1.0, (direction,)))
+            continue
+        cuts = np.searchsorted(rows, weights.ends[:-1])
+        parts = zip(np.split(rows, cuts), np.split(longer, cuts), weights.weights, strict=True)
+        streams += [_Stream(direction, *part, (direction, source)) for source, part in enumerate(parts)]
+    return streams
+
+
+def _shares(streams: Sequence[_Stream], num_directions: int, temperature: float) -> NDArray[np.float64]:
+    """Returns what each stream is drawn in proportion to: its part of its direction's share."""
+    sizes = np.array([stream.size for stream in streams])
+    directions = np.array([stream.direction for stream in streams])
+    of_direction = np.bincount(directions, sizes, num_directions)[directions]
+    # Divided first, so that a huge size to a huge power cannot overflow.
+    powers = (of_direction / of_direction.max()) ** (1 / temperature)
+    parts: NDArray[np.float64] = np.divide(sizes, of_direction, out=np.zeros_like(sizes), where=of_direction > 0)
+    shares: NDArray[np.float64] = powers * parts
+    return shares
+
+
+def _counts(
+    sizes: NDArray[np.int64], shares: NDArray[np.float64], num_pairs: int, seed: int, epoch: int
+) -> NDArray[np.int64]:
+    """Returns the pairs of each stream in an epoch: systematic sampling, so each is within one of its share."""
     rng = np.random.default_rng((seed, _COUNTS_STREAM, epoch))
     order = rng.permutation(np.flatnonzero(sizes))
-    # Divided first, so that a huge size to a huge power cannot overflow.
-    weights = (sizes[order] / sizes.max()) ** (1 / temperature)
+    weights = shares[order]
     ends = np.cumsum(weights) * (num_pairs / weights.sum())
     ends[-1] = num_pairs
     # The offset keeps clear of 0 and 1, so that rounding never moves a share that is a whole number.

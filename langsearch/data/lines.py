@@ -1,8 +1,10 @@
 """Lines of a text file, and the checks that every sentence must pass, whatever it was read from."""
 
+import codecs
 from collections.abc import Iterable
 from pathlib import Path
 
+from langsearch.data.compressed import open_bytes, read_bytes
 from langsearch.space.problems import InputError
 
 MAX_CHARACTERS = 20_000
@@ -11,23 +13,27 @@ MAX_CHARACTERS = 20_000
 MAX_SHOWN = 5
 """Problems of one file are listed up to this many, then counted."""
 
-_BOM = b"\xef\xbb\xbf"
+_UTF16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+_UTF32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 
 
 def read_lines(path: Path) -> list[str]:
-    r"""Returns the lines of a UTF-8 file, without line ends and byte order mark; Unicode is left as it is.
+    r"""Returns the lines of a text file, without line ends and byte order mark; Unicode is left as it is.
 
-    Only "\n" and "\r\n" end a line: `str.splitlines` would also split at U+2028 and others, which sentences hold.
+    The text is UTF-8, or UTF-16 with a byte order mark, as Excel saves "Unicode text"; plain, `.gz` or `.zst`. Only
+    "\n" and "\r\n" end a line: `str.splitlines` would also split at U+2028 and others, which sentences hold.
 
     Raises:
-        InputError: If the file cannot be read, is empty, or has lines that are not UTF-8.
+        InputError: If the file cannot be read, is empty, or is in another encoding or has other line ends.
     """
-    try:
-        data = path.read_bytes().removeprefix(_BOM)
-    except OSError as e:
-        raise InputError(f"{path}: the file must be readable, but got: {e.strerror}") from e
+    data = _as_utf8(path, read_bytes(path))
     if not data:
         raise InputError(f"{path}: the file must hold one sentence a line, but is empty")
+    if b"\r" in data and b"\n" not in data:
+        raise InputError(
+            f"{path}: lines must end in a line feed (Unix) or CR LF (Windows), but end in CR, as on old Macs. "
+            "Save the file with other line ends"
+        )
     raw_lines = data.removesuffix(b"\n").split(b"\n")
     lines = []
     problems = []
@@ -40,6 +46,43 @@ def read_lines(path: Path) -> list[str]:
     if problems:
         raise InputError(shorten(problems))
     return lines
+
+
+def forms(paths: Iterable[Path]) -> tuple[str, ...]:
+    """Returns how files lie that are not plain UTF-8: compressed, UTF-16. One that cannot be read is left to others."""
+    found: dict[str, None] = {}
+    for path in paths:
+        try:
+            with path.open("rb") as file, open_bytes(path) as stream:
+                is_compressed = file.read(3) != (first := stream.read(3))
+        except (InputError, OSError, EOFError):
+            continue
+        if is_compressed:
+            found["compressed"] = None
+        if first[:2] in _UTF16:
+            found["UTF-16"] = None
+    return tuple(found)
+
+
+def _as_utf8(path: Path, data: bytes) -> bytes:
+    """Returns the bytes of a text in UTF-8 without its mark; what is neither UTF-16 nor UTF-32 is left as it is."""
+    if data.startswith(_UTF32):
+        raise InputError(f"{path}: text must be UTF-8 or UTF-16, but this is UTF-32. Save the file as UTF-8")
+    for mark, encoding in _UTF16.items():
+        if data.startswith(mark):
+            try:
+                return data.removeprefix(mark).decode(encoding).encode()
+            except UnicodeDecodeError as e:
+                line = data[: e.start].decode(encoding, errors="replace").count("\n") + 1
+                raise InputError(
+                    f"{path}:{line}: text must be UTF-16 as its byte order mark says, but got {e.reason} at byte "
+                    f"{e.start + len(mark) + 1} of the file. Save the file as UTF-8"
+                ) from e
+    if b"\0" in data[:2]:
+        raise InputError(
+            f"{path}: text must be UTF-8, but this looks like UTF-16 without a byte order mark. Save the file as UTF-8"
+        )
+    return data.removeprefix(codecs.BOM_UTF8)
 
 
 def sentence_problems(sentences: Iterable[str | None], before: str, *, after: str = "", first: int = 0) -> list[str]:

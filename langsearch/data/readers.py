@@ -1,21 +1,52 @@
-"""Parallel text from what a space names: FLORES, one file per language, TSV, Parquet, or an embedded data set."""
+"""Parallel text from what a space names: opens every file of every source, and puts them one below the other."""
 
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from langsearch.data.embedded import embedded_file, read_embedded
-from langsearch.data.lines import read_lines, sentence_problems
+import numpy as np
+from numpy.typing import NDArray
+
+from langsearch.data.columns import ColumnFile, Located, locate
 from langsearch.data.parallel import ParallelText, concatenate
-from langsearch.data.tables import parquet_columns, read_parquet, read_tsv, tsv_columns
-from langsearch.space.languages import find_language, match_code, scripts_of
-from langsearch.space.problems import InputError, near_names
+from langsearch.data.presence import even_rows, presence, row_groups
+from langsearch.data.source_files import Opened, open_source
+from langsearch.space.problems import InputError
 from langsearch.space.settings import Source
 
-__all__ = ["ParallelText", "available_languages", "concatenate", "find_place", "read_source", "read_sources"]
+__all__ = [
+    "ParallelText",
+    "ReadText",
+    "available_languages",
+    "concatenate",
+    "find_place",
+    "read_parts",
+    "read_source",
+    "read_sources",
+]
 
-_Located = dict[str, str]
-"""Where each language stands: a file name below the source's folder, or a column."""
+
+@dataclass(frozen=True)
+class ReadText:
+    """The text of several sources, one below the other, and where it is from."""
+
+    text: ParallelText
+
+    rows_by_source: tuple[int, ...]
+    """The rows of each source, in order."""
+
+    lines: tuple[str, ...]
+    """What was read of each source, for people."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The rows of one file that are taken."""
+
+    file: ColumnFile
+    located: Located
+    text: ParallelText
+    rows: NDArray[np.int64] | None
+    """Which rows of the file these are. None: all."""
 
 
 def read_source(source: Source, languages: Sequence[str]) -> ParallelText:
@@ -27,58 +58,62 @@ def read_source(source: Source, languages: Sequence[str]) -> ParallelText:
 
     Raises:
         InputError: With all problems of the source: a language or file that is missing, files with unequal line
-            counts, empty or huge lines, text that is not UTF-8.
+            counts, empty or huge lines, text that is in no encoding that is read.
     """
-    located, problems = _locate(source, languages)
-    text = None
-    if located:
-        try:
-            text = _load(source, located)
-        except InputError as e:
-            problems += e.problems
-    if problems or text is None:
-        raise InputError(problems)
-    return text
+    return read_sources([source], languages)
 
 
 def read_sources(sources: Sequence[Source], languages: Sequence[str]) -> ParallelText:
+    """Returns the text of `read_parts` alone."""
+    return read_parts(sources, languages).text
+
+
+def read_parts(sources: Sequence[Source], languages: Sequence[str]) -> ReadText:
     """Returns the text of several sources, one below the other.
 
-    A single source must have all languages. Of several, each must have at least two, and each language must be in
-    at least one; where a source lacks a language, its rows are None.
+    A single file, or folder of files, must have all languages. Of several, each that is named must have at least two,
+    those that a pattern finds are left out if they have fewer, and each language must be in at least one; where a file
+    lacks a language, its rows are None.
 
     Raises:
         InputError: With all problems of all sources.
     """
-    if len(sources) == 1:
-        return read_source(sources[0], languages)
-    texts, problems = [], []
+    opened, problems = _open_all(sources, languages)
+    is_single = len(sources) == 1 and len(opened[0].files) == 1 and not problems
+    by_source: list[list[_Part]] = []
     found: set[str] = set()
-    for source in sources:
-        try:
-            located, missing = _locate(source, languages)
-            found |= set(located)
-            if len(located) < 2:
-                problems += [*missing, f"{source}: a source must have two of the languages or more"]
-            else:
-                texts.append(_load(source, located))
-        except InputError as e:
-            problems += e.problems
+    for source, files in zip(sources, opened, strict=True):
+        parts, wrong = _read(source, files, languages, is_single=is_single)
+        problems += wrong
+        # What could not be read still says that its languages are there.
+        found |= {language for file in files.files for language in _locate(files, file, source, languages)[0]}
+        by_source.append(_capped(source, parts))
     if not problems and (absent := [language for language in languages if language not in found]):
         problems.append(f"Every language must be in a source, but none has {', '.join(absent)}")
     if problems:
         raise InputError(problems)
-    text = concatenate(texts)
-    return ParallelText(tuple(languages), text.sentences, text.origin)
+    parts = [part for items in by_source for part in items]
+    text = parts[0].text if len(parts) == 1 else concatenate([part.text for part in parts])
+    # Of a source of many files the name says all; their own would fill pages.
+    origin = " + ".join(map(str, sources))
+    lines = [_line(*item) for item in zip(sources, opened, by_source, strict=True)]
+    sentences = {language: text.sentences[language] for language in languages}
+    return ReadText(
+        ParallelText(tuple(languages), sentences, origin),
+        tuple(sum(len(part.text) for part in items) for items in by_source),
+        tuple(lines),
+    )
 
 
 def available_languages(source: Source, languages: Sequence[str]) -> tuple[str, ...]:
-    """Returns those of the languages that a source has; reads names only, no text.
+    """Returns those of the languages that a source has.
 
     Raises:
         InputError: If the source itself is not there.
     """
-    return tuple(_locate(source, languages)[0])
+    opened = open_source(source, languages)
+    found = {name for file in opened.files for name in _locate(opened, file, source, languages)[0]}
+    return tuple(language for language in languages if language in found)
 
 
 def find_place(sources: Sequence[Source], languages: Sequence[str], language: str, row: int) -> str:
@@ -92,149 +127,94 @@ def find_place(sources: Sequence[Source], languages: Sequence[str], language: st
         language: The sentence's.
         row: Its row in all of them together, from 0.
     """
-    for source in sources:
-        located, _ = _locate(source, languages)
-        num_rows = len(_load(source, located))
-        if row >= num_rows:
-            row -= num_rows
-            continue
-        name = located[language]
-        if source.kind in ("flores101", "flores200"):
-            return f"{_path(source) / _split(source) / name}:{row + 1}"
-        if source.kind == "files":
-            return f"{_path(source) / name}:{row + 1}"
-        if source.kind == "tsv":
-            return f"{source.path}:{row + 2}: column {name}"
-        return f"{source}: column {name}, row {row} (from 0)"
+    opened, _ = _open_all(sources, languages)
+    is_single = len(sources) == 1 and len(opened[0].files) == 1
+    for source, files in zip(sources, opened, strict=True):
+        for part in _capped(source, _read(source, files, languages, is_single=is_single)[0]):
+            if row < len(part.text):
+                of_file = row if part.rows is None else int(part.rows[row])
+                return part.file.place_of(part.located[language], of_file)
+            row -= len(part.text)
     raise AssertionError(f"no source has row {row}")
 
 
-def _path(source: Source) -> Path:
-    if not source.path:
-        raise InputError(f"A source of kind {source.kind} must say where it is, but has no path")
-    return Path(source.path)
-
-
-def _folder(path: Path) -> Path:
-    if not path.is_dir():
-        rule = f"{path}: the folder must exist, but does not."
-        siblings = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
-        near = near_names(path.name, siblings) if siblings else f" Relative paths count from {Path.cwd()}"
-        raise InputError(rule + near)
-    return path
-
-
-def _file(path: Path) -> Path:
-    if not path.is_file():
-        raise InputError(f"{path}: the file must exist, but does not. Relative paths count from {Path.cwd()}")
-    return path
-
-
-def _locate(source: Source, languages: Sequence[str]) -> tuple[_Located, list[str]]:
-    """Returns where each language stands, and a problem for each one that is missing."""
-    if source.kind in ("flores101", "flores200"):
-        folder = _folder(_folder(_path(source)) / _split(source))
-        return _locate_flores(folder, languages, _flores_names(source))
-    if source.kind == "files":
-        folder = _folder(_path(source))
-        located, problems = _match(languages, [file.stem for file in sorted(folder.glob("*.txt"))], f"{folder}: a file")
-        return {language: f"{stem}.txt" for language, stem in located.items()}, problems
-    if source.kind == "tsv":
-        path = _file(_path(source))
-        return _match(languages, tsv_columns(path), f"{path}: a column")
-    if source.kind == "parquet":
-        path = _file(_path(source))
-        return _match(languages, parquet_columns(path), f"{path}: a column")
-    if source.kind == "embedded":
-        return _match(languages, tsv_columns(embedded_file(source.path or "")), f"embedded {source.path}: a column")
-    raise AssertionError(f"a kind of source without a reader: {source.kind}")
-
-
-def _load(source: Source, located: Mapping[str, str]) -> ParallelText:
-    languages = tuple(located)
-    if source.kind in ("flores101", "flores200"):
-        folder = _path(source) / _split(source)
-        return ParallelText(languages, _read_files(folder, located), str(source))
-    if source.kind == "files":
-        return ParallelText(languages, _read_files(_path(source), located), str(source))
-    if source.kind == "embedded":
-        return read_embedded(source.path or "", _split(source), languages)
-    read = read_tsv if source.kind == "tsv" else read_parquet
-    return ParallelText(languages, read(_path(source), located), str(source))
-
-
-def _split(source: Source) -> str:
-    if not source.split:
-        raise InputError(f"A source of kind {source.kind} must name its split, but has none")
-    return source.split
-
-
-def _match(languages: Sequence[str], known: Collection[str], what: str) -> tuple[_Located, list[str]]:
-    located, problems = {}, []
-    for language in languages:
-        try:
-            located[language] = match_code(language, known)
-        except InputError:
-            scripts = scripts_of(language)
-            hint = f" Its script must be said: {' or '.join(scripts)}" if scripts else near_names(language, known)
-            problems.append(f"{what} for {language} must exist.{hint}")
-    return located, problems
-
-
-def _flores_names(source: Source) -> Callable[[str], list[str]]:
-    """Returns the file names to try for a language: the official FLORES-101 and FLORES-200 layouts, then plain .txt."""
-
-    def names(language: str) -> list[str]:
-        try:
-            info = find_language(language)
-        except InputError:
-            codes = [language]
-        else:
-            codes = list(dict.fromkeys([info.bare or info.flores200, info.flores200, language]))
-            if source.kind == "flores200":
-                codes[:2] = reversed(codes[:2])
-        return [f"{code}.{ending}" for ending in (source.split, "txt") for code in codes]
-
-    return names
-
-
-def _locate_flores(
-    folder: Path, languages: Sequence[str], names: Callable[[str], list[str]]
-) -> tuple[_Located, list[str]]:
-    present = sorted(entry.name for entry in folder.iterdir())
-    located, problems = {}, []
-    for language in languages:
-        candidates = names(language)
-        if name := next((name for name in candidates if name in present), None):
-            located[language] = name
-        else:
-            tried = ", ".join(candidates)
-            scripts = scripts_of(language)
-            near = near_names(Path(candidates[0]).stem, sorted({Path(name).stem for name in present}))
-            near = f" Its script must be said: {' or '.join(scripts)}" if scripts else near
-            problems.append(f"{folder}: a file for {language} must exist, but none is named {tried}.{near}")
-    return located, problems
-
-
-def _read_files(folder: Path, files: Mapping[str, str]) -> dict[str, tuple[str | None, ...]]:
+def _open_all(sources: Sequence[Source], languages: Sequence[str]) -> tuple[list[Opened], list[str]]:
+    opened: list[Opened] = []
     problems: list[str] = []
-    sentences: dict[str, tuple[str | None, ...]] = {}
-    for language, name in files.items():
-        path = folder / name
+    for source in sources:
         try:
-            lines = read_lines(path)
+            opened.append(open_source(source, languages))
+        except InputError as e:
+            opened.append(Opened((), is_spread=False))
+            problems += e.problems
+    return opened, problems
+
+
+def _locate(opened: Opened, file: ColumnFile, source: Source, languages: Sequence[str]) -> tuple[Located, list[str]]:
+    if opened.located is not None:
+        return opened.located, list(opened.problems)
+    return locate(file, languages, source.columns)
+
+
+def _read(
+    source: Source, opened: Opened, languages: Sequence[str], *, is_single: bool
+) -> tuple[list[_Part], list[str]]:
+    """Returns the text of a source's files, and all that is wrong with them."""
+    parts: list[_Part] = []
+    problems: list[str] = []
+    for file in opened.files:
+        located, missing = _locate(opened, file, source, languages)
+        if is_single:
+            problems += missing
+        elif len(located) < 2:
+            if not opened.is_spread:
+                problems += [*missing, f"{source}: a source must have two of the languages or more"]
+            continue
+        if not located:
+            continue
+        try:
+            parts.append(_Part(file, located, ParallelText(tuple(located), file.read(located), str(source)), None))
         except InputError as e:
             problems += e.problems
-            continue
-        sentences[language] = tuple(lines)
-        problems += sentence_problems(lines, f"{path}:", first=1)
-    counts = {files[language]: len(lines) for language, lines in sentences.items()}
-    usual = Counter(counts.values()).most_common(1)[0][0] if counts else 0
-    if odd := {name: count for name, count in counts.items() if count != usual}:
-        example = next(name for name, count in counts.items() if count == usual)
-        listed = ", ".join(f"{name} has {count:,}" for name, count in odd.items())
-        rule = "line n must be the same sentence in every file"
-        problems.append(f"{folder}: {rule}, but {example} has {usual:,} lines and {listed}")
-    if problems:
-        raise InputError(problems)
-    return sentences
+    if opened.files and not parts and not problems:
+        problems.append(f"{source}: a source must have two of the languages or more, but no file of it has")
+    return parts, problems
+
+
+def _capped(source: Source, parts: list[_Part]) -> list[_Part]:
+    """Returns the files with at most `max_rows` rows of each set of languages, over all of them, evenly spaced."""
+    if source.max_rows is None or not parts:
+        return parts
+    languages = dict.fromkeys(language for part in parts for language in part.text.languages)
+    index = {language: position for position, language in enumerate(languages)}
+    there = np.zeros((sum(len(part.text) for part in parts), len(index)), np.bool_)
+    start = 0
+    for part in parts:
+        columns = [index[language] for language in part.text.languages]
+        there[start : start + len(part.text), columns] = presence(part.text)
+        start += len(part.text)
+    is_kept = np.zeros(len(there), np.bool_)
+    for rows in row_groups(there):
+        is_kept[even_rows(rows, source.max_rows)] = True
+    kept, start = [], 0
+    for part in parts:
+        rows = np.flatnonzero(is_kept[start : start + len(part.text)])
+        start += len(part.text)
+        if len(rows):
+            kept.append(_Part(part.file, part.located, part.text.select(rows.tolist()), rows))
+    return kept
+
+
+def _line(source: Source, opened: Opened, parts: Sequence[_Part]) -> str:
+    """Returns what was read of a source, for people."""
+    num_files, num_rows = len(opened.files), sum(len(part.text) for part in parts)
+    texts = [f"{num_rows:,} row{'' if num_rows == 1 else 's'}"]
+    if num_files > 1 or opened.is_spread:
+        count = f"{num_files:,} file{'' if num_files == 1 else 's'}"
+        texts.insert(0, f"{len(parts):,} of {count}" if len(parts) < num_files else count)
+    if source.max_rows is not None:
+        texts.append(f"at most {source.max_rows:,} of a set of languages")
+    if source.weight != 1:
+        texts.append(f"weight {source.weight:g}")
+    notes = dict.fromkeys(note for part in parts for note in part.file.notes)
+    return f"{source}: {', '.join([*texts, *notes])}"

@@ -32,6 +32,7 @@ def write_description(folder: ExperimentFolder, checked: CheckedSpace, signature
         "languages": list(space.languages),
         "classes": {name: list(languages) for name, languages in space.classes.items()},
         "directions": [str(direction) for direction in checked.directions],
+        "zero_shot": [str(direction) for direction in checked.zero_shot],
         "num_train_sentences": len(checked.corpus.train),
         "num_validation_sentences": len(checked.corpus.validation),
         "num_test_sentences": len(checked.corpus.test),

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from langsearch.adapters.peft_import import read_adapters
+from langsearch.data.batches import SourceWeights
 from langsearch.data.directions import Direction, parse_directions
 from langsearch.data.parallel import ParallelText
-from langsearch.data.readers import read_sources
 from langsearch.data.store import TokenStore
 from langsearch.evaluate.spbleu import ScoreTokenizer, find_tokenizer
+from langsearch.experiment.corpus import Corpus, DirectionRows, count_rows, read_corpus, row_problems
 from langsearch.experiment.folder import STORE_FOLDER
 from langsearch.experiment.lengths import Lengths, check_lengths
 from langsearch.experiment.working_copy import WorkingCopy
@@ -26,16 +27,7 @@ from langsearch.model.positions import num_positions
 from langsearch.space.architecture import BaseShape
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space
-from langsearch.space.settings import BaseSource, DataSettings, EvaluationSettings
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """The aligned text of the three parts; they share no row."""
-
-    train: ParallelText
-    validation: ParallelText
-    test: ParallelText
+from langsearch.space.settings import BaseSource, EvaluationSettings
 
 
 @dataclass(frozen=True)
@@ -58,6 +50,10 @@ class Environment:
     """The epochs after which trials are compared, if their evaluation grows with them; `evaluation.rungs` says how."""
     compute: Compute = field(default_factory=Compute)
     """On which device a trial computes, and what `auto` means for its precision on a CPU."""
+    weights: SourceWeights | None = None
+    """How often rows of train are drawn, by source. None: all alike."""
+    zero_shot: tuple[Direction, ...] = ()
+    """The directions that are scored but not trained on."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +71,13 @@ class CheckedSpace:
     tokenizer: ScoreTokenizer
     lengths: Lengths
     base_tokenizer: BaseTokenizer
+    direction_rows: Mapping[Direction, DirectionRows] = field(default_factory=dict)
+    """How many rows each direction has in each part."""
+
+    @property
+    def zero_shot(self) -> tuple[Direction, ...]:
+        """The directions that are scored but not trained on."""
+        return tuple(direction for direction, rows in self.direction_rows.items() if rows.is_zero_shot)
 
 
 def check_space(space: Space, source: BaseSource | None = None) -> CheckedSpace:
@@ -110,21 +113,22 @@ def check_space(space: Space, source: BaseSource | None = None) -> CheckedSpace:
     except InputError as error:
         problems += error.problems
     try:
-        corpus = read_corpus(space.data, space.languages)
+        corpus = read_corpus(space.data, space.languages, directions)
     except InputError as error:
         problems += error.problems
+    counts = count_rows(corpus, directions) if corpus is not None else {}
+    problems += row_problems(counts, space.data)
     if corpus is not None and base_tokenizer is not None:
-        parts = (corpus.train, corpus.validation, corpus.test)
         positions = num_positions(read_config(base_tokenizer.folder))
         try:
-            lengths = check_lengths(space, parts, directions, base_tokenizer.encode, positions)
+            lengths = check_lengths(space, corpus, directions, base_tokenizer.encode, positions)
         except InputError as error:
             problems += error.problems
     if problems:
         raise InputError(problems)
     assert found is not None and shape is not None and corpus is not None and tokenizer is not None
     assert lengths is not None and base_tokenizer is not None
-    return CheckedSpace(space, found, family, shape, corpus, directions, tokenizer, lengths, base_tokenizer)
+    return CheckedSpace(space, found, family, shape, corpus, directions, tokenizer, lengths, base_tokenizer, counts)
 
 
 def _check_languages(space: Space, tokenizer: BaseTokenizer) -> list[str]:
@@ -141,35 +145,6 @@ def _check_languages(space: Space, tokenizer: BaseTokenizer) -> list[str]:
         for keys, text in check_new_languages(tokenizer, space.new_languages)
     ]
     return problems
-
-
-def read_corpus(data: DataSettings, languages: tuple[str, ...]) -> Corpus:
-    """Reads the three parts; a holdout takes the last rows of train, which stand in one document if any do.
-
-    Raises:
-        InputError: With the problems of all three parts.
-    """
-    problems: list[str] = []
-    parts: list[ParallelText | None] = []
-    for sources in (data.train, data.validation, data.test):
-        try:
-            parts.append(read_sources(sources, languages) if sources else None)
-        except InputError as error:
-            problems += [problem for problem in error.problems if problem not in problems]
-            parts.append(None)
-    if problems:
-        raise InputError(problems)
-    train, validation, test = parts
-    assert train is not None and test is not None
-    if validation is None:
-        assert data.holdout is not None
-        if data.holdout >= len(train):
-            raise InputError(
-                f"`data.validation.holdout` must leave sentences to train on, but takes {data.holdout} of {len(train)}."
-            )
-        split = len(train) - data.holdout
-        train, validation = train.select(range(split)), train.select(range(split, len(train)))
-    return Corpus(train, validation, test)
 
 
 def build_environment(checked: CheckedSpace, base: Base, store_folder: Path) -> Environment:
@@ -198,6 +173,8 @@ def build_environment(checked: CheckedSpace, base: Base, store_folder: Path) -> 
         with_directions=any(constraint.metric.startswith("worst_loss.") for constraint in space.search.constraints),
         rung_epochs=space.search.rung_epochs(space.trainer_section.epochs) if space.evaluation.rungs else (),
         compute=Compute(gpu=space.resources.gpu),
+        weights=corpus.weights,
+        zero_shot=checked.zero_shot,
     )
 
 

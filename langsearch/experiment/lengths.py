@@ -7,7 +7,7 @@ from langsearch.data.directions import Direction
 from langsearch.data.lengths import long_sentences
 from langsearch.data.lines import shorten
 from langsearch.data.parallel import ParallelText
-from langsearch.data.readers import find_place
+from langsearch.experiment.corpus import Corpus
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space
 
@@ -33,7 +33,7 @@ class Lengths:
 
 def check_lengths(
     space: Space,
-    parts: tuple[ParallelText, ParallelText, ParallelText],
+    corpus: Corpus,
     directions: Sequence[Direction],
     tokenize: Tokenize,
     positions: int,
@@ -42,7 +42,7 @@ def check_lengths(
 
     Args:
         space: The space.
-        parts: Train, validation and test.
+        corpus: Train, validation and test.
         directions: The space's.
         tokenize: Splits sentences into ids of pieces, without language and end.
         positions: Of the base.
@@ -50,7 +50,7 @@ def check_lengths(
     Raises:
         InputError: If `evaluation` cuts behind the last position, or cuts not at all where a sentence is longer.
     """
-    evaluation, train = space.evaluation, parts[0]
+    evaluation = space.evaluation
     problems = [
         space.document.problem(
             ("evaluation", name, "max_length"),
@@ -60,7 +60,7 @@ def check_lengths(
         if settings.max_length is not None and settings.max_length > positions
     ]
     num_cut = 0
-    for part, text in zip(("validation", "test"), parts[1:], strict=True):
+    for part, text in (("validation", corpus.validation), ("test", corpus.test)):
         used = [evaluation.final] if part == "test" else [evaluation.search, evaluation.final, *evaluation.rungs]
         given = [settings.max_length for settings in used if settings.max_length is not None]
         limit = min([positions, *given])
@@ -69,7 +69,7 @@ def check_lengths(
         if len(given) < len(used):
             problems += shorten(
                 [
-                    f"{_place(space, part, len(train), language, row)}: a sentence must have at most {positions:,} "
+                    f"{corpus.place(space.data, part, language, row)}: a sentence must have at most {positions:,} "
                     f"tokens, for which the base has positions, but has {length:,}. Shorten it, or have it cut: "
                     f"`evaluation.search.max_length` and `evaluation.final.max_length`."
                     for language, row, length in found
@@ -79,18 +79,10 @@ def check_lengths(
     if problems:
         raise InputError(problems)
     max_length = min(space.trainer_section.max_length, positions)
-    num_left_out = len(long_sentences(train, tokenize, max_length))
+    num_left_out = len(long_sentences(corpus.train, tokenize, max_length))
     return Lengths(positions, max_length, num_left_out, num_cut)
 
 
 def _only(text: ParallelText, languages: set[str]) -> ParallelText:
     kept = tuple(language for language in text.languages if language in languages)
     return ParallelText(kept, {language: text.sentences[language] for language in kept}, text.origin)
-
-
-def _place(space: Space, part: str, num_train: int, language: str, row: int) -> str:
-    """Returns where a sentence of a part was written; held-out ones are the last rows of the training text."""
-    data = space.data
-    if part == "validation" and data.holdout is not None:
-        return find_place(data.train, space.languages, language, row + num_train)
-    return find_place(data.validation if part == "validation" else data.test, space.languages, language, row)

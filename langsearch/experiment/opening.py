@@ -140,7 +140,7 @@ def space_of_version(folder: ExperimentFolder, version: int) -> Space:
     current = space_version(folder)
     if not 1 <= version <= current:
         raise InputError(f"A version of the space must be from 1 to {current}, but got {version}")
-    return load_space(folder.space if version == current else _kept_space(folder, version))
+    return load_space(folder.space if version == current else _kept_space(folder, version), is_recorded=True)
 
 
 def _kept_space(folder: ExperimentFolder, version: int) -> Path:
@@ -165,7 +165,7 @@ def _is_leftover(path: Path) -> bool:
 def _changes(folder: ExperimentFolder, space: Space) -> dict[str, str]:
     if folder.space.read_text(encoding="utf-8") == space.text:  # as nearly always; reading YAML takes time
         return {}
-    return space_changes(load_space(folder.space).text, space.text)
+    return space_changes(load_space(folder.space, is_recorded=True).text, space.text)
 
 
 def space_changes(old: str, new: str) -> dict[str, str]:

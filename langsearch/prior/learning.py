@@ -157,7 +157,9 @@ def begin(folder: Path, task: LearningTask) -> None:
 def training_data(base: Base, environment: Environment) -> TrainingData:
     """Returns what is trained on: the train part, as every trial."""
     vocabulary = base.vocabulary(environment.languages)
-    return TrainingData(environment.train, environment.directions, environment.languages, vocabulary)
+    return TrainingData(
+        environment.train, environment.directions, environment.languages, vocabulary, environment.weights
+    )
 
 
 def learn_once(

@@ -69,7 +69,7 @@ def read_all_curves(experiment: Experiment, names: Sequence[str]) -> dict[str, _
 def read_dimensions(experiment: Experiment) -> _Space:
     """Returns the dimensions and the rungs; none where the space cannot be read (another version wrote it)."""
     try:
-        space = load_space(experiment.folder / "space.yaml")
+        space = load_space(experiment.folder / "space.yaml", is_recorded=True)
         return space.dimensions(), space.search.rung_epochs(space.trainer_section.epochs)
     except (InputError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}, ()

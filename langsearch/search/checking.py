@@ -19,10 +19,10 @@ from rich.table import Table
 
 from langsearch.data.directions import class_pair, sample_directions
 from langsearch.experiment.environment import CheckedSpace
-from langsearch.experiment.lengths import Lengths
 from langsearch.experiment.task import summarize
 from langsearch.model.cache import cache_folder
 from langsearch.model.finding import FoundBase
+from langsearch.search.data_lines import data_lines, describe_data
 from langsearch.search.known_pieces import describe_languages, language_lines
 from langsearch.search.needs import describe_needs, memory_lines, memory_needs
 from langsearch.search.trackers import describe_tracking
@@ -64,12 +64,10 @@ def print_check(console: Console, checked: CheckedSpace) -> None:
     for label, text in language_lines(checked):
         _print_line(console, label, text)
     pairs = {class_pair(direction, space.classes) for direction in checked.directions}
-    _print_line(console, "directions", f"{len(checked.directions)} in {len(pairs)} class pairs")
-    corpus = checked.corpus
-    sizes = {"train": corpus.train, "validation": corpus.validation, "test": corpus.test}
-    _print_line(console, "sentences", " · ".join(f"{part} {len(text):,}" for part, text in sizes.items()))
-    if checked.lengths.num_left_out or checked.lengths.num_cut:
-        _print_line(console, "lengths", _show_lengths(checked.lengths))
+    zero_shot = f", {len(checked.zero_shot):,} of them zero-shot" if checked.zero_shot else ""
+    _print_line(console, "directions", f"{len(checked.directions)} in {len(pairs)} class pairs{zero_shot}")
+    for label, text in data_lines(checked):
+        _print_line(console, label, text)
     stand_in = " (a stand-in: not comparable with published spBLEU)" if checked.tokenizer.is_stand_in else ""
     _print_line(console, "spBLEU", f"tokenizer {checked.tokenizer.name}{stand_in}")
     baselines = ", ".join(baseline.name for baseline in space.baselines) or "none"
@@ -91,13 +89,6 @@ def print_check(console: Console, checked: CheckedSpace) -> None:
     which = "a sample" if dimensions else "summary"
     _print_line(console, which, f"{summarize(sample, space.classes)}: {sample.num_parameters(shape):,} parameters")
     print_plan(console, sample, space.classes, shape, "the sample's plan" if dimensions else "the plan")
-
-
-def _show_lengths(lengths: Lengths) -> str:
-    """Returns what is left out and cut for its length, in a line."""
-    of_base = " (the base's positions)" if lengths.max_length == lengths.positions else ""
-    text = f"{lengths.num_left_out:,} sentences above {lengths.max_length:,} tokens{of_base} are not trained on"
-    return f"{text} · {lengths.num_cut:,} are cut before they are translated" if lengths.num_cut else text
 
 
 def _print_line(console: Console, label: str, text: str) -> None:
@@ -130,7 +121,7 @@ def _describe_weights(found: FoundBase) -> str:
 
 def describe_check(checked: CheckedSpace) -> dict[str, Any]:
     """Returns all that `print_check` shows, and the sample in full, as JSON data."""
-    space, shape, corpus = checked.space, checked.shape, checked.corpus
+    space, shape = checked.space, checked.shape
     dimensions = space.dimensions()
     low, high = parameter_range(checked)
     point = _sample(dimensions)
@@ -149,7 +140,7 @@ def describe_check(checked: CheckedSpace) -> dict[str, Any]:
         "classes": {name: list(languages) for name, languages in space.classes.items()},
         **describe_languages(checked),
         "directions": [str(direction) for direction in checked.directions],
-        "sentences": {"train": len(corpus.train), "validation": len(corpus.validation), "test": len(corpus.test)},
+        **describe_data(checked),
         "lengths": asdict(checked.lengths),
         "spbleu": {"tokenizer": checked.tokenizer.name, "is_stand_in": checked.tokenizer.is_stand_in},
         "search": space.search.model_dump(exclude={"constraints", "plateau"})

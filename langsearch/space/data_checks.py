@@ -11,6 +11,13 @@ from langsearch.space.settings import SourceKind
 
 Problem = tuple[KeyPath, str]
 _FLORES = ("flores101", "flores200")
+_OWNERS: Mapping[str, tuple[SourceKind, ...]] = {
+    "split": ("datasets",),
+    "columns": ("moses", "tsv", "jsonl", "parquet", "datasets", "tmx"),
+    "header": ("tsv",),
+    "quotes": ("tsv",),
+}
+"""The kinds that a key belongs to."""
 
 
 def check_data(section: DataSection, classes: Mapping[str, list[str]] | None) -> list[Problem]:
@@ -33,6 +40,8 @@ def check_data(section: DataSection, classes: Mapping[str, list[str]] | None) ->
     if not problems:
         problems += _check_leaks(section)
     if classes is not None:
+        members = [language for found in classes.values() for language in found]
+        problems += [problem for path, source in sources for problem in _check_columns(source, path, members)]
         problems += _check_directions(section, [language for members in classes.values() for language in members])
     if classes is not None and is_flores:
         problems += _check_flores_languages(classes)
@@ -52,9 +61,11 @@ def _check_source(source: SourceSection, path: KeyPath, folder: str | None) -> I
     if source.holdout is not None:
         if path[1] != "validation":
             yield (*path, "holdout"), "belongs to data.validation: it holds rows of train back for selection."
-        if source.model_fields_set != {"holdout"}:
+        if not source.model_fields_set <= {"holdout", "rows"}:
             yield path, f"must be {{holdout: N}} alone or a source, but names {sorted(source.model_fields_set)}"
         return
+    if source.rows is not None:
+        yield (*path, "rows"), "belongs to {holdout: N}: it says which rows of train are held out."
     if len(kinds) != 1:
         yield path, f"must name one of {', '.join(SOURCE_KINDS)}, but got {kinds or 'none'}"
         return
@@ -67,6 +78,18 @@ def _check_source(source: SourceSection, path: KeyPath, folder: str | None) -> I
         yield path, "needs a part: train, validation or test."
     if not is_embedded and source.part is not None:
         yield (*path, "part"), f"belongs to embedded, but got {kinds[0]}"
+    for key, owners in _OWNERS.items():
+        if getattr(source, key) is not None and kinds[0] not in owners:
+            yield (*path, key), f"belongs to {', '.join(owners)}, but got {kinds[0]}"
+    if source.weight != 1 and path[1] != "train":
+        yield (*path, "weight"), f"belongs to data.train, of which rows are drawn, but got data.{path[1]}"
+
+
+def _check_columns(source: SourceSection, path: KeyPath, languages: list[str]) -> Iterator[Problem]:
+    for language in source.columns or {}:
+        if language not in languages:
+            hint = near_names(language, languages)
+            yield (*path, "columns", language), f"must be a language of the space, but got {show(language)}.{hint}"
 
 
 def _check_leaks(section: DataSection) -> Iterator[Problem]:
@@ -74,8 +97,8 @@ def _check_leaks(section: DataSection) -> Iterator[Problem]:
     data = section.settings()
     seen: dict[tuple[SourceKind, PurePath, str | None], str] = {}
     for part, sources in (("train", data.train), ("validation", data.validation), ("test", data.test)):
-        for source in sources:
-            key = source.kind, PurePath(source.path or ""), source.split
+        for source, path in ((one, path) for one in sources for path in one.paths or ("",)):
+            key = source.kind, PurePath(path), source.split
             if source.kind in _FLORES:  # both hold the same sentences, wherever they lie
                 key = "flores101", PurePath(), source.split
             if seen.get(key, part) != part:

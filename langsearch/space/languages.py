@@ -152,13 +152,33 @@ def find_language(code: str) -> LanguageInfo:
     if code in by_code:
         return by_code[code]
     _check_script(code)
-    named = [
-        language.m2m100 or language.bare or language.flores200
-        for language in all_languages()
-        if language.name.casefold() == code.casefold()
-    ]
-    hint = f" Did you mean {named[0]}?" if named else near_names(code, by_code)
+    hint = _name_hint(code) or near_names(code, by_code)
     raise InputError(f"A language must be one of FLORES-200's, by code, but got {code!r}.{hint}")
+
+
+@cache
+def language_named(name: str) -> LanguageInfo | None:
+    """Returns the language of an English name, None if it is none. Of several scripts or regions it is the first."""
+    wanted = name.strip().casefold()
+    names = [(language.name.casefold(), language) for language in all_languages()]
+    exact = next((language for found, language in names if found == wanted), None)
+    # "Chinese Simpl" is Chinese, and "Spanish (Latin American)" is Spanish; a word inside a name says too little.
+    return exact or next((language for found, language in names if wanted and found.startswith(f"{wanted} ")), None)
+
+
+def _name_hint(name: str, known: Collection[str] = ()) -> str:
+    """Returns " Did you mean en or eng_Latn?" for the name of a language, "" for what is none.
+
+    Args:
+        name: What stands where a code should.
+        known: The codes that would have been right. None given: of any family.
+    """
+    language = language_named(name)
+    if language is None:
+        return ""
+    codes = [code for code in language.codes if code in known] if known else []
+    short = language.m2m100 or language.bare or language.flores200
+    return f" Did you mean {' or '.join(dict.fromkeys(codes or [short, language.flores200]))}?"
 
 
 def match_code(code: str, known: Collection[str]) -> str:
@@ -181,5 +201,5 @@ def match_code(code: str, known: Collection[str]) -> str:
         if candidate in known:
             return candidate
     name = f" ({language.name})" if language else ""
-    hint = near_names(code, sorted(known))
+    hint = (_name_hint(code, known) if language is None else "") or near_names(code, sorted(known))
     raise InputError(f"A language must be among the {len(known)} known here, but got {code!r}{name}.{hint}")

@@ -22,7 +22,34 @@ from langsearch.space.settings import (
 Split = Annotated[str | None, fixed("text", names=("dev", "devtest"))]
 _Path = Annotated[str | None, fixed("text")]
 
-SOURCE_KINDS: tuple[SourceKind, ...] = ("flores101", "flores200", "files", "tsv", "parquet", "embedded")
+SOURCE_KINDS: tuple[SourceKind, ...] = (
+    "flores101",
+    "flores200",
+    "files",
+    "moses",
+    "tsv",
+    "jsonl",
+    "parquet",
+    "datasets",
+    "tmx",
+    "embedded",
+)
+
+_WHOLE_KINDS = ("flores101", "flores200", "files", "tsv", "parquet", "embedded")
+"""One path of these is one text, whose last rows are held out; the others may hold many sets of languages."""
+
+
+def _parse_paths(raw: object) -> tuple[str, ...]:
+    items = raw if isinstance(raw, list) else [raw]
+    if not items or not all(isinstance(item, str) and item for item in items):
+        raise ValueError(f"must be a path, a pattern such as data/*.tsv, or a list of them, but got {show(raw)}")
+    if len(set(items)) < len(items):
+        raise ValueError(f"must list each path once, but got {show(raw)}")
+    return tuple(items)
+
+
+_Paths = Annotated[tuple[str, ...] | None, PlainValidator(_parse_paths)]
+_Names = Annotated[dict[str, Annotated[str, fixed("text")]], Field(min_length=1)]
 
 
 class SourceSection(Section):
@@ -30,13 +57,26 @@ class SourceSection(Section):
 
     flores101: Split = None
     flores200: Split = None
-    files: _Path = None
-    tsv: _Path = None
-    parquet: _Path = None
+    files: _Paths = None
+    moses: _Paths = None
+    tsv: _Paths = None
+    jsonl: _Paths = None
+    parquet: _Paths = None
+    datasets: _Paths = None
+    tmx: _Paths = None
     embedded: Annotated[str | None, fixed("text", names=("quickstart",))] = None
     holdout: Annotated[int | None, fixed("int", low=1)] = None
+    rows: Annotated[Literal["spread", "last"] | None, fixed("text", names=("spread", "last"))] = None
+    """Of a holdout: which rows it takes; `settings.DataSettings.holdout_rows`."""
+
     folder: _Path = None
     part: Annotated[str | None, fixed("text", names=("train", "validation", "test"))] = None
+    split: Annotated[str | None, fixed("text")] = None
+    columns: _Names | None = None
+    header: Annotated[list[str], Field(min_length=2)] | None = None
+    quotes: Annotated[Literal["plain", "excel"] | None, fixed("text", names=("plain", "excel"))] = None
+    max_rows: Annotated[int | None, fixed("int", low=1)] = None
+    weight: Annotated[float, fixed("float", low=0, is_low_open=True)] = 1.0
 
     @property
     def kinds(self) -> list[SourceKind]:
@@ -52,8 +92,31 @@ class SourceSection(Section):
         (kind,) = self.kinds
         value = getattr(self, kind)
         if kind in ("flores101", "flores200"):
-            return Source(kind, self.folder or folder, value)
-        return Source(kind, value, self.part)
+            found = Source(kind, self.folder or folder, value)
+        elif kind == "embedded":
+            found = Source(kind, value, self.part)
+        else:
+            found = Source(kind, value[0], self.split, tuple(value[1:]))
+        return replace(
+            found,
+            columns=tuple((self.columns or {}).items()),
+            header=tuple(self.header or ()),
+            quotes=self.quotes,
+            max_rows=self.max_rows,
+            weight=self.weight,
+        )
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is one text of which the last rows are as good as any."""
+        if not set(self.kinds) <= set(_WHOLE_KINDS):
+            return False
+        paths = [path for kind in self.kinds for path in getattr(self, kind)] if not self._is_named else []
+        return len(paths) < 2 and not any(mark in path for path in paths for mark in "*?[") and self.max_rows is None
+
+    @property
+    def _is_named(self) -> bool:
+        return bool({"flores101", "flores200", "embedded"} & set(self.kinds))
 
 
 def _as_list(raw: object) -> object:
@@ -86,10 +149,12 @@ class DataSection(Section):
     def settings(self) -> DataSettings:
         """Returns the plain settings; the section must have passed the checks."""
         holdouts = [source.holdout for source in self.validation if source.holdout is not None]
+        is_whole = len(self.train) == 1 and self.train[0].is_whole
         return DataSettings(
             train=tuple(source.source(self.folder) for source in self.train),
             validation=() if holdouts else tuple(source.source(self.folder) for source in self.validation),
             holdout=holdouts[0] if holdouts else None,
+            holdout_rows=self.validation[0].rows or ("last" if is_whole else "spread"),
             test=tuple(source.source(self.folder) for source in self.test),
             directions=self.directions,
         )

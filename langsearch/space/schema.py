@@ -169,18 +169,32 @@ class Space:
             raise ValueError(f"A point must have the space's dimensions, but lacks {missing} and adds {unknown}")
 
 
-def load_space(path: Path | str, overrides: Sequence[str] = ()) -> Space:
+def load_space(path: Path | str, overrides: Sequence[str] = (), *, is_recorded: bool = False) -> Space:
     """Reads and checks a space.
 
     Args:
         path: The YAML file.
         overrides: `key.path=value` each, as `--set` gives them.
+        is_recorded: The file is an experiment's own. What it leaves out has the meaning that it had when that was all
+            there was; the text of a space says all that has got another meaning since.
 
     Raises:
         InputError: With every problem of the file: its line, its key, the rule, the value and the way out.
     """
     document = read_document(Path(path), overrides)
-    return space_of(replace(document, data={"name": Path(path).stem} | document.data))
+    data = {"name": Path(path).stem} | document.data
+    return space_of(replace(document, data=_as_recorded(data) if is_recorded else data))
+
+
+def _as_recorded(data: dict[str, Any]) -> dict[str, Any]:
+    """Returns a recorded space with what its version took for granted: a holdout was the last rows of train."""
+    text = data.get("data")
+    validation = text.get("validation") if isinstance(text, dict) else None
+    if isinstance(validation, list) and len(validation) == 1:
+        (validation,) = validation
+    if not isinstance(text, dict) or not isinstance(validation, dict) or "holdout" not in validation:
+        return data
+    return data | {"data": text | {"validation": {"rows": "last"} | validation}}
 
 
 def space_of(document: Document) -> Space:
@@ -250,6 +264,7 @@ def _resolve(data: Mapping[str, Any], parsed: Mapping[str, Any]) -> dict[str, An
         filled[key] = default | (data.get(key) or {}) if isinstance(default, dict) else data.get(key, default)
     # Each of these can be written in several ways that mean the same.
     search = parsed["search"]
+    filled["data"] = _data(data["data"], parsed["data"].settings())
     filled["base"] = written(parsed["base"].settings())
     filled["search"] |= {
         "objectives": dict(search.objectives),
@@ -268,6 +283,15 @@ def _resolve(data: Mapping[str, Any], parsed: Mapping[str, Any]) -> dict[str, An
     else:
         filled["prior"] = {key: value for key, value in asdict(parsed["prior"].settings()).items() if value is not None}
     return {key: filled.get(key, data.get(key)) for key in sections}
+
+
+def _data(written: Mapping[str, Any], settings: DataSettings) -> dict[str, Any]:
+    """Returns the section `data`, with the rows of a holdout where they are not the last ones of a single source."""
+    if settings.holdout is None:
+        return dict(written)
+    is_default = len(settings.train) == 1 and settings.holdout_rows == "last"
+    rows = {} if is_default else {"rows": settings.holdout_rows}
+    return {**written, "validation": {"holdout": settings.holdout} | rows}
 
 
 def _decoding(settings: DecodingSettings) -> dict[str, Any]:

@@ -136,7 +136,9 @@ class EvaluationSettings:
     have `search`."""
 
 
-SourceKind = Literal["flores101", "flores200", "files", "tsv", "parquet", "embedded"]
+SourceKind = Literal[
+    "flores101", "flores200", "files", "moses", "tsv", "jsonl", "parquet", "datasets", "tmx", "embedded"
+]
 
 
 @dataclass(frozen=True)
@@ -146,15 +148,40 @@ class Source:
     kind: SourceKind
 
     path: str | None
-    """Folder (flores101, flores200, files), file (tsv, parquet) or the embedded set's name. Relative to the
-    current folder."""
+    """Folder (flores101, flores200, files, datasets), file (tsv, jsonl, parquet, tmx), what the names of the files have
+    in common (moses) or the embedded set's name; a pattern with * for several. Relative to the current folder."""
 
     split: str | None
-    """dev or devtest (flores101, flores200); train, validation or test (embedded); None for the others."""
+    """dev or devtest (flores101, flores200); train, validation or test (embedded); any of a DatasetDict (datasets);
+    None for the others."""
+
+    further: tuple[str, ...] = ()
+    """More paths of the same kind, where the space lists several."""
+
+    columns: tuple[tuple[str, str], ...] = ()
+    """Language and column, field or ending, where names are no codes. Empty: by their codes."""
+
+    header: tuple[str, ...] = ()
+    """The names of the columns of a TSV file that has no header row."""
+
+    quotes: Literal["plain", "excel"] | None = None
+    """Whether quotes in a TSV file are text, or as Excel writes them. None: as the file shows."""
+
+    max_rows: int | None = None
+    """At most so many rows of each set of languages that has rows, evenly spaced: of a bitext, of its pair. None: all.
+    """
+
+    weight: float = 1.0
+    """How often a row of it is drawn, against those of other sources in the same direction."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """All paths; none for a source that has no path."""
+        return () if self.path is None else (self.path, *self.further)
 
     def __str__(self) -> str:
         split = f" {self.split}" if self.split else ""
-        return f"{self.kind}{split} in {self.path}"
+        return f"{self.kind}{split} in {', '.join(self.paths) or None}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +194,11 @@ class DataSettings:
     """What selects. Empty if it is held out of train."""
 
     holdout: int | None
-    """The last so many rows of train select and are not trained on. None: validation has its own sources."""
+    """So many rows of train select and are not trained on. None: validation has its own sources."""
+
+    holdout_rows: Literal["spread", "last"] = "last"
+    """spread: of every source in proportion, and so that each direction keeps rows in both parts. last: the last rows,
+    as of a single source, and as of several sources in experiments from before there was `spread`."""
 
     test: tuple[Source, ...]
 

@@ -109,6 +109,7 @@ def _worst(learner: Learner, data: TrainingData, settings: TrainerSettings) -> l
         max_tokens=settings.tokens_per_batch // settings.accumulation,
         pairs_per_epoch=settings.pairs_per_epoch,
         max_length=min(settings.max_length, num_positions(learner.model.config)),
+        weights=data.weights,
     )
 
     def longest(rows: NDArray[np.int32]) -> int:

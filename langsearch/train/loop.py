@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from langsearch.adapters.learners import Learner
-from langsearch.data.batches import Batch, BatchVocabulary, collate, plan_epoch
+from langsearch.data.batches import Batch, BatchVocabulary, SourceWeights, collate, plan_epoch
 from langsearch.data.directions import Direction
 from langsearch.data.store import TokenStore
 from langsearch.model.device import product_dtype
@@ -40,6 +40,8 @@ class TrainingData:
     directions: Sequence[Direction]
     languages: Sequence[str]
     vocabulary: BatchVocabulary
+    weights: SourceWeights | None = None
+    """How often sentences are drawn, by source. None: all alike."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,7 @@ class _Run:
                 max_tokens=max(settings.tokens_per_batch // settings.accumulation, 1),
                 pairs_per_epoch=settings.pairs_per_epoch,
                 max_length=min(settings.max_length, num_positions(self.learner.model.config)),
+                weights=self.data.weights,
             )
             if self.microbatch == 0:
                 self.learner.begin_epoch(self.epoch)

@@ -50,7 +50,7 @@ def model_card(
         task: What was trained.
         written: The architecture of what is exported; compacted adapters have smaller ranks than the trained ones.
     """
-    space = load_space(folder.space)
+    space = load_space(folder.space, is_recorded=True)
     data = space.data
     count = written.num_parameters(base.shape)
     percent = 100 * count / base.shape.num_parameters

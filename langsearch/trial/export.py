@@ -285,7 +285,7 @@ def open_experiment(experiment: Path) -> tuple[ExperimentFolder, Base, Environme
     folder = ExperimentFolder(experiment.resolve())
     if not folder.space.exists():
         raise InputError(f"An experiment's folder holds a space.yaml, but {experiment} has none.")
-    space = load_space(folder.space)
+    space = load_space(folder.space, is_recorded=True)
     checked = check_space(space, recorded_source(folder.path, space.base_source))
     check_recorded(folder.path, checked.base, checked.family)
     base = with_new_languages(load_base(checked.base), space.new_languages)

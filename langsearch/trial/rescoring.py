@@ -76,11 +76,12 @@ def print_evaluation(
 
 def _open_adapters(target: Path, space_file: Path | None, store_folder: Path) -> tuple[str, Base, Environment, Learner]:
     exported = read_export(target)
+    is_recorded = space_file is None
     if space_file is None:
         space_file = target.resolve().parents[1] / "space.yaml"
         if not space_file.exists():
             raise InputError(f"Scoring needs data: name a space with --space for the adapters in {target}.")
-    space = load_space(space_file)
+    space = load_space(space_file, is_recorded=is_recorded)
     is_open = space.base == exported.source.id and space.base_source.revision is None
     checked = check_space(space, replace(space.base_source, revision=exported.source.revision) if is_open else None)
     if set(checked.space.languages) != set(exported.languages):

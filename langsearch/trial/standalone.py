@@ -44,11 +44,13 @@ def train_single(
         InputError: If the input is wrong, or the folder is there and not to be resumed.
     """
     is_architecture = target.suffix == ".json"
+    is_recorded = is_architecture and space_file is None
     if is_architecture and space_file is None:
         space_file = target.resolve().parents[2] / "space.yaml" if len(target.resolve().parents) > 2 else None
         if space_file is None or not space_file.exists():
             raise InputError(f"An architecture needs data to train on: name a space with --space for {target}.")
-    space = load_space(space_file if is_architecture and space_file else target, overrides)
+    read_from = space_file if is_architecture and space_file else target
+    space = load_space(read_from, overrides, is_recorded=is_recorded)
     folder = TrialFolder((to or Path("experiments") / f"{space.name}-train").resolve())
     checked = check_space(space, recorded_source(folder.path, space.base_source))
     shape = checked.shape

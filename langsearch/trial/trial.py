@@ -154,7 +154,9 @@ class _Run:
             start_rows(self.learner, Path(self.task.trainer.init_from))
         environment = self.environment
         vocabulary = self.base.vocabulary(environment.languages)
-        training = TrainingData(environment.train, environment.directions, environment.languages, vocabulary)
+        training = TrainingData(
+            environment.train, environment.directions, environment.languages, vocabulary, environment.weights
+        )
         self.started = time.perf_counter()
         for progress in train(
             self.learner,

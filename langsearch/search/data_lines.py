@@ -1,0 +1,75 @@
+"""What `langsearch check` shows of the data: what was read, and how many rows each direction has in each part."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from langsearch.data.directions import Direction
+from langsearch.experiment.corpus import DirectionRows
+from langsearch.experiment.environment import CheckedSpace
+from langsearch.experiment.lengths import Lengths
+
+MAX_GROUPS = 12
+"""So many different counts are shown at most; --json has those of every direction."""
+
+_MAX_NAMES = 6
+
+
+def data_lines(checked: CheckedSpace) -> Iterator[tuple[str, str]]:
+    """Yields (label, text) of the parts, each source, the directions that have equally many rows, and the lengths."""
+    data, corpus = checked.space.data, checked.corpus
+    sizes = {"train": corpus.train, "validation": corpus.validation, "test": corpus.test}
+    yield "sentences", " · ".join(f"{part} {len(text):,}" for part, text in sizes.items())
+    for part, lines in checked.corpus.sources.items():
+        for line in lines:
+            yield part, line
+    if data.holdout is not None:
+        of = "every source in proportion" if data.holdout_rows == "spread" else "the last rows of train"
+        yield "validation", f"{data.holdout:,} rows held out of train: {of}"
+    groups: dict[DirectionRows, list[Direction]] = {}
+    for direction, rows in checked.direction_rows.items():
+        groups.setdefault(rows, []).append(direction)
+    ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), -item[0].train))
+    for rows, directions in ordered[:MAX_GROUPS]:
+        trained = "zero-shot" if rows.is_zero_shot else f"train {rows.train:,}"
+        yield "rows", f"{trained} · validation {rows.validation:,} · test {rows.test:,}: {name_directions(directions)}"
+    if len(ordered) > MAX_GROUPS:
+        rest = sum(len(directions) for _, directions in ordered[MAX_GROUPS:])
+        yield "rows", f"{rest:,} more directions have other counts; --json lists them all"
+    if checked.lengths.num_left_out or checked.lengths.num_cut:
+        yield "lengths", _show_lengths(checked.lengths)
+
+
+def describe_data(checked: CheckedSpace) -> dict[str, Any]:
+    """Returns the same as JSON data, with every direction."""
+    corpus = checked.corpus
+    return {
+        "sentences": {"train": len(corpus.train), "validation": len(corpus.validation), "test": len(corpus.test)},
+        "sources": {part: list(lines) for part, lines in checked.corpus.sources.items()},
+        "rows": {
+            str(direction): {"train": rows.train, "validation": rows.validation, "test": rows.test}
+            for direction, rows in checked.direction_rows.items()
+        },
+        "zero_shot": [str(direction) for direction in checked.zero_shot],
+    }
+
+
+def _show_lengths(lengths: Lengths) -> str:
+    """Returns what is left out and cut for its length, in a line."""
+    of_base = " (the base's positions)" if lengths.max_length == lengths.positions else ""
+    text = f"{lengths.num_left_out:,} sentences above {lengths.max_length:,} tokens{of_base} are not trained on"
+    return f"{text} · {lengths.num_cut:,} are cut before they are translated" if lengths.num_cut else text
+
+
+def name_directions(directions: list[Direction]) -> str:
+    """Returns the first directions by name, and how many more there are; both ways of a pair are one name."""
+    given = set(directions)
+    names: list[str] = []
+    for direction in directions:
+        back = Direction(direction.tgt, direction.src)
+        if back not in given:
+            names.append(str(direction))
+        elif direction < back:
+            names.append(f"{direction.src}-{direction.tgt} and back")
+    if len(names) <= _MAX_NAMES:
+        return ", ".join(names)
+    return f"{', '.join(names[:_MAX_NAMES])}, … ({len(directions):,} directions)"
