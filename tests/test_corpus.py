@@ -1,6 +1,7 @@
 """Many bitexts in one space: their rows, caps and weights, what is held out of them, and directions without rows."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from langsearch.data.readers import find_place, read_parts
 from langsearch.data.store import TokenStore
 from langsearch.experiment.corpus import Corpus, DirectionRows, count_rows, read_corpus, row_problems
 from langsearch.space.problems import InputError
+from langsearch.space.run_sections import SOURCE_KINDS
 from langsearch.space.schema import load_space
 from langsearch.space.settings import DataSettings, Source
 from tests.format_fixtures import rows_of, write
@@ -367,3 +369,28 @@ def test_real_english_centric_corpora_go_through_check_with_three_lines(
     assert (ended.code, ended.err) == (0, ""), ended.err
     assert "29 files, 5,800 rows" in ended.out
     assert "870 in 4 class pairs, 812 of them zero-shot" in ended.out
+
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_source_in_the_readme_is_a_source_of_a_space(tmp_path: Path) -> None:
+    table = README.partition("| Text | In the space |")[2].partition("\n\n")[0]
+    cells = "".join(line.rpartition(" | ")[2] for line in table.splitlines()[2:])
+    sources = re.findall(r"`(\{.*?\})`", cells)
+    assert len(sources) >= 11
+    kinds = {load(tmp_path, SPACE.replace("{tsv: a.tsv}", source, 1)).data.train[0].kind for source in sources}
+    assert kinds == set(SOURCE_KINDS) - {"embedded"}
+
+
+def test_the_many_bitexts_of_the_readme_are_a_space(tmp_path: Path) -> None:
+    section = README.partition("### Many bitexts in one space")[2]
+    block = section.partition("```yaml\n")[2].partition("```")[0]
+    head, _, tail = SPACE.partition("data:")
+    space = load(tmp_path, head + block + tail.partition("\n")[2])
+    assert [(source.kind, source.max_rows, source.weight) for source in space.data.train] == [
+        ("parquet", 50_000, 1.0),
+        ("moses", None, 3.0),
+        ("tmx", None, 1.0),
+    ]
+    assert (space.data.holdout, space.data.holdout_rows) == (600, "spread")

@@ -276,7 +276,7 @@ def test_a_translation_memory_is_read(tmp_path: Path) -> None:
     assert rows_of(text_of("tmx", path)) == expected
     source = Source("tmx", str(path), None)
     assert read_parts([source], ("en", "sw")).lines == (
-        f"tmx in {path}: 4 rows, 1 variants in a language that a unit has already are left out",
+        f"tmx in {path}: 4 rows, further variants of a unit in one language left out: 1",
     )
     assert find_place([source], ("en", "sw"), "sw", 2) == f"{path}:8: sw"
 

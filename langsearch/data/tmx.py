@@ -46,7 +46,7 @@ def open_tmx(path: Path) -> ColumnFile:
 
     notes = forms([path])
     if reader.num_repeated:
-        notes = (*notes, f"{reader.num_repeated:,} variants in a language that a unit has already are left out")
+        notes = (*notes, f"further variants of a unit in one language left out: {reader.num_repeated:,}")
     return ColumnFile(str(path), "a language", names, read, place_of, notes, aliases)
 
 

@@ -1,7 +1,7 @@
 """One evaluation: which sentences in which directions, decoded and scored."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,6 +35,8 @@ class EvaluationSet:
     classes: Mapping[str, Sequence[str]]
     train: TokenStore | None = None
     """What is trained on, whose references say how long hypotheses may get. None: not known."""
+    zero_shot: frozenset[Direction] = frozenset()
+    """The directions that are not trained on."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class Evaluation:
     """None unless it was asked for."""
     cut: Mapping[Direction, Cut] = field(default_factory=dict)
     """Of each direction."""
+    zero_shot: frozenset[Direction] = frozenset()
+    """The directions that are not trained on."""
 
     @property
     def cut_share(self) -> float:
@@ -70,6 +74,17 @@ class Evaluation:
     def num_cut_sources(self) -> int:
         """How many sources were cut, over all directions."""
         return sum(cut.sources for cut in self.cut.values())
+
+    @property
+    def num_zero_shot(self) -> int:
+        """How many of the directions are not trained on."""
+        return sum(score.direction in self.zero_shot for score in self.scores.by_direction)
+
+    @property
+    def zero_shot_spbleu(self) -> float | None:
+        """Mean spBLEU over the directions that are not trained on, None if there are none."""
+        found = [score.spbleu for score in self.scores.by_direction if score.direction in self.zero_shot]
+        return sum(found) / len(found) if found else None
 
     @property
     def direction_spbleu(self) -> tuple[tuple[str, float], ...]:
@@ -84,6 +99,7 @@ def evaluation_set(
     classes: Mapping[str, Sequence[str]],
     vocabulary: BatchVocabulary,
     train: TokenStore | None = None,
+    zero_shot: Collection[Direction] = (),
 ) -> EvaluationSet:
     """Returns the part of a set that the settings ask for.
 
@@ -97,6 +113,7 @@ def evaluation_set(
         classes: Languages of each class.
         vocabulary: The base's special ids.
         train: What is trained on; see `EvaluationSet`.
+        zero_shot: Those of the directions that are not trained on.
     """
     chosen = directions
     if settings.directions is not None and settings.directions < len(directions):
@@ -108,7 +125,7 @@ def evaluation_set(
             present = present[np.linspace(0, len(present) - 1, settings.sentences).round().astype(int)]
         if len(present):
             rows[direction] = present
-    return EvaluationSet(store, rows, list(vocabulary.language_ids), vocabulary, classes, train)
+    return EvaluationSet(store, rows, list(vocabulary.language_ids), vocabulary, classes, train, frozenset(zero_shot))
 
 
 def evaluate(
@@ -169,7 +186,7 @@ def evaluate(
     scores = spbleu.score(hypotheses, references)
     after_batch()
     chrf = score_chrf(hypotheses, references) if with_chrf else None
-    evaluation = Evaluation(scores, hypotheses, scores.worst_class(data.classes), chrf, cut)
+    evaluation = Evaluation(scores, hypotheses, scores.worst_class(data.classes), chrf, cut, data.zero_shot)
     _check_finite(evaluation)
     return evaluation
 

@@ -49,6 +49,8 @@ RESULTS = pa.schema(
         ("test_spbleu_high", pa.float64()),
         ("test_num_sentences", pa.int64()),
         ("test_num_directions", pa.int64()),
+        ("test_num_zero_shot", pa.int64()),
+        ("test_zero_shot_spbleu", pa.float64()),
         ("test_cut_share", pa.float64()),
         ("test_to_pretrained", pa.float64()),
         ("test_to_pretrained_low", pa.float64()),

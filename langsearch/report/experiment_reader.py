@@ -71,6 +71,7 @@ def read_experiment(folder: Path, trials: Sequence[Trial] | None = None, note: s
         languages=as_texts(about.get("languages")) or tuple(code for members in classes.values() for code in members),
         classes=MappingProxyType(classes),
         directions=as_texts(about.get("directions")),
+        zero_shot=as_texts(about.get("zero_shot")),
         tokenizer=as_text(tokenizer.get("name")),
         is_stand_in=tokenizer.get("stand_in") is True,
         signature=as_text(about.get("signature"))

@@ -162,6 +162,9 @@ class Experiment:
     languages: tuple[str, ...]
     classes: Mapping[str, tuple[str, ...]]
     directions: tuple[str, ...]
+    zero_shot: tuple[str, ...]
+    """The directions that are not trained on."""
+
     tokenizer: str | None
     is_stand_in: bool
     """Whether the tokenizer stands in for FLORES's own; such scores compare only among themselves."""

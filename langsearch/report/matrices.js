@@ -46,16 +46,17 @@
       }),
     );
     const limit = z.flat().reduce((most, value) => Math.max(most, Math.abs(value ?? 0)), 0.1);
-    const digits = (value) => {
+    const isZeroShot = (src, tgt) => !byClass && (langsearch.data.scores.zero_shot?.[src][tgt] ?? false);
+    const digits = (value, mark) => {
       if (value === null) return "";
-      return reference ? words.signed(value, 1) : words.fixed(value, 1);
+      return `${reference ? words.signed(value, 1) : words.fixed(value, 1)}${mark}`;
     };
     const isSmall = languages.length <= (isNarrow() ? 9 : 16);
     const hover = z.map((row, src) =>
       row.map((value, tgt) => [
         `${languages[src]} → ${languages[tgt]}`,
         !byClass && classes[src] && classes[tgt] ? `${classes[src]} → ${classes[tgt]}` : "",
-        value === null ? "not measured" : `${reference ? words.signed(value) : words.fixed(value)} spBLEU`,
+        value === null ? "not measured" : `${reference ? words.signed(value) : words.fixed(value)} spBLEU${isZeroShot(src, tgt) ? ", zero-shot" : ""}`,
       ]),
     );
     const trace = {
@@ -73,7 +74,7 @@
       showscale: !isNarrow(),
     };
     if (reference) Object.assign(trace, { zmin: -limit, zmax: limit });
-    if (isSmall) Object.assign(trace, { text: z.map((row) => row.map(digits)), texttemplate: "%{text}", textfont: { size: isNarrow() ? 9 : 12 } });
+    if (isSmall) Object.assign(trace, { text: z.map((row, src) => row.map((value, tgt) => digits(value, isZeroShot(src, tgt) ? "°" : ""))), texttemplate: "%{text}", textfont: { size: isNarrow() ? 9 : 12 } });
     const side = Math.max(320, Math.min(34 * languages.length, Math.max(640, 8 * languages.length)), byClass ? 90 * languages.length : 0);
     const across = isNarrow() ? window.innerWidth - 90 : 1000;
     const labels = (room) => {

@@ -10,6 +10,9 @@ from langsearch.report.experiment_values import SPLITS, Experiment, Failure, Tri
 from langsearch.report.matrices import class_by_language, class_pair_averages
 from langsearch.report.summary import DirectionScores, Summary, gain
 
+MAX_NAMED = 12
+"""So many zero-shot directions are named; the matrix marks them all."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class IntervalBar:
@@ -156,6 +159,7 @@ def facts(experiment: Experiment, price_per_gpu_hour: float | None = None) -> tu
         "Base": base,
         "Languages": classes or ", ".join(experiment.languages) or None,
         "Directions": f"{len(experiment.directions):,}" if experiment.directions else None,
+        **_zero_shot(experiment),
         "Objectives": ", ".join(f"{name} ({way})" for name, way in experiment.objectives.items()) or None,
         "Constraints": ", ".join(experiment.constraints) or "none",
         "Versions of the space": ", ".join(map(str, versions_of_space)) or None,
@@ -172,6 +176,14 @@ def facts(experiment: Experiment, price_per_gpu_hour: float | None = None) -> tu
         "Git commit": experiment.git_commit,
     }
     return tuple((name, value if value is not None else "not recorded") for name, value in values.items())
+
+
+def _zero_shot(experiment: Experiment) -> dict[str, str]:
+    if not experiment.zero_shot:
+        return {}
+    more = len(experiment.zero_shot) - MAX_NAMED
+    named = ", ".join(experiment.zero_shot[:MAX_NAMED]) + (f" and {more:,} more" if more > 0 else "")
+    return {"Zero-shot directions": f"{len(experiment.zero_shot):,}, without training sentences: {named}"}
 
 
 def _sample_sizes(experiment: Experiment) -> str | None:

@@ -59,6 +59,9 @@ def score_payload(material: Material) -> tuple[Figure, list[str]]:
         "labels": [plotly_text(name) for name in names],
         "names": names,
     }
+    if material.experiment.zero_shot:
+        zero_shot = set(material.experiment.zero_shot)
+        payload["zero_shot"] = [[f"{src}-{tgt}" in zero_shot for tgt in languages] for src in languages]
     return payload, names
 
 

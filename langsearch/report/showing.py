@@ -84,7 +84,7 @@ def print_experiment(console: Console, experiment: Experiment) -> None:
     lines = {
         "experiment": f"{experiment.name}, {state}",
         "base": f"{experiment.base or wording.MISSING}, {wording.parameters(experiment.base_parameters)} parameters",
-        "directions": f"{len(experiment.directions):,}",
+        "directions": f"{len(experiment.directions):,}{wording.of_zero_shot(experiment, len(experiment.directions))}",
         "objectives": objectives or wording.MISSING,
         "trials": _count_trials(experiment, summary, is_running=is_running),
         "started": f"{started}, {wording.duration(experiment.seconds)} in all",
@@ -186,11 +186,16 @@ def _score_table(experiment: Experiment, trial: Trial) -> Table:
                 wording.difference(gain(trial, baselines.get("pretrained"), split)),
                 wording.difference(gain(trial, baselines.get("full_finetuning"), split)),
                 _count(score.num_sentences),
-                _count(score.num_directions),
+                _directions(experiment, score),
             )
     if not table.row_count:
         table.add_row("no score yet")
     return table
+
+
+def _directions(experiment: Experiment, score: Score) -> str:
+    zero_shot = "" if score.num_directions is None else wording.of_zero_shot(experiment, score.num_directions)
+    return f"{_count(score.num_directions)}{zero_shot}"
 
 
 def _split_label(experiment: Experiment, split: Split, score: Score) -> str:

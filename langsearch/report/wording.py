@@ -47,8 +47,20 @@ def sample_size(experiment: Experiment, score: Score | None, split: Split) -> st
     if score is not None and score.num_sentences is not None:
         parts.append(f"{score.num_sentences:,} sentences")
     if score is not None and score.num_directions is not None:
-        parts.append(f"{score.num_directions:,} directions")
+        parts.append(f"{score.num_directions:,} directions{of_zero_shot(experiment, score.num_directions)}")
     return ", ".join(parts)
+
+
+def of_zero_shot(experiment: Experiment, num_directions: int) -> str:
+    """Returns " (12 zero-shot)" of as many directions as the experiment has, "" where there are none.
+
+    Of a sample of them it says only that some may be: which ones were drawn stands in each trial's scores.
+    """
+    if not experiment.zero_shot:
+        return ""
+    if num_directions < len(experiment.directions):
+        return f" (of {len(experiment.directions):,}, {len(experiment.zero_shot):,} of those zero-shot)"
+    return f" ({len(experiment.zero_shot):,} zero-shot)"
 
 
 def spbleu(value: float | None) -> str:

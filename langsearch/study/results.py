@@ -67,6 +67,10 @@ class TestResult:
     test_spbleu_high: float
     test_num_sentences: int
     test_num_directions: int
+    test_num_zero_shot: int = 0
+    """How many of the directions are not trained on."""
+    test_zero_shot_spbleu: float | None = None
+    """Mean over those directions. None: there are none."""
     test_cut_share: float | None = None
     test_num_cut_sources: int = 0
     test_note: str = ""

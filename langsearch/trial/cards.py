@@ -12,6 +12,7 @@ from langsearch.adapters.merged_export import marked_language
 from langsearch.adapters.protocol import TOKENS_NAME, adapter_name
 from langsearch.adapters.tokenizer_export import setting_lines
 from langsearch.data.directions import Direction
+from langsearch.data.store import TokenStore
 from langsearch.evaluate.spbleu import Difference
 from langsearch.experiment.environment import Environment
 from langsearch.experiment.folder import ExperimentFolder, read_json
@@ -28,6 +29,7 @@ from langsearch.study.results import final_part
 from langsearch.study.rows import TrialRow
 
 _WIDTH = 110
+_MAX_NAMED = 12
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _WORDS = {"pretrained": "the pretrained base", "full_finetuning": "full fine-tuning"}
 
@@ -82,7 +84,7 @@ def model_card(
         "",
         "## Data",
         "",
-        *_data_lines(folder, data),
+        *_data_lines(folder, environment, data),
         "",
         "## Load with PEFT",
         "",
@@ -242,6 +244,16 @@ def _score_lines(folder: ExperimentFolder, environment: Environment, row: TrialR
         size = test.test_num_directions, test.test_num_sentences
         yield _score_row("test", test.test_spbleu, test.test_spbleu_low, test.test_spbleu_high, *size)
     yield ""
+    if environment.zero_shot:
+        scored = row.test.test_zero_shot_spbleu if row.test else None
+        mean = f" (mean spBLEU on test {scored:.2f})" if scored is not None else ""
+        named = ", ".join(map(str, environment.zero_shot[:_MAX_NAMED]))
+        more = ", …" if len(environment.zero_shot) > _MAX_NAMED else ""
+        yield from _wrapped(
+            f"Zero-shot, without training sentences, are {len(environment.zero_shot):,} of "
+            f"{len(environment.directions):,} directions{mean}: {named}{more}."
+        )
+        yield ""
     for name, words in _WORDS.items():
         if name in row.differences:
             yield f"On test against {words}: {_difference(row.differences[name])}."
@@ -259,13 +271,17 @@ def _difference(difference: Difference) -> str:
     return f"{difference.value:+.2f}, 95 % {difference.low:+.2f} to {difference.high:+.2f} (paired bootstrap)"
 
 
-def _data_lines(folder: ExperimentFolder, data: DataSettings) -> Iterator[str]:
+def _data_lines(folder: ExperimentFolder, environment: Environment, data: DataSettings) -> Iterator[str]:
     about = _about(folder)
     held_out = f"the last {data.holdout:,} sentences of train" if data.holdout else ""
+    if data.holdout and data.holdout_rows == "spread":
+        held_out = f"{data.holdout:,} rows held out of every source of train in proportion"
     parts = {"train": _names(data.train), "validation": held_out or _names(data.validation), "test": _names(data.test)}
     for part, names in parts.items():
         count = about.get(f"num_{part}_sentences")
-        size = f", {count:,} sentences in every language" if isinstance(count, int) else ""
+        store: TokenStore = getattr(environment, part)
+        is_whole = all((store.lengths(language) >= 0).all() for language in store.languages)
+        size = f", {count:,} {'sentences in every language' if is_whole else 'rows'}" if isinstance(count, int) else ""
         yield f"- {part}: {names}{size}"
 
 
@@ -278,7 +294,8 @@ def _names(sources: Sequence[Source]) -> str:
     words = {"flores101": "FLORES-101", "flores200": "FLORES-200", "embedded": "langsearch's embedded"}
     found = []
     for source in sources:
-        name = Path(source.path).name if source.path and not source.kind.startswith("flores") else ""
+        is_flores = source.kind.startswith("flores")
+        name = "" if is_flores else " and ".join(Path(path).name for path in source.paths[:_MAX_NAMED])
         found.append(" ".join(part for part in (words.get(source.kind, source.kind), name, source.split) if part))
     return ", ".join(found)
 

@@ -58,7 +58,11 @@ def evaluate_trial(
 
 def test_result(evaluation: Evaluation) -> TestResult:
     """Returns an evaluation on the test set as columns of the trial table."""
-    return TestResult(**_columns("test_", evaluation))
+    return TestResult(
+        **_columns("test_", evaluation),
+        test_num_zero_shot=evaluation.num_zero_shot,
+        test_zero_shot_spbleu=evaluation.zero_shot_spbleu,
+    )
 
 
 test_result.__test__ = False  # type: ignore[attr-defined]
@@ -112,4 +116,12 @@ def reuse_scores(base: Base, environment: Environment, folder: TrialFolder) -> F
 def _data(base: Base, environment: Environment, split: FinalSplit, settings: DecodingSettings) -> EvaluationSet:
     store = environment.test if split == "test" else environment.validation
     vocabulary = base.vocabulary(environment.languages)
-    return evaluation_set(store, environment.directions, settings, environment.classes, vocabulary, environment.train)
+    return evaluation_set(
+        store,
+        environment.directions,
+        settings,
+        environment.classes,
+        vocabulary,
+        environment.train,
+        environment.zero_shot,
+    )

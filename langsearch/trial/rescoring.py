@@ -10,6 +10,7 @@ from rich.table import Table
 from langsearch.adapters.export_folder import FORMAT_FILE
 from langsearch.adapters.learners import Learner, adapt
 from langsearch.adapters.peft_export import load_export, read_export
+from langsearch.data.directions import Direction
 from langsearch.evaluate.evaluation import Evaluation, evaluate, evaluation_set
 from langsearch.evaluate.spbleu import Scores, SpBleu
 from langsearch.experiment.environment import Environment, build_environment, check_space
@@ -59,7 +60,13 @@ def print_evaluation(
         store = environment.test if _SPLITS[split] == "test" else environment.validation
         vocabulary = base.vocabulary(environment.languages)
         data = evaluation_set(
-            store, environment.directions, settings, environment.classes, vocabulary, environment.train
+            store,
+            environment.directions,
+            settings,
+            environment.classes,
+            vocabulary,
+            environment.train,
+            environment.zero_shot,
         )
 
         def score(num_parts: int) -> Evaluation:
@@ -126,7 +133,8 @@ def _print(
     by_pair = {(score.direction.src, score.direction.tgt): score.spbleu for score in scores.by_direction}
     for src in languages:
         cells = [f"{by_pair[src, tgt]:.1f}" if (src, tgt) in by_pair else "" for tgt in languages]
-        matrix.add_row(src, *cells)
+        marks = ["°" if Direction(src, tgt) in evaluation.zero_shot else "" for tgt in languages]
+        matrix.add_row(src, *[cell and f"{cell}{mark}" for cell, mark in zip(cells, marks, strict=True)])
     console.print(matrix)
     for (src_class, tgt_class), value in scores.by_class_pair(environment.classes).items():
         console.print(f"{src_class} to {tgt_class}: {value:.2f}")
@@ -136,6 +144,12 @@ def _print(
         f"{scores.spbleu_high:.2f}",
         soft_wrap=True,
     )
+    if evaluation.zero_shot_spbleu is not None:
+        console.print(
+            f"° zero-shot, without training sentences: {evaluation.num_zero_shot} directions, mean "
+            f"{evaluation.zero_shot_spbleu:.2f} spBLEU",
+            soft_wrap=True,
+        )
     console.print(
         f"translations cut at their longest length: {100 * evaluation.cut_share:.2g} %", soft_wrap=True, markup=False
     )

@@ -27,6 +27,7 @@ SCORES = pa.schema(
         ("chrf_signature", pa.string()),
         ("num_cut", pa.int64()),
         ("num_cut_sources", pa.int64()),
+        ("is_zero_shot", pa.bool_()),
     ]
 )
 TRANSLATIONS = pa.schema(
@@ -60,6 +61,7 @@ def write_scores(folder: TrialFolder, split: ScoredSplit, evaluation: Evaluation
             "chrf_signature": evaluation.chrf.signature if evaluation.chrf else None,
             "num_cut": evaluation.cut[score.direction].hypotheses,
             "num_cut_sources": evaluation.cut[score.direction].sources,
+            "is_zero_shot": score.direction in evaluation.zero_shot,
         }
         for score in evaluation.scores.by_direction
     ]

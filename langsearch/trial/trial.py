@@ -211,7 +211,13 @@ class _Run:
         settings = settings_at(environment, self.task, epoch)
         vocabulary = self.base.vocabulary(environment.languages)
         data = evaluation_set(
-            environment.validation, environment.directions, settings, environment.classes, vocabulary, environment.train
+            environment.validation,
+            environment.directions,
+            settings,
+            environment.classes,
+            vocabulary,
+            environment.train,
+            environment.zero_shot,
         )
         evaluation = evaluate(
             self.learner,
