@@ -20,7 +20,13 @@ def check(
     overrides: Overrides = None,
     is_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
 ) -> None:
-    """Validate a space: languages, directions, sentences, dimensions, sizes, plan. Starts and writes nothing."""
+    """Validate a space, and show what it is: languages, directions, dimensions, sizes, plan. Starts and writes nothing.
+
+    Of the data it shows what was read of every source, and how many rows each direction has to train on, to select by
+    and to be tested on. Sources are {files: FOLDER}, {tsv: FILE}, {jsonl: FILE}, {parquet: FILE}, {moses: PREFIX},
+    {tmx: FILE}, {datasets: FOLDER}, {flores200: dev, folder: FOLDER}, one or a list of them; with * or a list for many
+    files, max_rows: N for at most so many rows of each pair, weight: W to draw them more often.
+    """
     loaded = load_with_options(space, overrides)
     from langsearch.experiment.environment import check_space
     from langsearch.search.checking import check_constraints, describe_check, print_check
