@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,9 +46,18 @@ def three(tmp_path: Path) -> tuple[Source, ...]:
     return bitext(tmp_path, "en", "sw", 700), bitext(tmp_path, "en", "fr", 200), bitext(tmp_path, "fr", "sw", 100)
 
 
+def copies(sources: tuple[Source, ...], part: str) -> tuple[Source, ...]:
+    """Returns sources with the same rows in other files: parts must share none."""
+    made = [replace(source, path=f"{source.path}.{part}.tsv", weight=1.0) for source in sources]
+    for source, copy in zip(sources, made, strict=True):
+        if Path(source.path or "").exists():
+            shutil.copy(source.path or "", copy.path or "")
+    return tuple(made)
+
+
 def settings(train: tuple[Source, ...], **values: object) -> DataSettings:
     given: dict[str, object] = {"train": train, "validation": (), "holdout": 10, "holdout_rows": "spread"}
-    return DataSettings(**given | {"test": train} | values)  # type: ignore[arg-type]
+    return DataSettings(**given | {"test": copies(train, "test")} | values)  # type: ignore[arg-type]
 
 
 def corpus_of(data: DataSettings) -> Corpus:
@@ -199,7 +210,7 @@ def test_a_weight_draws_rows_of_a_source_more_often(tmp_path: Path, store: Calla
     second = bitext(tmp_path / "b", "en", "sw", 100)
     first = Source("tsv", f"{tmp_path}/en-sw.tsv", None, weight=0.5)
     others = tuple(Source("tsv", f"{tmp_path}/{pair}.tsv", None) for pair in ("en-fr", "fr-sw"))
-    corpus = corpus_of(settings((first, second, *others), validation=others, test=others, holdout=None))
+    corpus = corpus_of(settings((first, second, *others), validation=copies(others, "validation"), holdout=None))
     assert corpus.weights == SourceWeights((700, 800, 1000, 1100), (0.5, 1.0, 1.0, 1.0))
     drawn = Counter(
         "first" if row < 700 else "second" if row < 800 else "others"
@@ -321,6 +332,10 @@ WRONG = {
     "the same file in two parts": (
         ("data.train={tsv: [en-sw.tsv, en-fr.tsv]}", "data.test={tsv: en-fr.tsv}"),
         "--set data.test={tsv: en-fr.tsv}: `data.test` must not share a source with data.train, but both read",
+    ),
+    "a file that a pattern of another part finds": (
+        ("data.train={tsv: 'en-*.tsv'}", "data.test={tsv: ./en-fr.tsv}", "languages={high: [en], low: [fr]}"),
+        "`data.test` must not share a file with data.train, but both read ",
     ),
     "no path": (
         ("data.train={tsv: []}",),

@@ -150,3 +150,22 @@ def test_a_base_s_languages_beyond_flores101_are_found_by_other_codes_too() -> N
     assert match_code("mg", {"plt_Latn"}) == "plt_Latn"
     with pytest.raises(InputError, match="among the 1 known here, but got 'gd'"):
         match_code("gd", {"en"})
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("English", "en or eng_Latn"),
+        ("french", "fr or fra_Latn"),
+        ("Chinese", "zho or zho_Hans"),
+        ("Acehnese", "ace_Arab"),
+    ],
+)
+def test_a_name_in_the_place_of_a_code_is_told_its_codes(name: str, hint: str) -> None:
+    with pytest.raises(InputError, match=rf"by code, but got '{name}'\. Did you mean {hint}\?"):
+        find_language(name)
+
+
+def test_a_name_is_told_the_codes_that_are_known() -> None:
+    with pytest.raises(InputError, match=r"among the 3 known here, but got 'English'\. Did you mean eng_Latn\?"):
+        match_code("English", ["eng_Latn", "enx", "fr"])

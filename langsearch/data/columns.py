@@ -105,7 +105,7 @@ def _hint(language: str, file: ColumnFile) -> str:
 def _match_names(language: str, names: Sequence[str]) -> str | None:
     """Returns the column that is called by the language's English name, None if there is none."""
     for name in names:
-        found = language_named(PurePath(name).stem)
+        found = language_named(PurePath(name).stem) or language_named(name.rpartition(".")[2])
         try:
             if found is not None and match_code(language, found.codes):
                 return name

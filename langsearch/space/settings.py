@@ -32,7 +32,8 @@ class TrainerSettings:
     """Passes over the training pairs; also the highest rung of early stopping."""
 
     pairs_per_epoch: int | None = None
-    """Sentence pairs drawn an epoch. None: as many as there are over all directions."""
+    """Sentence pairs drawn an epoch. None: as many as there are over all directions, those of weight w counted w times.
+    """
 
     tokens_per_batch: int | None = 16_000
     """Padded tokens an update, counted on the longer of the two sides (fairseq's `--max-tokens` times accumulation).
