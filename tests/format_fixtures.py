@@ -25,6 +25,13 @@ def write(folder: Path, files: Mapping[str, str | bytes]) -> Path:
     return folder
 
 
+def bitext(folder: Path, src: str, tgt: str, num: int) -> Source:
+    """Returns a table whose sentences say their languages and their row."""
+    rows = "".join(f"{src}{tgt}{row} of {src}\t{src}{tgt}{row} of {tgt}\n" for row in range(num))
+    write(folder, {f"{src}-{tgt}.tsv": f"{src}\t{tgt}\n{rows}"})
+    return Source("tsv", str(folder / f"{src}-{tgt}.tsv"), None)
+
+
 def zstd(text: str) -> bytes:
     """Returns a text compressed as `.zst`."""
     return bytes(pa.Codec("zstd").compress(text.encode(), asbytes=True))
