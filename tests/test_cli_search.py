@@ -143,8 +143,34 @@ def test_what_goes_on_with_an_experiment_needs_resume(
     option: tuple[str, ...], space_file: Path, langsearch: "Command"
 ) -> None:
     ended = langsearch("run", space_file, *option)
-    message = f"error: {option[0]} goes on with an experiment, but --resume is not given. Add it.\n"
-    assert (ended.code, ended.err) == (2, message)
+    message = f"{option[0]} goes on with an experiment, but neither --resume nor --resume-if-begun is given. Add one."
+    assert (ended.code, ended.err) == (2, f"error: {message}\n")
+
+
+def test_only_one_way_of_resuming_is_given(space_file: Path, langsearch: "Command") -> None:
+    ended = langsearch("run", space_file, "--resume", "--resume-if-begun")
+    assert (ended.code, "but both are given. Leave out one of them." in ended.err) == (2, True)
+
+
+def test_what_has_begun_is_resumed_by_the_option_that_also_begins(trained: Path, langsearch: "Command") -> None:
+    arguments = ("run", trained / "space.yaml", "--experiments", trained.parent, "--resume-if-begun")
+    ended = langsearch(*arguments, "--set", "trainer.seed=9")
+    assert (ended.code, "error:   trainer.seed: 0 -> 9\n" in ended.err) == (2, True)
+
+
+def test_what_has_not_begun_is_begun_by_it(
+    trained: Path, tmp_path: Path, langsearch: "Command", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class BegunError(Exception):
+        """Everything was taken; the experiment begins."""
+
+    def start_experiment(path: Path, *_: object, resume: bool, **__: object) -> None:
+        assert (path, resume) == (tmp_path / "tiny", False)
+        raise BegunError
+
+    monkeypatch.setattr("langsearch.search.runner.start_experiment", start_experiment)
+    with pytest.raises(BegunError):
+        langsearch("run", trained / "space.yaml", "--experiments", tmp_path, "--resume-if-begun")
 
 
 @pytest.mark.parametrize(("values", "code", "out", "err"), ENDS.values(), ids=ENDS)
@@ -171,7 +197,7 @@ def test_every_end_of_a_search_is_told_with_its_exit_code_and_what_to_do(
     monkeypatch.setattr("langsearch.trial.export.export_front", lambda checked, folder: None)
     space = trained / "space.yaml"
     ended = langsearch("run", space, "--resume", "--retry", "12,17", "--accept-changed-space", "--quiet")
-    assert given == {"resume": True, "retry": "12,17", "accept_changed_space": True, "address": None}
+    assert given == given | {"resume": True, "resume_if_begun": False, "retry": "12,17", "accept_changed_space": True}
     report = "Report: experiments/tiny/report.html\n"
     assert (ended.code, ended.out.partition(report)[2], ended.err) == (code, out, err)
 

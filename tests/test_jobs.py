@@ -1,20 +1,29 @@
+import inspect
 import shutil
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from ray._private.ray_constants import DASHBOARD_CLIENT_MAX_SIZE
+from ray._private.runtime_env.packaging import create_package
 from ray.job_submission import JobStatus
 
+from langsearch.cli.app import app
+from langsearch.cli.cluster import submit as submit_command
+from langsearch.cli.search import run as run_command
 from langsearch.cluster import jobs, packing
 from langsearch.cluster.jobs import Jobs
 from langsearch.cluster.packing import pack, read_folder, show_folder
 from langsearch.experiment.environment import check_space
+from langsearch.experiment.folder import read_rows
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space, load_space
+from langsearch.train.checkpoint import read_newest_checkpoint
 
 if TYPE_CHECKING:
     from tests.head_fixtures import Head
@@ -88,12 +97,45 @@ def test_every_kind_of_path_goes_along(space_file: Path, tmp_path: Path, monkeyp
 def test_what_is_not_here_or_too_large_is_refused(
     local_space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packing, "MAX_SENT_BYTES", 100)
-    with pytest.raises(InputError, match=r"must be at most 0 MB, but is more: data/train \(0 MB\)"):
+    with (tmp_path / "data" / "train" / "fr.txt").open("a", encoding="utf-8") as file:
+        file.write("a" * 3_000_000)
+    monkeypatch.setattr(packing, "MAX_SENT_BYTES", 2_000_000)
+    listed = r"data/train/fr\.txt \(3\.0 MB\), data/\w+/\w+\.txt \(0\.0 MB\), .* and 1 more files\. Copy it"
+    with pytest.raises(InputError, match=rf"must be at most 2 MB, but is 3 MB: {listed}"):
         pack(local_space, tmp_path)
     shutil.rmtree(tmp_path / "data" / "other")
     with pytest.raises(InputError, match="goes along, but there is no data/other"):
         pack(local_space, tmp_path)
+
+
+def test_a_job_may_be_as_large_as_rays_server_takes(local_space: Space, tmp_path: Path) -> None:
+    assert packing.MAX_JOB_BYTES == DASHBOARD_CLIENT_MAX_SIZE
+    here, package = tmp_path / "packed", tmp_path / "package.zip"
+    here.mkdir()
+    pack(local_space, here)
+    create_package(str(here), package, include_gitignore=True)
+    with pytest.raises(InputError, match="What goes along with a space must be at most"):
+        pack(local_space, tmp_path / "again", package.stat().st_size - 1)
+
+
+def test_submit_has_every_option_of_run() -> None:
+    run, submit = (inspect.signature(command).parameters for command in (run_command, submit_command))
+    assert set(run) - set(submit) == set()
+    shared = set(run) - {"address", "experiments"}
+    assert {name for name in shared if run[name].annotation != submit[name].annotation} == set()
+
+
+def test_submit_passes_on_what_was_given(space_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Any] = []
+    monkeypatch.setattr(jobs, "Jobs", lambda address: SimpleNamespace(submit=lambda *given: sent.append(given)))
+    line = ["--address", "http://head:8265", "--experiments", "/shared", "--detach", "--name", "a", "--trials", "7"]
+    line += ["--hours", "2", "--resume-if-begun", "--retry", "failed", "--accept-changed-space", "--quiet"]
+    with pytest.raises(SystemExit, match="0"):
+        app(["submit", str(space_file), *line, "--set", "trainer.epochs=2"])
+    ((space, experiments, options),) = sent
+    assert (space.name, space.search.trials, space.search.max_hours) == ("a", 7, 2)
+    assert (space.trainer_section.epochs, experiments) == (2, "/shared")
+    assert options == ["--resume-if-begun", "--accept-changed-space", "--retry", "failed", "--quiet"]
 
 
 def test_an_experiment_survives_being_text(tmp_path: Path) -> None:
@@ -213,3 +255,37 @@ def test_a_search_as_a_job(head: "Head", space_file: Path, tmp_path: Path) -> No
     assert "resume" in again.stdout
     unknown = langsearch("fetch", "nothing", "--to", tmp_path / "no")
     assert (unknown.returncode, unknown.stderr.startswith("error: JOB must be a job of")) == (2, True)
+
+
+@pytest.mark.integration
+def test_a_job_that_is_stopped_ends_behind_checkpoints_and_goes_on_by_the_same_line(
+    head: "Head", space_file: Path, tmp_path: Path
+) -> None:
+    experiments = tmp_path / "experiments"
+    settings = ["search.trials=1", "baselines=[]", "trainer.epochs=40", "trainer.pairs_per_epoch=200"]
+
+    def submit(*more: str) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "-m", "langsearch", "submit", str(space_file), "--address", head.dashboard]
+        line += ["--experiments", str(experiments), "--resume-if-begun", *more]
+        line += [part for setting in settings for part in ("--set", setting)]
+        return subprocess.run(line, capture_output=True, text=True, check=False, timeout=200, cwd=tmp_path)
+
+    done = submit("--detach")
+    assert done.returncode == 0, done.stderr
+    job = done.stdout.split()[1].rstrip(".")
+    checkpoint, end = experiments / "tiny" / "trials" / "00000" / "checkpoint", time.monotonic() + 120
+    while read_newest_checkpoint(checkpoint) is None and time.monotonic() < end:
+        time.sleep(0.1)
+
+    def ray_job(*arguments: str) -> str:
+        line = ["ray", "job", *arguments, job, "--address", head.dashboard]
+        return subprocess.run(line, capture_output=True, text=True, check=True, timeout=200).stdout
+
+    ray_job("stop")
+    log = ray_job("logs")
+    assert "00000           stopped behind a checkpoint" in log, log
+    assert "Interrupted: not all trials have ended" in log, log
+    again = submit()
+    assert again.returncode == 0, again.stdout + again.stderr
+    rows = read_rows(experiments / "tiny" / "results.parquet")
+    assert [(row["name"], row["state"], row["epochs"]) for row in rows] == [("00000", "complete", 40)]

@@ -6,7 +6,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from langsearch.cli.console import err, out, print_text, write
-from langsearch.cli.options import EXPERIMENTS, Address, Experiments, Overrides, SpaceFile, load_with_options
+from langsearch.cli.options import (
+    EXPERIMENTS,
+    AcceptChangedSpace,
+    Address,
+    ExperimentName,
+    Experiments,
+    Hours,
+    Overrides,
+    Quiet,
+    Resume,
+    ResumeIfBegun,
+    Retry,
+    SpaceFile,
+    Trials,
+    load_with_options,
+    resumption,
+)
 from langsearch.space.problems import InputError
 
 if TYPE_CHECKING:
@@ -22,18 +38,30 @@ def submit(
         str,
         typer.Option(metavar="DIR", help="Where the cluster keeps experiments: an absolute path there, or a URL."),
     ],
-    name: Annotated[str | None, typer.Option(help="The experiment's name. [the space's name]")] = None,
-    trials: Annotated[int | None, typer.Option(help="Searched trials, baselines not counted.", min=1)] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an experiment after any end.")] = False,
+    name: ExperimentName = None,
+    trials: Trials = None,
+    hours: Hours = None,
+    resume: Resume = False,
+    resume_if_begun: ResumeIfBegun = False,
+    retry: Retry = None,
+    accept_changed_space: AcceptChangedSpace = False,
+    quiet: Quiet = False,
     detach: Annotated[bool, typer.Option("--detach", help="Do not wait for the job, nor show its log.")] = False,
     overrides: Overrides = None,
 ) -> None:
-    """Send a space and its local data to a cluster, and follow the search, which goes on without us."""
-    loaded = load_with_options(space, overrides, name=name, trials=trials)
+    """Send a space and its local data to a cluster, and follow the search, which goes on without us.
+
+    `ray job stop JOB --address URL` stops it as one Ctrl+C stops `langsearch run`: its trials end behind a checkpoint.
+    """
+    options = resumption(
+        resume=resume, resume_if_begun=resume_if_begun, retry=retry, accept_changed_space=accept_changed_space
+    )
+    options += ["--quiet"] if quiet else []
+    loaded = load_with_options(space, overrides, name=name, trials=trials, hours=hours)
     from langsearch.cluster.jobs import Jobs
 
     jobs = Jobs(address)
-    job = jobs.submit(loaded, experiments, ["--resume"] if resume else [])
+    job = jobs.submit(loaded, experiments, options)
     print_text(f"Job {job}. Follow it: langsearch status {job} --address {address} --follow")
     print_text(f"Fetch the results: langsearch fetch {job} --address {address} --to {EXPERIMENTS}/{loaded.name}")
     if not detach:

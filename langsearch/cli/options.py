@@ -48,6 +48,76 @@ RunAddress = Annotated[
     ),
 ]
 
+ExperimentName = Annotated[str | None, typer.Option("--name", help="The experiment's name. [the space's name]")]
+Trials = Annotated[
+    int | None,
+    typer.Option(help="Searched trials, baselines not counted; with --resume, in all: more adds to them.", min=1),
+]
+Hours = Annotated[
+    float | None,
+    typer.Option(help="Stop after so many hours of this run, trials behind a checkpoint; --resume goes on."),
+]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Go on with an experiment after any end. Complete trials stay, running ones go on from their last "
+        "checkpoint.",
+    ),
+]
+ResumeIfBegun = Annotated[
+    bool,
+    typer.Option(
+        "--resume-if-begun",
+        help="Begin where there is no experiment yet, and go on, as --resume does, where one has begun: for jobs that "
+        "a scheduler starts again.",
+    ),
+]
+Retry = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WHAT",
+        help="With --resume: try failed trials again. failed: all; 12,17: these; or how their cause begins, "
+        "e.g. 'out of memory'.",
+    ),
+]
+AcceptChangedSpace = Annotated[
+    bool,
+    typer.Option(
+        "--accept-changed-space",
+        help="With --resume: go on with a changed space in the same study; the old one is kept beside it. Base, "
+        "languages, data, evaluation and objectives must stay.",
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show only the result.")]
+
+
+def resumption(*, resume: bool, resume_if_begun: bool, retry: str | None, accept_changed_space: bool) -> list[str]:
+    """Returns the options of `langsearch run` that say what is gone on with, as they are typed.
+
+    Raises:
+        InputError: If some of them do not go together.
+    """
+    problems = []
+    if resume and resume_if_begun:
+        problems.append(
+            "--resume goes on with what is there and --resume-if-begun also begins anew, but both are given. Leave out "
+            "one of them."
+        )
+    for option, is_given in {"--retry": retry is not None, "--accept-changed-space": accept_changed_space}.items():
+        if is_given and not resume and not resume_if_begun:
+            problems.append(
+                f"{option} goes on with an experiment, but neither --resume nor --resume-if-begun is given. Add one."
+            )
+    if problems:
+        raise InputError(problems)
+    flags = {
+        "--resume": resume,
+        "--resume-if-begun": resume_if_begun,
+        "--accept-changed-space": accept_changed_space,
+    }
+    return [flag for flag, is_given in flags.items() if is_given] + ([] if retry is None else ["--retry", retry])
+
 
 def brought_here(place: str) -> Path:
     """Returns a folder of this machine; a remote experiment is brought here first."""

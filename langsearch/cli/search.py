@@ -7,8 +7,23 @@ import typer
 
 from langsearch.cli.console import err, out, print_text, write
 from langsearch.cli.experiments import print_front
-from langsearch.cli.options import EXPERIMENTS, Experiments, Overrides, RunAddress, SpaceFile, load_with_options
-from langsearch.space.problems import InputError
+from langsearch.cli.options import (
+    EXPERIMENTS,
+    AcceptChangedSpace,
+    ExperimentName,
+    Experiments,
+    Hours,
+    Overrides,
+    Quiet,
+    Resume,
+    ResumeIfBegun,
+    Retry,
+    RunAddress,
+    SpaceFile,
+    Trials,
+    load_with_options,
+    resumption,
+)
 
 if TYPE_CHECKING:
     from langsearch.experiment.environment import CheckedSpace
@@ -44,42 +59,16 @@ def check(
 def run(
     space: SpaceFile,
     experiments: Experiments = EXPERIMENTS,
-    name: Annotated[str | None, typer.Option(help="The experiment's name. [the space's name]")] = None,
-    trials: Annotated[
-        int | None,
-        typer.Option(help="Searched trials, baselines not counted; with --resume, in all: more adds to them.", min=1),
-    ] = None,
-    hours: Annotated[
-        float | None,
-        typer.Option(help="Stop after so many hours of this run, trials behind a checkpoint; --resume goes on."),
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume",
-            help="Go on with an experiment after any end. Complete trials stay, running ones go on from their last "
-            "checkpoint.",
-        ),
-    ] = False,
-    retry: Annotated[
-        str | None,
-        typer.Option(
-            metavar="WHAT",
-            help="With --resume: try failed trials again. failed: all; 12,17: these; or how their cause begins, "
-            "e.g. 'out of memory'.",
-        ),
-    ] = None,
-    accept_changed_space: Annotated[
-        bool,
-        typer.Option(
-            "--accept-changed-space",
-            help="With --resume: go on with a changed space in the same study; the old one is kept beside it. Base, "
-            "languages, data, evaluation and objectives must stay.",
-        ),
-    ] = False,
+    name: ExperimentName = None,
+    trials: Trials = None,
+    hours: Hours = None,
+    resume: Resume = False,
+    resume_if_begun: ResumeIfBegun = False,
+    retry: Retry = None,
+    accept_changed_space: AcceptChangedSpace = False,
     address: RunAddress = None,
     overrides: Overrides = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show only the result.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Search: run the trials, test the front and the baselines, write the report.
 
@@ -88,15 +77,14 @@ def run(
     Exit codes: 0 done, or the time was up. 1 no trial could finish, or the space's `failures` stopped the run.
     2 wrong input. 130 interrupted.
     """
-    if not resume and (retry is not None or accept_changed_space):
-        option = "--retry" if retry is not None else "--accept-changed-space"
-        raise InputError(f"{option} goes on with an experiment, but --resume is not given. Add it.")
+    options = resumption(
+        resume=resume, resume_if_begun=resume_if_begun, retry=retry, accept_changed_space=accept_changed_space
+    )
     loaded = load_with_options(space, overrides, name=name, trials=trials, hours=hours)
     if address is not None and address.startswith("ray://"):
         from langsearch.cluster.client import run_on_head
 
-        flags = {"--resume": resume, "--accept-changed-space": accept_changed_space, "--quiet": quiet}
-        options = [flag for flag, is_given in flags.items() if is_given] + (["--retry", retry] if retry else [])
+        options += ["--quiet"] if quiet else []
         raise typer.Exit(run_on_head(loaded, address, experiments, options, write))
     from langsearch.experiment.environment import check_space
     from langsearch.search.checking import check_constraints
@@ -114,6 +102,7 @@ def run(
             experiments,
             display,
             resume=resume,
+            resume_if_begun=resume_if_begun,
             accept_changed_space=accept_changed_space,
             retry=retry,
             address=address,
@@ -122,7 +111,7 @@ def run(
         err.print("Interrupted. Go on with the same command and --resume.")
         raise typer.Exit(130) from None
     is_written = _write_results(checked, outcome)
-    code = _tell_end(outcome, is_idle=resume and display.num_started == 0)
+    code = _tell_end(outcome, is_idle=(resume or resume_if_begun) and display.num_started == 0)
     raise typer.Exit(code if is_written else max(code, 1))
 
 

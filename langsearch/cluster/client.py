@@ -40,6 +40,8 @@ _SECONDS_FOR_A_BUSY_HEAD = 300.0
 _BUSY = ("Starting Ray client server failed", "Proxy failed to Connect", "connection timed out")
 """What Ray says where a head lives and had no process for a client in time (ray.util.client.server.proxier)."""
 
+_RESUMING = {"--resume", "--resume-if-begun"}
+
 _NUM_TOLD = 2
 """Interrupts that go to the search; the next one ends the following."""
 
@@ -70,7 +72,7 @@ def run_on_head(
     _connect(address, write)
     try:
         with gentle_interrupts(num_gentle=_NUM_TOLD) as interrupts:
-            actor = _running(name, address, is_resumed="--resume" in options)
+            actor = _running(name, address, is_resumed=not _RESUMING.isdisjoint(options))
             if actor is None:
                 with TemporaryDirectory() as folder:
                     pack(space, Path(folder))

@@ -16,7 +16,7 @@ import aiohttp
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from langsearch.cluster.packing import pack, read_folder, run_arguments
+from langsearch.cluster.packing import MAX_JOB_BYTES, pack, read_folder, run_arguments
 from langsearch.cluster.ray_session import refusal, use_token
 from langsearch.experiment.object_store import child, is_remote
 from langsearch.experiment.working_copy import fetch_experiment
@@ -25,6 +25,10 @@ from langsearch.space.schema import Space
 
 _SECONDS_BETWEEN_LOOKS = 2.0
 _EXPERIMENTS, _NAME = "langsearch_experiments", "langsearch_name"
+_STOPPING = {"env_vars": {"RAY_JOB_STOP_SIGNAL": "SIGTERM", "RAY_JOB_STOP_WAIT_TIME_S": "900"}}
+"""At a stop Ray sends SIGTERM, at which trials stop behind a checkpoint, and kills after so many seconds, else after 3.
+It waits no longer than the search takes to end. Where a job supervises itself, these stand in its environment."""
+
 _AWAY = (OSError, RuntimeError, aiohttp.ClientError)
 """What Ray's client raises where nobody answers, or for a job that is not there."""
 
@@ -81,7 +85,7 @@ class Jobs:
         """
         line = ["python", "-m", "langsearch", *run_arguments(experiments, options)]
         with tempfile.TemporaryDirectory() as folder:
-            pack(space, Path(folder))
+            pack(space, Path(folder), MAX_JOB_BYTES)
             return self._send(
                 line, f"{space.name}-{uuid4().hex[:6]}", {_EXPERIMENTS: experiments, _NAME: space.name}, folder
             )
@@ -160,7 +164,7 @@ class Jobs:
                 entrypoint=shlex.join(line),
                 submission_id=job,
                 metadata=metadata,
-                runtime_env={} if folder is None else {"working_dir": folder},
+                runtime_env=_STOPPING if folder is None else {"working_dir": folder, **_STOPPING},
             )
         except _AWAY as error:
             raise InputError(f"{self.address} must take the job, but does not: {_last_line(error)}") from error

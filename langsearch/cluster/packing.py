@@ -27,7 +27,18 @@ SPACE = "space.yaml"
 _FILES = "files"
 
 MAX_SENT_BYTES = 450_000_000
-"""Ray takes up to 512 MiB, packed; what is larger belongs on the cluster's own storage."""
+"""Over ray://: Ray takes up to 512 MiB, packed; what is larger belongs on the cluster's own storage."""
+
+MAX_JOB_BYTES = 100 * 1024**2
+"""As a job: Ray's job server answers HTTP 413 to a larger package, which is a zip file that is not compressed."""
+
+_BYTES_OF_SPACE, _BYTES_BESIDE_A_FILE = 100_000, 300
+"""What the package has besides: the space itself, and of each file, in a zip file, its name twice and its sizes."""
+
+_NUM_LISTED = 5
+
+_NOT_SENT = (".git", ".gitignore")
+"""Ray leaves out what a .gitignore says, which data often is."""
 
 
 def run_arguments(experiments: str, options: Sequence[str]) -> list[str]:
@@ -48,12 +59,13 @@ def run_arguments(experiments: str, options: Sequence[str]) -> list[str]:
     return ["run", SPACE, "--address", "auto", "--experiments", experiments, *options]
 
 
-def pack(space: Space, folder: Path) -> list[str]:
+def pack(space: Space, folder: Path, max_bytes: int | None = None) -> list[str]:
     """Writes the space, with its relative paths turned to copies beside it; absolute paths are those of the cluster.
 
     Args:
         space: The space.
         folder: An empty folder.
+        max_bytes: What goes along may have in all. None: MAX_SENT_BYTES.
 
     Returns:
         The paths of this machine that go along.
@@ -80,13 +92,7 @@ def pack(space: Space, folder: Path) -> list[str]:
         raise InputError(problems)
     # Of a base's folder goes what loading it takes: published ones also hold their weights in further formats.
     of_base = [Path(path, name) for path in found if path == space.base for name in base_files(Path(path))]
-    sizes = {path: sum(map(_num_bytes, of_base if path == space.base else [Path(path)])) for path in found}
-    if sum(sizes.values()) > MAX_SENT_BYTES:
-        listed = ", ".join(f"{path} ({size / 1e6:,.0f} MB)" for path, size in sizes.items())
-        raise InputError(
-            f"What goes along with a space must be at most {MAX_SENT_BYTES / 1e6:,.0f} MB, but is more: {listed}. "
-            "Copy it to storage that all nodes see, and name it by its absolute path."
-        )
+    _check_size([*of_base, *(Path(path) for path in found if path != space.base)], max_bytes or MAX_SENT_BYTES)
     for path, name in found.items():
         if path != space.base:
             _copy(Path(path), folder / name)
@@ -118,22 +124,38 @@ def _rename_all(data: dict[str, Any], renamed: Callable[[str], str]) -> None:
         data["trainer"]["init_from"] = renamed(data["trainer"]["init_from"])
 
 
-def _num_bytes(path: Path) -> int:
-    if path.is_file():
-        return path.stat().st_size
-    return sum(
-        os.stat(os.path.join(folder, name)).st_size  # noqa: PTH118, PTH116
-        for folder, _, names in os.walk(path, followlinks=True)
-        for name in names
+def _check_size(paths: Sequence[Path], max_bytes: int) -> None:
+    """Raises InputError, naming the largest files, if files and folders are too large to go along."""
+    sizes = {file: file.stat().st_size for path in paths for file in _files_of(path)}
+    total = sum(sizes.values()) + _BYTES_OF_SPACE + _BYTES_BESIDE_A_FILE * len(sizes)
+    if total <= max_bytes:
+        return
+    largest = sorted(sizes, key=lambda file: -sizes[file])[:_NUM_LISTED]
+    listed = ", ".join(f"{file} ({sizes[file] / 1e6:,.1f} MB)" for file in largest)
+    more = f" and {len(sizes) - len(largest)} more files" if len(sizes) > len(largest) else ""
+    raise InputError(
+        f"What goes along with a space must be at most {max_bytes / 1e6:,.0f} MB, but is {total / 1e6:,.0f} MB: "
+        f"{listed}{more}. Copy it to storage that all nodes see, and name it by its absolute path."
     )
+
+
+def _files_of(path: Path) -> list[Path]:
+    """Returns the files of a path that go along."""
+    if path.is_file():
+        return [path]
+    files: list[Path] = []
+    for folder, folders, names in os.walk(path, followlinks=True):
+        folders[:] = [name for name in folders if name not in _NOT_SENT]
+        files += [Path(folder, name) for name in names if name not in _NOT_SENT]
+    return files
 
 
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_file():
         shutil.copyfile(source, target)
-    else:  # Ray leaves out what a .gitignore says, which data often is
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns(".git", ".gitignore"))
+    else:
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns(*_NOT_SENT))
 
 
 BEGIN, END = "-----BEGIN EXPERIMENT-----", "-----END EXPERIMENT-----"

@@ -91,6 +91,7 @@ def run_search(
     display: Display,
     *,
     resume: bool = False,
+    resume_if_begun: bool = False,
     accept_changed_space: bool = False,
     retry: str | None = None,
     address: str | None = None,
@@ -102,6 +103,7 @@ def run_search(
         experiments: The folder of all experiments, or its URL; the space's name is the experiment's.
         display: Shows what happens.
         resume: Go on with an experiment that is there.
+        resume_if_begun: Go on with an experiment where one has begun, and begin it where none has.
         accept_changed_space: Go on though the space has changed.
         retry: Which failed trials to try again, as `retrying.choose_failed` takes it.
         address: A Ray cluster's address. None: this machine alone.
@@ -117,7 +119,9 @@ def run_search(
     check_local_resources(space, address)
     if copy is None:
         space = with_earlier_defaults(ExperimentFolder(path), space)
-        check_start(path, space, resume=resume, accept_changed_space=accept_changed_space)
+        # Looked at here, and again behind the lock: another run may begin it in between.
+        is_resumed = resume or (resume_if_begun and is_started(ExperimentFolder(path)))
+        check_start(path, space, resume=is_resumed, accept_changed_space=accept_changed_space)
     if address is not None:
         connect(address)
         check_cluster(space, root, remote, display.message)
@@ -128,6 +132,7 @@ def run_search(
             display.message(f"Fetching what there is of {copy.remote.url} …")
             copy.take_over()
             space = with_earlier_defaults(ExperimentFolder(path), space)
+        resume = resume or (resume_if_begun and is_started(ExperimentFolder(path)))
         checked = replace(checked, space=space)
         # All that can be refused is refused before anything is written.
         check_start(path, space, resume=resume, accept_changed_space=accept_changed_space)
