@@ -241,7 +241,7 @@ def test_errors_name_the_options_that_were_typed(space_file: Path, langsearch: "
 
 def test_more_than_the_machine_has_is_refused(space_file: Path, langsearch: "Command") -> None:
     ended = langsearch("run", space_file, "--set", "resources.cpu=999")
-    rule = r"`resources\.cpu` must be at most the machine's \d+, but is 999"
+    rule = r"`resources\.cpu` must be at most the \d+ that this machine gives, but is 999"
     way_out = r"Run with --set resources\.cpu=\d+, or on a cluster with --address\."
     assert ended.code == 2
     assert re.fullmatch(rf"error: {rule}\. {way_out}\n", ended.err)

@@ -10,6 +10,7 @@ import ray
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray.exceptions import AuthenticationError, RayError
 
+from langsearch.model.cpus import available_cpus
 from langsearch.model.device import require_gpu
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space
@@ -150,6 +151,8 @@ def start_ray(base_bytes: int, tell: Callable[[str], None] = lambda text: None) 
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 include_dashboard=False,
+                # Ray sees a container's quota, but no affinity, and takes half a CPU for none.
+                num_cpus=available_cpus(),
                 # The base once and small things, not Ray's default of 30 % of the memory.
                 object_store_memory=base_bytes + base_bytes // 20 + 200_000_000,
                 _node_ip_address="127.0.0.1",  # nothing of a run on one machine is open to others
@@ -182,10 +185,10 @@ def check_local_resources(space: Space, address: str | None) -> None:
     if address is not None or ray.is_initialized():
         return
     problems = []
-    num_cpus = os.cpu_count() or 1
+    num_cpus = available_cpus()
     if space.resources.cpu > num_cpus:
         problems.append(
-            f"`resources.cpu` must be at most the machine's {num_cpus}, but is {space.resources.cpu:g}. "
+            f"`resources.cpu` must be at most the {num_cpus} that this machine gives, but is {space.resources.cpu:g}. "
             f"Run with --set resources.cpu={num_cpus}, or on a cluster with --address."
         )
     try:

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 
 from langsearch.model.base import Base
+from langsearch.model.cpus import available_cpus
 from langsearch.space.problems import InputError
 
 CpuPrecision = Literal["fp32", "bf16"]
@@ -87,11 +88,18 @@ def product_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 def settle(base: Base, resident: Resident) -> Base:
     """Returns the base on a device and in a type; nothing is copied where both are right already."""
+    limit_threads()
     model = base.model.to(device=resident.device, dtype=resident.dtype)
     if resident.device.type == "cpu" and resident.dtype is torch.bfloat16:
         # The backward pass of PyTorch's fused attention loses in bf16 on a CPU what the products gain.
         model.set_attn_implementation("eager")
     return replace(base, model=model)
+
+
+def limit_threads() -> None:
+    """Has PyTorch take no more threads than this process may use CPUs: it counts the machine's, also in a container."""
+    if torch.get_num_threads() > (num_cpus := available_cpus()):
+        torch.set_num_threads(num_cpus)
 
 
 def settle_here(base: Base) -> Base:
