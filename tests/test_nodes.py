@@ -1,4 +1,5 @@
 import io
+import json
 import os
 import re
 import socket
@@ -136,6 +137,40 @@ def test_what_can_come_is_read_from_the_launcher(tmp_path: Path, monkeypatch: py
     assert nodes.may_come(wanted) is False, "a kind that says nothing leaves it to the autoscaler, of which is none"
 
 
+STATES: dict[str, tuple[bool, object, bool]] = {
+    "nothing is known": (False, None, False),
+    "a head by hand": (False, {"active_nodes": {"node_91f3": 1}, "pending_launches": {}}, False),
+    "version 1, no worker yet": (False, {"active_nodes": {"head": 1}, "pending_launches": {}}, True),
+    "version 1, the head unknown to it": (False, {"active_nodes": None, "pending_launches": {"worker": 1}}, True),
+    "version 2, which writes no state": (True, None, True),
+}
+
+
+@pytest.mark.parametrize(("is_second", "report", "expected"), STATES.values(), ids=STATES)
+def test_an_autoscaler_of_either_version_is_recognised(
+    is_second: bool, report: object, expected: bool, monkeypatch: pytest.MonkeyPatch, cluster: Any
+) -> None:
+    written = None if report is None else json.dumps({"autoscaler_report": report}).encode()
+    monkeypatch.setattr(nodes, "read_autoscaler_state", lambda: (is_second, written))
+    assert nodes.may_come({"CPU": 9}) is (None if expected else False)
+
+
+def test_ray_says_by_the_names_that_are_known_here_that_its_autoscaler_is_the_second() -> None:
+    assert nodes._SECOND_VERSION.decode() == ray._raylet.GCS_AUTOSCALER_V2_ENABLED_KEY
+    assert nodes._AUTOSCALER_NAMESPACE.decode() == ray._raylet.GCS_AUTOSCALER_STATE_NAMESPACE
+
+
+def test_a_node_with_other_versions_is_named_before_anything_starts(
+    cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preflight.check_versions(live_nodes())
+    monkeypatch.setattr(preflight, "versions", lambda: {**probes.versions(), "ray": "1.0"})
+    message = rf"Node .* must have the versions .* but ray is {ray.__version__} instead of 1\.0\. Install"
+    with pytest.raises(InputError, match=message) as caught:
+        preflight.check_versions(live_nodes())
+    assert len(caught.value.problems) == 3
+
+
 def test_a_node_that_sees_another_storage_is_named_with_the_path(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,6 +263,13 @@ def test_the_doctor_on_one_machine(change: dict[str, Any], problem: str, tmp_pat
     ours = changed if "gpus" in change else sound
     (found,) = doctor._judge("this machine", None, changed, ours, None, None).problems
     assert found.startswith(problem)
+
+
+def test_the_doctor_warns_where_ray_gives_out_more_cpus_than_there_are(tmp_path: Path) -> None:
+    here = replace(probes.examine(str(tmp_path), "absent", "", []), place_problem=None, free_disk_bytes=10**10, cpus=2)
+    assert doctor._judge("a", {"CPU": 2.0}, here, here, 0.0, None).warnings == ()
+    (warning,) = doctor._judge("a", {"CPU": 64.0}, here, here, 0.0, None).warnings
+    assert warning.startswith("Ray was started with 64 CPUs, but its processes may use 2: ")
 
 
 def test_the_doctor_says_when_a_clock_is_wrong(tmp_path: Path) -> None:

@@ -9,7 +9,13 @@ from langsearch.experiment.folder import ExperimentFolder
 from langsearch.experiment.lock import hold
 from langsearch.experiment.object_store import UploadError
 from langsearch.experiment.remote import Remote, open_remote
-from langsearch.experiment.working_copy import RequestLook, WorkingCopy, fetch_experiment, fetch_experiments
+from langsearch.experiment.working_copy import (
+    RequestLook,
+    WorkingCopy,
+    fetch_experiment,
+    fetch_experiments,
+    remove_copy,
+)
 from langsearch.search.tuning import _Between
 from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space
@@ -55,6 +61,23 @@ def test_reading_a_remote_experiment_disturbs_no_worker_of_this_machine(remote: 
     assert fetched != working.path
     assert (fetched / "space.yaml").read_text() == "a: 2"
     assert (fetched / "trials" / "00000" / "state").read_text() == "epoch 1 again"
+
+
+def test_a_node_keeps_nothing_of_a_search_that_has_ended(remote: Remote, tmp_path: Path) -> None:
+    for name in ("tiny", "other"):
+        put(remote, tmp_path / "there", name, space_yaml="a: 1", trials__00000__state="epoch 1")
+        WorkingCopy(remote, name).pull("00000")
+    tiny, other = WorkingCopy(remote, "tiny"), WorkingCopy(remote, "other")
+    write(tiny.path.parent, **{".store__en.arrow": "tokens"})
+    assert remove_copy(tiny) > 0
+    assert (tiny.path.exists(), other.path.exists()) == (False, True)
+    assert (other.path.parent / ".store" / "en.arrow").exists(), "the other experiment may need it"
+    with hold(other.path):
+        assert remove_copy(other) == 0, "this machine runs the search"
+    assert remove_copy(other) > 0
+    assert list((tmp_path / "cache" / "remote").iterdir()) == []
+    assert remove_copy(other) == 0
+    assert list((tmp_path / "cache" / "remote").iterdir()) == [], "a node that ran nothing is left as it was"
 
 
 def test_what_a_run_of_this_machine_holds_is_read_where_it_works(remote: Remote, tmp_path: Path) -> None:
@@ -107,7 +130,7 @@ def test_a_request_to_stop_a_trial_reaches_its_worker_on_another_machine_and_no_
     driver.take_over()
     search = SimpleNamespace(folder=ExperimentFolder(driver.path), copy=driver, space=load_space(QUICKSTART))
     trials = {"00000": None, "00001": None}
-    between = _Between(cast(Any, search), cast(Any, None), cast(Any, SimpleNamespace(trials=trials)))
+    between = _Between(cast(Any, search), cast(Any, None), cast(Any, SimpleNamespace(trials=trials)), cast(Any, None))
     between._pass_on(driver)
     assert [look() for look in looks.values()] == [False, False]
     search.folder.trial("00001").stop_request.touch()

@@ -12,14 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from langsearch.cluster.nodes import Node, NodeError, ask, live_nodes, may_come, show_amounts
-from langsearch.cluster.probes import Examined, examine, read_clock, remove_token, write_token
+from langsearch.cluster.probes import MUST_BE_EQUAL, Examined, examine, read_clock, remove_token, write_token
 from langsearch.cluster.resources import amounts
 from langsearch.experiment.object_store import is_remote
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space
-
-_MUST_BE_EQUAL = ("langsearch", "ray", "python")
-"""What processes of one run talk to each other with."""
 
 _MAX_SKEW = 60.0
 _LEAST_DISK = 10**9
@@ -150,7 +147,7 @@ def _judge(
         ours = here.versions[package]
         if number is None:
             problems.append(f"{package} is not installed.")
-        elif number != ours and (package in _MUST_BE_EQUAL):
+        elif number != ours and (package in MUST_BE_EQUAL):
             problems.append(f"{package} must be {ours} as here, but is {number}.")
         elif number != ours:
             warnings.append(f"{package} is {number}, but {ours} here: scores may differ in the last digits.")
@@ -165,6 +162,11 @@ def _judge(
     is_cpu_build = "+cpu" in (answer.versions["torch"] or "")
     if (num_gpus or (resources is None and answer.gpus)) and is_cpu_build:
         problems.append("there are GPUs, but torch is a build for CPUs alone: trials would not use them.")
+    if resources is not None and resources.get("CPU", 0) > answer.cpus:
+        warnings.append(
+            f"Ray was started with {resources['CPU']:g} CPUs, but its processes may use {answer.cpus}: trials would "
+            "slow each other down. Start it with --num-cpus."
+        )
     if resources is not None and answer.gpus and not num_gpus:
         warnings.append(f"{len(answer.gpus)} GPUs are there, but Ray was started without them.")
     return Diagnosis(name, resources, answer, skew, has_room, tuple(problems), tuple(warnings))

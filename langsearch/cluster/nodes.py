@@ -2,7 +2,7 @@
 
 import json
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +21,14 @@ _SECONDS_TO_ANSWER = 180.0
 _BOOTSTRAP = "~/ray_bootstrap_config.yaml"
 """Where Ray's cluster launcher leaves its configuration on the head."""
 
+NODE_LABEL = "ray.io/node-id"
+"""By which Ray labels each node with its id."""
+
 _STATUS = b"__autoscaling_status"
+"""Where the autoscaler's first version writes what it has and starts; the second one writes nothing there."""
+
+_SECOND_VERSION, _AUTOSCALER_NAMESPACE = b"__autoscaler_v2_enabled", b"__autoscaler"
+"""Where Ray says that the autoscaler is of the second version, as KubeRay's always is."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,12 @@ class NodeError:
     """Why a node did not answer."""
 
     cause: str
+
+
+def not_on(node_ids: Iterable[str]) -> dict[str, str]:
+    """Returns a selector of Ray's node labels that leaves nodes out; empty where there are none."""
+    listed = ",".join(sorted(node_ids))
+    return {NODE_LABEL: f"!in({listed})"} if listed else {}
 
 
 def fits(resources: Mapping[str, float], amounts: Mapping[str, float]) -> bool:
@@ -89,19 +102,20 @@ def ask(nodes: Sequence[Node], function: Callable[..., T], *arguments: Any) -> d
     Returns:
         The answer of each node by its id, or why there is none.
     """
-    task = ray.remote(num_cpus=0, max_retries=0)(function)
-    asked = {
-        node.id: task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(
-            *arguments
-        )
-        for node in nodes
-    }
+    asked = {node.id: begin_to_ask(node, function, *arguments) for node in nodes}
     if asked:
         ray.wait(list(asked.values()), num_returns=len(asked), timeout=_SECONDS_TO_ANSWER)
-    return {node: _answer(reference) for node, reference in asked.items()}
+    return {node: answer(reference) for node, reference in asked.items()}
 
 
-def _answer(reference: Any) -> Any:
+def begin_to_ask(node: Node, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Returns a reference to the answer of a node, as `ask` asks for it; `answer` reads it."""
+    there = NodeAffinitySchedulingStrategy(node.id, soft=False)
+    return ray.remote(num_cpus=0, max_retries=0)(function).options(scheduling_strategy=there).remote(*arguments)
+
+
+def answer(reference: Any) -> Any:
+    """Returns what a node has answered, or a `NodeError`; waits no longer than a second."""
     try:
         return ray.get(reference, timeout=1)
     except GetTimeoutError:
@@ -141,20 +155,33 @@ def _node_kinds(configuration: Path) -> list[Mapping[str, float]] | None:
 def _is_autoscaled() -> bool:
     """Returns whether an autoscaler of the cluster can start nodes, as far as its state says."""
     try:
-        state = ray.get(ray.remote(num_cpus=0)(read_autoscaler_state).remote(), timeout=_SECONDS_TO_ANSWER)
-        kinds = json.loads(state or b"{}").get("autoscaler_report", {}).get("active_nodes", {})
-    except (RayError, ValueError, AttributeError):
+        is_second, state = ray.get(ray.remote(num_cpus=0)(read_autoscaler_state).remote(), timeout=_SECONDS_TO_ANSWER)
+    except RayError:
+        return False
+    # The second version is only switched on with an autoscaler, and writes no state before it has something to do.
+    return is_second or _has_kinds(state)
+
+
+def _has_kinds(state: bytes | None) -> bool:
+    """Returns whether the state of an autoscaler's first version names kinds of nodes."""
+    try:
+        report = json.loads(state or b"{}").get("autoscaler_report") or {}
+        kinds = {**(report.get("active_nodes") or {}), **(report.get("pending_launches") or {})}
+    except (ValueError, AttributeError, TypeError):
         return False
     # Where nothing can be started, Ray names a kind after each node.
     return any(not name.startswith("node_") for name in kinds)
 
 
-def read_autoscaler_state() -> bytes | None:
-    """Returns what the autoscaler has written of itself; a Ray task, since a client cannot read it."""
+def read_autoscaler_state() -> tuple[bool, bytes | None]:
+    """Returns whether there is an autoscaler of the second version, and what one of the first has written of itself.
+
+    A Ray task, since a client cannot read it.
+    """
     from ray.experimental.internal_kv import _internal_kv_get
 
-    found: bytes | None = _internal_kv_get(_STATUS)
-    return found
+    is_second = _internal_kv_get(_SECOND_VERSION, namespace=_AUTOSCALER_NAMESPACE) == b"1"
+    return is_second, _internal_kv_get(_STATUS)
 
 
 def _place(name: str) -> tuple[bool, bool, str]:

@@ -1,11 +1,23 @@
 """What must hold on a cluster before the first trial: a node has room, and all see the same experiments and data."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
 from langsearch.cluster.nodes import Node, NodeError, ask, fits, live_nodes, may_come, show_amounts
-from langsearch.cluster.probes import remove_token, try_files, try_place, write_token
+from langsearch.cluster.probes import (
+    GPU_RULE,
+    GPU_WAY_OUT,
+    SAME_STORAGE,
+    NodeCheck,
+    remove_token,
+    try_files,
+    try_place,
+    try_versions,
+    versions,
+    write_token,
+)
 from langsearch.cluster.resources import amounts
 from langsearch.experiment.environment import Environment
 from langsearch.experiment.remote import Remote
@@ -27,11 +39,12 @@ def check_cluster(space: Space, root: Path, remote: Remote | None, tell: Callabl
 
     Raises:
         InputError: If no node has room for a trial and none can come, or a node with room cannot write the storage
-            or sees another one under the same path, or has a GPU that CUDA cannot use.
+            or sees another one under the same path, has other versions, or has a GPU that CUDA cannot use.
     """
     wanted = amounts(space.resources)
     check_room(wanted, live_nodes(), may_come, tell)
     nodes = [node for node in live_nodes() if node.fits(wanted)]
+    check_versions(nodes)
     check_place(nodes, root, remote)
     if space.resources.gpu > 0:
         check_gpus(nodes)
@@ -62,6 +75,13 @@ def check_room(wanted: Mapping[str, float], nodes: list[Node], may_come: Asked, 
     tell(f"No node has {show_amounts(wanted)} for a trial yet ({have}): {known}.")
 
 
+def check_versions(nodes: list[Node]) -> None:
+    """Raises InputError, naming nodes and versions, if one of the nodes has others than this machine."""
+    way_out = "Install these versions there; `langsearch doctor --address` compares them"
+    rule = "must have the versions of langsearch, Ray and Python that this machine has"
+    _raise(nodes, ask(nodes, try_versions, versions()), rule, way_out, but="but")
+
+
 def check_place(nodes: list[Node], root: Path, remote: Remote | None) -> None:
     """Raises InputError, naming nodes and path, if one of the nodes does not write the storage that is seen here.
 
@@ -89,8 +109,7 @@ def check_place(nodes: list[Node], root: Path, remote: Remote | None) -> None:
 
 def check_gpus(nodes: list[Node]) -> None:
     """Raises InputError, naming nodes and causes, if one of the nodes has a GPU for Ray that CUDA cannot use."""
-    way_out = "Mend the driver or PyTorch there, or set resources.gpu=0"
-    _raise(nodes, ask(nodes, cuda_problem), "must have a GPU that CUDA can use for `resources.gpu`", way_out)
+    _raise(nodes, ask(nodes, cuda_problem), GPU_RULE, GPU_WAY_OUT)
 
 
 def check_files(environment: Environment, space: Space) -> None:
@@ -100,6 +119,33 @@ def check_files(environment: Environment, space: Space) -> None:
         environment: Names the token files.
         space: Names the adapters that trials start from, if they do.
     """
+    nodes = [node for node in live_nodes() if node.fits(amounts(space.resources))]
+    _raise(nodes, ask(nodes, try_files, _sizes(environment, space)), "must read the data of the trials")
+
+
+@contextmanager
+def node_check(space: Space, environment: Environment, root: Path, remote: Remote | None) -> Iterator[NodeCheck]:
+    """Gives what nodes that come later must show; those that are there have shown it.
+
+    The folder with the token, of the experiment's name, is there as long as the context.
+
+    Args:
+        space: What the nodes are to run; this process holds its experiment.
+        environment: Names the token files.
+        root: The folder of all experiments.
+        remote: The remote folder that it is a copy of, if it is.
+    """
+    place, name, token = str(root) if remote is None else remote.url, f".nodes-{space.name}", uuid4().hex
+    passed = frozenset(node.id for node in live_nodes() if node.fits(amounts(space.resources)))
+    sizes = _sizes(environment, space) if remote is None else {}
+    write_token(place, name, token)
+    try:
+        yield NodeCheck(versions(), place, name, token, sizes, space.resources.gpu > 0, passed)
+    finally:
+        remove_token(place, name)
+
+
+def _sizes(environment: Environment, space: Space) -> dict[str, int]:
     sizes = {
         str(path): path.stat().st_size
         for store in (environment.train, environment.validation, environment.test)
@@ -107,15 +153,15 @@ def check_files(environment: Environment, space: Space) -> None:
     }
     if space.trainer_section.init_from is not None:
         sizes |= {str(Path(space.trainer_section.init_from).absolute()): -1}
-    nodes = [node for node in live_nodes() if node.fits(amounts(space.resources))]
-    _raise(nodes, ask(nodes, try_files, sizes), "must read the data of the trials")
-
-
-_SAME_STORAGE = "Mount the same storage on every node, under one path, or give a URL such as s3://… with --experiments"
+    return sizes
 
 
 def _raise(
-    nodes: Iterable[Node], answers: Mapping[str, str | NodeError | None], rule: str, way_out: str = _SAME_STORAGE
+    nodes: Iterable[Node],
+    answers: Mapping[str, str | NodeError | None],
+    rule: str,
+    way_out: str = SAME_STORAGE,
+    but: str = "but cannot:",
 ) -> None:
     alive = {node.id for node in live_nodes()}
     problems = []
@@ -128,6 +174,6 @@ def _raise(
                     "version there; `langsearch doctor --address` compares them."
                 )
         elif answer is not None:
-            problems.append(f"Node {node} {rule}, but cannot: {answer.rstrip('.')}. {way_out}.")
+            problems.append(f"Node {node} {rule}, {but} {answer.rstrip('.')}. {way_out}.")
     if problems:
         raise InputError(problems)

@@ -14,9 +14,14 @@ from uuid import uuid4
 
 from langsearch.experiment import object_store
 from langsearch.experiment.remote import local_copy, open_remote
+from langsearch.model.cpus import available_cpus
 from langsearch.space.problems import InputError
 
 PACKAGES = ("langsearch", "ray", "torch", "transformers", "optuna", "pyarrow")
+MUST_BE_EQUAL = ("langsearch", "ray", "python")
+"""What processes of one run talk to each other with."""
+
+SAME_STORAGE = "Mount the same storage on every node, under one path, or give a URL such as s3://… with --experiments"
 _TOKEN = "token"
 
 
@@ -37,6 +42,70 @@ class Examined:
     """What the space names and this machine cannot read."""
 
 
+@dataclass(frozen=True)
+class NodeCheck:
+    """What must hold on a node before its first trial. It travels to the workers."""
+
+    versions: Mapping[str, str | None]
+    """The driver's, of what must be equal."""
+
+    place: str
+    """The folder of all experiments, or its URL."""
+
+    name: str
+    """A folder in it, with the token."""
+
+    token: str
+    sizes: Mapping[str, int]
+    """Of the files that trials read, as `try_files` takes them."""
+
+    needs_gpu: bool
+    passed: frozenset[str] = frozenset()
+    """The ids of nodes that were looked at before."""
+
+
+def versions() -> dict[str, str | None]:
+    """Returns the versions here of what must be equal on all nodes; a Ray task."""
+    return {name: platform.python_version() if name == "python" else _version(name) for name in MUST_BE_EQUAL}
+
+
+def try_versions(ours: Mapping[str, str | None]) -> str | None:
+    """Compares versions with the driver's; a Ray task. Returns what is wrong."""
+    there = versions()
+    other = [f"{name} is {there[name]} instead of {ours[name]}" for name in ours if there[name] != ours[name]]
+    return ", ".join(other) or None
+
+
+def try_node(check: NodeCheck, *, with_gpu: bool = True) -> str | None:
+    """Looks whether the node that this runs on may run trials; a Ray task.
+
+    Args:
+        check: What must hold.
+        with_gpu: Whether a product is made on its GPU, if trials need one: a process of a trial's own may, another
+            would be in the way where a GPU takes one process at a time.
+
+    Returns:
+        What is wrong, as the end of a sentence with its way out; None if nothing is.
+    """
+    if (problem := try_versions(check.versions)) is not None:
+        return f"must have the versions of the machine that runs the search, but {problem}. Install these there."
+    if (problem := try_place(check.place, check.name, check.token)) is not None:
+        rule = f"must read and write the experiments in {check.place}"
+        return f"{rule}, but cannot: {problem.rstrip('.')}. {SAME_STORAGE}."
+    if (problem := try_files(check.sizes)) is not None:
+        return f"must read the data of the trials, but cannot: {problem.rstrip('.')}. {SAME_STORAGE}."
+    if with_gpu and check.needs_gpu:
+        from langsearch.model.device import cuda_problem
+
+        if (problem := cuda_problem()) is not None:
+            return f"{GPU_RULE}, but cannot: {problem.rstrip('.')}. {GPU_WAY_OUT}."
+    return None
+
+
+GPU_RULE = "must have a GPU that CUDA can use for `resources.gpu`"
+GPU_WAY_OUT = "Mend the driver or PyTorch there, or set resources.gpu=0"
+
+
 def examine(place: str, name: str, token: str, paths: Sequence[str]) -> Examined:
     """Examines the machine that this runs on; a Ray task on a cluster.
 
@@ -48,8 +117,8 @@ def examine(place: str, name: str, token: str, paths: Sequence[str]) -> Examined
     """
     total, free = _memory()
     return Examined(
-        versions={"python": platform.python_version(), **{package: _version(package) for package in PACKAGES}},
-        cpus=os.cpu_count() or 1,
+        versions={**versions(), **{package: _version(package) for package in PACKAGES}},
+        cpus=available_cpus(),
         gpus=_gpus(),
         memory_bytes=total,
         free_memory_bytes=free,
@@ -123,12 +192,12 @@ def _gpus() -> list[str]:
 
 
 def _memory() -> tuple[int, int]:
-    """Returns the bytes of the machine's memory, and those that are free; 0 where the system does not say."""
-    with suppress(OSError, ValueError, KeyError):
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        sizes = {line.partition(":")[0]: 1024 * int(line.split()[1]) for line in lines if line.endswith("kB")}
-        return sizes["MemTotal"], sizes["MemAvailable"]
-    return 0, 0
+    """Returns the bytes of memory that this process may have, and those that are free."""
+    import torch
+
+    from langsearch.model.memory import available_bytes, total_bytes
+
+    return total_bytes(torch.device("cpu")), available_bytes(torch.device("cpu"))
 
 
 def _free_disk(place: str) -> int | None:

@@ -1,10 +1,8 @@
 """What one trial takes of a machine, as Ray's tasks and as Ray Tune ask for it."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
-
-import ray
 
 from langsearch.space.run_sections import ResourcesSection
 
@@ -20,9 +18,15 @@ def num_threads(resources: ResourcesSection) -> int:
     return max(int(resources.cpu), 1)
 
 
-def task_options(resources: ResourcesSection) -> dict[str, Any]:
-    """Returns the options of a Ray task that takes as much as a trial, and is tried again as often."""
+def task_options(resources: ResourcesSection, selector: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Returns the options of a Ray task that takes as much as a trial, and is tried again as often.
+
+    Args:
+        resources: What a trial takes.
+        selector: Of the nodes that it may run on, by Ray's labels. None: all.
+    """
     return {
+        **({"label_selector": dict(selector)} if selector else {}),
         "num_cpus": resources.cpu,
         "num_gpus": resources.gpu / resources.trials_per_gpu,
         "resources": dict(resources.custom),
@@ -36,26 +40,42 @@ NUM_AHEAD = 8
 _SECONDS_BETWEEN_LOOKS = 2.0
 
 
+Look = Callable[[], Iterable[Mapping[str, float]]]
+
+
 class Capacity:
-    """How many trials may run or wait; the cluster's size is looked at every two seconds.
+    """How many trials may run or wait; the cluster's nodes are looked at every two seconds.
 
     Args:
         wanted: What a trial takes, by Ray's names.
         num_ahead: How many may wait beyond those that fit.
+        look: Returns what each node that may run trials has.
     """
 
-    def __init__(self, wanted: Mapping[str, float], num_ahead: int = 0) -> None:
-        self._wanted, self._num_ahead = wanted, num_ahead
+    def __init__(self, wanted: Mapping[str, float], num_ahead: int, look: Look) -> None:
+        self._wanted, self._num_ahead, self._look = wanted, num_ahead, look
         self._looked, self._num_fit = float("-inf"), 1
 
     def __call__(self) -> int:
         """Returns the number, at least 1."""
         now = time.monotonic()
         if now - self._looked >= _SECONDS_BETWEEN_LOOKS:
-            self._looked, self._num_fit = now, num_fit(ray.cluster_resources(), self._wanted)
+            self._looked, self._num_fit = now, num_fit(self._look(), self._wanted)
         return self._num_fit + self._num_ahead
 
 
-def num_fit(resources: Mapping[str, float], wanted: Mapping[str, float]) -> int:
-    """Returns how many trials fit into a cluster's resources; at least one, which then waits for a node."""
-    return max(min((int(resources.get(name, 0) / amount) for name, amount in wanted.items()), default=1), 1)
+def num_fit(nodes: Iterable[Mapping[str, float]], wanted: Mapping[str, float]) -> int:
+    """Returns how many trials fit on nodes; at least one, which then waits for a node.
+
+    A trial runs on one node: what is left over on several of them is not added up.
+
+    Args:
+        nodes: What each of them has, by Ray's names.
+        wanted: What a trial takes.
+    """
+    return max(sum(_num_fit_on(node, wanted) for node in nodes), 1)
+
+
+def _num_fit_on(node: Mapping[str, float], wanted: Mapping[str, float]) -> int:
+    # Shares of a GPU are not exact in binary: three thirds are one GPU.
+    return min((int(node.get(name, 0.0) / amount + 1e-6) for name, amount in wanted.items() if amount), default=1)

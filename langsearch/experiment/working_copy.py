@@ -1,6 +1,7 @@
 """Where an experiment lies: in a folder of this machine, or in an object store with a copy here to work on."""
 
 import logging
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,25 @@ class WorkingCopy:
             return self.remote.exists("stop") or self.remote.exists(f"{_REQUESTS}/{trial}")
         except OSError:
             return False
+
+
+def remove_copy(copy: WorkingCopy) -> int:
+    """Removes what a machine has of a remote experiment, unless a run of this machine holds it; a Ray task.
+
+    Everything that counts has been sent to the remote. The token files, which experiments share, go with the last copy.
+
+    Returns:
+        How many bytes were freed.
+    """
+    experiments = copy.path.parent
+    if is_held(copy.path):
+        return 0
+    others = [path for path in experiments.iterdir() if path.is_dir() and path != copy.path]
+    is_last = all(path.name == STORE_FOLDER or path.name.startswith(".") for path in others)
+    gone = experiments if is_last else copy.path
+    freed = sum(path.stat().st_size for path in gone.rglob("*") if path.is_file()) if gone.exists() else 0
+    shutil.rmtree(gone, ignore_errors=True)
+    return freed
 
 
 def find_experiments(text: str) -> tuple[Path, Remote | None]:

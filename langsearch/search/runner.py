@@ -3,7 +3,7 @@
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -12,10 +12,12 @@ from typing import Any
 
 import ray
 from optuna.exceptions import StorageInternalError
+from ray.exceptions import RayTaskError
 
-from langsearch.cluster.preflight import check_cluster, check_files
+from langsearch.cluster.leftovers import clear_nodes
+from langsearch.cluster.preflight import check_cluster, check_files, node_check
 from langsearch.cluster.ray_session import check_local_resources, connect, start_ray
-from langsearch.cluster.resources import num_threads, task_options
+from langsearch.cluster.resources import amounts, num_threads, task_options
 from langsearch.evaluate.spbleu import SpBleu
 from langsearch.experiment.description import recorded_precision, write_description
 from langsearch.experiment.disk import DiskBudget, without_weights
@@ -41,6 +43,7 @@ from langsearch.model.finding import provide_weights
 from langsearch.model.new_languages import with_new_languages
 from langsearch.prior.seeding import Seeding, describe_task, next_task, seed
 from langsearch.search.display import Display
+from langsearch.search.late_nodes import LateNodes, UnfitNodeError
 from langsearch.search.placing import place_base
 from langsearch.search.selection import evaluate_candidates, test_front
 from langsearch.search.tuning import Ended, Search, bring_up_to_date, run_trials
@@ -156,7 +159,11 @@ def run_search(
         precision = _cpu_precision(checked, folder, base, is_new=is_new)
         environment = computing_in(environment, precision)
         results = ResultsFile(folder, checked.shape.num_parameters)
-        search = Search(checked, folder, table, environment, display, results, address, copy=copy)
+        check = stack.enter_context(node_check(space, environment, root, remote)) if address is not None else None
+        late_nodes = LateNodes(amounts(space.resources), check, display.message)
+        search = Search(
+            checked, folder, table, environment, display, results, address, copy=copy, late_nodes=late_nodes
+        )
         if copy is not None and lease is not None:
             search = replace(search, check_held=lease.check)
             copy.push_store()
@@ -172,6 +179,8 @@ def run_search(
         clear_leftovers(folder)
         if copy is not None:
             copy.push()
+            if address is not None:
+                clear_nodes(copy)
         return Outcome(folder, table.rows(), is_complete, ended.ended_by, copy, ended.stopped_by)
 
 
@@ -306,12 +315,11 @@ def _learn_priors(search: Search) -> Seeding:
         InputError: If a part cannot be learned.
     """
     space, shape = search.space, search.checked.shape
-    worker = ray.remote(learn_on_worker).options(**task_options(space.resources))
     while (task := next_task(space, shape, search.folder)) is not None:
         search.display.message(f"Learning the {describe_task(task, shape)} …")
         environment = portable(search.environment, search.copy)
-        found = worker.remote(search.base, environment, search.folder.path, task, search.num_threads, search.copy)
-        if problems := ray.get(found):
+        shared = (search.base, environment, search.folder.path)
+        if problems := _on_a_fit_node(search, learn_on_worker, *shared, task, search.num_threads, search.copy):
             raise InputError(problems)
         if search.copy is not None:
             search.copy.pull_prior(task.kind)
@@ -320,3 +328,16 @@ def _learn_priors(search: Search) -> Seeding:
         first = ", ".join(f"{name} {value}" for name, value in seeding.points[0].items())
         search.display.message(f"The search begins at {first}.")
     return seeding
+
+
+def _on_a_fit_node(search: Search, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Returns what a task of a trial's size returns; a node that is not fit for it is left out."""
+    late_nodes = search.late_nodes
+    while True:
+        task = ray.remote(function).options(**task_options(search.space.resources, late_nodes.selector))
+        try:
+            return ray.get(task.remote(*arguments, late_nodes.check))
+        except RayTaskError as error:
+            if not isinstance(error.cause, UnfitNodeError):
+                raise
+            late_nodes.refuse(*error.cause.args)

@@ -25,6 +25,7 @@ from langsearch.trial.failures import (
     FAILED,
     NO_RESULT,
     PAUSED,
+    UNFIT,
     WORKER_LOST,
     failure_cause,
     plain_cause,
@@ -71,6 +72,7 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         num_trainable: Returns a task's trained parameters, for constraints on them. None: they are not checked early.
         explain: Returns why the worker of a trial was lost, "KIND: message".
         max_running: Returns how many trials may be with Tune at once. None: as many as it asks for.
+        may_come_back: Whether a trial may be given back by a worker whose node is not fit for it.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         num_trainable: Callable[[TrialTask], int] | None = None,
         explain: Callable[[str], str] | None = None,
         max_running: Callable[[], int] | None = None,
+        may_come_back: bool = False,
     ) -> None:
         super().__init__()
         self.stopped_by: str | None = None
@@ -101,7 +104,7 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         self._failures, self._num_trainable = failures or FailureSettings(), num_trainable
         self._fuse = Fuse(self._failures.in_a_row)
         self._explain = explain or (lambda name: f"{WORKER_LOST}: the worker of trial {name} ended")
-        self._max_running = max_running
+        self._max_running, self._may_come_back = max_running, may_come_back
         self._names: dict[str, str] = {}
         self._tasks: dict[str, TrialTask] = {}
         self._waiting: dict[str, list[str]] = {}
@@ -118,7 +121,8 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
     @property
     def is_done(self) -> bool:
         """Whether all that was planned has ended."""
-        return self.ended_by is not None and not self._names and not self._held and self.stopped_by is None
+        is_open = self._names or self._unfinished or self._held
+        return self.ended_by is not None and not is_open and self.stopped_by is None
 
     def stop(self, reason: str) -> None:
         """Stops the run: proposes nothing more; trials that pause with it stay running in the table, to go on later."""
@@ -143,7 +147,9 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
             self._stop_run_unwritten(error)
             task = None
         if task is None:
-            return Searcher.FINISHED
+            # Tune never asks again behind the end, and one that it has may come back.
+            is_last = self.stopped_by is not None or not self._may_come_back or not self._names
+            return Searcher.FINISHED if is_last else None
         self._names[trial_id] = task.name
         self._tasks[task.name] = task
         return {"name": task.name}
@@ -161,6 +167,10 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Called by Tune when a trial has ended: by itself, by the scheduler, or by an error."""
         name = self._names[trial_id]
+        if UNFIT in (result or {}):
+            del self._names[trial_id]
+            self._unfinished.insert(0, self._tasks[name])
+            return
         try:
             if self._end(name, result or {}, error):
                 del self._names[trial_id]

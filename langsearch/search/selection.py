@@ -11,6 +11,7 @@ from langsearch.data.directions import Direction
 from langsearch.evaluate.spbleu import Resamples, SpBleu
 from langsearch.experiment.environment import Environment, portable
 from langsearch.experiment.folder import ExperimentFolder, TrialFolder, read_rows
+from langsearch.search.late_nodes import UnfitNodeError
 from langsearch.search.tuning import Search
 from langsearch.search.worker import evaluate_on_worker
 from langsearch.study.results import FinalResult, TestResult, final_part
@@ -89,12 +90,15 @@ def _run(
     """Evaluates several trials as Ray tasks; one that fails is named, and tried again on resume."""
     if not names:
         return
-    task = ray.remote(evaluate_on_worker).options(**task_options(search.space.resources))
     environment = ray.put(portable(search.environment, search.copy))
-    of = {
-        task.remote(search.base, environment, search.folder.path, name, split, search.num_threads, search.copy): name
-        for name in names
-    }
+    late_nodes = search.late_nodes
+
+    def begin(name: str) -> Any:
+        task = ray.remote(evaluate_on_worker).options(**task_options(search.space.resources, late_nodes.selector))
+        trial = (search.folder.path, name, split, search.num_threads)
+        return task.remote(search.base, environment, *trial, search.copy, late_nodes.check)
+
+    of = {begin(name): name for name in names}
     pending = list(of)
     while pending:
         done, pending = ray.wait(pending)
@@ -102,6 +106,11 @@ def _run(
             try:
                 values = ray.get(reference)
             except Exception as error:
+                if isinstance(getattr(error, "cause", None), UnfitNodeError):
+                    late_nodes.refuse(*error.cause.args)  # type: ignore[attr-defined]
+                    of[again := begin(of[reference])] = of[reference]
+                    pending.append(again)
+                    continue
                 logger.debug("The evaluation of %s failed", of[reference], exc_info=True)
                 cause = str(error).strip().splitlines()[-1]
                 search.display.message(f"{of[reference]:<15} could not be evaluated: {cause}. --resume tries it again.")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from langsearch.cluster.interrupts import gentle_interrupts
 from langsearch.cluster.nodes import may_come
@@ -22,17 +21,17 @@ from langsearch.experiment.task import TrialTask, baseline_task, searched_task
 from langsearch.experiment.working_copy import WorkingCopy
 from langsearch.prior.seeding import Seeding
 from langsearch.search.display import Display
+from langsearch.search.late_nodes import LateNodes, PlacedFifo, PlacedHalving
 from langsearch.search.lost_nodes import lost_cause, restarts
 from langsearch.search.searcher import TIME, TableSearcher
 from langsearch.search.tracking import tracking_callbacks
 from langsearch.search.worker import TrialTrainable
 from langsearch.space.schema import Space
 from langsearch.space.search_sections import rungs
-from langsearch.study.early_stopping import AsyncHalving
 from langsearch.study.results import parse_result
 from langsearch.study.rows import TrialRow
 from langsearch.study.table import TrialTable
-from langsearch.trial.failures import FAILED, PAUSED, SPENT
+from langsearch.trial.failures import FAILED, PAUSED, SPENT, UNFIT
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +63,9 @@ class Search:
 
     copy: WorkingCopy | None = None
     """The copy of a remote experiment that is worked on; None: the folder is the experiment."""
+
+    late_nodes: LateNodes = field(default_factory=lambda: LateNodes({}, None, lambda text: None))
+    """Which nodes run trials and tasks of their size."""
 
     check_held: Callable[[], None] = lambda: None
     """Raises OSError if another run holds the experiment by now."""
@@ -118,9 +120,12 @@ def run_trials(search: Search, seeding: Seeding, retry: Sequence[str]) -> Ended:
         num_trainable=lambda task: task.num_trainable(search.checked.shape),
         explain=losses.explain,
         max_running=_capacity(search),
+        may_come_back=search.late_nodes.check is not None,
     )
     searcher.copy = search.copy
-    between = _Between(search, searcher, losses)
+    scheduler = _scheduler(search, searcher)
+    scheduler.late_nodes = search.late_nodes
+    between = _Between(search, searcher, losses, scheduler)
     tuner = tune.Tuner(
         tune.with_resources(
             tune.with_parameters(
@@ -132,12 +137,13 @@ def run_trials(search: Search, seeding: Seeding, retry: Sequence[str]) -> Ended:
                 failures=space.failures,
                 max_failures=space.resources.max_failures,
                 copy=search.copy,
+                check=search.late_nodes.check,
             ),
-            tune.PlacementGroupFactory([amounts(space.resources)]),
+            search.late_nodes.request(),
         ),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=_scheduler(search, searcher),
+            scheduler=scheduler,
             num_samples=-1,
             reuse_actors=True,
         ),
@@ -173,7 +179,7 @@ def _tasks(search: Search) -> dict[str, TrialTask]:
 def _capacity(search: Search) -> Capacity:
     wanted = amounts(search.space.resources)
     may_grow = search.address is not None and may_come(wanted) is not False
-    return Capacity(wanted, NUM_AHEAD if may_grow else 0)
+    return Capacity(wanted, NUM_AHEAD if may_grow else 0, search.late_nodes.resources)
 
 
 class _PushingSearcher(TableSearcher):
@@ -215,10 +221,13 @@ class _Between(tune.Callback):  # type: ignore[misc]  # Ray has no types
         search: The search.
         searcher: Its searcher, which has heard of an event before.
         losses: Gets Tune's trials.
+        scheduler: Tune's.
     """
 
-    def __init__(self, search: Search, searcher: TableSearcher, losses: _Losses) -> None:
-        self._search, self._searcher, self._losses = search, searcher, losses
+    def __init__(
+        self, search: Search, searcher: TableSearcher, losses: _Losses, scheduler: PlacedFifo | PlacedHalving
+    ) -> None:
+        self._search, self._searcher, self._losses, self._scheduler = search, searcher, losses, scheduler
         self._budget = DiskBudget(search.folder, search.space.checkpoints)
         hours = search.space.search.max_hours
         self._deadline = time.monotonic() + 3600 * hours if hours else None
@@ -240,6 +249,7 @@ class _Between(tune.Callback):  # type: ignore[misc]  # Ray has no types
         if now - self._looked < _SECONDS_BETWEEN_LOOKS:
             return
         self._looked = now
+        self._search.late_nodes.look()
         try:
             self._search.check_held()
         except OSError as error:
@@ -268,6 +278,8 @@ class _Between(tune.Callback):  # type: ignore[misc]  # Ray has no types
         parsed = parse_result(result)
         if parsed is not None:
             self._search.display.epoch(trial.config["name"], parsed)
+        if UNFIT in result:
+            self._search.late_nodes.refuse(*result[UNFIT])
         if result.get(SPENT):
             # Tune keeps a worker for a trial that takes as much as its last one: none takes this.
             trial.placement_group_factory = tune.PlacementGroupFactory([{"CPU": 0.001}])
@@ -322,6 +334,7 @@ class _Between(tune.Callback):  # type: ignore[misc]  # Ray has no types
             logger.warning("%s could not be written: %s", self._search.folder.stop_request, error)
         if self._search.copy is not None:
             self._search.copy.try_push(None)
+        self._scheduler.end_waiting()
 
 
 def bring_up_to_date(search: Search, budget: DiskBudget) -> None:
@@ -348,11 +361,11 @@ def _why(reason: str) -> str:
     return texts.get(reason, reason[:1].upper() + reason[1:])
 
 
-def _scheduler(search: Search, searcher: TableSearcher) -> TrialScheduler:
+def _scheduler(search: Search, searcher: TableSearcher) -> PlacedFifo | PlacedHalving:
     settings, epochs = search.space.search, search.space.trainer_section.epochs
     if settings.scheduler == "none" or not rungs(epochs, settings.grace_epochs, settings.reduction_factor):
-        return FIFOScheduler()
-    return AsyncHalving(
+        return PlacedFifo()
+    return PlacedHalving(
         search.table,
         max_epochs=epochs,
         grace_epochs=settings.grace_epochs,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from ray import tune
 
+from langsearch.cluster.probes import NodeCheck
 from langsearch.experiment.environment import Environment
 from langsearch.experiment.folder import ExperimentFolder, TrialFolder, write_json
 from langsearch.experiment.object_store import UploadError
@@ -21,6 +22,7 @@ from langsearch.model.device import Resident, settle
 from langsearch.model.memory import MAX_PARTS, SmallestBatchError, free_memory, in_parts
 from langsearch.prior.learning import LearningTask
 from langsearch.prior.seeding import learn
+from langsearch.search.late_nodes import UnfitNodeError, check_here
 from langsearch.space.problems import InputError
 from langsearch.space.settings import FailureSettings
 from langsearch.study.results import TrialResult
@@ -33,6 +35,7 @@ from langsearch.trial.failures import (
     PAUSED,
     SPENT,
     STALLED,
+    UNFIT,
     failure_cause,
     reaction,
     spends,
@@ -78,6 +81,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]  # Ray has no types
         failures: FailureSettings | None = None,
         max_failures: int = 0,
         copy: WorkingCopy | None = None,
+        check: NodeCheck | None = None,
     ) -> None:
         """Called by Tune in a fresh worker.
 
@@ -90,12 +94,18 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]  # Ray has no types
             failures: What happens when a trial fails. None: the defaults.
             max_failures: How often a trial is tried again after a kind of failure, where `failures` says so.
             copy: Of a remote experiment: this machine's copy takes the place of `experiment`.
+            check: What a node must show that has come since the search began. None: no node comes.
         """
         torch.set_num_threads(num_threads)
         self._shared = base
         self._environment = environment
         self._folder, self._copy = _folder(experiment, copy), copy
         self._failures, self._max_failures = failures or FailureSettings(), max_failures
+        self._unfit: UnfitNodeError | None = None
+        try:
+            check_here(check)
+        except UnfitNodeError as error:
+            self._unfit = error
         self._start(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -106,6 +116,8 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]  # Ray has no types
 
     def step(self) -> dict[str, Any]:
         """Runs to the end of the next epoch. A failure becomes a result, so that the search goes on."""
+        if self._unfit is not None:
+            return {**self._names(), UNFIT: list(self._unfit.args), SPENT: True, "done": True}
         if self._failure is not None:
             return self._failed(self._failure)
         with self._watch.watching():
@@ -128,6 +140,8 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]  # Ray has no types
         self._run: Generator[TrialResult, None, None] | None = None
         self._task: TrialTask | None = None
         self._failure: Failure | None = None
+        if self._unfit is not None:
+            return  # the storage may be another one here
         try:
             self._prepare()
         except Exception as error:
@@ -238,12 +252,17 @@ def evaluate_on_worker(
     split: FinalSplit,
     num_threads: int,
     copy: WorkingCopy | None = None,
+    check: NodeCheck | None = None,
 ) -> dict[str, Any]:
     """Evaluates a trial by `evaluation.final`; a Ray task.
 
     Returns:
         full, on validation: the columns of `FinalResult`. test, on the test set: those of `TestResult`.
+
+    Raises:
+        UnfitNodeError: If the node has come since the search began, and is not fit.
     """
+    check_here(check)
     with _ready(experiment, name, num_threads, copy) as folder:
         attached = _attached(base, resident(environment, TrialTask.read(folder)))
 
@@ -281,11 +300,16 @@ def learn_on_worker(
     task: LearningTask,
     num_threads: int,
     copy: WorkingCopy | None = None,
+    check: NodeCheck | None = None,
 ) -> list[str]:
     """Learns a prior in the experiment's folder; a Ray task. Returns the problems, none if it was learned.
 
     Of a remote experiment the checkpoints are sent there as they come, and a worker that takes over begins with them.
+
+    Raises:
+        UnfitNodeError: If the node has come since the search began, and is not fit.
     """
+    check_here(check)
     torch.set_num_threads(num_threads)
     folder = _folder(experiment, copy)
 

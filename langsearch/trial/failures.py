@@ -23,6 +23,10 @@ SPENT = "spent"
 PAUSED = "paused"
 """Key of a result that says that a trial paused on request, behind a checkpoint; it is to go on later."""
 
+UNFIT = "unfit"
+"""Key of a result that says that a worker's node is not fit: its id and name, and what is wrong. The trial has not
+begun, and goes to another node."""
+
 NON_FINITE_LOSS = "non-finite loss"
 NON_FINITE_SCORE = "non-finite score"
 OUT_OF_MEMORY = "out of memory"
