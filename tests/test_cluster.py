@@ -27,6 +27,23 @@ def test_without_the_rights_it_is_skipped_with_a_reason() -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("story", ["loss", "empty"])
 def test_a_search_survives_the_loss_of_hosts(story: str) -> None:
+    play(story)
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("story", ["autoscaler-v1", "autoscaler-v2"])
+def test_a_search_brings_its_nodes_by_rays_autoscaler_and_leaves_none(story: str) -> None:
+    play(story)
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(900)
+def test_slurms_script_searches_on_three_hosts_and_leaves_nothing() -> None:
+    play("slurm")
+
+
+def play(story: str) -> None:
     before = traces()
     done = subprocess.run([RUN, sys.prefix, story], capture_output=True, text=True, check=False)
     skip_if_skipped(done.stdout)

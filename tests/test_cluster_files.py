@@ -5,7 +5,9 @@ import signal
 import stat
 import subprocess
 import sys
+import sysconfig
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,9 @@ import pytest
 import ray
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ruamel.yaml import YAML
+
+from langsearch.cluster import jobs
+from langsearch.model.device import cuda_problem
 
 CLUSTER = Path(__file__).parents[1] / "cluster"
 LAUNCHER = ("onprem", "aws", "gcp")
@@ -26,7 +31,8 @@ def read(name: str) -> dict[str, Any]:
 
 def test_every_file_is_known_to_these_tests() -> None:
     found = {path.name for path in CLUSTER.iterdir() if path.is_file()}
-    assert found == {f"{name}.yaml" for name in (*LAUNCHER, "kuberay")} | {"slurm.sbatch", "submit.py", "README.md"}
+    others = {"slurm.sbatch", "submit.py", "README.md", "Dockerfile"}
+    assert found == {f"{name}.yaml" for name in (*LAUNCHER, "kuberay")} | others
 
 
 @pytest.mark.parametrize("name", LAUNCHER)
@@ -69,6 +75,154 @@ def test_clouds_begin_without_workers_and_take_gpus_from_the_spot_market(name: s
     node = worker["node_config"]
     market = node["InstanceMarketOptions"]["MarketType"] if name == "aws" else node["scheduling"]["provisioningModel"]
     assert market.lower() == "spot"
+
+
+NAMED = {
+    "aws": {
+        "images": {
+            "resolve:ssm:/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
+        },
+        "accounts": ["langsearch-head", "langsearch-worker"],
+        "disks": {"/dev/sda1 gp3 200"},
+        "buckets": {"s3://BUCKET/data", "s3://BUCKET/experiments"},
+        "roles": {
+            *("s3:ListBucket", "s3:GetObject", "s3:PutObject", "s3:DeleteObject", "ssm:GetParameters", "iam:PassRole"),
+            *("ec2:RunInstances", "ec2:TerminateInstances", "ec2:CreateTags", "ec2:DescribeInstances"),
+            *("ec2:DescribeInstanceTypes", "ec2:DescribeImages", "ec2:DescribeKeyPairs", "ec2:CreateKeyPair"),
+            *("ec2:DescribeSubnets", "ec2:DescribeVpcs", "ec2:DescribeSecurityGroups", "ec2:CreateSecurityGroup"),
+            *("ec2:AuthorizeSecurityGroupIngress", "iam:GetInstanceProfile", "iam:CreateServiceLinkedRole"),
+        },
+    },
+    "gcp": {
+        "images": {
+            "projects/deeplearning-platform-release/global/images/family/common-cu129-ubuntu-2204-nvidia-580",
+        },
+        "accounts": [
+            "langsearch-head@your-project.iam.gserviceaccount.com",
+            "langsearch-worker@your-project.iam.gserviceaccount.com",
+        ],
+        "disks": {"zones/europe-west4-a/diskTypes/pd-balanced 200"},
+        "buckets": {"gs://BUCKET/data", "gs://BUCKET/experiments"},
+        "roles": {
+            *("roles/storage.objectAdmin", "roles/compute.instanceAdmin.v1", "roles/iam.serviceAccountUser"),
+            *("roles/compute.admin", "roles/iam.serviceAccountAdmin", "roles/resourcemanager.projectIamAdmin"),
+            "roles/iam.roleViewer",
+        },
+    },
+}
+"""What the clouds' files name that must be there, as it was looked up."""
+
+
+def disk(entry: dict[str, Any]) -> str:
+    if "Ebs" in entry:
+        return f"{entry['DeviceName']} {entry['Ebs']['VolumeType']} {entry['Ebs']['VolumeSize']}"
+    return f"{entry['initializeParams']['diskType']} {entry['initializeParams']['diskSizeGb']}"
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_all_that_a_clouds_file_names_is_listed(name: str) -> None:
+    config, text = read(name), (CLUSTER / f"{name}.yaml").read_text(encoding="utf-8")
+    nodes = [config["available_node_types"][kind]["node_config"] for kind in ("head", "gpu_worker")]
+    disks = [entry for node in nodes for entry in node.get("BlockDeviceMappings", node.get("disks"))]
+    images = (
+        {node["ImageId"] for node in nodes}
+        if name == "aws"
+        else {entry["initializeParams"]["sourceImage"] for entry in disks}
+    )
+    accounts = (
+        [node["IamInstanceProfile"]["Name"] for node in nodes]
+        if name == "aws"
+        else [account["email"] for node in nodes for account in node["serviceAccounts"]]
+    )
+    assert {
+        "images": images,
+        "accounts": accounts,
+        "disks": set(map(disk, disks)),
+        "buckets": set(re.findall(r"(?:s3|gs)://[\w/]+", text)),
+        "roles": set(re.findall(r"\b(?:(?:s3|ec2|iam|ssm):[A-Z]\w+|roles/\w+(?:\.\w+)+)", text)),
+    } == NAMED[name]
+    if name == "gcp":
+        assert f"zones/{config['provider']['availability_zone']}/" in next(iter(map(disk, disks)))
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_cloud_machine_brings_its_python_its_data_and_a_gpu_that_answers(name: str) -> None:
+    config = read(name)
+    project = tomllib.loads((CLUSTER.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (version,) = re.findall(r"uv venv -q --python (\S+) ~/venv", " ".join(config["setup_commands"]))
+    assert project["requires-python"] == f">={version}"
+    mounted = {target for target in config["file_mounts"] if target.startswith("~/langsearch/")}
+    assert {f"~/langsearch/{name}" for name in ("langsearch", project["readme"], *project["license-files"])} < mounted
+    assert config["head_setup_commands"][-1].endswith("://BUCKET/data ~/langsearch/data")
+    (check,) = config["available_node_types"]["gpu_worker"]["worker_setup_commands"]
+    done = subprocess.run(
+        ["bash", "-c", check.replace("~/venv/bin/python", sys.executable)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode == 0) == (cuda_problem() is None)
+    for command in (*config["setup_commands"], *config["head_setup_commands"], check):
+        assert subprocess.run(["bash", "-nc", command], check=False).returncode == 0, command
+
+
+def test_the_image_has_the_ray_that_the_rayjob_asks_for() -> None:
+    lines = (CLUSTER / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    (base,) = (line.removeprefix("FROM ") for line in lines if line.startswith("FROM "))
+    assert base == f"rayproject/ray:{ray.__version__}-py311"
+    assert f"ray.__version__ == '{ray.__version__}'" in "\n".join(lines)
+    copied = [source for line in lines if line.startswith("COPY") for source in line.split()[2:-1]]
+    assert all((CLUSTER.parent / source).exists() for source in copied)
+    (tag,) = {line.split()[-2] for line in lines if "docker build" in line}
+    job = read("kuberay")["spec"]["rayClusterSpec"]
+    groups = [job["headGroupSpec"], *job["workerGroupSpecs"]]
+    assert {group["template"]["spec"]["containers"][0]["image"] for group in groups} == {tag}
+    project = tomllib.loads((CLUSTER.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert tag.endswith(f":{project['version']}")
+
+
+@pytest.mark.integration
+def test_the_images_commands_run_in_a_fresh_environment(tmp_path: Path) -> None:
+    """As far as can be without a container: an environment that sees this one's packages stands in for Ray's image."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    pip = tmp_path / "venv" / "bin" / "pip"
+    pip.write_text(f'#!/bin/sh\nexec "{tmp_path}/venv/bin/python" -m pip "$@"\n', encoding="utf-8")
+    pip.chmod(0o755)
+    site = subprocess.run(
+        [tmp_path / "venv" / "bin" / "python", "-c", "import site; print(site.getsitepackages()[0])"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    packages = sysconfig.get_paths()["purelib"]
+    Path(site, "image.pth").write_text(f"{packages}\n", encoding="utf-8")
+    folder, environment = tmp_path, {"PATH": f"{tmp_path}/venv/bin:/usr/bin:/bin", "HOME": str(tmp_path)}
+    for line in (CLUSTER / "Dockerfile").read_text(encoding="utf-8").splitlines():
+        word, _, rest = line.partition(" ")
+        if word == "WORKDIR":
+            folder = tmp_path / rest.lstrip("/")
+            folder.mkdir(parents=True, exist_ok=True)
+        elif word == "COPY":
+            *sources, target = rest.split()[1:]
+            for source in sources:
+                there = CLUSTER.parent / source
+                if there.is_dir():
+                    shutil.copytree(there, folder / target, ignore=shutil.ignore_patterns("__pycache__"))
+                else:
+                    shutil.copy(there, folder / target)
+        elif word == "RUN":
+            rest = rest.replace("pip install", "pip install --no-deps --no-build-isolation --ignore-installed")
+            rest = rest.replace("cd /", f"cd {tmp_path}")
+            done = subprocess.run(
+                ["sh", "-c", rest], cwd=folder, env=environment, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, (line, done.stdout, done.stderr)
+    found = subprocess.run(
+        [tmp_path / "venv" / "bin" / "python", "-c", "import langsearch; print(langsearch.__file__)"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.startswith(site), "what was installed, not what was copied"
 
 
 # The fields of KubeRay's API reference, ray.io/v1 (docs.ray.io/en/master/cluster/kubernetes/references/api.html).
@@ -172,9 +326,13 @@ def test_the_rayjob_is_whole() -> None:
     (workers,) = cluster["workerGroupSpecs"]
     assert (workers["minReplicas"], workers["replicas"]) == (0, 0)
     assert cluster["enableInTreeAutoscaling"] is True
+    assert cluster["autoscalerOptions"]["version"] == "v2"
+    assert "--resume-if-begun" in spec["entrypoint"]
+    assert YAML(typ="safe", pure=True).load(spec["runtimeEnvYAML"]) == jobs._STOPPING
     for group in (cluster["headGroupSpec"], workers):
         pod = group["template"]["spec"]
         (container,) = pod["containers"]
+        assert pod["restartPolicy"] == "Never"
         assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
     assert "nvidia.com/gpu" in workers["template"]["spec"]["containers"][0]["resources"]["limits"]
     done = subprocess.run(["sh", "-nc", spec["entrypoint"]], capture_output=True, text=True, check=False)
@@ -182,20 +340,29 @@ def test_the_rayjob_is_whole() -> None:
 
 
 STAND_INS = {
-    "scontrol": 'printf "node1\\nnode2\\nnode3\\n"',
+    "scontrol": (
+        'if [ "$2" = hostnames ]; then printf "node%s\\n" $(seq "${NUM_NODES:-3}"); '
+        'else echo "NodeName=$4 Arch=x86_64 NodeAddr=$4.cluster NodeHostName=$4"; fi'
+    ),
+    # As Debian has it: a node's own name is also 127.0.1.1.
+    "getent": '[ "${UNKNOWN:-}" ] || printf "127.0.1.1 STREAM\\n10.0.0.%s STREAM\\n" "${2//[^0-9]/}"',
+    "hostname": 'echo "${ADDRESSES-}"',
     "ray": (
         'echo "ray $*" >> "$LOG"; [ "$1" = get-auth-token ] && echo secret > ~/.ray/auth_token; '
-        '[ "$1" = start ] && exec sleep 60; exit 0'
+        '[ "$1" = start ] || exit 0; [ "${SLOW:-}" ] && [[ "$*" = *"ip-address=$SLOW"* ]] && '
+        'mkdir "$LOG.slow" 2> /dev/null && exit 1; '
+        "exec sleep 60"
     ),
     "srun": (
-        'echo "srun $*" >> "$LOG"; while [ "${1#--}" != "$1" ]; do shift; done; '
-        '[ "$1" = hostname ] && { echo "10.0.0.1 fe80::1"; exit 0; }; exec "$@"'
+        'while [ "${1#--}" != "$1" ]; do case "$1" in --nodelist=*) node="${1#*=}";; esac; shift; done; '
+        'echo "on $node: $*" >> "$LOG"; exec "$@"'
     ),
-    # Ends when Ray was started on all three nodes, or, with SLEEPS, at an interrupt.
+    # Ends when Ray was started on all nodes, or, with SLEEPS, at an interrupt.
     "langsearch": (
-        'echo "langsearch $*" >> "$LOG"; trap \'echo interrupted >> "$LOG"; exit 130\' INT; touch "$LOG.ready"; '
-        'for i in $(seq 100); do [ "${SLEEPS:-}" ] || [ "$(grep -c "^ray start" "$LOG")" -lt 3 ] || exit "${CODE:-0}"; '
-        "sleep 0.1; done; exit 99"
+        'echo "langsearch $*" >> "$LOG"; for name in INT TERM; do '
+        'trap "echo heard $name >> \\"$LOG\\"; exit 130" $name; done; touch "$LOG.ready"; '
+        'for i in $(seq 100); do [ "${SLEEPS:-}" ] || [ "$(grep -c "^ray start" "$LOG")" -lt "${NUM_NODES:-3}" ] || '
+        'exit "${CODE:-0}"; sleep 0.1 & wait $!; done; exit 99'
     ),
 }
 
@@ -241,37 +408,78 @@ def test_slurms_script_is_bash() -> None:
     assert {"--nodes", "--requeue", "--signal"} <= set(options)
 
 
-def test_slurms_script_starts_ray_on_every_node_and_then_the_search(sbatch: Sbatch, tmp_path: Path) -> None:
+def test_slurms_script_starts_ray_on_every_node_by_addresses_that_the_others_reach(
+    sbatch: Sbatch, tmp_path: Path
+) -> None:
     script, log = sbatch("flores12.yaml", "--experiments", "/shared")
     assert script.wait(timeout=60) == 0
     lines = log.read_text(encoding="utf-8").splitlines()
-    starts = sorted(line for line in lines if line.startswith("ray start"))
-    assert [line.split("--")[2] for line in starts] == ["address=10.0.0.1:23456 "] * 2 + ["head "]
+    starts = sorted(re.sub(r": .* start ray", ": ray", line) for line in lines if re.match("on .*ray start", line))
+    assert [line.partition(" --num")[0] for line in starts] == [
+        "on node1: ray start --block --head --node-ip-address=10.0.0.1 --port=23456 --temp-dir=/tmp/ray-123456",
+        "on node2: ray start --block --address=10.0.0.1:23456 --node-ip-address=10.0.0.2",
+        "on node3: ray start --block --address=10.0.0.1:23456 --node-ip-address=10.0.0.3",
+    ]
     assert all("--num-cpus=8 --num-gpus=2" in line for line in starts)
-    assert {node for line in lines for node in re.findall(r"^srun .*--nodelist=(\w+) ray start", line)} == {
-        "node1",
-        "node2",
-        "node3",
-    }
-    assert "langsearch run flores12.yaml --experiments /shared --address 10.0.0.1:23456" in lines
+    assert "on node2: getent ahostsv4 node1.cluster" in lines, "the head's address is asked of another node"
+    assert "langsearch run flores12.yaml --experiments /shared --address 10.0.0.1:23456 --resume-if-begun" in lines
     token = tmp_path / ".ray" / "auth_token"
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
 
 
-def test_slurms_script_ends_as_the_search_and_resumes_when_requeued(sbatch: Sbatch) -> None:
-    script, log = sbatch("flores12.yaml", SLURM_RESTART_COUNT="1", CODE="1")
+def test_slurms_script_starts_ray_again_where_a_node_was_too_slow(sbatch: Sbatch) -> None:
+    script, log = sbatch("flores12.yaml", SLOW="10.0.0.2")
+    assert script.wait(timeout=60) == 0
+    starts = re.findall(r"^ray start .*--node-ip-address=(\S+)", log.read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(starts)[:3] == ["10.0.0.1", "10.0.0.2", "10.0.0.2"]
+
+
+def test_slurms_script_leaves_nothing_on_the_nodes(sbatch: Sbatch) -> None:
+    script, log = sbatch("flores12.yaml")
+    assert script.wait(timeout=60) == 0
+    lines = log.read_text(encoding="utf-8").splitlines()
+    assert sorted(line for line in lines if "rm -rf" in line) == [
+        f"on node{number}: rm -rf /tmp/ray-123456" for number in (1, 2, 3)
+    ]
+
+
+def test_slurms_script_takes_what_a_node_says_of_itself_where_its_name_is_unknown(sbatch: Sbatch) -> None:
+    script, log = sbatch("flores12.yaml", UNKNOWN="1", ADDRESSES="127.0.0.1 fe80::1 10.9.0.7 10.8.0.7")
+    assert script.wait(timeout=60) == 0
+    assert "--head --node-ip-address=10.9.0.7 " in log.read_text(encoding="utf-8")
+
+
+def test_slurms_script_says_when_the_nodes_do_not_reach_each_other(
+    sbatch: Sbatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    script, log = sbatch("flores12.yaml", UNKNOWN="1", ADDRESSES="127.0.1.1")
     assert script.wait(timeout=60) == 1
-    assert "--address 10.0.0.1:23456 --resume\n" in log.read_text(encoding="utf-8")
+    assert "node1 must have an address that node2 reaches, but none was found" in capfd.readouterr().err
+    assert "ray start" not in log.read_text(encoding="utf-8")
 
 
-def test_slurms_warning_interrupts_the_search(sbatch: Sbatch) -> None:
+def test_on_one_node_slurms_script_needs_no_network(sbatch: Sbatch) -> None:
+    script, log = sbatch("flores12.yaml", UNKNOWN="1", NUM_NODES="1")
+    assert script.wait(timeout=60) == 0
+    assert "--head --node-ip-address=127.0.0.1 " in log.read_text(encoding="utf-8")
+
+
+def test_slurms_script_ends_as_the_search_and_takes_its_way_of_resuming(sbatch: Sbatch) -> None:
+    script, log = sbatch("flores12.yaml", "--resume", SLURM_RESTART_COUNT="1", CODE="1")
+    assert script.wait(timeout=60) == 1
+    assert "langsearch run flores12.yaml --resume --address 10.0.0.1:23456\n" in log.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("number", "heard"), [(signal.SIGUSR1, "INT"), (signal.SIGTERM, "TERM")])
+def test_slurms_warnings_stop_the_search_gently(sbatch: Sbatch, number: signal.Signals, heard: str) -> None:
     script, log = sbatch("flores12.yaml", SLEEPS="1")
     end = time.monotonic() + 30
     while not log.with_name("log.ready").exists() and time.monotonic() < end:
         time.sleep(0.05)
-    script.send_signal(signal.SIGUSR1)
+    script.send_signal(number)
     assert script.wait(timeout=30) == 130
-    assert "interrupted\n" in log.read_text(encoding="utf-8")
+    text = log.read_text(encoding="utf-8")
+    assert (f"heard {heard}\n" in text, "rm -rf /tmp/ray-123456" in text) == (True, True)
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,15 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from langsearch.experiment.folder import read_rows
 from langsearch.train.checkpoint import read_newest_checkpoint
+from tests.cluster.autoscaling import monitor_logs, play_autoscaled
 from tests.cluster.host import Host, make_network
 from tests.cluster.operating import (
     CONFIG,
@@ -31,6 +33,7 @@ from tests.cluster.operating import (
     wait_for_nodes,
 )
 from tests.cluster.sandbox import LOGS, make_sandbox
+from tests.cluster.slurm import play_slurm
 
 _GOES_ON = "it goes on from its checkpoint"
 _SECONDS_TO_NOTICE = 180
@@ -170,7 +173,7 @@ def ray_processes() -> list[str]:
 
 def logs() -> str:
     """Returns the ends of the logs that tell what went wrong: the search's, the hosts', the autoscaler's."""
-    paths = sorted(LOGS.glob("[a-z]*.log"))
+    paths = sorted(LOGS.glob("[a-z]*.log")) + monitor_logs()
     if HOSTS[0].is_on:
         paths += sorted((HOSTS[0].root / "tmp/ray").glob("session_2*/logs/monitor.*"))
     texts = ["\n".join([f"==> {path}", *text_of(path).splitlines()[-100:]]) for path in paths]
@@ -182,7 +185,13 @@ def say(text: str) -> None:
     print(f"{time.monotonic() - _started:6.1f} s  {text}", flush=True)
 
 
-STORIES = {"loss": play_loss, "empty": play_empty}
+STORIES: dict[str, Callable[[], None]] = {
+    "loss": play_loss,
+    "empty": play_empty,
+    "autoscaler-v1": partial(play_autoscaled, 1),
+    "autoscaler-v2": partial(play_autoscaled, 2),
+    "slurm": play_slurm,
+}
 
 
 def main(name: str) -> int:
