@@ -18,17 +18,18 @@ from langsearch.cluster import probes
 from langsearch.cluster.nodes import NODE_LABEL, Node, NodeError
 from langsearch.cluster.probes import NodeCheck, try_node, versions
 from langsearch.experiment.folder import read_rows
-from langsearch.search import late_nodes
+from langsearch.search import late_nodes, worker
 from langsearch.search.late_nodes import LateNodes, PlacedFifo, UnfitNodeError, check_here
 from langsearch.study.rows import State
 from langsearch.study.table import TrialTable
-from langsearch.trial.failures import UNFIT
+from langsearch.trial.failures import SPENT, UNFIT
 from tests.searcher_fixtures import SearcherMaker, reported, states
 
 if TYPE_CHECKING:
-    from tests.search_fixtures import ResultMaker
+    from tests.search_fixtures import ResultMaker, TaskMaker
+    from tests.worker_fixtures import Start
 
-pytest_plugins = ["search_fixtures", "searcher_fixtures"]
+pytest_plugins = ["search_fixtures", "searcher_fixtures", "worker_fixtures"]
 
 CHECK = NodeCheck(versions(), "/shared", ".nodes-a", "token", {}, needs_gpu=False, passed=frozenset({"here"}))
 
@@ -119,6 +120,34 @@ def test_a_worker_on_a_node_that_was_looked_at_does_not_look_again(monkeypatch: 
     with pytest.raises(UnfitNodeError, match="there is no /shared"):
         check_here(CHECK)
     check_here(None)
+
+
+def test_a_worker_gives_its_trial_back_before_it_has_touched_it(
+    start: "Start", make_task: "TaskMaker", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check_here(check: NodeCheck | None) -> None:
+        raise UnfitNodeError("a", "host-a", "must have a clock, but has none.")
+
+    monkeypatch.setattr(worker, "check_here", check_here)
+    trainable = start(make_task("00000"))
+    before = sorted(start.folder.trial("00000").path.rglob("*"))
+    values = {UNFIT: ["a", "host-a", "must have a clock, but has none."], SPENT: True, "done": True}
+    assert trainable.step() == {"name": "00000", "kind": "searched", **values}
+    trainable.cleanup()
+    assert sorted(start.folder.trial("00000").path.rglob("*")) == before
+
+
+def test_trials_that_wait_for_a_node_end_with_the_search() -> None:
+    stopped: list[str] = []
+    trials = [SimpleNamespace(name=status, status=status) for status in ("PENDING", "RUNNING", "TERMINATED")]
+    scheduler = PlacedFifo()
+    scheduler.late_nodes = late()
+    scheduler.end_waiting()
+    controller = SimpleNamespace(get_trials=lambda: trials, stop_trial=lambda trial: stopped.append(trial.name))
+    scheduler.on_trial_add(controller, trials[0])
+    scheduler.end_waiting()
+    assert stopped == ["PENDING"]
+    assert scheduler.__getstate__() == {}, "Tune pickles it, which a controller cannot be"
 
 
 def test_a_trial_that_is_given_back_goes_to_another_node(
