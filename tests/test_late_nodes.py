@@ -191,6 +191,7 @@ def test_a_search_goes_on_beside_a_late_node_that_is_not_fit(
             cluster.add_node(num_cpus=1)
             line = [sys.executable, "-m", "langsearch", "run", str(space_file), "--address", cluster.address]
             line += ["--experiments", str(tmp_path / "experiments"), "--trials", "4", "--set", "baselines=[]"]
+            line += ["--set", "trainer.epochs=12"]  # it goes on until the node is there, on a busy machine too
             with log.open("wb") as output:
                 running = subprocess.Popen(line, stdout=output, stderr=output)
             end = time.monotonic() + 240
