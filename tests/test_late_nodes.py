@@ -164,13 +164,24 @@ def test_a_trial_that_is_given_back_goes_to_another_node(
     assert (searcher.is_done, states(table)) == (True, {"00000": State.COMPLETE})
 
 
+# Python runs it at its start; a worker has the driver's folder on its path, before all others.
+WITHOUT_LANGSEARCH = """\
+import sys
+
+class Without:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "langsearch":
+            raise ModuleNotFoundError("No module named 'langsearch'")
+
+sys.meta_path.insert(0, Without())
+"""
 LATE_NODES = {
     "another version": (
         "langsearch-9.9.dist-info/METADATA",
         "Metadata-Version: 2.1\nName: langsearch\nVersion: 9.9\n",
         "must have the versions of the machine that runs the search, but langsearch is 9.9 instead of ",
     ),
-    "no langsearch": ("langsearch/__init__.py", "raise ImportError('broken')\n", "must run langsearch, but cannot: "),
+    "no langsearch": ("sitecustomize.py", WITHOUT_LANGSEARCH, "must run langsearch, but cannot: "),
 }
 
 
