@@ -8,6 +8,9 @@ from langsearch.space.architecture import BaseShape
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space, load_space
 
+ODD_SIGNS = "50% a?b#c%41{d}[e]"
+"""A folder's name whose signs mean something in a URL, a pattern, a shell, a template or the terminal's markup."""
+
 M2M100_418M = BaseShape(
     encoder_layers=12,
     decoder_layers=12,

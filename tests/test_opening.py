@@ -18,6 +18,7 @@ from langsearch.experiment.opening import (
     start_experiment,
     storage_url,
 )
+from langsearch.experiment.study_reader import StudyReader
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space, load_space
 
@@ -247,6 +248,19 @@ def test_a_resumed_experiment_that_never_began_takes_no_other_s_study(tmp_path: 
     (tmp_path / "two" / "tiny").mkdir(parents=True)
     with pytest.raises(InputError, match=r"`search\.storage` must not have the experiment yet"):
         start_experiment(tmp_path / "two" / "tiny", space, resume=True)
+
+
+@pytest.mark.parametrize("signs", ["?", "#1", "100%", "%41", "{x}", "a b", "[a]*", "é&=;"])
+def test_the_trial_table_lies_in_its_folder_whatever_signs_the_path_has(
+    signs: str, tmp_path: Path, space_file: Path
+) -> None:
+    path = tmp_path / signs / "tiny"
+    folder = start_experiment(path, space := load_space(space_file), resume=False)
+    table = open_table(folder, space)
+    table.propose(space.dimensions())
+    assert {path.name for path in path.iterdir()} == {"space.yaml", "study.db"}
+    assert {path.name for path in tmp_path.iterdir()} == {signs, "tiny.yaml"}
+    assert StudyReader(folder, space, 1).read().rows == tuple(table.rows())
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg"])

@@ -20,6 +20,7 @@ from langsearch.cli.app import main
 from langsearch.experiment.folder import read_json, read_rows
 from langsearch.experiment.results_parquet import RESULTS
 from langsearch.search import runner
+from tests.space_fixtures import ODD_SIGNS
 
 pytest_plugins = ["search_fixtures"]
 
@@ -39,7 +40,7 @@ class Searched:
 
 
 def arguments(space: Path, *more: str) -> list[str]:
-    return ["run", str(space), "--experiments", str(space.parent / "experiments"), *more]
+    return ["run", str(space), "--experiments", str(space.parent / ODD_SIGNS), *more]
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *given: str) -> object:
@@ -68,7 +69,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory, tiny_space: str) -> Itera
     space.write_text(text.replace("{float: [1.0e-3, 1.0e-2], log: true}", "{choice: [0.003, 0.004, 1.0e+30]}"))
     with pytest.MonkeyPatch.context() as monkeypatch:
         code = run(monkeypatch, *arguments(space))
-    path = space.parent / "experiments" / "tiny"
+    path = space.parent / ODD_SIGNS / "tiny"
     yield Searched(space, path, code, rows_of(path), frozenset(path.rglob("*")))
     ray.shutdown()
 
@@ -170,7 +171,7 @@ def test_after_kill_9_resume_adds_only_what_is_missing_and_tests_nothing_twice(
 ) -> None:
     shutil.copytree(searched.space.parent, tmp_path / "copy")
     space = tmp_path / "copy" / "tiny.yaml"
-    path = tmp_path / "copy" / "experiments" / "tiny"
+    path = tmp_path / "copy" / ODD_SIGNS / "tiny"
     given = arguments(space, "--resume", "--trials", "5", "--quiet")
     before = {file: file.stat().st_mtime_ns for file in path.glob("trials/*/*") if file.is_file()}
     with subprocess.Popen(

@@ -13,11 +13,12 @@ from langsearch.experiment.study_reader import StudyReader, UnreadableError
 from langsearch.study.results import FinalResult
 from langsearch.study.table import TrialTable
 from tests.dashboard_fixtures import LiveSearch
+from tests.space_fixtures import ODD_SIGNS
 
 
 @pytest.fixture
 def search(tmp_path: Path) -> LiveSearch:
-    search = LiveSearch(tmp_path / "small")
+    search = LiveSearch(tmp_path / ODD_SIGNS / "small")
     search.run_baselines()
     return search
 

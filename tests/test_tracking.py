@@ -14,12 +14,14 @@ import ray
 from langsearch.cli.app import main
 from langsearch.experiment.environment import CheckedSpace, check_space
 from langsearch.experiment.folder import ExperimentFolder, read_rows
+from langsearch.experiment.opening import sqlite_url
 from langsearch.search.checking import describe_check
 from langsearch.search.trackers import check_tracking, describe_tracking
 from langsearch.search.tracking import METRICS, tracked_values, tracking_callbacks
 from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space
 from langsearch.space.tracking import MlflowSettings, TrackingSettings, WandbSettings
+from tests.space_fixtures import ODD_SIGNS
 
 if TYPE_CHECKING:
     from tests.search_fixtures import ResultMaker, TableMaker, TaskMaker
@@ -184,7 +186,8 @@ def tracked(tmp_path_factory: pytest.TempPathFactory, tiny_space: str) -> Iterat
     """A search of one trial, written for all three."""
     for module in ("mlflow", "wandb"):
         pytest.importorskip(module, reason=f"needs the extra {module}")
-    folder = tmp_path_factory.mktemp("tracked")
+    folder = tmp_path_factory.mktemp("tracked") / ODD_SIGNS
+    folder.mkdir()
     text = tiny_space.replace("[pretrained, full_finetuning, shared_lora, published]", "[]").replace(
         "trials: 3", "trials: 1"
     )
@@ -209,7 +212,7 @@ def test_a_search_writes_event_files_that_hold_what_the_curve_holds(tracked: Pat
 def test_a_search_writes_runs_for_mlflow(tracked: Path) -> None:
     import mlflow
 
-    client = mlflow.MlflowClient(f"sqlite:///{tracked / 'mlflow.db'}")
+    client = mlflow.MlflowClient(sqlite_url(tracked / "mlflow.db"))
     experiment = client.get_experiment_by_name("tiny")
     assert experiment is not None
     assert experiment.artifact_location == (tracked / "mlartifacts").as_uri()

@@ -105,6 +105,22 @@ def test_a_list_of_remote_experiments_fetches_no_trials_and_a_later_look_the_res
     assert fetch_experiments(f"{remote.url}/a", with_trials=True) == found[:1]
 
 
+@pytest.mark.parametrize("name", ["a ?b", "#1", "50%41", "naïve", "{x}[y]"])
+def test_a_name_may_have_signs_that_mean_something_in_a_url(name: str, remote: Remote, tmp_path: Path) -> None:
+    put(remote, tmp_path / "there", name, space_yaml="a: 1", trials__00000__state="1")
+    assert remote.names() == [name]
+    (found,) = fetch_experiments(remote.url, with_trials=True)
+    assert (found.name, contents(found)["trials/00000/state"]) == (name, "1")
+    assert fetch_experiment(remote.child(name).url) == found
+
+
+def test_a_url_without_an_experiment_is_named_and_nothing_is_kept(remote: Remote, tmp_path: Path) -> None:
+    url = f"{remote.url}/nothing"
+    with pytest.raises(InputError, match=f"must be of a folder that holds a space.yaml, but {url} holds none"):
+        fetch_experiment(url)
+    assert not list((tmp_path / "cache").rglob("nothing*"))
+
+
 def test_a_folder_here_is_read_where_it_lies(tmp_path: Path) -> None:
     write(tmp_path / "b", space_yaml="")
     write(tmp_path / "a", space_yaml="")

@@ -90,4 +90,4 @@ def export(
         note=print_text,
     )
     what = f"a model for {direction}" if format_ == "merged" else f"{len(names)} adapters"
-    out.print(f"Wrote {what} and a card to {to}", soft_wrap=True)
+    print_text(f"Wrote {what} and a card to {to}")

@@ -1,5 +1,6 @@
 """Ray clusters: searches sent there, followed and fetched, and nodes examined."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,8 +63,10 @@ def submit(
 
     jobs = Jobs(address)
     job = jobs.submit(loaded, experiments, options)
-    print_text(f"Job {job}. Follow it: langsearch status {job} --address {address} --follow")
-    print_text(f"Fetch the results: langsearch fetch {job} --address {address} --to {EXPERIMENTS}/{loaded.name}")
+    follow = shlex.join(["langsearch", "status", job, "--address", address, "--follow"])
+    print_text(f"Job {job}. Follow it: {follow}")
+    to = f"{EXPERIMENTS}/{loaded.name}"
+    print_text(f"Fetch the results: {shlex.join(['langsearch', 'fetch', job, '--address', address, '--to', to])}")
     if not detach:
         raise typer.Exit(_follow(jobs, job))
 
@@ -111,7 +114,8 @@ def _follow(jobs: "Jobs", job: str) -> int:
     try:
         return jobs.follow(job, write)
     except KeyboardInterrupt:
-        err.print(f"Not followed any more; the job goes on. To stop it: ray job stop {job} --address {jobs.address}")
+        stop = shlex.join(["ray", "job", "stop", job, "--address", jobs.address])
+        err.print(f"Not followed any more; the job goes on. To stop it: {stop}", markup=False, soft_wrap=True)
         return 0
 
 

@@ -25,7 +25,7 @@ def report(
     folder = brought_here(experiment)
     path = write_report(folder, price)
     print_front(folder)
-    out.print(f"Report: {path}", soft_wrap=True)
+    print_text(f"Report: {path}")
 
 
 def print_front(experiment: Path) -> None:

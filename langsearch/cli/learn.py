@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from langsearch.cli.console import out
+from langsearch.cli.console import out, print_text
 from langsearch.cli.options import Overrides, SpaceFile, load_with_options
 
 _To = Annotated[Path | None, typer.Option("--to", help="Where to write. [experiments/NAME-sides or -subspace]")]
@@ -49,4 +49,4 @@ def learn_subspace(
 def _show_learned(folder: Path) -> None:
     from langsearch.report.learned_page import write_learned_page
 
-    out.print(f"Figures: {write_learned_page(folder)}", soft_wrap=True)
+    print_text(f"Figures: {write_learned_page(folder)}")

@@ -128,7 +128,7 @@ def _write_results(checked: "CheckedSpace", outcome: "Outcome") -> bool:
         print_front(path)
         if outcome.copy is not None:
             outcome.copy.push()
-            out.print(f"Experiment: {outcome.copy.remote.url}", soft_wrap=True)
+            print_text(f"Experiment: {outcome.copy.remote.url}")
     except OSError as error:
         what = "front and report" if outcome.is_complete else "report"
         err.print(
@@ -137,7 +137,7 @@ def _write_results(checked: "CheckedSpace", outcome: "Outcome") -> bool:
             soft_wrap=True,
         )
         return False
-    out.print(f"Report: {report}", soft_wrap=True)
+    print_text(f"Report: {report}")
     return True
 
 

@@ -187,8 +187,6 @@ def fetch_remote(url: str, to: Path) -> Path:
         copy = fetch_experiment(url)
     except OSError as error:
         raise InputError(f"The storage must be readable from here, but {url} is not: {error}") from error
-    if not (copy / "space.yaml").exists():
-        raise InputError(f"An experiment's folder holds a space.yaml, but {url} has none.")
     shutil.copytree(copy, to, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".remote"))
     return to
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -41,7 +42,10 @@ def normal_url(url: str) -> str:
 
 
 def child(place: str, name: str) -> str:
-    """Returns the path or URL of what lies directly in a folder."""
+    """Returns the path or URL of what lies directly in a folder; in a URL the name is quoted."""
+    if not is_remote(place):
+        return f"{place.rstrip('/')}/{name}"
+    name = quote(name, safe="")
     place, mark, query = place.partition("?")
     return f"{place.rstrip('/')}/{name}{mark}{query}"
 

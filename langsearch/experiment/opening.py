@@ -5,9 +5,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import optuna
 from ruamel.yaml import YAML
+from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from langsearch.experiment.folder import PARTIAL, ExperimentFolder, read_json, write_text
@@ -184,9 +186,23 @@ def _is_below(key: str, sections: Sequence[str]) -> bool:
 
 def storage_url(folder: ExperimentFolder, space: Space) -> str:
     """Returns where the trial table is, as SQLAlchemy writes it."""
-    url = space.search.storage or f"sqlite:///{folder.study}"
+    url = space.search.storage or sqlite_url(folder.study)
     # Without a driver's name SQLAlchemy takes psycopg2; the extra `postgres` has its successor.
     return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
+
+
+def sqlite_url(file: Path, *, is_read_only: bool = False) -> str:
+    """Returns the URL of an SQLite file, whatever signs its path has: ?, # and % mean something in a URL.
+
+    Args:
+        file: The file.
+        is_read_only: Whether nothing can be written through it; the file must then be there.
+    """
+    if not is_read_only:
+        return URL.create("sqlite", database=str(file)).render_as_string()
+    # Here the path is in a URL of SQLite's own, which is in SQLAlchemy's.
+    inner = f"file:{quote(str(file.resolve()))}"
+    return URL.create("sqlite", database=inner, query={"mode": "ro", "uri": "true"}).render_as_string()
 
 
 def _check_storage(url: str, name: str) -> None:

@@ -4,9 +4,7 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import optuna
 from optuna.exceptions import StorageInternalError
@@ -14,7 +12,7 @@ from optuna.trial import FrozenTrial
 from sqlalchemy.exc import SQLAlchemyError
 
 from langsearch.experiment.folder import ExperimentFolder
-from langsearch.experiment.opening import space_of_version, storage_url
+from langsearch.experiment.opening import space_of_version, sqlite_url, storage_url
 from langsearch.space.schema import Space
 from langsearch.study.candidates import final_front, find_candidates
 from langsearch.study.constraints import Constraints
@@ -89,9 +87,12 @@ class StudyReader:
             if space.search.storage is None:
                 if not folder.study.is_file():
                     raise UnreadableError("The trial table is not there yet.")
-                url = read_only_url(folder.study)
+                url = sqlite_url(folder.study, is_read_only=True)
                 self._watch = sqlite3.connect(
-                    url.removeprefix("sqlite:///"), uri=True, timeout=_SECONDS_TO_WAIT, check_same_thread=False
+                    f"{folder.study.resolve().as_uri()}?mode=ro",
+                    uri=True,
+                    timeout=_SECONDS_TO_WAIT,
+                    check_same_thread=False,
                 )
                 arguments = {"timeout": _SECONDS_TO_WAIT}
             elif url.startswith("postgresql"):
@@ -167,11 +168,6 @@ class StudyReader:
             judged = replace(judged, violations=self._constraints.violations(row.result, scores))
         self._judged[row.name] = _Judged(row, retried_as, pretrained, judged)
         return judged
-
-
-def read_only_url(study: Path) -> str:
-    """Returns the URL of an SQLite file that nothing can be written through."""
-    return f"sqlite:///file:{quote(str(study.resolve()))}?mode=ro&uri=true"
 
 
 @contextlib.contextmanager

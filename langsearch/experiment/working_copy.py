@@ -5,6 +5,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from langsearch.experiment.folder import STORE_FOLDER
 from langsearch.experiment.lock import is_held
@@ -147,7 +148,7 @@ def fetch_experiment(text: str) -> Path:
         raise InputError(
             f"An experiment's URL must end in FOLDER/NAME, but got {text}. `langsearch list` shows what a folder holds."
         )
-    return _fetch(open_remote(f"{parent}{mark}{query}"), name, with_trials=True)
+    return _fetch(open_remote(f"{parent}{mark}{query}"), unquote(name), with_trials=True)
 
 
 def fetch_experiments(text: str, *, with_trials: bool) -> list[Path]:
@@ -181,6 +182,11 @@ def _fetch(experiments: Remote, name: str, *, with_trials: bool) -> Path:
     working = WorkingCopy(experiments, name)
     if is_held(working.path):
         return working.path
+    if not working.remote.exists(_SPACE):
+        raise InputError(
+            f"An experiment's URL must be of a folder that holds a {_SPACE}, but {working.remote.url} holds none. "
+            f"`langsearch list URL` shows what a folder holds."
+        )
     copy = local_copy(experiments.url, "fetched")
     if with_trials:
         working.remote.pull_all(copy / name)

@@ -96,13 +96,13 @@ def learn_and_print(
         }
         text = "  ".join(f"{stack}: {sides}" for stack, sides in proposed.items())
         console.print(f"In a space:  {text}", markup=False, soft_wrap=True)
-        console.print(f"Sides: {folder / SIDES_FILE}", soft_wrap=True)
+        console.print(f"Sides: {folder / SIDES_FILE}", markup=False, soft_wrap=True)
         return folder
     demand = read_demand(folder)
     write_text(folder / NARROWED_FILE, _header(task, checked) + narrowed_space(space, checked.shape, demand))
     console.print(demand_table(demand))
-    console.print(f"Demand: {folder / DEMAND_FILE}", soft_wrap=True)
-    console.print(f"A narrowed space: {folder / NARROWED_FILE}", soft_wrap=True)
+    console.print(f"Demand: {folder / DEMAND_FILE}", markup=False, soft_wrap=True)
+    console.print(f"A narrowed space: {folder / NARROWED_FILE}", markup=False, soft_wrap=True)
     return folder
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from ray import tune
 
 from langsearch.experiment.folder import ExperimentFolder, read_json
+from langsearch.experiment.opening import sqlite_url
 from langsearch.experiment.task import TrialTask
 from langsearch.search.trackers import PRIVACY, mlflow_uri, wandb_logger
 from langsearch.space.problems import InputError
@@ -82,7 +83,7 @@ def _mlflow_logger(settings: MlflowSettings, name: str, path: Path, run: str) ->
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    own = f"sqlite:///{path / 'mlflow.db'}"
+    own = sqlite_url(path / "mlflow.db")
     uri = mlflow_uri(settings) or own
     experiment = settings.experiment or name
     log = MLflowLoggerCallback(tracking_uri=uri, experiment_name=experiment, tags={_RUN_TAG: run})

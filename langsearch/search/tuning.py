@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow.fs as pafs
 from ray import tune
 
 from langsearch.cluster.interrupts import gentle_interrupts
@@ -150,6 +151,7 @@ def run_trials(search: Search, seeding: Seeding, retry: Sequence[str]) -> Ended:
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(folder.ray),
+            storage_filesystem=pafs.LocalFileSystem(),  # else the path is read as a URL
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             failure_config=restarts(space.resources),
             callbacks=[between, *tracking_callbacks(space, folder, table, search.display.message)],

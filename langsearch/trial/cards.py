@@ -1,5 +1,6 @@
 """Model cards of exported adapters, in the hub's format: what they are, how good, from which data, how to load them."""
 
+import json
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -117,7 +118,7 @@ def load_lines(base: Base, directions: Sequence[Direction], architecture: Archit
     is_embedded = (EMBEDDED_FOLDER / base.name).is_dir()
     # The base that travels with langsearch has no place that a card could name.
     modules = "langsearch.model.finding, peft, transformers" if is_embedded else "peft, transformers"
-    place = f'langsearch.model.finding.find_base("{base.name}")' if is_embedded else f'"{base.name}"'
+    place = f'langsearch.model.finding.find_base("{base.name}")' if is_embedded else json.dumps(base.name)
     if base.revision is not None:
         place += f', revision="{base.revision}"'
     widened = [

@@ -1,5 +1,6 @@
 """A trial's adapters as PEFT's, or merged into a plain model, with a card."""
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -197,7 +198,7 @@ def _merged_card(base: Base, direction: Direction, what: str) -> str:
         prefix = f',\nand `target_prefix=[["{token}"]]` for each sentence'
     at = f" (commit {base.revision})" if base.revision else ""
     return f"""---
-base_model: {base.name}
+base_model: {json.dumps(base.name)}
 language: ["{hub_code(direction.src)}", "{hub_code(direction.tgt)}"]
 pipeline_tag: translation
 tags: [translation, langsearch]

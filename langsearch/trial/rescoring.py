@@ -5,6 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from langsearch.adapters.export_folder import FORMAT_FILE
@@ -124,7 +125,9 @@ def _print(
 ) -> None:
     scores = evaluation.scores
     stand_in = " (stand-in tokenizer)" if environment.tokenizer.is_stand_in else ""
-    console.print(f"[bold]{label}[/], {split} set, {'greedy' if beams == 1 else f'{beams} beams'}", soft_wrap=True)
+    console.print(
+        f"[bold]{escape(label)}[/], {split} set, {'greedy' if beams == 1 else f'{beams} beams'}", soft_wrap=True
+    )
     matrix = Table(box=None, pad_edge=False, title="spBLEU, source down, target across", title_justify="left")
     languages = environment.languages
     matrix.add_column("")

@@ -101,7 +101,7 @@ def train_single(
         card = f"# {space.name}\n\n{task.summary}\n"
         export_peft(learner, folder.path / "adapters", base.source, card, base.tokenizer)
         learner.remove()
-        console.print(f"Adapters: {folder.path / 'adapters'}", soft_wrap=True)
+        console.print(f"Adapters: {folder.path / 'adapters'}", markup=False, soft_wrap=True)
     return result
 
 
