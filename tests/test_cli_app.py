@@ -36,3 +36,20 @@ def test_help_lists_the_commands_on_the_way_of_a_search_and_asks_for_no_more_tha
         long, short = (CliRunner().invoke(app, [*arguments, option]) for option in ("--help", "-h"))
         assert (long.exit_code, long.output) == (0, short.output)
         assert max(len(line) for line in long.output.splitlines()) <= 80
+
+
+WINDOWS = "import sys; sys.platform = 'win32'; sys.argv[0] = {program!r}; import langsearch"
+
+
+def test_on_windows_the_way_out_is_told_when_it_is_imported() -> None:
+    sentence = (
+        "langsearch must run on Linux or macOS, but this is Windows: use the Windows Subsystem for Linux "
+        "(wsl --install), and install langsearch there."
+    )
+    for program in ("-m", "langsearch", "C:\\venv\\Scripts\\langsearch.exe"):
+        code = WINDOWS.format(program=program)
+        command = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert (command.returncode, command.stdout, command.stderr) == (1, "", f"error: {sentence}\n")
+    code = WINDOWS.format(program="script.py")
+    imported = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert imported.stderr.splitlines()[-1] == f"ImportError: {sentence}"
