@@ -3,6 +3,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -202,10 +203,64 @@ class FakeClient:
 def test_following_a_job_survives_lost_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "_SECONDS_BETWEEN_LOOKS", 0.0)
     followed = Jobs.__new__(Jobs)
-    followed._client = FakeClient()
+    followed._client, followed.address = FakeClient(), "http://head:8265"
     parts: list[str] = []
     assert followed.follow("a", parts.append) == 7
     assert "".join(parts) == "one\ntwo\nthree\n"
+
+
+class AwayClient(FakeClient):
+    """A cluster that answers every question by one error."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def get_job_info(self, *_: Any, **__: Any) -> Any:
+        raise self.error
+
+    get_job_status = list_jobs = submit_job = get_job_info
+
+
+def away(error: Exception) -> Jobs:
+    found = Jobs.__new__(Jobs)
+    found._client, found.address = AwayClient(error), "http://head:8265"
+    return found
+
+
+UNKNOWN = RuntimeError("Request failed with status code 404: Job a does not exist.")
+
+
+def test_a_job_that_vanished_is_not_followed_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "_SECONDS_BETWEEN_LOOKS", 0.0)
+    with pytest.raises(
+        InputError, match=r"http://head:8265 knows no 'a' any more: .* submit it again with --resume\.$"
+    ):
+        away(UNKNOWN).follow("a", print)
+
+
+def test_a_head_that_does_not_come_back_ends_the_following(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(jobs, "_SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr(jobs, "_SECONDS_TO_COME_BACK", 0.1)
+    with pytest.raises(ConnectionError, match=r"again with: langsearch status 'a b' --address http://head:8265 --f"):
+        away(OSError("refused")).follow("a b", print)
+    assert [record.message for record in caplog.records] == [
+        "http://head:8265 does not answer (refused). Trying again …"
+    ]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("status code 500"), OSError("refused")])
+def test_a_cluster_that_goes_away_is_told_by_every_question(error: Exception, tmp_path: Path) -> None:
+    cluster = away(error)
+    to = tmp_path / "b"
+    questions: list[Callable[[], object]] = [cluster.all, lambda: cluster.find("a"), lambda: cluster.fetch("a", to)]
+    for ask in questions:
+        with pytest.raises(ConnectionError, match=r"^http://head:8265 must answer, but does not \((status|refused)"):
+            ask()
+    with pytest.raises(InputError, match="must take the job, but does not"):
+        cluster.fetch("/on/the/cluster", to)
 
 
 def test_a_job_says_where_its_experiment_lies() -> None:

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from langsearch.space.problems import InputError
+from safetensors import SafetensorError
+
+from langsearch.space.problems import InputError, naming
 
 FORMAT_FILE = "langsearch.json"
 """Beside the PEFT adapters: the base, the languages and the architecture, for `langsearch translate` and `evaluate`."""
@@ -35,7 +37,11 @@ def export_folder(folder: Path, markers: Sequence[str] = (FORMAT_FILE, MERGED_FI
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
-        yield aside
+        try:
+            with naming(folder):
+                yield aside
+        except SafetensorError as error:  # its name for a full disk
+            raise OSError(f"{folder} could not be written: {error}") from error
         shutil.rmtree(folder, ignore_errors=True)
         aside.rename(folder)
     finally:

@@ -7,7 +7,14 @@ from typing import Annotated
 import typer
 
 from langsearch.cli.console import err, out, print_text
-from langsearch.cli.options import ExperimentOrAdapters, Overrides, TrialName, brought_here, load_with_options
+from langsearch.cli.options import (
+    ExperimentOrAdapters,
+    Overrides,
+    TrialName,
+    brought_here,
+    check_target,
+    load_with_options,
+)
 
 
 def train(
@@ -20,6 +27,7 @@ def train(
     """Train one architecture, without a search, and export its adapters."""
     if target.suffix != ".json":
         load_with_options(target, overrides)
+    check_target(to)
     from langsearch.trial.standalone import train_single
 
     train_single(out, target, space, to, overrides or (), resume=resume)
@@ -33,9 +41,13 @@ def evaluate(
     beams: Annotated[int | None, typer.Option(help="Beams. [as in the space's evaluation.final]", min=1)] = None,
 ) -> None:
     """Score a trial or exported adapters: spBLEU by direction and class pair, with its signature."""
+    from langsearch.experiment.places import check_experiment_or_adapters
+
+    folder = brought_here(target)
+    check_experiment_or_adapters(folder)
     from langsearch.trial.rescoring import print_evaluation
 
-    print_evaluation(out, brought_here(target), split, trial, space, beams)
+    print_evaluation(out, folder, split, trial, space, beams)
 
 
 def translate(
@@ -50,6 +62,9 @@ def translate(
     ] = None,
 ) -> None:
     """Translate: reads lines, writes lines; what was cut is said on standard error."""
+    from langsearch.experiment.places import check_adapters
+
+    check_adapters(adapters)
     from langsearch.trial.translating import CutLines, translate_lines
 
     cut = CutLines()
@@ -77,10 +92,15 @@ def export(
     ] = None,
 ) -> None:
     """Export a trial's adapters so that plain PEFT loads them, or merge one direction's into a plain model."""
+    from langsearch.experiment.places import check_experiment_or_adapters
+
+    folder = brought_here(source)
+    check_experiment_or_adapters(folder)
+    check_target(to)
     from langsearch.trial.export import export_one
 
     names = export_one(
-        brought_here(source),
+        folder,
         trial,
         to,
         format_,

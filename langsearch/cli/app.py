@@ -1,5 +1,6 @@
 """The application: its commands in the order of its help, and `main`."""
 
+import logging
 import sys
 from typing import Annotated
 
@@ -13,6 +14,8 @@ from langsearch.cli.experiments import dashboard, list_, report, show
 from langsearch.cli.learn import learn_sides, learn_subspace
 from langsearch.cli.search import check, run
 from langsearch.space.problems import InputError
+
+logger = logging.getLogger(__name__)
 
 app = typer.Typer(
     help="Find, for each language of a translation model, the smallest adapters that translate best.\n\n"
@@ -51,6 +54,13 @@ def main() -> None:
         for problem in error.problems:
             err.print(f"error: {problem}", markup=False, soft_wrap=True)
         sys.exit(2)
+    except OSError as error:
+        logger.debug("Where it happened:", exc_info=True)
+        from langsearch.experiment.places import file_problem
+
+        problem, code = file_problem(error)
+        err.print(f"error: {problem}", markup=False, soft_wrap=True)
+        sys.exit(code)
     except KeyboardInterrupt:
         err.print("Interrupted.")
         sys.exit(130)

@@ -21,6 +21,7 @@ from langsearch.cli.options import (
     Retry,
     SpaceFile,
     Trials,
+    check_target,
     load_with_options,
     resumption,
 )
@@ -104,6 +105,7 @@ def fetch(
     """Bring an experiment here: from its URL, or, up to 400 MB, from a path that the cluster's head sees."""
     if address is None and "://" not in what:
         raise InputError(f"--address must say which cluster has {what!r}, but is not given.")
+    check_target(to)
     from langsearch.cluster.jobs import Jobs, fetch_remote
 
     path = fetch_remote(what, to) if address is None or "://" in what else Jobs(address).fetch(what, to)
@@ -121,7 +123,8 @@ def _follow(jobs: "Jobs", job: str) -> int:
 
 def doctor(
     space: Annotated[
-        Path | None, typer.Argument(metavar="SPACE", help="Also whether this space can run: base, data, room.")
+        Path | None,
+        typer.Argument(metavar="SPACE", help="Also whether this space can run: base, data, room."),
     ] = None,
     address: Address = None,
     experiments: Experiments = EXPERIMENTS,

@@ -20,9 +20,13 @@ def report(
     ] = None,
 ) -> None:
     """Write report.html and show the front against the baselines."""
-    from langsearch.report.page import write_report
+    from langsearch.experiment.places import check_writable
 
     folder = brought_here(experiment)
+    if folder.is_dir():
+        check_writable(folder, "The experiment of a report", "Or see it without one: langsearch show EXPERIMENT")
+    from langsearch.report.page import write_report
+
     path = write_report(folder, price)
     print_front(folder)
     print_text(f"Report: {path}")

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from langsearch.cli.console import out, print_text
-from langsearch.cli.options import Overrides, SpaceFile, load_with_options
+from langsearch.cli.options import Overrides, SpaceFile, check_target, load_with_options
 
 _To = Annotated[Path | None, typer.Option("--to", help="Where to write. [experiments/NAME-sides or -subspace]")]
 _Resume = Annotated[bool, typer.Option("--resume", help="Go on where an earlier learning stopped.")]
@@ -24,6 +24,7 @@ def learn_sides(
 ) -> None:
     """Learn which layers should be indexed by the source language and which by the target's."""
     loaded = load_with_options(space, overrides)
+    check_target(to)
     from langsearch.prior.standalone import learn_and_print
 
     _show_learned(learn_and_print(out, "sides", loaded, to, resume=resume, steps=steps, rank=rank, by=by))
@@ -40,6 +41,7 @@ def learn_subspace(
 ) -> None:
     """Learn how much rank each language demands, and propose a narrowed space."""
     loaded = load_with_options(space, overrides)
+    check_target(to)
     from langsearch.prior.standalone import learn_and_print
 
     given = {"rank": rank, "epochs": epochs, "target": target}

@@ -1,6 +1,7 @@
 """Arguments and options that several commands have."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -117,6 +118,32 @@ def resumption(*, resume: bool, resume_if_begun: bool, retry: str | None, accept
         "--accept-changed-space": accept_changed_space,
     }
     return [flag for flag, is_given in flags.items() if is_given] + ([] if retry is None else ["--retry", retry])
+
+
+def check_experiments(place: str, name: str) -> None:
+    """Raises InputError if an experiment cannot be written in the folder of all; of a URL its opening tells."""
+    if "://" not in place:
+        from langsearch.experiment.places import check_writable
+
+        check_writable(Path(place) / name, "An experiment in --experiments", "Name another with --experiments DIR.")
+
+
+def check_target(to: Path | None) -> None:
+    """Raises InputError if a command that writes a folder of its own cannot.
+
+    Args:
+        to: As --to gives it. None: it is made in `EXPERIMENTS`.
+    """
+    from langsearch.experiment.places import check_writable
+
+    if to is None:
+        check_writable(Path(EXPERIMENTS), f"{EXPERIMENTS}/", "Name another folder with --to DIR.")
+        return
+    if re.match(r"\w+:/", str(to)):  # a path has one slash where the URL had two
+        raise InputError(f"--to must be a folder of this machine, but got the URL {str(to).replace(':/', '://', 1)}.")
+    check_writable(to, "--to", "Name another with --to DIR.")
+    # Exports are written beside their place, and renamed; tokenized text is shared by all that lies in a folder.
+    check_writable(to.absolute().parent, "The folder that holds --to", "Name another with --to DIR.")
 
 
 def brought_here(place: str) -> Path:

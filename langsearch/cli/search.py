@@ -21,9 +21,11 @@ from langsearch.cli.options import (
     RunAddress,
     SpaceFile,
     Trials,
+    check_experiments,
     load_with_options,
     resumption,
 )
+from langsearch.space.problems import InputError
 
 if TYPE_CHECKING:
     from langsearch.experiment.environment import CheckedSpace
@@ -86,6 +88,7 @@ def run(
 
         options += ["--quiet"] if quiet else []
         raise typer.Exit(run_on_head(loaded, address, experiments, options, write))
+    check_experiments(experiments, loaded.name)
     from langsearch.experiment.environment import check_space
     from langsearch.search.checking import check_constraints
     from langsearch.search.display import Display
@@ -117,6 +120,9 @@ def run(
 
 def _write_results(checked: "CheckedSpace", outcome: "Outcome") -> bool:
     """Writes the front's adapters and the report; returns whether they could be, which a full disk prevents."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
     from langsearch.report.page import write_report
     from langsearch.trial.export import export_front
 
@@ -129,10 +135,11 @@ def _write_results(checked: "CheckedSpace", outcome: "Outcome") -> bool:
         if outcome.copy is not None:
             outcome.copy.push()
             print_text(f"Experiment: {outcome.copy.remote.url}")
-    except OSError as error:
+    except (OSError, InputError, StorageInternalError, SQLAlchemyError) as error:
         what = "front and report" if outcome.is_complete else "report"
+        cause = str(error).strip().partition("\n")[0].rstrip(".")
         err.print(
-            f"The {what} could not be written: {error}. --resume writes what is missing.",
+            f"The {what} could not be written: {cause}. --resume writes what is missing.",
             markup=False,
             soft_wrap=True,
         )
@@ -160,6 +167,10 @@ def _tell_end(outcome: "Outcome", *, is_idle: bool) -> int:
         way_out = "Remove the cause, or change `failures`"
         if outcome.stopped_by.startswith("disk full"):
             way_out = "Make room on the disk, or lower `checkpoints.max_gigabytes`"
+        elif outcome.stopped_by.startswith("the trial table"):
+            way_out = "See that its database answers and can be written"
+        elif outcome.stopped_by.startswith("storage"):
+            way_out = "See that the storage answers and can be written"
         err.print(
             f"Stopped: {outcome.stopped_by.rstrip('.')}. {way_out}; "
             "then go on with the same command and --resume: no finished epoch is lost.",

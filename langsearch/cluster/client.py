@@ -83,6 +83,12 @@ def run_on_head(
             else:
                 write(f"{name} is being searched already. Its output follows; what was given now does not count.\n")
             return _follow(actor, address, interrupts, write)
+    except RayError as error:
+        cause = str(error).strip().splitlines()[-1]
+        raise ConnectionError(
+            f"The head of {address} must start the search, but has not ({cause}). Try again; if the search did begin, "
+            "the same command with --resume follows it."
+        ) from error
     finally:
         ray.shutdown()
 
@@ -207,7 +213,7 @@ def _follow(actor: Any, address: str, interrupts: Interrupts, write: Callable[[s
             if code is not None:
                 ray.get(actor.leave.remote())
                 return int(code if code >= 0 else 128 - code)
-    except (ConnectionError, RayActorError) as error:
+    except (ConnectionError, RayError) as error:
         cause = str(error).strip().splitlines()[0]
         write(
             f"The connection to {address} is lost ({cause}), and the search goes on there as long as its head does. "

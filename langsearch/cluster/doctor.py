@@ -15,6 +15,7 @@ from langsearch.cluster.nodes import Node, NodeError, ask, live_nodes, may_come,
 from langsearch.cluster.probes import MUST_BE_EQUAL, Examined, examine, read_clock, remove_token, write_token
 from langsearch.cluster.resources import amounts
 from langsearch.experiment.object_store import is_remote
+from langsearch.experiment.remote import open_remote
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space
 
@@ -55,15 +56,20 @@ def diagnose(experiments: str, space: Space | None, address: str | None) -> list
     paths = _paths(space)
     name, token = f".doctor-{uuid4().hex}", uuid4().hex
     made = None if is_remote(place) else _first_missing(Path(place))
+    is_written = False
     try:
         with suppress(OSError, InputError):  # then no machine finds the token, and each says why
+            if is_remote(place):
+                open_remote(place)  # within seconds, where nothing answers
             write_token(place, name, token)
+            is_written = True
         here = examine(place, name, token, paths)
         if address is None:
             return [_judge("this machine", None, here, here, None, None)]
         return _nodes(here, space, (place, name, token, paths))
     finally:
-        remove_token(place, name)
+        if is_written or not is_remote(place):
+            remove_token(place, name)
         if made is not None:
             _remove_empty(Path(place), made)
 

@@ -1,11 +1,12 @@
 """Searches as jobs of a Ray cluster: sent over its job API, they go on when who sent them goes away."""
 
 import asyncio
+import logging
 import shlex
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +24,11 @@ from langsearch.experiment.working_copy import fetch_experiment
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space
 
+logger = logging.getLogger(__name__)
+
 _SECONDS_BETWEEN_LOOKS = 2.0
+_SECONDS_TO_COME_BACK = 600.0
+"""For a head that does not answer while a job is followed: long enough to be restarted."""
 _EXPERIMENTS, _NAME = "langsearch_experiments", "langsearch_name"
 _STOPPING = {"env_vars": {"RAY_JOB_STOP_SIGNAL": "SIGTERM", "RAY_JOB_STOP_WAIT_TIME_S": "900"}}
 """At a stop Ray sends SIGTERM, at which trials stop behind a checkpoint, and kills after so many seconds, else after 3.
@@ -92,7 +97,9 @@ class Jobs:
 
     def all(self) -> list[Job]:
         """Returns the searches among the cluster's jobs, the latest first."""
-        jobs = [_job(details) for details in self._client.list_jobs() if details.submission_id is not None]
+        with self._asking():
+            listed = self._client.list_jobs()
+        jobs = [_job(details) for details in listed if details.submission_id is not None]
         found = [job for job in jobs if job.experiment is not None]
         return sorted(found, key=lambda job: job.started or datetime.now(UTC), reverse=True)
 
@@ -100,7 +107,9 @@ class Jobs:
         """Returns a job. Raises InputError if there is none."""
         try:
             return _job(self._client.get_job_info(job))
-        except RuntimeError as error:
+        except _AWAY as error:
+            if not _is_unknown(error):
+                raise ConnectionError(self._refused(error)) from error
             known = ", ".join(found.id for found in self.all()[:10]) or "none"
             raise InputError(f"JOB must be a job of {self.address}, but {job!r} is not. There: {known}.") from error
 
@@ -110,8 +119,12 @@ class Jobs:
         Args:
             job: Its id.
             write: Gets the text as it comes.
+
+        Raises:
+            InputError: If the cluster does not know the job, or not any more.
+            ConnectionError: If nobody has answered for `_SECONDS_TO_COME_BACK`.
         """
-        shown = 0
+        shown, answered, is_told = 0, time.monotonic(), False
 
         def pass_on(text: str) -> None:
             nonlocal shown
@@ -123,12 +136,34 @@ class Jobs:
                 asyncio.run(self._tail(job, shown, pass_on))
             try:
                 details = self._client.get_job_info(job)
+                answered, is_told = time.monotonic(), False
                 if details.status.is_terminal():
                     pass_on(self._client.get_job_logs(job)[shown:])
                     return _exit_code(details)
-            except _AWAY:
-                pass  # the head is away, or the connection; the job goes on without us
+            except _AWAY as error:  # the head is away, or the connection; the job goes on without us
+                if _is_unknown(error):
+                    raise InputError(self._vanished(job)) from error
+                seconds = time.monotonic() - answered
+                if seconds > _SECONDS_TO_COME_BACK:
+                    raise ConnectionError(self._silent(job, seconds, error)) from error
+                if not is_told:
+                    logger.warning("%s does not answer (%s). Trying again …", self.address, _last_line(error))
+                    is_told = True
             time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+    def _vanished(self, job: str) -> str:
+        return (
+            f"A job that is followed must be known to the cluster, but {self.address} knows no {job!r} any more: it "
+            "was deleted, or the head was started anew. What the search has written is there still; submit it again "
+            "with --resume."
+        )
+
+    def _silent(self, job: str, seconds: float, error: BaseException) -> str:
+        again = shlex.join(["langsearch", "status", job, "--address", self.address, "--follow"])
+        return (
+            f"{self.address} must answer to follow a job, but has not for {seconds / 60:.0f} minutes "
+            f"({_last_line(error)}). The job may go on there; follow it again with: {again}"
+        )
 
     def fetch(self, what: str, to: Path) -> Path:
         """Brings an experiment here; returns its folder.
@@ -151,12 +186,25 @@ class Jobs:
             return fetch_remote(place, to)
         line = ["python", "-m", "langsearch.cluster.packing", place]
         job = self._send(line, f"fetch-{uuid4().hex[:6]}", {}, None)
-        while not self._client.get_job_status(job).is_terminal():
-            time.sleep(0.5)
-        text = self._client.get_job_logs(job)
-        self._client.delete_job(job)
+        with self._asking():
+            while not self._client.get_job_status(job).is_terminal():
+                time.sleep(0.5)
+            text = self._client.get_job_logs(job)
+        with suppress(*_AWAY):
+            self._client.delete_job(job)
         read_folder(text, to)
         return to
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Says which cluster it was that did not answer."""
+        try:
+            yield
+        except _AWAY as error:
+            raise ConnectionError(self._refused(error)) from error
+
+    def _refused(self, error: BaseException) -> str:
+        return f"{self.address} must answer, but does not ({_last_line(error)}). Try again once its head is back."
 
     def _send(self, line: Sequence[str], job: str, metadata: dict[str, str], folder: str | None) -> str:
         try:
@@ -183,12 +231,17 @@ def fetch_remote(url: str, to: Path) -> Path:
     """Copies an experiment of an object store to a folder; returns it. Raises InputError if the URL has none."""
     import shutil
 
-    try:
-        copy = fetch_experiment(url)
-    except OSError as error:
-        raise InputError(f"The storage must be readable from here, but {url} is not: {error}") from error
+    copy = fetch_experiment(url)
     shutil.copytree(copy, to, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".remote"))
     return to
+
+
+def _is_unknown(error: BaseException) -> bool:
+    """Returns whether the cluster has answered that it knows no such job; Ray raises one error for all answers.
+
+    A 404 alone may be that of a gateway whose cluster is away.
+    """
+    return isinstance(error, RuntimeError) and "does not exist" in str(error)
 
 
 def _job(details: Any) -> Job:

@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from langsearch.data.parallel import ParallelText
-from langsearch.space.problems import InputError
+from langsearch.space.problems import InputError, naming
 
 FORMAT = b"langsearch tokens 1"
 
@@ -181,7 +181,7 @@ def _write(path: Path, key: str, sentences: Sequence[str | None], tokenize: Toke
     batch = batch.replace_schema_metadata(metadata)
     temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
-        with temporary.open("wb") as file:
+        with naming(path), temporary.open("wb") as file:
             with pa.ipc.new_file(file, batch.schema) as writer:
                 writer.write_batch(batch)
             file.flush()

@@ -11,6 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from langsearch.space.problems import naming
+
 PARTIAL = ".partial"
 """How the name of a file ends that is being written aside; a reader never looks at it."""
 
@@ -179,7 +181,7 @@ def _write_aside(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:
-        with aside.open("wb") as file:
+        with naming(path), aside.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -1,17 +1,21 @@
 """Object stores through pyarrow's file systems: opening it, and small files in it."""
 
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 OBJECT_STORES = {"s3", "gcs", "abfs"}
 """pyarrow's names of the file systems with buckets, where an object appears whole or not at all."""
+
+_GOOGLE = ("gs://", "gcs://")
+_SECONDS_TO_ANSWER = 10
 
 Stat = tuple[int, int]
 """Size in bytes, and the modification time in ns."""
@@ -29,10 +33,34 @@ def is_remote(text: str) -> bool:
 @lru_cache(maxsize=64)
 def open_system(url: str) -> tuple[Any, str]:
     """Returns the file system and the path in it; each process opens its own."""
-    if url.startswith("s3://") and "allow_delayed_open=" not in url:  # a small object in one request, not three
-        url += ("&" if "?" in url else "?") + "allow_delayed_open=true"
+    if url.startswith("s3://"):  # a small object in one request, not three
+        url = with_option(url, "allow_delayed_open", "true")
+    elif url.startswith(_GOOGLE):  # it would try for a quarter of an hour, each time
+        url = with_option(url, "retry_limit_seconds", "60")
     system, path = pafs.FileSystem.from_uri(url)
     return system, path.rstrip("/")
+
+
+def open_to_look(url: str) -> tuple[Any, str]:
+    """Returns what `open_system` does, for a first look by a person who waits: in seconds if nothing answers there.
+
+    Raises:
+        OSError: If nothing answers where the URL's `endpoint_override` says that the store is.
+    """
+    endpoint = dict(parse_qsl(url.partition("?")[2])).get("endpoint_override", "").rpartition("://")[2].rstrip("/")
+    host, colon, port = endpoint.rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS_TO_ANSWER).close()
+    if url.startswith(_GOOGLE):
+        url = with_option(url, "retry_limit_seconds", str(_SECONDS_TO_ANSWER))
+    return open_system(url)
+
+
+def with_option(url: str, name: str, value: str) -> str:
+    """Returns the URL with an option in its query, unless it has the option already."""
+    if f"{name}=" in url.partition("?")[2]:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}{name}={value}"
 
 
 def normal_url(url: str) -> str:

@@ -31,10 +31,12 @@ from langsearch.experiment.object_store import (
     join,
     normal_url,
     open_system,
+    open_to_look,
     stat_of,
     upload,
 )
-from langsearch.space.problems import InputError
+from langsearch.model.cache import VARIABLE, cache_folder
+from langsearch.space.problems import InputError, naming
 
 _CHUNK = 1 << 27
 """Bytes of one write. Closing a stream publishes what it got, also after an interrupt, so all but large tensors, whose
@@ -53,17 +55,25 @@ _LAST = {"state.json": 1, "study.db": 1, "result.json": 2}
 def local_copy(url: str, purpose: Literal["remote", "fetched"] = "remote") -> Path:
     """Returns the folder where this machine has its copy of a remote folder, the same every time.
 
-    It lies in $LANGSEARCH_CACHE, or ~/.cache/langsearch. It may be deleted while nothing uses it.
+    It lies in `cache_folder()`. It may be deleted while nothing uses it.
 
     Args:
         url: The remote folder's.
         purpose: remote: runs and their workers work there. fetched: it is only read, and disturbs none of these.
+
+    Raises:
+        InputError: If that cannot be written.
     """
-    cache = os.environ.get("LANGSEARCH_CACHE")
-    root = Path(cache) if cache else Path.home() / ".cache" / "langsearch"
+    root = cache_folder()
     name = PurePosixPath(url.partition("?")[0].rstrip("/")).name
     path = root / purpose / f"{name}-{hashlib.sha256(normal_url(url).encode()).hexdigest()[:12]}"
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"This machine's copies of remote experiments must lie in a folder that can be written, but {root} cannot "
+            f"({error.strerror}). Name another in {VARIABLE}."
+        ) from error
     return path
 
 
@@ -83,7 +93,7 @@ def open_remote(url: str) -> "Remote":
             "Give it in the environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
         )
     try:
-        system, path = open_system(normal_url(url))
+        system, path = open_to_look(normal_url(url))
         bucket = path.partition("/")[0]
         if system.type_name in OBJECT_STORES and system.get_file_info(bucket).type is pafs.FileType.NotFound:
             raise InputError(
@@ -368,7 +378,7 @@ def _fetch(system: Any, source: str, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{target.name}.partial")
     try:
-        with system.open_input_stream(source) as stream, aside.open("wb") as file:
+        with system.open_input_stream(source) as stream, naming(target), aside.open("wb") as file:
             while chunk := stream.read(_CHUNK):
                 file.write(chunk)
             file.flush()

@@ -1,7 +1,9 @@
 """The one error for wrong input: it carries all problems found, not only the first."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class InputError(ValueError):
@@ -15,6 +17,17 @@ class InputError(ValueError):
         self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
         assert self.problems, "an InputError without a problem"
         super().__init__("\n".join(self.problems))
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Has an error of the system inside the context say which file it is about, as one of a write does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def near_names(name: str, valid: Iterable[str], limit: int = 3) -> str:
