@@ -105,5 +105,30 @@ def test_another_failure_of_ray_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(ray, "init", start)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    with pytest.raises(ValueError, match="no such option"):
+    with pytest.raises(InputError, match=r"Ray must start .* has not \(no such option\)\. .*RAY_TMPDIR"):
         ray_session.start_ray(1_000_000)
+
+
+def test_where_a_temporary_folder_is_too_long_for_sockets_the_session_is_in_a_short_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    told: list[str] = []
+    monkeypatch.setenv("TMPDIR", "/tmp")
+    assert ray_session.session_folder(told.append) == Path("/tmp/ray")
+    assert not told
+    long = tmp_path / ("scratch" * 10)
+    long.mkdir()
+    monkeypatch.setenv("TMPDIR", str(long))
+    assert ray_session.session_folder(told.append) == Path("/tmp/ray")
+    assert told == [
+        f"{long}/ray leaves too few of the 107 bytes that a socket's path may have. Ray's session is in /tmp/ray."
+    ]
+    monkeypatch.setenv("RAY_TMPDIR", "/proc/none")  # that cannot be made
+    assert ray_session.session_folder(told.append) == Path("/tmp/ray")
+    assert "/proc/none/ray cannot" in told[-1]
+    monkeypatch.setattr(ray_session, "_SHORT_FOLDERS", ("/proc",))
+    with pytest.raises(
+        InputError, match=r"session must lie in a folder .* at most \d\d bytes, .* Name one in RAY_TMPDIR"
+    ):
+        ray_session.session_folder()

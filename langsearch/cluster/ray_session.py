@@ -3,13 +3,17 @@
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import grpc
 import ray
+from ray._common.utils import get_default_ray_temp_dir
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray.exceptions import AuthenticationError, RayError
 
+from langsearch.experiment.places import check_writable
 from langsearch.model.cpus import available_cpus
 from langsearch.model.device import require_gpu
 from langsearch.space.problems import InputError
@@ -18,6 +22,7 @@ from langsearch.space.schema import Space
 SECONDS_TO_CONNECT = 10.0
 _NUM_STARTS = 3
 """How often Ray is started, where the machine is too busy for the half minute that it gives itself."""
+_SHORT_FOLDERS = ("/tmp", "/var/tmp")
 _TOKEN_SETUP = "ray._private.authentication.authentication_token_setup"
 
 _ENVIRONMENT = {
@@ -144,6 +149,7 @@ def start_ray(base_bytes: int, tell: Callable[[str], None] = lambda text: None) 
     set_environment()
     if ray.is_initialized():
         return
+    folder = session_folder(tell)
     for tries_left in reversed(range(_NUM_STARTS)):
         try:
             ray.init(
@@ -156,11 +162,15 @@ def start_ray(base_bytes: int, tell: Callable[[str], None] = lambda text: None) 
                 # The base once and small things, not Ray's default of 30 % of the memory.
                 object_store_memory=base_bytes + base_bytes // 20 + 200_000_000,
                 _node_ip_address="127.0.0.1",  # nothing of a run on one machine is open to others
+                _temp_dir=str(folder),
             )
         except Exception as error:  # Ray raises a bare one
             ray.shutdown()
             if "timed out" not in str(error):
-                raise
+                raise InputError(
+                    f"Ray must start on this machine, but has not ({_first_line(error)}). Its files are in {folder}; "
+                    "RAY_TMPDIR=FOLDER puts them elsewhere. When the cause is gone, go on with --resume."
+                ) from error
             if not tries_left:
                 raise InputError(
                     f"Ray must start within half a minute, but has not, {_NUM_STARTS} times: the machine is too busy. "
@@ -169,6 +179,41 @@ def start_ray(base_bytes: int, tell: Callable[[str], None] = lambda text: None) 
             tell("Ray did not start within half a minute, since the machine is busy. Once more …")
         else:
             return
+
+
+def session_folder(tell: Callable[[str], None] = lambda text: None) -> Path:
+    """Returns where Ray's session on this machine is to lie: where Ray would put it, or else a short folder.
+
+    The system takes at most 107 bytes for the path of a socket (104 with its end on macOS: unix(4), unix(7)), of which
+    Ray needs some 60 itself; a TMPDIR below a home or a job's scratch folder is often longer.
+
+    Args:
+        tell: Gets a sentence if it is not where Ray would put it.
+
+    Raises:
+        InputError: If no folder will do.
+    """
+    wanted = Path(get_default_ray_temp_dir())
+    longest = 103 if sys.platform == "darwin" else 107
+    own = len(f"/session_2000-01-01_00-00-00_000000_{os.getpid()}/sockets/plasma_store")
+    problem = ""
+    for place in (wanted, *(Path(root, "ray") for root in _SHORT_FOLDERS)):
+        if len(os.fsencode(place)) + own > longest:
+            why = f"{place} leaves too few of the {longest} bytes that a socket's path may have"
+        else:
+            try:
+                check_writable(place, "The folder of Ray's session", "")
+            except InputError as error:
+                why = str(error).strip().rstrip(".")
+            else:
+                if problem:
+                    tell(f"{problem}. Ray's session is in {place}.")
+                return place
+        problem = problem or why
+    raise InputError(
+        f"Ray's session must lie in a folder that can be written, with a path of at most {longest - own} bytes, but "
+        f"there is none: {problem}. Name one in RAY_TMPDIR."
+    )
 
 
 def set_environment() -> None:
@@ -184,6 +229,7 @@ def check_local_resources(space: Space, address: str | None) -> None:
     """Raises InputError if this machine alone is to run trials that it has no room for."""
     if address is not None or ray.is_initialized():
         return
+    session_folder()
     problems = []
     num_cpus = available_cpus()
     if space.resources.cpu > num_cpus:
