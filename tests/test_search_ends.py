@@ -3,15 +3,20 @@
 import dataclasses
 import errno
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from optuna.exceptions import StorageInternalError
 from ray.tune.search import Searcher
+from sqlalchemy.exc import OperationalError
 
-from langsearch.experiment.folder import ExperimentFolder
+from langsearch.experiment.folder import ExperimentFolder, read_json
+from langsearch.experiment.object_store import UploadError
 from langsearch.experiment.task import TrialTask
+from langsearch.search import runner, worker
 from langsearch.search.searcher import TIME, TableSearcher
+from langsearch.search.tuning import Ended
 from langsearch.space.settings import Constraint, Plateau
 from langsearch.study.rows import State
 from langsearch.study.table import TrialTable
@@ -179,3 +184,53 @@ def test_a_task_that_cannot_be_written_stops_the_search(
     assert searcher.suggest("a") == Searcher.FINISHED
     assert searcher.stopped_by == "disk full: [Errno 28] No space left on device"
     assert states(table) == {"00000": State.RUNNING}, "to be trained when the search goes on"
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device", "/experiments/tiny/trial.json")
+GONE = StorageInternalError("no")
+GONE.__cause__ = OperationalError("SELECT 1", {}, Exception("server closed the connection unexpectedly"))
+FAULTS: dict[str, tuple[Exception, str]] = {
+    "a full disk": (FULL, "disk full: [Errno 28] No space left on device: '/experiments/tiny/trial.json'"),
+    "a database that goes": (
+        GONE,
+        "the trial table could not be written: server closed the connection unexpectedly",
+    ),
+    "a storage that goes": (UploadError("s3://b could not be written: no"), "storage: s3://b could not be written: no"),
+}
+
+
+@pytest.mark.parametrize("phase", ["_learn_priors", "run_trials", "evaluate_candidates", "test_front"])
+@pytest.mark.parametrize(("error", "told"), FAULTS.values(), ids=FAULTS)
+def test_a_fault_in_any_phase_stops_the_run_by_a_sentence(
+    phase: str, error: Exception, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    seeding = SimpleNamespace(points=())
+    monkeypatch.setattr(runner, "_learn_priors", lambda _: seeding)
+    monkeypatch.setattr(runner, "run_trials", lambda *_: Ended(True, "trials", None))
+    for name in ("evaluate_candidates", "test_front"):
+        monkeypatch.setattr(runner, name, lambda _: True)
+    search: Any = None
+    assert runner._run(search, (), {}) == (Ended(True, "trials", None), True)
+    monkeypatch.setattr(runner, phase, fail)
+    ended, is_complete = runner._run(search, (), {})
+    assert (ended.is_done, ended.stopped_by, is_complete) == (False, told, False)
+
+
+def test_what_stops_the_learning_of_priors_is_told_and_kept_beside_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise FULL
+
+    monkeypatch.setattr(worker, "_attached", lambda *_: None)
+    monkeypatch.setattr(worker, "learn", fail)
+    task: Any = SimpleNamespace(kind="sides", trainer=SimpleNamespace(precision="fp32"))
+    environment: Any = SimpleNamespace(compute=SimpleNamespace(resident=lambda _: None))
+    failure = worker.learn_on_worker(cast(Any, None), environment, tmp_path, task, 1)
+    assert isinstance(failure, worker.Failure)
+    assert failure.text == f"disk full: {FULL}"
+    kept = read_json(tmp_path / "priors" / "sides" / "failure.json")
+    assert (kept["cause"], "raise FULL" in kept["traceback"]) == ("disk full", True)

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from ruamel.yaml import YAML
 from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
@@ -217,9 +218,18 @@ def _check_storage(url: str, name: str) -> None:
 
 
 @contextlib.contextmanager
-def _opening(url: str) -> Iterator[None]:
-    """Says what is wrong with a database that cannot be opened."""
+def _opening(url: str, file: Path | None = None) -> Iterator[None]:
+    """Says what is wrong with a database that cannot be opened.
+
+    Args:
+        url: The database's.
+        file: The experiment's own, if it is that.
+    """
     rule = f"`search.storage` must be a database that can be opened, but got {url!r}"
+    example = "Example: postgresql://USER@HOST/DATABASE"
+    if file is not None:
+        rule = f"The trial table must be a file that can be read and written, but {file} is not"
+        example = "Make room on its disk, give the right to write, or put back the file as it was."
     try:
         yield
     except ImportError as error:
@@ -227,9 +237,9 @@ def _opening(url: str) -> Iterator[None]:
         if url.startswith("postgresql+psycopg:"):
             way_out = "Its driver is missing: pip install 'langsearch[postgres]'"
         raise InputError(f"{rule} ({error}). {way_out}") from error
-    except SQLAlchemyError as error:
-        cause = str(error).splitlines()[0]
-        raise InputError(f"{rule} ({cause}). Example: postgresql://USER@HOST/DATABASE") from error
+    except (SQLAlchemyError, StorageInternalError) as error:
+        cause = str(error.__cause__ or error).splitlines()[0]
+        raise InputError(f"{rule} ({cause}). {example}") from error
 
 
 def open_table(folder: ExperimentFolder, space: Space, *, base_parameters: int | None = None) -> TrialTable:
@@ -250,7 +260,7 @@ def open_table(folder: ExperimentFolder, space: Space, *, base_parameters: int |
         base_parameters = int(read_json(folder.description)["base_parameters"]) if folder.description.exists() else 1
     # The study keeps the name that the experiment was started with, also where the folder was renamed since.
     name = space_of_version(folder, 1).name
-    with _opening(url):
+    with _opening(url, None if search.storage else folder.study):
         return TrialTable(
             url,
             name,

@@ -12,7 +12,8 @@ from typing import Any
 
 import ray
 from optuna.exceptions import StorageInternalError
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
+from sqlalchemy.exc import SQLAlchemyError
 
 from langsearch.cluster.leftovers import clear_nodes
 from langsearch.cluster.preflight import check_cluster, check_files, node_check
@@ -47,11 +48,11 @@ from langsearch.search.late_nodes import LateNodes, UnfitNodeError
 from langsearch.search.placing import place_base
 from langsearch.search.selection import evaluate_candidates, test_front
 from langsearch.search.tuning import Ended, Search, bring_up_to_date, run_trials
-from langsearch.search.worker import learn_on_worker
+from langsearch.search.worker import Failure, learn_on_worker
 from langsearch.space.problems import InputError
 from langsearch.study.retrying import choose_failed
 from langsearch.study.rows import State, TrialRow
-from langsearch.trial.failures import plain_cause
+from langsearch.trial.failures import DISK_FULL, WORKER_LOST, failure_cause, plain_cause
 
 logger = logging.getLogger(__name__)
 
@@ -173,15 +174,18 @@ def run_search(
             return Outcome(folder, table.rows(), True, "trials", copy, None)
         with _described(search, precision) as described:
             search = replace(search, base=place_base(checked.base, weights, space.new_languages))
-            ended = _run(search, names, described)
-            is_complete = ended.is_done and evaluate_candidates(search) and test_front(search)
+            ended, is_complete = _run(search, names, described)
             described["is_complete"] = is_complete
-        clear_leftovers(folder)
-        if copy is not None:
-            copy.push()
-            if address is not None:
-                clear_nodes(copy)
-        return Outcome(folder, table.rows(), is_complete, ended.ended_by, copy, ended.stopped_by)
+        stopped_by = ended.stopped_by
+        try:
+            clear_leftovers(folder)
+            if copy is not None:
+                copy.push()
+                if address is not None:
+                    clear_nodes(copy)
+        except OSError as error:
+            stopped_by, is_complete = stopped_by or _fault(error), False
+        return Outcome(folder, table.rows(), is_complete, ended.ended_by, copy, stopped_by)
 
 
 def _cpu_precision(
@@ -297,19 +301,37 @@ def _described(search: Search, precision: MeasuredPrecision | None) -> Iterator[
         shutil.rmtree(search.folder.ray, ignore_errors=True)
 
 
-def _run(search: Search, retry: Sequence[str], described: dict[str, Any]) -> Ended:
-    seeding = _learn_priors(search)
-    if seeding.points:
-        described["prior"] = seeding.describe()
+def _run(search: Search, retry: Sequence[str], described: dict[str, Any]) -> tuple[Ended, bool]:
+    """Goes through all phases; returns how the trials ended, and whether everything is done and tested.
+
+    A database, a disk or a storage that fails in one of them stops the run. Nothing that was written is lost; what was
+    not happens again after a resume.
+    """
+    ended = Ended(False, None, None)
     try:
-        return run_trials(search, seeding, retry)
-    except StorageInternalError as error:
-        # Nothing that was written is lost; what was not happens again after a resume.
-        return Ended(False, None, f"the trial table could not be written: {plain_cause(error)}")
+        seeding = _learn_priors(search)
+        if isinstance(seeding, str):
+            return replace(ended, stopped_by=seeding), False
+        if seeding.points:
+            described["prior"] = seeding.describe()
+        ended = run_trials(search, seeding, retry)
+        return ended, ended.is_done and evaluate_candidates(search) and test_front(search)
+    except (StorageInternalError, SQLAlchemyError, OSError) as error:
+        return replace(ended, is_done=False, stopped_by=_fault(error)), False
 
 
-def _learn_priors(search: Search) -> Seeding:
+def _fault(error: Exception) -> str:
+    """Returns in a line what a run was stopped by, "KIND: message"."""
+    kind = failure_cause(error)
+    if isinstance(error, OSError):
+        return f"{kind}: {str(error).partition(chr(10))[0]}"
+    return f"{kind if kind == DISK_FULL else 'the trial table could not be written'}: {plain_cause(error)}"
+
+
+def _learn_priors(search: Search) -> Seeding | str:
     """Learns what the space's `prior` asks for, each part once over all resumes, and returns how the search begins.
+
+    Or, in a line, why a part could not be learned now.
 
     Raises:
         InputError: If a part cannot be learned.
@@ -319,7 +341,13 @@ def _learn_priors(search: Search) -> Seeding:
         search.display.message(f"Learning the {describe_task(task, shape)} …")
         environment = portable(search.environment, search.copy)
         shared = (search.base, environment, search.folder.path)
-        if problems := _on_a_fit_node(search, learn_on_worker, *shared, task, search.num_threads, search.copy):
+        try:
+            problems = _on_a_fit_node(search, learn_on_worker, *shared, task, search.num_threads, search.copy)
+        except RayError as error:  # the worker, not what ran in it
+            return f"{WORKER_LOST}: {str(error).strip().splitlines()[0]}"
+        if isinstance(problems, Failure):
+            return problems.text
+        if problems:
             raise InputError(problems)
         if search.copy is not None:
             search.copy.pull_prior(task.kind)

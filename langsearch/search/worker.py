@@ -14,7 +14,6 @@ from ray import tune
 from langsearch.cluster.probes import NodeCheck
 from langsearch.experiment.environment import Environment
 from langsearch.experiment.folder import ExperimentFolder, TrialFolder, write_json
-from langsearch.experiment.object_store import UploadError
 from langsearch.experiment.task import TrialTask
 from langsearch.experiment.working_copy import RequestLook, WorkingCopy
 from langsearch.model.base import Base, SharedBase, attach_base
@@ -301,8 +300,10 @@ def learn_on_worker(
     num_threads: int,
     copy: WorkingCopy | None = None,
     check: NodeCheck | None = None,
-) -> list[str]:
+) -> "list[str] | Failure":
     """Learns a prior in the experiment's folder; a Ray task. Returns the problems, none if it was learned.
+
+    What else happens, such as a full disk, is written beside it as a trial's failure is, and returned.
 
     Of a remote experiment the checkpoints are sent there as they come, and a worker that takes over begins with them.
 
@@ -320,16 +321,20 @@ def learn_on_worker(
         except OSError as error:  # the next checkpoint brings it there
             logger.warning("%s", error)
 
+    place = TrialFolder(folder.sides if task.kind == "sides" else folder.subspace)
     try:
         if copy is not None:
             copy.pull_prior(task.kind)
+        place.failure.unlink(missing_ok=True)
         learn(_attached(base, environment.compute.resident(task.trainer.precision)), environment, task, folder, push)
         if copy is not None:
             copy.push_prior(task.kind)
     except InputError as error:
         return list(error.problems)
-    except UploadError as error:
-        return [f"What was learned must be kept on the remote storage, but: {error}. --resume goes on."]
+    except Exception as error:  # as at the boundary of a trial
+        failure = _as_failure(error)
+        record_failure(place, failure)
+        return failure
     return []
 
 
