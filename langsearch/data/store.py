@@ -7,6 +7,7 @@ reused by every experiment, and a change of either makes a new file. Workers of 
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -71,6 +72,7 @@ class TokenStore:
         Raises:
             ValueError: If `tokenize` does not return one list of ids for each sentence.
         """
+        is_new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         files = {}
         for language in text.languages:
@@ -78,7 +80,13 @@ class TokenStore:
             key = _key(sentences, tokenizer_fingerprint)
             path = folder / f"{quote(language, safe='')}-{key[:16]}.arrow"
             if not _is_intact(path, key):
-                _write(path, key, sentences, tokenize)
+                try:
+                    _write(path, key, sentences, tokenize)
+                except OSError:
+                    if is_new:
+                        with suppress(OSError):  # where it holds files it stays
+                            folder.rmdir()
+                    raise
             files[language] = path
         return cls.open(files)
 
