@@ -108,7 +108,10 @@ def test_check_shows_what_a_search_would_do(space_file: Path) -> None:
         "objectives  spbleu max, trainable_parameters min",
         "stopping    none: every trial is trained to its end",
         "scores      search 2 directions x 3 sentences, greedy · final 2 directions x 4 sentences, greedy",
-        "failures    stalled retry after 30 min, out of memory halve, non-finite loss fail, disk full stop, other fail; 5 in a row stop the run",
+        (
+            "failures    stalled retry after 30 min, out of memory halve, non-finite loss fail, "
+            "disk full stop, other fail; 5 in a row stop the run"
+        ),
         "weights     kept of the front, no limit",
         "tracking    TensorBoard: event files in the experiment's folder",
         "3 dimensions",
