@@ -4,7 +4,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+import ray
 
 from langsearch.cluster import client
 from langsearch.experiment.folder import read_rows
@@ -85,15 +86,18 @@ BUSY = (
 """What Ray's client raises where the head has not started a process for it within its half minute."""
 
 
-def connecting(monkeypatch: pytest.MonkeyPatch, answers: list[Exception | None], pings: list[grpc.StatusCode]) -> str:
+def connecting(
+    monkeypatch: pytest.MonkeyPatch, answers: Sequence[Exception | None], pings: Sequence[grpc.StatusCode]
+) -> str:
     """Connects to a head that answers so, one after another; returns what is told."""
     told: list[str] = []
+    answers, pings = list(answers), list(pings)
 
     def init(*given: Any, **options: Any) -> None:
         if (answer := answers.pop(0)) is not None:
             raise answer
 
-    monkeypatch.setattr(client.ray, "init", init)
+    monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(client, "_ping", lambda address: (pings.pop(0), ""))
     client._connect("ray://10.0.0.1:10001", told.append)
     assert not answers

@@ -18,7 +18,7 @@ SAME_AS, RETRY_OF, SPACE_VERSION, RUNG = "same_as", "retry_of", "space_version",
 """Attributes of a trial, as JSON; a baseline's name is plain text."""
 
 STARTED, FINISHED = "started", "finished"
-"""Attributes of a trial: when it began and ended, in UTC; Optuna's own times are without a zone, of the driver's clock."""
+"""Attributes of a trial: when it began and ended, in UTC. Optuna's own times are the driver's, and have no zone."""
 
 SAMPLER = "sampler"
 """Attribute of a trial: what the sampler noted on the study when it proposed it."""
