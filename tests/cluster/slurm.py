@@ -15,15 +15,17 @@ _NAME, _JOB = "three-hosts", "4242"
 _PROGRAMS = ROOT / "slurm"
 _EXPERIMENTS = SHARED / "experiments"
 _OPTIONS = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
+_CASES = " ".join(f"{host.name}) address={host.address};;" for host in HOSTS)
 _STAND_INS = {
     "scontrol": """\
 if [ "$2" = hostnames ]; then printf '%s\\n' head worker1 worker2
 else echo "NodeName=$4 Arch=x86_64 NodeAddr=$4 NodeHostName=$4"; fi
 """,
-    # srun passes on the environment, and a signal to the step's process on the node.
+    # srun passes on the environment, and a signal to the step's process on the node. It knows the nodes' addresses.
     "srun": f"""\
 while [ "${{1#--}}" != "$1" ]; do case "$1" in --nodelist=*) node="${{1#*=}}";; esac; shift; done
-on="ssh {_OPTIONS} root@$node" step=/tmp/step-$$
+case "$node" in {_CASES} esac
+on="ssh {_OPTIONS} root@$address" step=/tmp/step-$$
 printf -v line '%q ' RAY_AUTH_MODE="$RAY_AUTH_MODE" RAY_USAGE_STATS_ENABLED=0 PYTHONPATH="$PYTHONPATH" PATH="$PATH" "$@"
 $on "echo \\$\\$ > $step; cd $PWD && exec env $line" < /dev/null &
 trap '$on "kill \\$(cat $step)" < /dev/null' TERM
