@@ -2,16 +2,19 @@
 
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 from langsearch.experiment.environment import CheckedSpace
 from langsearch.experiment.folder import ExperimentFolder
+from langsearch.experiment.object_store import UploadError
 from langsearch.search.display import Display
+from langsearch.space.problems import LeaseLostError
 
 if TYPE_CHECKING:
     from tests.cli_fixtures import Command
@@ -188,10 +191,13 @@ def test_every_end_of_a_search_is_told_with_its_exit_code_and_what_to_do(
     given: dict[str, object] = {}
     num_started = 0 if "had ended before" in out else 1
 
-    def run_search(checked: CheckedSpace, experiments: Path, display: Display, **options: object) -> End:
+    def run_search(checked: CheckedSpace, experiments: Path, display: Display, **options: Any) -> End:
+        conclude = options.pop("conclude")
         given.update(options)
         display.num_started = num_started
-        return End(folder=ExperimentFolder(Path(experiments) / checked.space.name), **values)  # type: ignore[arg-type]
+        end = End(folder=ExperimentFolder(Path(experiments) / checked.space.name), **values)  # type: ignore[arg-type]
+        conclude(end)
+        return end
 
     monkeypatch.setattr("langsearch.search.runner.run_search", run_search)
     monkeypatch.setattr("langsearch.trial.export.export_front", lambda checked, folder: None)
@@ -208,8 +214,11 @@ def test_a_report_that_a_full_disk_prevents_is_told(
     def fail(path: Path) -> Path:
         raise OSError(28, "No space left on device")
 
-    end = End(folder=ExperimentFolder(tmp_path))
-    monkeypatch.setattr("langsearch.search.runner.run_search", lambda *values, **options: end)
+    def run_search(*values: object, conclude: Callable[[End], None], **options: object) -> End:
+        conclude(end := End(folder=ExperimentFolder(tmp_path)))
+        return end
+
+    monkeypatch.setattr("langsearch.search.runner.run_search", run_search)
     monkeypatch.setattr("langsearch.trial.export.export_front", lambda checked, folder: None)
     monkeypatch.setattr("langsearch.report.page.write_report", fail)
     ended = langsearch("run", trained / "space.yaml", "--quiet")
@@ -218,6 +227,19 @@ def test_a_report_that_a_full_disk_prevents_is_told(
         "The front and report could not be written: [Errno 28] No space left on device. "
         "--resume writes what is missing.\n"
     )
+
+
+@pytest.mark.parametrize("error", [LeaseLostError("The lease is lost."), UploadError("s3://b could not be written")])
+def test_a_lease_that_is_lost_and_a_store_that_is_away_are_told_in_a_sentence(
+    error: Exception, trained: Path, langsearch: "Command", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_search(*values: object, **options: object) -> End:
+        raise error
+
+    monkeypatch.setattr("langsearch.search.runner.run_search", run_search)
+    ended = langsearch("run", trained / "space.yaml", "--quiet")
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert ended.err.startswith(f"Stopped: {error}")
 
 
 def test_trials_and_hours_set_the_space_s(space_file: Path, langsearch: "Command") -> None:

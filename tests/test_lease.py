@@ -5,14 +5,16 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from langsearch.experiment import object_store
 from langsearch.experiment.lease import RemoteLease
+from langsearch.experiment.object_store import UploadError
 from langsearch.experiment.remote import Remote, open_remote
-from langsearch.space.problems import InputError
+from langsearch.space.problems import InputError, LeaseLostError
 from tests.remote_fixtures import write
 
 pytest_plugins = ["s3_fixtures", "remote_fixtures"]
@@ -82,7 +84,7 @@ def test_age_is_measured_by_the_storages_clock(tmp_path: Path, monkeypatch: pyte
             pass
     other = {"host": "h", "pid": 1, "started": "then", "state": "held"}
     write(tmp_path / "store" / ".lock", {"h-1.json": json.dumps(other)})
-    os.utime(tmp_path / "store" / ".lock" / "h-1.json", (now - 130, now - 130))
+    os.utime(tmp_path / "store" / ".lock" / "h-1.json", (now - 310, now - 310))
     with RemoteLease(remote):
         assert not (tmp_path / "store" / ".lock" / "h-1.json").exists()
 
@@ -91,7 +93,7 @@ def test_a_lease_that_another_run_has_taken_over_is_lost_to_the_first(remote: Re
     with RemoteLease(remote, refresh_seconds=0.2) as lease:
         for name in object_store.modified(remote.url, ".lock"):
             object_store.delete(remote.url, f".lock/{name}")  # the other one holds this run for dead
-        with pytest.raises(OSError, match="is lost: another run has taken over"):
+        with pytest.raises(LeaseLostError, match="is lost: another run has taken over"):
             for _ in range(50):
                 time.sleep(0.1)
                 lease.check()
@@ -101,5 +103,66 @@ def test_a_lease_that_cannot_be_refreshed_is_lost_before_another_run_may_take_it
     remote = open_remote(f"file://{tmp_path}/store")
     with RemoteLease(remote, refresh_seconds=100, dead_after_seconds=0.2) as lease:
         time.sleep(0.3)
-        with pytest.raises(OSError, match="could not be refreshed for"):
+        with pytest.raises(LeaseLostError, match="could not be refreshed for"):
             lease.check()
+
+
+def test_a_store_that_is_away_for_a_while_costs_a_sentence_and_no_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write, is_away = object_store.write_bytes, threading.Event()
+
+    def write_or_fail(url: str, relative: str, content: bytes) -> None:
+        if is_away.is_set():
+            raise UploadError("the store is away")
+        write(url, relative, content)
+
+    monkeypatch.setattr(object_store, "write_bytes", write_or_fail)
+    with RemoteLease(Remote(f"file://{tmp_path}/store"), refresh_seconds=0.06, dead_after_seconds=1.0) as lease:
+        is_away.set()
+        wait_until(lambda: "could not be refreshed" in caplog.text)
+        lease.check()
+        assert lease.concern() is None
+        wait_until(lambda: lease.concern() is not None)
+        lease.check()  # there is time to write checkpoints
+        assert str(lease.concern()).endswith("(the store is away)")
+        is_away.clear()
+        wait_until(lambda: lease.concern() is None)
+        wait_until(lambda: "is refreshed again" in caplog.text)
+    texts = [record.getMessage() for record in caplog.records]
+    assert len(texts) == 2, "one sentence when it begins, and one when it ends"
+    assert all(record.exc_info is None for record in caplog.records)
+
+
+def test_a_lease_that_went_past_its_time_stays_lost_though_nobody_took_it(tmp_path: Path) -> None:
+    with RemoteLease(Remote(f"file://{tmp_path}/store"), refresh_seconds=100, dead_after_seconds=0.2) as lease:
+        time.sleep(0.25)
+        with pytest.raises(LeaseLostError):
+            lease.check()
+        assert not lease._refresh()
+        with pytest.raises(LeaseLostError, match="so another run may have taken over"):
+            lease.check()
+    assert len(object_store.modified(f"file://{tmp_path}/store", ".lock")) == 1, "it is left to whoever comes"
+
+
+def test_what_one_that_was_taken_for_dead_writes_late_does_not_end_the_one_that_took_over(tmp_path: Path) -> None:
+    remote = Remote(f"file://{tmp_path}/store")
+    first = RemoteLease(remote, refresh_seconds=100)
+    with first:
+        (path,) = (tmp_path / "store" / ".lock").iterdir()
+        os.utime(path, (time.time() - 400, time.time() - 400))
+        with RemoteLease(remote, refresh_seconds=100) as second:
+            first._write("held")  # was on its way
+            assert second._refresh()
+            assert not first._refresh()
+            second.check()
+            with pytest.raises(LeaseLostError, match="another run holds it too"):
+                first.check()
+            assert len(object_store.modified(remote.url, ".lock")) == 1
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

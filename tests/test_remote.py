@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -199,9 +200,9 @@ def test_files_go_in_the_order_in_which_they_were_written(tmp_path: Path, monkey
     sent: list[str] = []
     send = copying._send
 
-    def note(system: object, source: Path, target: str) -> tuple[int, int]:
+    def note(system: object, source: Path, target: str, check: Callable[[], None]) -> tuple[int, int]:
         sent.append(target)
-        return send(system, source, target)
+        return send(system, source, target, check)
 
     monkeypatch.setattr(copying, "_send", note)
     remote.push(tmp_path / "a")
@@ -263,10 +264,10 @@ def test_an_upload_that_fails_is_an_upload_error_and_pushing_again_goes_on(
     write(tmp_path / "a", names)
     copy = copying._copy
 
-    def fail_at_the_third(file: object, system: object, target: str) -> None:
+    def fail_at_the_third(file: object, system: object, target: str, check: Callable[[], None]) -> None:
         if target.endswith("file2"):
             raise OSError("connection reset")
-        copy(file, system, target)  # type: ignore[arg-type]
+        copy(file, system, target, check)  # type: ignore[arg-type]
 
     monkeypatch.setattr(copying, "_copy", fail_at_the_third)
     with pytest.raises(UploadError, match="connection reset"):
@@ -358,10 +359,10 @@ def test_a_checkpoint_whose_upload_was_torn_is_seen_and_the_one_before_serves(
 ) -> None:
     a, part, send = tmp_path / "a", "trials/00000", copying._send
 
-    def fail_before_the_state(system: object, source: Path, target: str) -> tuple[int, int]:
+    def fail_before_the_state(system: object, source: Path, target: str, check: Callable[[], None]) -> tuple[int, int]:
         if target.endswith("000000020/state.json"):
             raise OSError("killed here")
-        return send(system, source, target)
+        return send(system, source, target, check)
 
     monkeypatch.setattr(copying, "_send", fail_before_the_state)
     write_checkpoint(a / part / "checkpoint", Checkpoint({"a": torch.ones(10)}, {"updates": 10}))

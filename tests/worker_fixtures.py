@@ -41,9 +41,13 @@ class Start:
         self, task: TrialTask, failures: FailureSettings | None = None, max_failures: int = 2
     ) -> TrialTrainable:
         task.write(self.folder.trial(task.name))
+        return self.again(task.name, failures, max_failures)
+
+    def again(self, name: str, failures: FailureSettings | None = None, max_failures: int = 2) -> TrialTrainable:
+        """Starts a trial whose task is written."""
         trainable = BareTrainable()
         trainable.setup(
-            {"name": task.name},
+            {"name": name},
             share_base(self.base),
             self.environment,
             self.folder.path,

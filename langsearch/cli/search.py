@@ -25,7 +25,7 @@ from langsearch.cli.options import (
     load_with_options,
     resumption,
 )
-from langsearch.space.problems import InputError
+from langsearch.space.problems import InputError, LeaseLostError
 
 if TYPE_CHECKING:
     from langsearch.experiment.environment import CheckedSpace
@@ -76,8 +76,8 @@ def run(
 
     Ctrl+C once: the trials stop behind a checkpoint. Twice: they stop now, and lose at most the epoch in progress.
 
-    Exit codes: 0 done, or the time was up. 1 no trial could finish, or the space's `failures` stopped the run.
-    2 wrong input. 130 interrupted.
+    Exit codes: 0 done, or the time was up. 1 no trial could finish, the space's `failures` stopped the run, or another
+    run has taken over the experiment. 2 wrong input. 130 interrupted.
     """
     options = resumption(
         resume=resume, resume_if_begun=resume_if_begun, retry=retry, accept_changed_space=accept_changed_space
@@ -90,6 +90,7 @@ def run(
         raise typer.Exit(run_on_head(loaded, address, experiments, options, write))
     check_experiments(experiments, loaded.name)
     from langsearch.experiment.environment import check_space
+    from langsearch.experiment.object_store import UploadError
     from langsearch.search.checking import check_constraints
     from langsearch.search.display import Display
     from langsearch.search.runner import run_search
@@ -99,6 +100,7 @@ def run(
     check_constraints(checked)
     check_tracking(loaded)
     display = Display(out, loaded.name, loaded.search.trials, len(loaded.baselines), is_quiet=quiet)
+    written: list[bool] = []
     try:
         outcome = run_search(
             checked,
@@ -109,13 +111,19 @@ def run(
             accept_changed_space=accept_changed_space,
             retry=retry,
             address=address,
+            conclude=lambda outcome: written.append(_write_results(checked, outcome)),
         )
     except KeyboardInterrupt:
         err.print("Interrupted. Go on with the same command and --resume.")
         raise typer.Exit(130) from None
-    is_written = _write_results(checked, outcome)
+    except LeaseLostError as error:
+        err.print(f"Stopped: {error}", markup=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+    except UploadError as error:
+        err.print(f"Stopped: {error}. Go on with the same command and --resume.", markup=False, soft_wrap=True)
+        raise typer.Exit(1) from None
     code = _tell_end(outcome, is_idle=(resume or resume_if_begun) and display.num_started == 0)
-    raise typer.Exit(code if is_written else max(code, 1))
+    raise typer.Exit(code if all(written) else max(code, 1))
 
 
 def _write_results(checked: "CheckedSpace", outcome: "Outcome") -> bool:

@@ -31,8 +31,9 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # Ctrl+C is ours: trials stop behind a checkpoint.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    # Tune's own state is never read; it need not be written often.
-    "TUNE_GLOBAL_CHECKPOINT_S": "600",
+    # Tune's own state is never read: it is written at the beginning and the end, not in between, when another run may
+    # have taken over the folder.
+    "TUNE_GLOBAL_CHECKPOINT_S": str(10**8),
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     # The searcher says how many trials may wait (room.py).
     "TUNE_MAX_PENDING_TRIALS_PG": "1000",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from langsearch.experiment.fence import check_fence
 from langsearch.experiment.folder import ExperimentFolder, TrialFolder
 from langsearch.space.settings import CheckpointSettings
 from langsearch.study.rows import State, TrialRow
@@ -218,6 +219,7 @@ _numbers = itertools.count()
 
 def remove_safely(folder: ExperimentFolder, path: Path) -> bool:
     """Deletes a folder inside the experiment so that no kill leaves half of it; returns whether it is gone."""
+    check_fence(path)
     trash = _trash(folder)
     try:
         trash.mkdir(parents=True, exist_ok=True)
@@ -241,6 +243,7 @@ def _trash(folder: ExperimentFolder) -> Path:
 def _empty_trash(folder: ExperimentFolder) -> None:
     trash = _trash(folder)
     if trash.exists():
+        check_fence(trash)
         shutil.rmtree(trash, ignore_errors=True)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from langsearch.experiment.fence import check_fence
 from langsearch.space.problems import naming
 
 PARTIAL = ".partial"
@@ -103,6 +104,7 @@ class TrialFolder:
 
     def remove_checkpoints(self) -> None:
         """Removes what only resuming needs."""
+        check_fence(self.path)
         shutil.rmtree(self.checkpoint, ignore_errors=True)
 
     @property
@@ -142,7 +144,12 @@ class TrialFolder:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes JSON under its name in one step. Raises OSError if the disk is full; the old file then stays."""
+    """Writes JSON under its name in one step.
+
+    Raises:
+        OSError: If the disk is full; the old file then stays. Here and in what follows.
+        LeaseLostError: If another run has the experiment by now, likewise.
+    """
     _write_aside(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
 
@@ -178,6 +185,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _write_aside(path: Path, content: bytes) -> None:
+    check_fence(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:
@@ -185,6 +193,7 @@ def _write_aside(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        check_fence(path)
         aside.replace(path)
     except BaseException:
         aside.unlink(missing_ok=True)

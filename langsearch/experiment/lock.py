@@ -11,11 +11,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from langsearch.experiment.fence import check_fence
 from langsearch.experiment.folder import PARTIAL, ExperimentFolder
 from langsearch.space.problems import InputError
 
 LOCK = ".lock"
 """The file that is locked, in the experiment's folder; that it is there says nothing."""
+
+LEASES = ".lease"
+"""Where leases lie in an experiment's folder on a file system of the network (`lease.RemoteLease`)."""
+
+DEAD_AFTER_SECONDS = 300.0
+"""How long the lease of a run that died elsewhere counts, and how long a store may be away before a search must end."""
 
 _MAX_LOOKS, _SECONDS_OF_LOOK = 3, 0.02
 """How often, and how long, one that takes the lock waits for somebody who only looks whether it is held."""
@@ -69,7 +76,20 @@ def hold(path: Path) -> Iterator[None]:
 
 
 def is_held(path: Path) -> bool:
-    """Returns whether a run holds an experiment; False also where that cannot be known."""
+    """Returns whether a run holds an experiment, on this machine or by a lease; False also where nobody knows."""
+    return _is_locked(path) or _is_leased(path)
+
+
+def _is_leased(path: Path) -> bool:
+    """Returns whether a lease in a folder was refreshed lately, by this machine's clock."""
+    try:
+        times = [entry.stat().st_mtime for entry in (path / LEASES).iterdir() if entry.suffix == ".json"]
+    except OSError:
+        return False
+    return any(time.time() - then < DEAD_AFTER_SECONDS for then in times)
+
+
+def _is_locked(path: Path) -> bool:
     try:
         descriptor = os.open(path / LOCK, os.O_RDONLY)
     except OSError:
@@ -103,6 +123,7 @@ def clear_leftovers(folder: ExperimentFolder) -> None:
     That is: the request that it stops, and what it was killed while writing aside. Requests to stop a single trial
     stay, for the run that goes on.
     """
+    check_fence(folder.path)
     folder.stop_request.unlink(missing_ok=True)
     for path in (folder.path, *(folder.path / "trials").glob("*/")):
         for leftover in path.glob(f".*{PARTIAL}"):

@@ -2,7 +2,7 @@
 
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any
@@ -22,7 +22,7 @@ Stat = tuple[int, int]
 
 
 class UploadError(OSError):
-    """Something could not be written to the object store."""
+    """Something could not be written to the object store, or read by a run that begins."""
 
 
 def is_remote(text: str) -> bool:
@@ -118,8 +118,16 @@ def modified(url: str, relative: str) -> dict[str, int]:
 
 
 @contextmanager
-def upload(system: Any, target: str) -> Iterator[Any]:
-    """Opens an object that appears whole under its name, where the store does not see to that, by renaming."""
+def upload(system: Any, target: str, check: Callable[[], None] = lambda: None) -> Iterator[Any]:
+    """Opens an object that appears whole under its name, where the store does not see to that, by renaming.
+
+    Args:
+        system: The file system.
+        target: The path in it.
+        check: Called before the object is opened, and before it gets its name; what it raises stops that. An object
+            store gives it the name when it is closed, also by an error, so what is slow belongs before the opening.
+    """
+    check()
     with_rename = system.type_name not in OBJECT_STORES
     folder, _, name = target.rpartition("/")
     written = f"{folder}/.{name}.partial" if with_rename else target
@@ -129,6 +137,7 @@ def upload(system: Any, target: str) -> Iterator[Any]:
         with system.open_output_stream(written) as stream:
             yield stream
         if with_rename:
+            check()
             system.move(written, target)
     except (OSError, pa.ArrowException) as error:
         raise UploadError(f"{target} could not be written: {error}") from error

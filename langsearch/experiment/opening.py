@@ -14,7 +14,7 @@ from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from langsearch.experiment.folder import PARTIAL, ExperimentFolder, read_json, write_text
-from langsearch.experiment.lock import LOCK
+from langsearch.experiment.lock import LEASES, LOCK
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space, load_space
 from langsearch.study.front import Objective
@@ -162,7 +162,7 @@ def is_other_space(folder: ExperimentFolder, space: Space) -> bool:
 
 def _is_leftover(path: Path) -> bool:
     """Returns whether a run that was killed before it wrote anything may have left a file."""
-    return path.name in (LOCK, "stop") or path.name.endswith(PARTIAL) or path.name == "space.yaml"
+    return path.name in (LOCK, LEASES, "stop") or path.name.endswith(PARTIAL) or path.name == "space.yaml"
 
 
 def _changes(folder: ExperimentFolder, space: Space) -> dict[str, str]:

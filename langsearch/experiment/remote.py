@@ -12,7 +12,7 @@ import re
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -133,7 +133,7 @@ class Remote:
         system, root = open_system(self.url)
         return bool(system.get_file_info(join(root, relative)).type is not pafs.FileType.NotFound)
 
-    def push(self, local_root: Path, relative: str = "") -> int:
+    def push(self, local_root: Path, relative: str = "", check: Callable[[], None] = lambda: None) -> int:
         """Copies what has changed in a part since it was last pushed or pulled, and deletes what is gone from it.
 
         Files go in the order in which they were written, those last that say that others are complete; deletions
@@ -144,6 +144,7 @@ class Remote:
         Args:
             local_root: The working copy of the experiment.
             relative: trials/NAME, or "" for all that is not below trials/.
+            check: Called before every write; what it raises ends the push there.
 
         Returns:
             How many files were copied.
@@ -160,10 +161,11 @@ class Remote:
         try:
             for path in sorted(changed, key=lambda path: _order(path, here[path])):
                 with suppress(FileNotFoundError):  # deleted meanwhile by who works here
-                    sent = _send(system, local_root / relative / path, join(root, relative, path))
+                    sent = _send(system, local_root / relative / path, join(root, relative, path), check)
                     known.note(path, sent, stat_of(system.get_file_info(join(root, relative, path))))
                     num_sent += 1
             for path in sorted(gone, key=lambda path: _order(path, known.files[path][0]), reverse=True):
+                check()
                 with suppress(FileNotFoundError):
                     system.delete_file(join(root, relative, path))
                 del known.files[path]
@@ -334,7 +336,7 @@ def _remove_empty(folder: Path, root: Path) -> None:
         folder = folder.parent
 
 
-def _send(system: Any, source: Path, target: str) -> Stat:
+def _send(system: Any, source: Path, target: str, check: Callable[[], None]) -> Stat:
     """Copies a file there; returns its state here when it was read."""
     with source.open("rb") as file:
         if time.time_ns() - os.fstat(file.fileno()).st_mtime_ns < _TICK_NS:
@@ -344,15 +346,15 @@ def _send(system: Any, source: Path, target: str) -> Stat:
         file.seek(0)
         if is_sqlite:
             with _snapshot(source) as snapshot:
-                _copy(snapshot, system, target)
+                _copy(snapshot, system, target, check)
         else:
-            _copy(file, system, target)
+            _copy(file, system, target, check)
     return stat.st_size, stat.st_mtime_ns
 
 
-def _copy(file: BinaryIO, system: Any, target: str) -> None:
+def _copy(file: BinaryIO, system: Any, target: str, check: Callable[[], None]) -> None:
     chunk = file.read(_CHUNK)  # before the stream is opened: a file that cannot be read must not become an empty one
-    with upload(system, target) as stream:
+    with upload(system, target, check) as stream:
         while chunk:
             stream.write(chunk)
             chunk = file.read(_CHUNK)

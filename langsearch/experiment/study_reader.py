@@ -16,6 +16,7 @@ from langsearch.experiment.opening import space_of_version, sqlite_url, storage_
 from langsearch.space.schema import Space
 from langsearch.study.candidates import final_front, find_candidates
 from langsearch.study.constraints import Constraints
+from langsearch.study.database import open_storage
 from langsearch.study.front import Objective
 from langsearch.study.rows import DIFFERENCES, FINAL, NAME, PRETRAINED, TEST, State, TrialRow, is_trial, read_row
 
@@ -82,7 +83,6 @@ class StudyReader:
         self._known: dict[tuple[str, int], _Known] = {}
         self._judged: dict[str, _Judged] = {}
         url = storage_url(folder, space)
-        arguments: dict[str, Any] = {}
         with _reading():
             if space.search.storage is None:
                 if not folder.study.is_file():
@@ -94,12 +94,7 @@ class StudyReader:
                     timeout=_SECONDS_TO_WAIT,
                     check_same_thread=False,
                 )
-                arguments = {"timeout": _SECONDS_TO_WAIT}
-            elif url.startswith("postgresql"):
-                arguments = {"options": "-c default_transaction_read_only=on"}
-            database = optuna.storages.RDBStorage(
-                url, engine_kwargs={"connect_args": arguments}, skip_table_creation=True
-            )
+            database = open_storage(url, seconds_to_wait=_SECONDS_TO_WAIT, is_read_only=True)
             self._engine = database.engine
             # Optuna keeps finished trials in memory, and reads the others and the new ones again.
             self.storage = optuna.storages.get_storage(database)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
+from langsearch.experiment.fence import check_fence
 from langsearch.experiment.folder import STORE_FOLDER
 from langsearch.experiment.lock import is_held
-from langsearch.experiment.object_store import is_remote, write_bytes
+from langsearch.experiment.object_store import UploadError, is_remote, write_bytes
 from langsearch.experiment.remote import Remote, local_copy, open_remote
 from langsearch.space.problems import InputError
 
@@ -23,7 +24,10 @@ _REQUESTS = ".stop"
 
 @dataclass(frozen=True)
 class WorkingCopy:
-    """The copy of a remote experiment on this machine; each machine has its own, at the same place for every run."""
+    """The copy of a remote experiment on this machine; each machine has its own, at the same place for every run.
+
+    What writes to the remote raises LeaseLostError where the process is fenced off (`fence`).
+    """
 
     experiments: Remote
     name: str
@@ -39,12 +43,15 @@ class WorkingCopy:
         return self.experiments.child(self.name)
 
     def take_over(self) -> None:
-        """Brings everything here, for a driver that begins. Raises OSError if the remote cannot be read."""
-        self.remote.pull_all(self.path)
+        """Brings everything here, for a driver that begins. Raises UploadError if the remote cannot be read."""
+        try:
+            self.remote.pull_all(self.path)
+        except OSError as error:
+            raise UploadError(f"{self.remote.url} could not be read: {error}") from error
 
     def push(self, trial: str | None = None) -> None:
         """Sends what has changed of a trial, or, with None, of all that is no trial's. Raises UploadError."""
-        self.remote.push(self.path, "" if trial is None else f"{_TRIALS}/{trial}")
+        self.remote.push(self.path, "" if trial is None else f"{_TRIALS}/{trial}", self._check)
 
     def pull(self, trial: str) -> None:
         """Brings what has changed of a trial. Raises OSError if the remote cannot be read."""
@@ -52,7 +59,7 @@ class WorkingCopy:
 
     def push_prior(self, kind: str) -> None:
         """Sends what has changed of a prior: of "sides" or "subspace". Raises UploadError."""
-        self.remote.push(self.path, f"{_PRIORS}/{kind}")
+        self.remote.push(self.path, f"{_PRIORS}/{kind}", self._check)
 
     def pull_prior(self, kind: str) -> None:
         """Brings what has changed of a prior. Raises OSError if the remote cannot be read."""
@@ -60,7 +67,7 @@ class WorkingCopy:
 
     def push_store(self) -> None:
         """Sends the token files. Raises UploadError."""
-        self.experiments.push(self.path.parent, STORE_FOLDER)
+        self.experiments.push(self.path.parent, STORE_FOLDER, self._check)
 
     def pull_store(self) -> None:
         """Brings the token files. Raises OSError if the remote cannot be read."""
@@ -84,6 +91,7 @@ class WorkingCopy:
 
         The request lies in no part that is pushed or pulled, and stays: a trial's number is never given again.
         """
+        self._check()
         try:
             write_bytes(self.remote.url, f"{_REQUESTS}/{trial}", b"")
         except OSError as error:
@@ -97,6 +105,10 @@ class WorkingCopy:
             return self.remote.exists("stop") or self.remote.exists(f"{_REQUESTS}/{trial}")
         except OSError:
             return False
+
+    def _check(self) -> None:
+        """Called before every write. Raises LeaseLostError if this process may not write there any more."""
+        check_fence(self.path)
 
 
 def remove_copy(copy: WorkingCopy) -> int:
@@ -203,9 +215,10 @@ class RequestLook:
         self._copy, self._trial, self._seconds, self._looked = copy, trial, seconds, time.monotonic()
 
     def __call__(self) -> bool:
-        """Returns whether it is, as far as was looked."""
+        """Returns whether it is, as far as was looked. Raises LeaseLostError as the fence of the copy does."""
         now = time.monotonic()
         if now - self._looked < self._seconds:
             return False
         self._looked = now
+        check_fence(self._copy.path)
         return self._copy.is_stop_requested(self._trial)

@@ -14,6 +14,7 @@ from langsearch.adapters.learners import AdaptedModel, Learner
 from langsearch.adapters.lora import LanguageLoRA
 from langsearch.adapters.mixed_sides import MixedSides
 from langsearch.experiment.environment import Environment
+from langsearch.experiment.fence import check_fence
 from langsearch.experiment.folder import read_json, write_json
 from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture, BaseShape, Pruning, Side, Site, Stack, uniform_ranks
@@ -233,7 +234,7 @@ def _train_with_checkpoints(
 def _keep(progress: Progress, task: LearningTask, folder: Path) -> None:
     is_last = progress.updates == task.steps
     if progress.is_epoch_end or is_last or progress.updates % UPDATES_BETWEEN_CHECKPOINTS == 0:
-        write_checkpoint(folder / _CHECKPOINT, progress.checkpoint())
+        write_checkpoint(folder / _CHECKPOINT, progress.checkpoint(), check=lambda: check_fence(folder))
 
 
 def _trainer(space: Space) -> TrainerSettings:

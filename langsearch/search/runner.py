@@ -24,9 +24,10 @@ from langsearch.experiment.description import recorded_precision, write_descript
 from langsearch.experiment.disk import DiskBudget, without_weights
 from langsearch.experiment.earlier import with_earlier_defaults
 from langsearch.experiment.environment import CheckedSpace, build_environment, check_space, computing_in, portable
+from langsearch.experiment.fence import check_fence
 from langsearch.experiment.folder import STORE_FOLDER, ExperimentFolder, read_json
-from langsearch.experiment.lease import RemoteLease
-from langsearch.experiment.lock import clear_leftovers, hold
+from langsearch.experiment.holding import hold_experiment
+from langsearch.experiment.lock import clear_leftovers
 from langsearch.experiment.opening import (
     check_start,
     is_other_space,
@@ -49,12 +50,15 @@ from langsearch.search.placing import place_base
 from langsearch.search.selection import evaluate_candidates, test_front
 from langsearch.search.tuning import Ended, Search, bring_up_to_date, run_trials
 from langsearch.search.worker import Failure, learn_on_worker
-from langsearch.space.problems import InputError
+from langsearch.space.problems import InputError, LeaseLostError
 from langsearch.study.retrying import choose_failed
 from langsearch.study.rows import State, TrialRow
 from langsearch.trial.failures import DISK_FULL, WORKER_LOST, failure_cause, plain_cause
 
 logger = logging.getLogger(__name__)
+
+_SECONDS_BETWEEN_LOOKS = 1.0
+"""At whether the experiment is held still."""
 
 _BYTES_A_PARAMETER = 4
 """Of a base in Ray's object store, which holds it in fp32."""
@@ -99,6 +103,7 @@ def run_search(
     accept_changed_space: bool = False,
     retry: str | None = None,
     address: str | None = None,
+    conclude: Callable[[Outcome], None] = lambda outcome: None,
 ) -> Outcome:
     """Runs a search, or goes on with one.
 
@@ -111,8 +116,11 @@ def run_search(
         accept_changed_space: Go on though the space has changed.
         retry: Which failed trials to try again, as `retrying.choose_failed` takes it.
         address: A Ray cluster's address. None: this machine alone.
+        conclude: Called in the end, while the experiment is still held, with what is returned then.
 
     Raises:
+        LeaseLostError: If another run took over the experiment; nothing was written to it after that.
+        UploadError: If the experiment's object store cannot be reached when the run begins.
         InputError: If the experiment is there already, or not there to resume, or held by another run, its space has
             changed, no machine has the resources, one of them does not see storage or data, or `retry` names no failed
             trial.
@@ -130,8 +138,7 @@ def run_search(
         connect(address)
         check_cluster(space, root, remote, display.message)
     with ExitStack() as stack:
-        lease = stack.enter_context(RemoteLease(copy.remote)) if copy is not None else None
-        stack.enter_context(hold(path))
+        lease = stack.enter_context(hold_experiment(path, copy))
         if copy is not None:
             display.message(f"Fetching what there is of {copy.remote.url} …")
             copy.take_over()
@@ -153,6 +160,7 @@ def run_search(
         clear_leftovers(folder)
         shutil.rmtree(folder.ray, ignore_errors=True)
         table = open_table(folder, space, base_parameters=checked.shape.num_parameters)
+        table.take_over(lambda: check_fence(folder.path))
         record_base(folder.path, checked.base, checked.family)
         environment = build_environment(checked, base, root / STORE_FOLDER)
         if address is not None and copy is None:
@@ -163,15 +171,25 @@ def run_search(
         check = stack.enter_context(node_check(space, environment, root, remote)) if address is not None else None
         late_nodes = LateNodes(amounts(space.resources), check, display.message)
         search = Search(
-            checked, folder, table, environment, display, results, address, copy=copy, late_nodes=late_nodes
+            checked,
+            folder,
+            table,
+            environment,
+            display,
+            results,
+            address,
+            copy=copy,
+            late_nodes=late_nodes,
+            lease=lease,
         )
-        if copy is not None and lease is not None:
-            search = replace(search, check_held=lease.check)
+        if copy is not None:
             copy.push_store()
             copy.push()
         if not names and _is_finished(search):
             bring_up_to_date(search, DiskBudget(folder, space.checkpoints))  # what is kept may have been set anew
-            return Outcome(folder, table.rows(), True, "trials", copy, None)
+            outcome = Outcome(folder, table.rows(), True, "trials", copy, None)
+            conclude(outcome)
+            return outcome
         with _described(search, precision) as described:
             search = replace(search, base=place_base(checked.base, weights, space.new_languages))
             ended, is_complete = _run(search, names, described)
@@ -185,7 +203,9 @@ def run_search(
                     clear_nodes(copy)
         except OSError as error:
             stopped_by, is_complete = stopped_by or _fault(error), False
-        return Outcome(folder, table.rows(), is_complete, ended.ended_by, copy, stopped_by)
+        outcome = Outcome(folder, table.rows(), is_complete, ended.ended_by, copy, stopped_by)
+        conclude(outcome)
+        return outcome
 
 
 def _cpu_precision(
@@ -268,7 +288,8 @@ def _is_finished(search: Search) -> bool:
 def _described(search: Search, precision: MeasuredPrecision | None) -> Iterator[dict[str, Any]]:
     """Starts Ray, and leaves results.parquet and experiment.json up to date, however the context ends.
 
-    What the context puts into the dictionary is in the description.
+    What the context puts into the dictionary is in the description. Where the lease was lost nothing is written: the
+    workers are stopped, and that is all.
     """
     started = time.monotonic()
     signature = SpBleu(search.environment.tokenizer).signature
@@ -287,18 +308,24 @@ def _described(search: Search, precision: MeasuredPrecision | None) -> Iterator[
     try:
         start_ray(_BYTES_A_PARAMETER * search.checked.shape.num_parameters, search.display.message)
         yield values
+    except LeaseLostError as error:
+        if search.lease is not None:
+            search.lease.give_up(str(error))  # a worker may have seen it first
+        raise
     finally:
         try:
+            search.check_held()
             is_complete = values.pop("is_complete")
             values["seconds"] = before + time.monotonic() - started
             values["finished"] = datetime.now(UTC).isoformat(timespec="seconds") if is_complete else None
             write_description(search.folder, search.checked, signature, **values)
             bring_up_to_date(search, DiskBudget(search.folder, search.space.checkpoints))
+            shutil.rmtree(search.folder.ray, ignore_errors=True)
         except OSError as error:
             search.display.message(f"The results could not be written: {error}. They are written anew by --resume.")
-        if search.address is None:
-            ray.shutdown()
-        shutil.rmtree(search.folder.ray, ignore_errors=True)
+        finally:
+            if search.address is None:
+                ray.shutdown()
 
 
 def _run(search: Search, retry: Sequence[str], described: dict[str, Any]) -> tuple[Ended, bool]:
@@ -364,7 +391,10 @@ def _on_a_fit_node(search: Search, function: Callable[..., Any], *arguments: Any
     while True:
         task = ray.remote(function).options(**task_options(search.space.resources, late_nodes.selector))
         try:
-            return ray.get(task.remote(*arguments, late_nodes.check))
+            found = task.remote(*arguments, late_nodes.check, search.lease_mark)
+            while not ray.wait([found], timeout=_SECONDS_BETWEEN_LOOKS)[0]:
+                search.check_held()
+            return ray.get(found)
         except RayTaskError as error:
             if not isinstance(error.cause, UnfitNodeError):
                 raise

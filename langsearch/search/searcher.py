@@ -15,6 +15,7 @@ from ray.tune.search import Searcher
 from langsearch.experiment.folder import ExperimentFolder
 from langsearch.experiment.task import TrialTask
 from langsearch.search.fuse import Fuse
+from langsearch.space.problems import LeaseLostError
 from langsearch.space.settings import FailureSettings, Plateau
 from langsearch.study.plateau import PlateauRule
 from langsearch.study.results import TrialResult, parse_result
@@ -23,6 +24,7 @@ from langsearch.study.table import TrialTable
 from langsearch.trial.failures import (
     DISK_FULL,
     FAILED,
+    LOST,
     NO_RESULT,
     PAUSED,
     UNFIT,
@@ -200,6 +202,8 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
     def _end(self, name: str, result: dict[str, Any], error: bool) -> bool:
         """Writes how a trial ended; returns whether it did, or goes on after a resume."""
         parsed = None if error else parse_result(result)
+        if LOST in result:
+            raise LeaseLostError(str(result[LOST]))
         if FAILED in result:
             return self._fail(name, str(result[FAILED]), result.get(_NODE))
         if PAUSED in result:

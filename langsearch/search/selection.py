@@ -20,6 +20,9 @@ from langsearch.trial.scores import FinalSplit
 
 logger = logging.getLogger(__name__)
 
+_SECONDS_BETWEEN_LOOKS = 1.0
+"""At whether the experiment is held still."""
+
 
 def evaluate_candidates(search: Search) -> bool:
     """Scores the candidates on validation again, by `evaluation.final`, each one once over all resumes.
@@ -96,12 +99,13 @@ def _run(
     def begin(name: str) -> Any:
         task = ray.remote(evaluate_on_worker).options(**task_options(search.space.resources, late_nodes.selector))
         trial = (search.folder.path, name, split, search.num_threads)
-        return task.remote(search.base, environment, *trial, search.copy, late_nodes.check)
+        return task.remote(search.base, environment, *trial, search.copy, late_nodes.check, search.lease_mark)
 
     of = {begin(name): name for name in names}
     pending = list(of)
     while pending:
-        done, pending = ray.wait(pending)
+        search.check_held()
+        done, pending = ray.wait(pending, timeout=_SECONDS_BETWEEN_LOOKS)
         for reference in done:
             try:
                 values = ray.get(reference)

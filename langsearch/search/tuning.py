@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from langsearch.cluster.resources import NUM_AHEAD, Capacity, amounts, num_threa
 from langsearch.experiment.disk import DiskBudget
 from langsearch.experiment.environment import CheckedSpace, Environment, portable
 from langsearch.experiment.folder import ExperimentFolder, write_text
+from langsearch.experiment.lease import LeaseMark, RemoteLease
 from langsearch.experiment.opening import space_of_version
 from langsearch.experiment.results_parquet import ResultsFile
 from langsearch.experiment.task import TrialTask, baseline_task, searched_task
@@ -68,8 +69,18 @@ class Search:
     late_nodes: LateNodes = field(default_factory=lambda: LateNodes({}, None, lambda text: None))
     """Which nodes run trials and tasks of their size."""
 
-    check_held: Callable[[], None] = lambda: None
-    """Raises OSError if another run holds the experiment by now."""
+    lease: RemoteLease | None = None
+    """Of an experiment that other machines may write to as well."""
+
+    def check_held(self) -> None:
+        """Raises LeaseLostError if another run holds the experiment by now, or may."""
+        if self.lease is not None:
+            self.lease.check()
+
+    @property
+    def lease_mark(self) -> LeaseMark | None:
+        """What workers look at before they write."""
+        return None if self.lease is None else self.lease.mark
 
     @property
     def space(self) -> Space:
@@ -139,6 +150,7 @@ def run_trials(search: Search, seeding: Seeding, retry: Sequence[str]) -> Ended:
                 max_failures=space.resources.max_failures,
                 copy=search.copy,
                 check=search.late_nodes.check,
+                lease=search.lease_mark,
             ),
             search.late_nodes.request(),
         ),
@@ -246,16 +258,16 @@ class _Between(tune.Callback):  # type: ignore[misc]  # Ray has no types
         self._searcher.stop(INTERRUPTED)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Called by Tune some ten times a second."""
+        """Called by Tune some ten times a second. Raises LeaseLostError, which ends Tune and its workers."""
         now = time.monotonic()
         if now - self._looked < _SECONDS_BETWEEN_LOOKS:
             return
         self._looked = now
         self._search.late_nodes.look()
-        try:
-            self._search.check_held()
-        except OSError as error:
-            self._searcher.stop(str(error))
+        self._search.check_held()
+        concern = None if self._search.lease is None else self._search.lease.concern()
+        if concern is not None and self._searcher.stopped_by is None:
+            self._searcher.stop(concern)
         if self._deadline is not None and now > self._deadline:
             self._searcher.stop(TIME)
         elif not self._is_pausing and self._search.folder.stop_request.exists():
@@ -342,6 +354,7 @@ class _Between(tune.Callback):  # type: ignore[misc]  # Ray has no types
 def bring_up_to_date(search: Search, budget: DiskBudget) -> None:
     """Keeps the disk's budget, and brings results.parquet and the remote up to date."""
     table = search.table
+    search.check_held()
     search.display.front([row.name for row in table.front() if row.kind == "searched"])
     freed = budget.keep_within(table.rows(), {row.name for row in table.candidates()}, set(table.returning()))
     if freed.message:

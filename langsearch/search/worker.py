@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from ray import tune
 
 from langsearch.cluster.probes import NodeCheck
 from langsearch.experiment.environment import Environment
+from langsearch.experiment.fence import check_fence, set_fence
 from langsearch.experiment.folder import ExperimentFolder, TrialFolder, write_json
+from langsearch.experiment.lease import LeaseLook, LeaseMark
+from langsearch.experiment.patience import patiently
 from langsearch.experiment.task import TrialTask
 from langsearch.experiment.working_copy import RequestLook, WorkingCopy
 from langsearch.model.base import Base, SharedBase, attach_base
@@ -22,7 +26,7 @@ from langsearch.model.memory import MAX_PARTS, SmallestBatchError, free_memory, 
 from langsearch.prior.learning import LearningTask
 from langsearch.prior.seeding import learn
 from langsearch.search.late_nodes import UnfitNodeError, check_here
-from langsearch.space.problems import InputError
+from langsearch.space.problems import InputError, LeaseLostError
 from langsearch.space.settings import FailureSettings
 from langsearch.study.results import TrialResult
 from langsearch.trial.attempts import read_attempts
@@ -30,6 +34,7 @@ from langsearch.trial.evaluating import evaluate_trial, final_result, reuse_scor
 from langsearch.trial.failures import (
     CUDA_ERROR,
     FAILED,
+    LOST,
     OUT_OF_MEMORY,
     PAUSED,
     SPENT,
@@ -81,6 +86,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]  # Ray has no types
         max_failures: int = 0,
         copy: WorkingCopy | None = None,
         check: NodeCheck | None = None,
+        lease: LeaseMark | None = None,
     ) -> None:
         """Called by Tune in a fresh worker.
 
@@ -94,8 +100,10 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]  # Ray has no types
             max_failures: How often a trial is tried again after a kind of failure, where `failures` says so.
             copy: Of a remote experiment: this machine's copy takes the place of `experiment`.
             check: What a node must show that has come since the search began. None: no node comes.
+            lease: Of the driver, if it has one: once that is gone, nothing is written any more.
         """
         torch.set_num_threads(num_threads)
+        _fence_off(experiment, copy, lease)
         self._shared = base
         self._environment = environment
         self._folder, self._copy = _folder(experiment, copy), copy
@@ -117,11 +125,17 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]  # Ray has no types
         """Runs to the end of the next epoch. A failure becomes a result, so that the search goes on."""
         if self._unfit is not None:
             return {**self._names(), UNFIT: list(self._unfit.args), SPENT: True, "done": True}
-        if self._failure is not None:
-            return self._failed(self._failure)
-        with self._watch.watching():
-            values = self._advance()
-        return values if self._copy is None else self._pushed(values, self._copy)
+        try:
+            if self._lost is not None:
+                raise self._lost
+            if self._failure is not None:
+                return self._failed(self._failure)
+            with self._watch.watching():
+                values = self._advance()
+            return values if self._copy is None else self._pushed(values, self._copy)
+        except LeaseLostError as error:  # nothing is written about it; another run has the trial
+            self._close()
+            return {**self._names(), LOST: str(error), "done": True}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Called by Tune when it pauses a trial; our own checkpoint of the last epoch is there already."""
@@ -139,21 +153,25 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]  # Ray has no types
         self._run: Generator[TrialResult, None, None] | None = None
         self._task: TrialTask | None = None
         self._failure: Failure | None = None
+        self._lost: LeaseLostError | None = None
         if self._unfit is not None:
             return  # the storage may be another one here
         try:
             self._prepare()
+        except LeaseLostError as error:
+            self._lost = error
         except Exception as error:
             self._failure = _as_failure(error)
 
     def _prepare(self) -> None:
         """Reads the task, and what happened to the trial before. What it raises ends the trial."""
         trial, minutes = self._trial, self._failures.stall_minutes
+        check_fence(trial.path)
         if self._copy is not None:
-            self._copy.pull(trial.name)
+            patiently(partial(self._copy.pull, trial.name), self._folder.stop_request.exists)
         self._attempts = read_attempts(trial)
         seconds = None if minutes is None else 60 * minutes
-        elsewhere = RequestLook(self._copy, trial.name) if self._copy is not None else None
+        elsewhere = RequestLook(self._copy, trial.name) if self._copy is not None else self._is_fenced_off
         self._watch = TrialMonitor(
             [self._folder.stop_request, trial.stop_request], stall_file(trial), seconds, elsewhere
         )
@@ -163,6 +181,11 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]  # Ray has no types
         if stall is not None and not self._tries_again(STALLED):
             raise _StalledError(stall.removeprefix(f"{STALLED}: "))
         self._begin()
+
+    def _is_fenced_off(self) -> bool:
+        """Raises LeaseLostError, in the middle of an epoch, where another run has the experiment."""
+        check_fence(self._trial.path)
+        return False
 
     def _begin(self) -> None:
         assert self._task is not None
@@ -198,15 +221,21 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]  # Ray has no types
     def _pushed(self, values: dict[str, Any], copy: WorkingCopy) -> dict[str, Any]:
         """Returns what is to be reported, once the trial's files are where a worker on another machine finds them."""
         try:
-            copy.push(self._trial.name)
+            patiently(lambda: copy.push(self._trial.name), self._folder.stop_request.exists)
         except OSError as error:
-            return values if FAILED in values else self._failed(_as_failure(error))
+            if FAILED in values:
+                return values
+            if self._folder.stop_request.exists():  # the run ends; what is here goes there with the next one
+                return {**self._names(), PAUSED: True, "done": True}
+            return self._failed(_as_failure(error))
         return values
 
     def _next(self) -> TrialResult | Failure | None:
         assert self._run is not None
         try:
             return next(self._run, None)
+        except LeaseLostError:
+            raise
         except Exception as error:
             return _as_failure(error)
 
@@ -252,6 +281,7 @@ def evaluate_on_worker(
     num_threads: int,
     copy: WorkingCopy | None = None,
     check: NodeCheck | None = None,
+    lease: LeaseMark | None = None,
 ) -> dict[str, Any]:
     """Evaluates a trial by `evaluation.final`; a Ray task.
 
@@ -262,6 +292,7 @@ def evaluate_on_worker(
         UnfitNodeError: If the node has come since the search began, and is not fit.
     """
     check_here(check)
+    _fence_off(experiment, copy, lease)
     with _ready(experiment, name, num_threads, copy) as folder:
         attached = _attached(base, resident(environment, TrialTask.read(folder)))
 
@@ -276,6 +307,12 @@ def evaluate_on_worker(
         return _halved_if_needed(score, folder, split) if reused is None else asdict(reused)
 
 
+def _fence_off(experiment: Path, copy: WorkingCopy | None, lease: LeaseMark | None) -> None:
+    """Has all that this process writes in an experiment end with its driver's lease."""
+    if lease is not None:
+        set_fence(_folder(experiment, copy).path, LeaseLook(lease))
+
+
 def _folder(experiment: Path, copy: WorkingCopy | None) -> ExperimentFolder:
     """Returns the experiment's folder on this machine."""
     return ExperimentFolder(experiment if copy is None else copy.path)
@@ -286,10 +323,10 @@ def _ready(experiment: Path, name: str, num_threads: int, copy: WorkingCopy | No
     """Gives a trial's folder; of a remote experiment it is brought here, and what is written sent back."""
     torch.set_num_threads(num_threads)
     if copy is not None:
-        copy.pull(name)
+        patiently(lambda: copy.pull(name))
     yield _folder(experiment, copy).trial(name)
     if copy is not None:
-        copy.push(name)
+        patiently(lambda: copy.push(name))
 
 
 def learn_on_worker(
@@ -300,6 +337,7 @@ def learn_on_worker(
     num_threads: int,
     copy: WorkingCopy | None = None,
     check: NodeCheck | None = None,
+    lease: LeaseMark | None = None,
 ) -> "list[str] | Failure":
     """Learns a prior in the experiment's folder; a Ray task. Returns the problems, none if it was learned.
 
@@ -312,6 +350,7 @@ def learn_on_worker(
     """
     check_here(check)
     torch.set_num_threads(num_threads)
+    _fence_off(experiment, copy, lease)
     folder = _folder(experiment, copy)
 
     def push() -> None:

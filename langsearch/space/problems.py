@@ -1,4 +1,4 @@
-"""The one error for wrong input: it carries all problems found, not only the first."""
+"""The errors that the command line says in a sentence: wrong input, and an experiment that another run has now."""
 
 import difflib
 from collections.abc import Iterable, Iterator
@@ -17,6 +17,13 @@ class InputError(ValueError):
         self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
         assert self.problems, "an InputError without a problem"
         super().__init__("\n".join(self.problems))
+
+
+class LeaseLostError(Exception):
+    """Another run has taken over the experiment, or may have: this one must write nothing more, and ends.
+
+    It is no OSError, so that nothing that goes on without a file goes on without this.
+    """
 
 
 @contextmanager

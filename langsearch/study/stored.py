@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -11,6 +11,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from langsearch.study.database import open_storage, take_over
 from langsearch.study.front import Objective
 from langsearch.study.mirror import CONSTRAINT, Proposal
 from langsearch.study.rows import (
@@ -58,13 +59,17 @@ class StoredTrials:
     """
 
     def __init__(self, url: str, name: str, objectives: Sequence[Objective]) -> None:
-        self._storage = optuna.storages.RDBStorage(url)
+        self._storage = open_storage(url)
         self._study_ids = {
             "searched": self._open_study(name, objectives),
             "baseline": self._open_study(f"{name}/baselines", objectives),
         }
         self._found: dict[str, StoredTrial] = {}
         self._columns = Columns()
+
+    def take_over(self, check: Callable[[], None]) -> None:
+        """As `database.take_over`: called by the driver, before it writes."""
+        take_over(self._storage, self._study_ids["searched"], check)
 
     def load(self, kind: str) -> tuple[list[TrialRow], int]:
         """Reads all trials of a kind; returns them, and how many numbers are taken."""

@@ -1,6 +1,6 @@
 """The trial table: every trial of a search as it is now. Only the driver opens it, and it writes to the study."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -97,6 +97,14 @@ class TrialTable:
             has_constraints=bool(constraints),
         )
         self._load()
+
+    def take_over(self, check: Callable[[], None] = lambda: None) -> None:
+        """Makes this the only table that writes to the study; called by a driver before it goes on.
+
+        Args:
+            check: Raises LeaseLostError once another run has the experiment, or may; then nothing is written.
+        """
+        self._stored.take_over(check)
 
     def next_point(
         self,

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,9 @@ class Checkpoint:
     state: Mapping[str, Any]
 
 
-def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, num_kept: int = 2) -> Path:
+def write_checkpoint(
+    folder: Path, checkpoint: Checkpoint, *, num_kept: int = 2, check: Callable[[], None] = lambda: None
+) -> Path:
     """Writes a checkpoint under `folder` and drops all but the newest ones.
 
     It is complete under its name or not there at all: written aside, synced to the disk, then renamed.
@@ -36,6 +38,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, num_kept: int = 2)
         folder: The trial's checkpoint folder; made if needed. One writer at a time.
         checkpoint: Its state must hold "updates", which orders checkpoints.
         num_kept: How many stay. 2: the newest, and the one before it that serves if the newest turns out torn.
+        check: Called before anything is written, and once more before it gets its name; what it raises stops that.
 
     Returns:
         The checkpoint's own folder.
@@ -45,6 +48,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, num_kept: int = 2)
     """
     name = f"{checkpoint.state['updates']:09d}"
     aside = folder / f".{name}.{os.getpid()}.partial"
+    check()
     _remove_partial(folder)
     aside.mkdir(parents=True)
     try:
@@ -53,6 +57,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, num_kept: int = 2)
         (aside / _STATE).write_text(json.dumps(state), encoding="utf-8")
         for path in (aside / _TENSORS, aside / _STATE, aside):
             _sync(path)
+        check()
     except BaseException as error:
         shutil.rmtree(aside, ignore_errors=True)
         if isinstance(error, SafetensorError):  # safetensors has its own name for a full disk

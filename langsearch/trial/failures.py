@@ -27,6 +27,9 @@ UNFIT = "unfit"
 """Key of a result that says that a worker's node is not fit: its id and name, and what is wrong. The trial has not
 begun, and goes to another node."""
 
+LOST = "lease lost"
+"""Key of a result that says that another run has the experiment by now; the driver hears of nothing else."""
+
 NON_FINITE_LOSS = "non-finite loss"
 NON_FINITE_SCORE = "non-finite score"
 OUT_OF_MEMORY = "out of memory"

@@ -16,6 +16,7 @@ from langsearch.adapters.peft_import import read_adapters, start_from, start_row
 from langsearch.evaluate.evaluation import Evaluation, EvaluationSet, evaluate, evaluation_set
 from langsearch.evaluate.spbleu import SpBleu
 from langsearch.experiment.environment import Environment
+from langsearch.experiment.fence import check_fence
 from langsearch.experiment.folder import TrialFolder, read_json, write_json, write_rows
 from langsearch.experiment.task import TrialTask
 from langsearch.model.base import Base
@@ -196,7 +197,8 @@ class _Run:
         ):
             state = {"updates": result.updates, "epoch": result.epoch, "spbleu": result.spbleu}
             # The checkpoints still refer to the weights before, so those go only once the next checkpoint is there.
-            write_checkpoint(self.folder.weights, Checkpoint(self.learner.state(), state), num_kept=3)
+            weights = Checkpoint(self.learner.state(), state)
+            write_checkpoint(self.folder.weights, weights, num_kept=3, check=self._check_fence)
             write_scores(self.folder, "validation", evaluation, data)
             self.kept, self.kept_updates, self.kept_settings = result, result.updates, asdict(settings)
         self.kept = _with_progress(self.kept, result)
@@ -304,7 +306,11 @@ class _Run:
             "kept_settings": self.kept_settings,
             "seconds": self.seconds,
         }
-        write_checkpoint(self.folder.checkpoint, Checkpoint(training.tensors, {**training.state, **extra}))
+        checkpoint = Checkpoint(training.tensors, {**training.state, **extra})
+        write_checkpoint(self.folder.checkpoint, checkpoint, check=self._check_fence)
+
+    def _check_fence(self) -> None:
+        check_fence(self.folder.path)
 
     def _close(self, result: TrialResult) -> TrialResult:
         """Writes the result, after which the trial is never trained again, and drops what only resuming needs."""
