@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import optuna
 from optuna.exceptions import StorageInternalError
 from ruamel.yaml import YAML
 from sqlalchemy import URL
@@ -17,6 +16,7 @@ from langsearch.experiment.folder import PARTIAL, ExperimentFolder, read_json, w
 from langsearch.experiment.lock import LEASES, LOCK
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space, load_space
+from langsearch.study.database import open_storage
 from langsearch.study.front import Objective
 from langsearch.study.table import TrialTable
 
@@ -209,7 +209,9 @@ def sqlite_url(file: Path, *, is_read_only: bool = False) -> str:
 def _check_storage(url: str, name: str) -> None:
     """Raises InputError if the database cannot be opened, or has an experiment of this name."""
     with _opening(url):
-        names = optuna.get_all_study_names(url)
+        storage = open_storage(url)
+        names = [study.study_name for study in storage.get_all_studies()]
+        storage.engine.dispose()
     if name in names:
         raise InputError(
             f"`search.storage` must not have the experiment yet, but {url} has {name!r} already. "
