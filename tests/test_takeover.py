@@ -48,7 +48,7 @@ MOUNTINFO = """\
 """
 
 DRIVER = """\
-import sys, time
+import sqlite3, sys, time
 from functools import partial
 from pathlib import Path
 
@@ -57,6 +57,7 @@ from langsearch.experiment.fence import check_fence
 from langsearch.experiment.folder import ExperimentFolder, write_json, write_text
 from langsearch.experiment.lock import clear_leftovers
 from langsearch.experiment.remote import Remote
+from langsearch.experiment.study_pieces import StudyUpload
 from langsearch.experiment.working_copy import WorkingCopy
 from langsearch.space.problems import LeaseLostError
 from langsearch.study.front import Objective
@@ -83,19 +84,23 @@ try:
             "checkpoints": lambda: folder.trial("00000").remove_checkpoints(),
         }
         if copy is not None:
-            actions |= {"push": copy.push, "push trial": lambda: copy.push("00000"),
+            study = StudyUpload(copy.remote.url, copy.path, copy.check)
+            actions |= {"study": study.push,"push": copy.push, "push trial": lambda: copy.push("00000"),
                         "stop": lambda: copy.try_request_stop("00000")}
         table.propose(DIMENSIONS)
         table.propose(DIMENSIONS)
         write_json(folder.trial("00000").result, {})
         if copy is not None:
             copy.push()
-        lease._dead_after_seconds = 1.0  # not before: a busy machine may take longer to begin
+            study.push()
+        lease._dead_after_seconds = 0.3  # not before: a busy machine may take longer to begin
         print("held", flush=True)
         sys.stdin.readline()
         if copy is not None:
             for path in (folder.path, folder.trial("00000").path):
                 (path / "new").touch()
+            with sqlite3.connect(folder.study) as late:
+                late.execute("create table late (x)")
         for name, action in actions.items():
             try:
                 action()
@@ -202,9 +207,9 @@ def test_a_driver_that_was_paused_past_its_lease_writes_nothing_more(
         driver.send_signal(signal.SIGSTOP)
         driver.stdin.write("go\n")
         driver.stdin.flush()
-        time.sleep(3.2 if place == "s3" else 2.1)  # a second more than its lease, and S3 counts in seconds
+        time.sleep(2.4 if place == "s3" else 1.4)  # a second more than its lease, and S3 counts in seconds
         folder = LEASES if "://" not in root else ".lock"
-        with RemoteLease(Remote(url), folder=folder, dead_after_seconds=1.0, refresh_seconds=0.2):
+        with RemoteLease(Remote(url), folder=folder, dead_after_seconds=0.3, refresh_seconds=0.1):
             study = tmp_path / "tiny" / "study.db"
             table = TrialTable(
                 storage or (f"sqlite:///{study}" if "://" not in root else "sqlite://"),
@@ -252,7 +257,7 @@ def test_of_two_drivers_of_one_study_the_one_that_came_last_alone_writes(
         lambda: first.fail("00000", "no"),
         lambda: first.record_rung("00000", 1, [0.5], True),
         lambda: first.add_baseline("shared_lora"),
-        lambda: first._stored.note_on_study(rows[1], "test", 1),
+        lambda: first.stored.note_on_study(rows[1], "test", 1),
     ]
     for write in writes:
         with pytest.raises(LeaseLostError, match="Another run has taken over the trial table"):

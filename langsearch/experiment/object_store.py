@@ -16,6 +16,8 @@ OBJECT_STORES = {"s3", "gcs", "abfs"}
 
 _GOOGLE = ("gs://", "gcs://")
 _SECONDS_TO_ANSWER = 10
+TICK_NS = 20_000_000
+"""A file that changed so short a time ago may change again without another modification time."""
 
 Stat = tuple[int, int]
 """Size in bytes, and the modification time in ns."""

@@ -12,7 +12,7 @@ import re
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ import pyarrow.fs as pafs
 from langsearch.experiment.folder import write_json
 from langsearch.experiment.object_store import (
     OBJECT_STORES,
+    TICK_NS,
     Stat,
     UploadError,
     child,
@@ -41,8 +42,6 @@ from langsearch.space.problems import InputError, naming
 _CHUNK = 1 << 27
 """Bytes of one write. Closing a stream publishes what it got, also after an interrupt, so all but large tensors, whose
 checksum stands beside them, go in one."""
-_TICK_NS = 20_000_000
-"""A file that changed so short a time ago may change again without another modification time."""
 _NUM_THREADS = 16
 _SECONDS_BETWEEN_NOTES = 0.2
 _KNOWN = ".remote"
@@ -133,7 +132,13 @@ class Remote:
         system, root = open_system(self.url)
         return bool(system.get_file_info(join(root, relative)).type is not pafs.FileType.NotFound)
 
-    def push(self, local_root: Path, relative: str = "", check: Callable[[], None] = lambda: None) -> int:
+    def push(
+        self,
+        local_root: Path,
+        relative: str = "",
+        check: Callable[[], None] = lambda: None,
+        without: Collection[str] = (),
+    ) -> int:
         """Copies what has changed in a part since it was last pushed or pulled, and deletes what is gone from it.
 
         Files go in the order in which they were written, those last that say that others are complete; deletions
@@ -145,6 +150,7 @@ class Remote:
             local_root: The working copy of the experiment.
             relative: trials/NAME, or "" for all that is not below trials/.
             check: Called before every write; what it raises ends the push there.
+            without: Files that are left as they are, here and there.
 
         Returns:
             How many files were copied.
@@ -153,8 +159,8 @@ class Remote:
             UploadError: If the store cannot be written; pushing again goes on.
         """
         system, root = open_system(self.url)
-        known = _Known.read(local_root, relative)
-        here = _local_files(local_root / relative, relative)
+        known = _Known.read(local_root, relative, without)
+        here = _local_files(local_root / relative, relative, without)
         changed = [path for path, stat in here.items() if path not in known.files or known.files[path][0] != stat]
         gone = [path for path in known.files if path not in here]
         num_sent = 0
@@ -178,7 +184,7 @@ class Remote:
                 known.write()
         return num_sent
 
-    def pull(self, local_root: Path, relative: str = "") -> int:
+    def pull(self, local_root: Path, relative: str = "", without: Collection[str] = ()) -> int:
         """Copies what differs in a part to the working copy.
 
         Where another machine has written the part since, its state wins and what is only here goes. Else what
@@ -187,6 +193,7 @@ class Remote:
         Args:
             local_root: The working copy of the experiment.
             relative: trials/NAME, or "" for all that is not below trials/.
+            without: Files that are left as they are.
 
         Returns:
             How many files were copied.
@@ -194,9 +201,9 @@ class Remote:
         Raises:
             OSError: If the store cannot be read or the disk is full; pulling again goes on.
         """
-        return self._pull(local_root, relative, self._files(relative))[0]
+        return self._pull(local_root, relative, self._files(relative), without)[0]
 
-    def pull_all(self, local_root: Path) -> int:
+    def pull_all(self, local_root: Path, without: Collection[str] = ()) -> int:
         """Copies all parts that differ, as `pull` does; for the driver, before anything else.
 
         Trials that are only here go if another machine has run the experiment since.
@@ -208,7 +215,7 @@ class Remote:
             name, _, inner = rest.partition("/")
             part, inside = (f"{_TRIALS}/{name}", inner) if top == _TRIALS and inner else ("", path)
             parts.setdefault(part, {})[inside] = stat
-        num_files, is_older = self._pull(local_root, "", parts.pop(""))
+        num_files, is_older = self._pull(local_root, "", parts.pop(""), without)
         if is_older and (local_root / _TRIALS).is_dir():
             for trial in (local_root / _TRIALS).iterdir():
                 if f"{_TRIALS}/{trial.name}" not in parts:
@@ -217,11 +224,14 @@ class Remote:
             pulled = threads.map(lambda part: self._pull(local_root, part, parts[part])[0], parts)
             return num_files + sum(pulled)
 
-    def _pull(self, local_root: Path, relative: str, there: Mapping[str, Stat]) -> tuple[int, bool]:
+    def _pull(
+        self, local_root: Path, relative: str, there: Mapping[str, Stat], without: Collection[str] = ()
+    ) -> tuple[int, bool]:
         """Returns how many files were copied, and whether the state here was older."""
         system, root = open_system(self.url)
-        known = _Known.read(local_root, relative)
-        here = _local_files(local_root / relative, relative)
+        known = _Known.read(local_root, relative, without)
+        here = _local_files(local_root / relative, relative, without)
+        there = {path: stat for path, stat in there.items() if path not in without}
         is_older = bool(there) and there != {path: remote for path, (_, remote) in known.files.items()}
         if is_older:
             wanted = [path for path in there if path not in here or known.files.get(path) != (here[path], there[path])]
@@ -272,11 +282,11 @@ class _Known:
     written: float = float("-inf")
 
     @classmethod
-    def read(cls, local_root: Path, relative: str) -> "_Known":
+    def read(cls, local_root: Path, relative: str, without: Collection[str]) -> "_Known":
         path = local_root / _KNOWN / f"{relative.replace('/', '~') or 'top'}.json"
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            files = {name: ((a, b), (c, d)) for name, (a, b, c, d) in values.items()}
+            files = {name: ((a, b), (c, d)) for name, (a, b, c, d) in values.items() if name not in without}
         except (OSError, ValueError, AttributeError, TypeError):  # then everything is compared anew
             files = {}
         return cls(path, files)
@@ -305,11 +315,12 @@ def _order(path: str, stat: Stat) -> tuple[int, int, str]:
     return _LAST.get(PurePosixPath(path).name, 0), stat[1], path
 
 
-def _local_files(folder: Path, relative: str) -> dict[str, Stat]:
+def _local_files(folder: Path, relative: str, without: Collection[str]) -> dict[str, Stat]:
     files: dict[str, Stat] = {}
     for path in _walk(folder, skipped=None if relative else _TRIALS):
-        with suppress(FileNotFoundError):
-            files[path.relative_to(folder).as_posix()] = _stat_of(path)
+        if (name := path.relative_to(folder).as_posix()) not in without:
+            with suppress(FileNotFoundError):
+                files[name] = _stat_of(path)
     return files
 
 
@@ -339,8 +350,8 @@ def _remove_empty(folder: Path, root: Path) -> None:
 def _send(system: Any, source: Path, target: str, check: Callable[[], None]) -> Stat:
     """Copies a file there; returns its state here when it was read."""
     with source.open("rb") as file:
-        if time.time_ns() - os.fstat(file.fileno()).st_mtime_ns < _TICK_NS:
-            time.sleep(_TICK_NS / 1e9)
+        if time.time_ns() - os.fstat(file.fileno()).st_mtime_ns < TICK_NS:
+            time.sleep(TICK_NS / 1e9)
         stat = os.fstat(file.fileno())
         is_sqlite = file.read(len(_SQLITE)) == _SQLITE
         file.seek(0)

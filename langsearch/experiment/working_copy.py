@@ -12,6 +12,7 @@ from langsearch.experiment.folder import STORE_FOLDER
 from langsearch.experiment.lock import is_held
 from langsearch.experiment.object_store import UploadError, is_remote, write_bytes
 from langsearch.experiment.remote import Remote, local_copy, open_remote
+from langsearch.experiment.study_pieces import STUDY, pull_study
 from langsearch.space.problems import InputError
 
 logger = logging.getLogger(__name__)
@@ -45,13 +46,17 @@ class WorkingCopy:
     def take_over(self) -> None:
         """Brings everything here, for a driver that begins. Raises UploadError if the remote cannot be read."""
         try:
-            self.remote.pull_all(self.path)
+            bring(self.remote, self.path)
         except OSError as error:
             raise UploadError(f"{self.remote.url} could not be read: {error}") from error
 
     def push(self, trial: str | None = None) -> None:
-        """Sends what has changed of a trial, or, with None, of all that is no trial's. Raises UploadError."""
-        self.remote.push(self.path, "" if trial is None else f"{_TRIALS}/{trial}", self._check)
+        """Sends what has changed of a trial, or, with None, of all that is no trial's but the study.
+
+        Raises:
+            UploadError: If the remote cannot be written.
+        """
+        self.remote.push(self.path, "" if trial is None else f"{_TRIALS}/{trial}", self.check, (STUDY,))
 
     def pull(self, trial: str) -> None:
         """Brings what has changed of a trial. Raises OSError if the remote cannot be read."""
@@ -59,7 +64,7 @@ class WorkingCopy:
 
     def push_prior(self, kind: str) -> None:
         """Sends what has changed of a prior: of "sides" or "subspace". Raises UploadError."""
-        self.remote.push(self.path, f"{_PRIORS}/{kind}", self._check)
+        self.remote.push(self.path, f"{_PRIORS}/{kind}", self.check)
 
     def pull_prior(self, kind: str) -> None:
         """Brings what has changed of a prior. Raises OSError if the remote cannot be read."""
@@ -67,7 +72,7 @@ class WorkingCopy:
 
     def push_store(self) -> None:
         """Sends the token files. Raises UploadError."""
-        self.experiments.push(self.path.parent, STORE_FOLDER, self._check)
+        self.experiments.push(self.path.parent, STORE_FOLDER, self.check)
 
     def pull_store(self) -> None:
         """Brings the token files. Raises OSError if the remote cannot be read."""
@@ -91,7 +96,7 @@ class WorkingCopy:
 
         The request lies in no part that is pushed or pulled, and stays: a trial's number is never given again.
         """
-        self._check()
+        self.check()
         try:
             write_bytes(self.remote.url, f"{_REQUESTS}/{trial}", b"")
         except OSError as error:
@@ -106,7 +111,7 @@ class WorkingCopy:
         except OSError:
             return False
 
-    def _check(self) -> None:
+    def check(self) -> None:
         """Called before every write. Raises LeaseLostError if this process may not write there any more."""
         check_fence(self.path)
 
@@ -128,6 +133,17 @@ def remove_copy(copy: WorkingCopy) -> int:
     freed = sum(path.stat().st_size for path in gone.rglob("*") if path.is_file()) if gone.exists() else 0
     shutil.rmtree(gone, ignore_errors=True)
     return freed
+
+
+def bring(remote: Remote, path: Path) -> None:
+    """Brings an experiment here, with its study, from pieces or as an older experiment has it.
+
+    Raises:
+        OSError: If the remote cannot be read.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    in_pieces = pull_study(remote.url, path)
+    remote.pull_all(path, (STUDY,) if in_pieces else ())
 
 
 def find_experiments(text: str) -> tuple[Path, Remote | None]:
@@ -201,10 +217,10 @@ def _fetch(experiments: Remote, name: str, *, with_trials: bool) -> Path:
         )
     copy = local_copy(experiments.url, "fetched")
     if with_trials:
-        working.remote.pull_all(copy / name)
+        bring(working.remote, copy / name)
         experiments.pull(copy, STORE_FOLDER)
     else:
-        working.remote.pull(copy / name)
+        working.remote.pull(copy / name, without=(STUDY,))
     return copy / name
 
 

@@ -49,6 +49,7 @@ from langsearch.search.late_nodes import LateNodes, UnfitNodeError
 from langsearch.search.placing import place_base
 from langsearch.search.selection import evaluate_candidates, test_front
 from langsearch.search.tuning import Ended, Search, bring_up_to_date, run_trials
+from langsearch.search.uploading import Uploads, add_missing
 from langsearch.search.worker import Failure, learn_on_worker
 from langsearch.space.problems import InputError, LeaseLostError
 from langsearch.study.retrying import choose_failed
@@ -183,8 +184,12 @@ def run_search(
             lease=lease,
         )
         if copy is not None:
+            num_missing = add_missing(folder, table)
+            if num_missing:
+                display.message(f"{num_missing} trials that had begun are added to the study from their folders.")
+            search = replace(search, uploads=Uploads(copy, folder, table))
             copy.push_store()
-            copy.push()
+            _push(search)
         if not names and _is_finished(search):
             bring_up_to_date(search, DiskBudget(folder, space.checkpoints))  # what is kept may have been set anew
             outcome = Outcome(folder, table.rows(), True, "trials", copy, None)
@@ -197,15 +202,20 @@ def run_search(
         stopped_by = ended.stopped_by
         try:
             clear_leftovers(folder)
-            if copy is not None:
-                copy.push()
-                if address is not None:
-                    clear_nodes(copy)
+            _push(search)
+            if copy is not None and address is not None:
+                clear_nodes(copy)
         except OSError as error:
             stopped_by, is_complete = stopped_by or _fault(error), False
         outcome = Outcome(folder, table.rows(), is_complete, ended.ended_by, copy, stopped_by)
         conclude(outcome)
         return outcome
+
+
+def _push(search: Search) -> None:
+    """Sends all of a remote experiment. Raises UploadError."""
+    if search.uploads is not None:
+        search.uploads.push()
 
 
 def _cpu_precision(
@@ -320,6 +330,8 @@ def _described(search: Search, precision: MeasuredPrecision | None) -> Iterator[
             values["finished"] = datetime.now(UTC).isoformat(timespec="seconds") if is_complete else None
             write_description(search.folder, search.checked, signature, **values)
             bring_up_to_date(search, DiskBudget(search.folder, search.space.checkpoints))
+            if search.uploads is not None:
+                search.uploads.try_push()
             shutil.rmtree(search.folder.ray, ignore_errors=True)
         except OSError as error:
             search.display.message(f"The results could not be written: {error}. They are written anew by --resume.")

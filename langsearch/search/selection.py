@@ -122,7 +122,8 @@ def _run(
                 record(of[reference], values)
                 if search.copy is not None:
                     search.copy.pull(of[reference])
-                    search.copy.try_push(None)
+                if search.uploads is not None:
+                    search.uploads.look()
 
 
 COMPARED_WITH = ("pretrained", "full_finetuning")

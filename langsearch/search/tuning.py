@@ -27,6 +27,7 @@ from langsearch.search.late_nodes import LateNodes, PlacedFifo, PlacedHalving
 from langsearch.search.lost_nodes import lost_cause, restarts
 from langsearch.search.searcher import TIME, TableSearcher
 from langsearch.search.tracking import tracking_callbacks
+from langsearch.search.uploading import Uploads
 from langsearch.search.worker import TrialTrainable
 from langsearch.space.schema import Space
 from langsearch.space.search_sections import rungs
@@ -68,6 +69,9 @@ class Search:
 
     late_nodes: LateNodes = field(default_factory=lambda: LateNodes({}, None, lambda text: None))
     """Which nodes run trials and tasks of their size."""
+
+    uploads: Uploads | None = None
+    """Of a remote experiment: sends what the driver writes."""
 
     lease: RemoteLease | None = None
     """Of an experiment that other machines may write to as well."""
@@ -134,7 +138,7 @@ def run_trials(search: Search, seeding: Seeding, retry: Sequence[str]) -> Ended:
         max_running=_capacity(search),
         may_come_back=search.late_nodes.check is not None,
     )
-    searcher.copy = search.copy
+    searcher.uploads = search.uploads
     scheduler = _scheduler(search, searcher)
     scheduler.late_nodes = search.late_nodes
     between = _Between(search, searcher, losses, scheduler)
@@ -199,14 +203,15 @@ def _capacity(search: Search) -> Capacity:
 class _PushingSearcher(TableSearcher):
     """Sends a new trial's row and task to the remote before a worker on another machine gets it."""
 
-    copy: WorkingCopy | None = None
+    uploads: Uploads | None = None
 
     def suggest(self, trial_id: str) -> Any:
         config = super().suggest(trial_id)
-        if self.copy is not None and isinstance(config, dict):
-            retried = self._table.row(config["name"]).retry_of
-            # The new trial before the old one: it has taken over the old one's checkpoints.
-            self.copy.try_push(None, config["name"], *([retried] if retried else []))
+        if self.uploads is not None and isinstance(config, dict):
+            try:
+                self.uploads.propose(config["name"], self._table.row(config["name"]).retry_of)
+            except OSError as error:  # a full disk
+                self._stop_run_unwritten(error)
         return config
 
 
@@ -276,6 +281,8 @@ class _Between(tune.Callback):  # type: ignore[misc]  # Ray has no types
             self._pause_trials(self._searcher.stopped_by)
         if self._search.copy is not None:
             self._pass_on(self._search.copy)
+        if self._search.uploads is not None:
+            self._search.uploads.look()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         name = trial.config["name"]
@@ -346,8 +353,8 @@ class _Between(tune.Callback):  # type: ignore[misc]  # Ray has no types
             write_text(self._search.folder.stop_request, reason + "\n")
         except OSError as error:  # a full disk; they end with their next epoch
             logger.warning("%s could not be written: %s", self._search.folder.stop_request, error)
-        if self._search.copy is not None:
-            self._search.copy.try_push(None)
+        if self._search.uploads is not None:
+            self._search.uploads.try_push()
         self._scheduler.end_waiting()
 
 
@@ -363,8 +370,9 @@ def bring_up_to_date(search: Search, budget: DiskBudget) -> None:
         search.results.write(table)
     except OSError as error:
         logger.warning("%s could not be written: %s", search.folder.results, error)
-    if search.copy is not None:
-        search.copy.try_push(None, *freed.names)
+    if search.uploads is not None:
+        search.uploads.free(freed.names)
+        search.uploads.look()
 
 
 def _why(reason: str) -> str:

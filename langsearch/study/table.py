@@ -22,6 +22,7 @@ from langsearch.study.candidates import (
 )
 from langsearch.study.constraints import Constraints
 from langsearch.study.front import Objective
+from langsearch.study.mirror import Proposal
 from langsearch.study.proposing import Proposer
 from langsearch.study.results import VIOLATES, FinalResult, TestResult, TrialResult
 from langsearch.study.rows import (
@@ -82,14 +83,15 @@ class TrialTable:
             all=tuple(constraints), base_parameters=base_parameters, classes=dict(classes or {})
         )
         self.space_version = space_version
-        self._stored = StoredTrials(url, name, self.objectives)
+        self.stored = StoredTrials(url, name, self.objectives)
+        """Where the rows lie."""
         self._baselines: dict[str, TrialRow] = {}
         self._searched: dict[str, TrialRow] = {}
         self._num_searched = 0
         self._candidates = Candidates(self.objectives)
         self._proposer = Proposer(
             self._searched,
-            self._stored,
+            self.stored,
             self.objectives,
             sampler=sampler,
             seed=seed,
@@ -99,12 +101,8 @@ class TrialTable:
         self._load()
 
     def take_over(self, check: Callable[[], None] = lambda: None) -> None:
-        """Makes this the only table that writes to the study; called by a driver before it goes on.
-
-        Args:
-            check: Raises LeaseLostError once another run has the experiment, or may; then nothing is written.
-        """
-        self._stored.take_over(check)
+        """Makes this the only table that writes to the study, as long as `check` raises no LeaseLostError."""
+        self.stored.take_over(check)
 
     def next_point(
         self,
@@ -135,6 +133,8 @@ class TrialTable:
         fingerprint: str | None = None,
         same_as: str | None = None,
         retry_of: str | None = None,
+        recorded: Proposal | None = None,
+        space_version: int | None = None,
     ) -> TrialRow:
         """Writes a new running trial in one transaction.
 
@@ -144,6 +144,8 @@ class TrialTable:
             fingerprint: Of what the trial trains.
             same_as: The trial whose result it will share.
             retry_of: The failed trial whose point it has.
+            recorded: How it was proposed by a driver before. None: as `next_point` did.
+            space_version: The version of the space that it came from. None: the table's.
         """
         assert number == self._num_searched, "only one driver may write a study"
         row = TrialRow(
@@ -154,9 +156,9 @@ class TrialTable:
             fingerprint=fingerprint,
             same_as=same_as,
             retry_of=retry_of,
-            space_version=self.space_version,
+            space_version=space_version or self.space_version,
         )
-        began = self._stored.add_searched(row, self._proposer.proposal(point, retry_of))
+        began = self.stored.add_searched(row, recorded or self._proposer.proposal(point, retry_of))
         self._num_searched += 1
         self._proposer.added(row)
         if retry_of is not None:
@@ -181,7 +183,7 @@ class TrialTable:
         old = self._baselines.get(name)
         if old is not None and old.state is not State.FAILED:
             return
-        began = self._stored.add_baseline(name)
+        began = self.stored.add_baseline(name)
         self._put(TrialRow(name=name, kind="baseline", state=State.RUNNING, params={}, fingerprint=None, started=began))
 
     def report(self, name: str, result: TrialResult) -> None:
@@ -191,11 +193,11 @@ class TrialTable:
         """
         row = self.row(name)
         if row.result != result:
-            self._stored.note(name, RESULT, asdict(result))
+            self.stored.note(name, RESULT, asdict(result))
             row = self._put(replace(row, result=result))
-        if len(self.objectives) == 1 and result.epoch not in self._stored[name].intermediate:
+        if len(self.objectives) == 1 and result.epoch not in self.stored[name].intermediate:
             (value,) = self.values(result)
-            self._stored.report(name, result.epoch, value)
+            self.stored.report(name, result.epoch, value)
             if row.kind == "searched":
                 self._proposer.reported(row, result.epoch, value)
 
@@ -212,7 +214,7 @@ class TrialTable:
         found = None if violations is None else dict(violations)
         rung = Rung(epoch=epoch, values=tuple(values), goes_on=goes_on, order=order, violations=found)
         note = {"values": list(values), "goes_on": goes_on, "order": order, "violations": found}
-        self._stored.note(name, f"{RUNG}{epoch}", note)
+        self.stored.note(name, f"{RUNG}{epoch}", note)
         row = self.row(name)
         kept = [other for other in row.rungs if other.epoch != epoch]
         self._put(replace(row, rungs=tuple(sorted([*kept, rung], key=lambda rung: rung.epoch))))
@@ -235,19 +237,19 @@ class TrialTable:
 
     def end_on_request(self, name: str) -> None:
         """Ends a trial that somebody asked to end: pruned at the epoch it had reached, if it had reached one."""
-        self._stored.note(name, CAUSE, STOP_REQUESTED)
+        self.stored.note(name, CAUSE, STOP_REQUESTED)
         self._put(replace(self.row(name), cause=STOP_REQUESTED))
         self._end_early(name)
 
     def reject(self, name: str, violations: Mapping[str, float]) -> None:
         """Ends a trial that is not trained, since its size violates constraints, with how far by their texts."""
-        self._stored.note(name, CAUSE, cause := f"{VIOLATES}{', '.join(violations)}")
+        self.stored.note(name, CAUSE, cause := f"{VIOLATES}{', '.join(violations)}")
         self._put(replace(self.row(name), cause=cause))
         self._end(name, TrialState.PRUNED, None, violations)
 
     def fail(self, name: str, cause: str) -> None:
         """Ends a trial that has no result."""
-        self._stored.note(name, CAUSE, cause)
+        self.stored.note(name, CAUSE, cause)
         self._put(replace(self.row(name), cause=cause))
         self._end(name, TrialState.FAIL, None, None)
 
@@ -255,7 +257,7 @@ class TrialTable:
         """Ends a trial with the result of one that trains the same."""
         row = self.row(name)
         if row.same_as != other.name:
-            self._stored.note(name, SAME_AS, other.name)
+            self.stored.note(name, SAME_AS, other.name)
             self._put(replace(row, same_as=other.name))
         if other.state is State.FAILED:
             self.fail(name, other.cause or "unknown")
@@ -266,18 +268,18 @@ class TrialTable:
 
     def record_test(self, name: str, test: TestResult) -> None:
         """Records a trial's scores on the test set; on the study, since a finished trial takes no attribute."""
-        self._stored.note_on_study(self.row(name), TEST, asdict(test))
+        self.stored.note_on_study(self.row(name), TEST, asdict(test))
         self._put(replace(self.row(name), test=test))
 
     def record_final(self, name: str, final: FinalResult) -> None:
         """Records a trial's scores by `evaluation.final`, on validation."""
-        self._stored.note_on_study(self.row(name), FINAL, asdict(final))
+        self.stored.note_on_study(self.row(name), FINAL, asdict(final))
         self._put(replace(self.row(name), final=final))
 
     def record_differences(self, name: str, differences: Mapping[str, Difference]) -> None:
         """Records how a tested trial compares with baselines, by their names."""
         values = {other: asdict(found) for other, found in differences.items()}
-        self._stored.note_on_study(self.row(name), DIFFERENCES, values)
+        self.stored.note_on_study(self.row(name), DIFFERENCES, values)
         self._put(replace(self.row(name), differences=dict(differences)))
 
     def rows(self) -> list[TrialRow]:
@@ -359,8 +361,8 @@ class TrialTable:
 
     def _load(self) -> None:
         """Reads everything once."""
-        baselines, _ = self._stored.load("baseline")
-        searched, self._num_searched = self._stored.load("searched")
+        baselines, _ = self.stored.load("baseline")
+        searched, self._num_searched = self.stored.load("searched")
         for row in [*baselines, *searched]:
             self._put(row)
         for row in searched:
@@ -378,13 +380,13 @@ class TrialTable:
 
     def _end_early(self, name: str) -> None:
         result = self.row(name).result
-        value = None if result is None else self._stored[name].intermediate.get(result.epoch)
+        value = None if result is None else self.stored[name].intermediate.get(result.epoch)
         self._end(name, TrialState.PRUNED, None if value is None else [value], None)
 
     def _end(
         self, name: str, state: TrialState, values: Sequence[float] | None, violations: Mapping[str, float] | None
     ) -> None:
-        finished = self._stored.end(name, state, values, violations)
+        finished = self.stored.end(name, state, values, violations)
         row = self._put(replace(self.row(name), state=STATES[state], violations=violations, finished=finished))
         if row.kind == "searched":
             self._proposer.ended(row)

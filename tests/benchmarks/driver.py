@@ -71,7 +71,7 @@ def _simulated(sampler: str, num_trials: int) -> tuple[float, float]:
     """Returns the driver's seconds, and those of the last tenth of the trials."""
     with tempfile.TemporaryDirectory() as name:
         folder = ExperimentFolder(Path(name))
-        space, shape, table, searcher = _search(folder, sampler, num_trials)
+        space, shape, table, searcher = make_search(folder, sampler, num_trials)
         results = ResultsFile(folder, shape.num_parameters)
         budget = DiskBudget(folder, CheckpointSettings())
         num_ended, late = 0, 0.0
@@ -88,7 +88,7 @@ def _simulated(sampler: str, num_trials: int) -> tuple[float, float]:
 
         scheduler = AsyncHalving(table, max_epochs=_EPOCHS, grace_epochs=1, reduction_factor=2)
         started = time.perf_counter()
-        run_simulated(searcher, scheduler, _script(space, shape), num_slots=4, on_event=note)
+        run_simulated(searcher, scheduler, script_trials(space, shape), num_slots=4, on_event=note)
         ended = time.perf_counter()
         return ended - started, ended - late
 
@@ -128,7 +128,7 @@ def _through_ray(sampler: str, num_trials: int) -> tuple[float, float]:
     set_environment()
     with tempfile.TemporaryDirectory() as name:
         folder = ExperimentFolder(Path(name))
-        _, _, table, searcher = _search(folder, sampler, num_trials)
+        _, _, table, searcher = make_search(folder, sampler, num_trials)
         ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         late = _LastTenth(table, num_trials)
         tuner = tune.Tuner(
@@ -165,9 +165,10 @@ class _LastTenth(tune.Callback):  # type: ignore[misc]  # Ray has no types
             self.started = time.process_time()
 
 
-def _search(
+def make_search(
     folder: ExperimentFolder, sampler: str, num_trials: int
 ) -> tuple[Space, BaseShape, TrialTable, TableSearcher]:
+    """Returns a search of the quickstart's space in a folder, not begun."""
     space = load_space(_SPACE)
     shape = read_shape(find_base(space.base))
     objectives = [Objective("spbleu", True), Objective("trainable_parameters", False)]
@@ -184,7 +185,9 @@ def _search(
     return space, shape, table, searcher
 
 
-def _script(space: Space, shape: BaseShape) -> Any:
+def script_trials(space: Space, shape: BaseShape) -> Any:
+    """Returns what its trials would report: three epochs of 20 seconds."""
+
     def script(task: TrialTask) -> Iterator[tuple[float, TrialResult]]:
         for epoch in range(1, _EPOCHS + 1):
             yield _EPOCH_SECONDS, _result(int(task.name), epoch, task.num_trainable(shape))

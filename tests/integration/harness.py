@@ -196,6 +196,13 @@ class Driver:
             time.sleep(between)
         return found
 
+    def wait_for_or_end(self, condition: Callable[[], Any], timeout: float = 240) -> None:
+        """Waits until a condition holds, or the run has ended."""
+        deadline = time.monotonic() + timeout
+        while not self.has_ended and not _safely(condition):
+            assert time.monotonic() < deadline, f"it waits for ever: {self.output[-3000:]}"
+            time.sleep(0.05)
+
     def interrupt(self) -> None:
         """Ctrl+C: a terminal sends SIGINT to all processes of the run."""
         self._look()

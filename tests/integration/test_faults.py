@@ -5,13 +5,11 @@ Deselected by default: `python -m pytest -m integration`.
 
 import errno
 import os
-import random
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -53,26 +51,12 @@ def new_experiment(tmp_path: Path, ray_folder: str) -> Iterator[Maker]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, ray_folder: str) -> dict[str, dict[str, Any]]:
-    """The rows of a search of thirty trials that nothing happens to."""
-    experiment = Experiment(tmp_path_factory.mktemp("undisturbed"), (), {"RAY_TMPDIR": ray_folder})
-    experiment.run()
-    experiment.assert_ended(30)
-    return experiment.comparable()
-
-
-@pytest.fixture(scope="module")
 def small_undisturbed(tmp_path_factory: pytest.TempPathFactory, ray_folder: str) -> dict[str, dict[str, Any]]:
     """The rows of the small search that nothing happens to."""
     experiment = Experiment(tmp_path_factory.mktemp("small"), SMALL, {"RAY_TMPDIR": ray_folder})
     experiment.run()
     experiment.assert_ended(3)
     return experiment.comparable()
-
-
-def is_training(experiment: Experiment, since: float) -> bool:
-    """Whether a trial has written something since a moment."""
-    return any(file.stat().st_mtime > since for file in experiment.path.glob("trials/*/*"))
 
 
 def has_checkpoint(experiment: Experiment, name: str) -> bool:
@@ -83,25 +67,6 @@ def checkpoints(experiment: Experiment) -> dict[str, dict[str, Any]]:
     """The state of the newest checkpoint of each trial that has one."""
     newest = {file.parts[-4]: file for file in sorted(experiment.path.glob("trials/*/checkpoint/0*/state.json"))}
     return {name: read_json(file) for name, file in newest.items()}
-
-
-def test_a_driver_killed_at_twenty_random_moments(new_experiment: Maker, undisturbed: dict[str, Any]) -> None:
-    experiment, chance = new_experiment(), random.Random("moments")
-    num_kills = 0
-    while num_kills < 20:
-        since = time.time()
-        with experiment.running(*["--resume"] * experiment.path.exists()) as driver:
-            if num_kills % 4 == 0:  # while it starts
-                driver.sleep(chance.uniform(0.2, 8))
-            else:
-                driver.wait_for(lambda: driver.has_ended or is_training(experiment, since), between=0.05)  # noqa: B023
-                driver.sleep(chance.uniform(0, 1.2))
-            num_kills += driver.kill()
-    experiment.run("--resume")
-    experiment.assert_ended(30)
-    assert experiment.comparable() == undisturbed
-    for driver in experiment.drivers:
-        driver.wait_until_gone()
 
 
 def test_a_worker_killed_in_the_middle_of_writing_a_checkpoint(new_experiment: Maker) -> None:

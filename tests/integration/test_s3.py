@@ -5,20 +5,24 @@ Deselected by default: `python -m pytest -m integration`.
 
 import io
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
 from langsearch.experiment.folder import read_json, read_rows
-from langsearch.experiment.object_store import child, read_bytes
+from langsearch.experiment.object_store import child, open_system, read_bytes
 from langsearch.experiment.remote import Remote
-from tests.integration.harness import Experiment
+from tests.integration.harness import Experiment, write_faults
 from tests.s3_fixtures import s3_url
 
 pytest_plugins = ["s3_fixtures"]
@@ -88,4 +92,44 @@ def test_a_search_killed_on_one_machine_goes_on_on_another(
     shown = json.loads(langsearch("show", storage.url, "--json"))
     assert json.loads(langsearch("show", fetched, "--json")) == shown | {"folder": str(fetched)}
     assert "Report: " in langsearch("report", storage.url)
-    assert storage.names() == sorted(path.name for path in worked.iterdir() if not path.name.startswith("."))
+    there = {path.name for path in worked.iterdir() if not path.name.startswith(".")}
+    assert storage.names() == sorted(there - {"study.db"}), "the study goes in pieces"
+    assert (fetched / "study.db").read_bytes() == (worked / "study.db").read_bytes()
+
+
+def everything(url: str) -> dict[str, bytes]:
+    """All that lies on the store below a URL."""
+    system, root = open_system(url)
+    infos = system.get_file_info(pafs.FileSelector(root, recursive=True))
+    return {info.path: system.open_input_stream(info.path).read() for info in infos if info.is_file}
+
+
+def test_a_driver_that_was_paused_while_another_one_took_over_and_its_workers_write_nothing_more(
+    s3_port: int, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, faults, seconds = s3_url(s3_port, "paused"), tmp_path / "faults", 10.0
+    variables = {**environment, **write_faults(faults, {"00001": {"kind": "wait", "update": 2, "times": 1}})}
+    variables["LANGSEARCH_TEST_LEASE_SECONDS"] = str(seconds)
+    first = Experiment(tmp_path / "first", SETTINGS, variables, url=url)
+    second = Experiment(tmp_path / "second", SETTINGS, variables, url=url)
+    monkeypatch.setenv("LANGSEARCH_CACHE", str(tmp_path / "one"))
+    with first.running() as driver:
+        driver.wait_for((faults / "struck-00001").exists)
+        os.kill(driver.pid, signal.SIGSTOP)
+        monkeypatch.setenv("LANGSEARCH_CACHE", str(tmp_path / "two"))
+        refused = second.run("--resume", code=2)
+        assert f"process {driver.pid} on" in refused.output
+        time.sleep(1.01 * seconds + 3)
+        second.run("--resume")
+        second.assert_ended(3)
+        before = everything(url)
+        (faults / "go").touch()
+        time.sleep(5)
+        assert everything(url) == before, "a worker goes on while its driver is paused"
+        os.kill(driver.pid, signal.SIGCONT)
+        driver.ends_with(1, timeout=60)
+        driver.wait_until_gone()
+        assert everything(url) == before
+    assert driver.output.count("Stopped: ") == 1
+    assert "Stopped: The lease on" in driver.output
+    assert "Traceback" not in driver.output

@@ -10,20 +10,21 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-_TARGET = "langsearch.search.worker"
-
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds the worker's module, and has it patched behind its import."""
+    """Finds a module, and has it patched behind its import."""
+
+    def __init__(self, name: str, patch: Callable[[ModuleType], None]) -> None:
+        self._name, self._patch = name, patch
 
     def find_spec(self, name: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != _TARGET:
+        if name != self._name:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
@@ -32,13 +33,19 @@ class _Finder(importlib.abc.MetaPathFinder):
 
             def execute_and_patch(module: ModuleType) -> None:
                 execute(module)
-                _patch(module)
+                self._patch(module)
 
             loader.exec_module = execute_and_patch  # type: ignore[method-assign]
         return spec
 
 
-def _patch(worker: ModuleType) -> None:
+def _shorten_leases(lease: ModuleType) -> None:
+    """Has leases end after so many seconds, where a test will not wait for minutes."""
+    seconds = float(os.environ["LANGSEARCH_TEST_LEASE_SECONDS"])
+    lease.RemoteLease.__init__.__kwdefaults__.update(refresh_seconds=seconds / 10, dead_after_seconds=seconds)
+
+
+def _patch_worker(worker: ModuleType) -> None:
     from langsearch.train import loop
 
     folder = Path(os.environ["LANGSEARCH_TEST_FAULTS"])
@@ -87,4 +94,6 @@ def _strike(kind: str, folder: Path) -> None:
 
 
 if "LANGSEARCH_TEST_FAULTS" in os.environ:
-    sys.meta_path.insert(0, _Finder())
+    sys.meta_path.insert(0, _Finder("langsearch.search.worker", _patch_worker))
+if "LANGSEARCH_TEST_LEASE_SECONDS" in os.environ:
+    sys.meta_path.insert(0, _Finder("langsearch.experiment.lease", _shorten_leases))

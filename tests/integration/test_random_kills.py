@@ -1,0 +1,120 @@
+"""Twenty times kill -9 of a driver or a worker at random moments, on the disk and on an object store.
+
+Deselected by default: `python -m pytest -m integration tests/integration/test_random_kills.py -s` shows the figures.
+"""
+
+import os
+import random
+import signal
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+import pytest
+
+from langsearch.experiment.folder import read_rows
+from langsearch.experiment.remote import Remote
+from tests.integration.harness import Driver, Experiment
+from tests.s3_fixtures import s3_url
+
+pytest_plugins = ["s3_fixtures"]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(3600)]
+
+NUM_KILLS = 20
+
+
+@pytest.fixture(scope="module")
+def ray_folder() -> Iterator[str]:
+    """Where Ray keeps its sockets and logs; their paths must be short."""
+    folder = tempfile.mkdtemp(prefix="ray-")
+    yield folder
+    rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, ray_folder: str) -> dict[str, dict[str, Any]]:
+    """The rows of a search of thirty trials that nothing happens to."""
+    experiment = Experiment(tmp_path_factory.mktemp("undisturbed"), (), {"RAY_TMPDIR": ray_folder})
+    experiment.run()
+    experiment.assert_ended(30)
+    return experiment.comparable()
+
+
+def kill_one(driver: Driver, victim: str) -> str | None:
+    """Kills a driver, or a worker of a driver that goes on; returns which it was, None if there was none any more."""
+    if victim == "worker":
+        workers = driver.workers()
+        if not workers or driver.has_ended:
+            return None
+        try:
+            os.kill(workers[0], signal.SIGKILL)
+        except ProcessLookupError:
+            return None
+        driver.sleep(2.0)
+        return victim
+    return victim if driver.kill() else None
+
+
+@pytest.mark.parametrize("place", ["disk", "store", "store, each time another machine"])
+def test_no_trial_is_lost_or_doubled(
+    place: str,
+    undisturbed: dict[str, dict[str, Any]],
+    ray_folder: str,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    url = None if place == "disk" else s3_url(request.getfixturevalue("s3_port"), f"{tmp_path.name}/experiments")
+    settings = ("resources.max_failures=20",)  # a trial may be hit more often than a search allows by itself
+    experiment = Experiment(tmp_path / "it", settings, {"RAY_TMPDIR": ray_folder}, url=url)
+    chance, killed = random.Random(f"moments {place}"), Counter[str]()
+    begun, is_begun = time.monotonic(), False
+    while sum(killed.values()) < NUM_KILLS:
+        num_lives = len(experiment.drivers)
+        if place.endswith("machine"):  # what the machine before had not sent is gone with it
+            monkeypatch.setenv("LANGSEARCH_CACHE", str(tmp_path / f"cache{num_lives}"))
+        elif url is not None:
+            monkeypatch.setenv("LANGSEARCH_CACHE", str(tmp_path / "cache"))
+        is_begun = is_begun or (num_lives > 0 and has_begun(experiment, url))
+        with experiment.running(*["--resume"] * is_begun) as driver:
+            victims = [] if sum(killed.values()) % 4 == 0 else chance.choices(["worker", "driver"], k=2)
+            if not victims:  # while it starts
+                driver.sleep(chance.uniform(0.2, 8))
+            for victim in [*victims, "driver"]:
+                if victims:
+                    driver.wait_for_or_end(driver.workers)
+                    driver.sleep(chance.uniform(0, 4))
+                if (found := kill_one(driver, victim)) is not None:
+                    killed[found] += 1
+                if driver.has_ended or sum(killed.values()) >= NUM_KILLS:
+                    break
+            if not driver.has_ended:
+                killed["driver"] += driver.kill()
+        assert "Traceback" not in driver.output, driver.output[-3000:]
+        driver.wait_until_gone()
+    experiment.run("--resume")
+    trained = experiment.assert_ended(30)
+    rows = experiment.comparable()
+    epochs = Counter[int]()
+    for name, row in trained.items():
+        curve = [epoch["epoch"] for epoch in read_rows(experiment.trial(name) / "curve.parquet")]
+        assert curve == list(range(1, row["epochs"] + 1)), f"{name} has each of its epochs once"
+        epochs[len(curve)] += 1
+    same = sum(rows.get(name) == row for name, row in undisturbed.items())
+    minutes = (time.monotonic() - begun) / 60
+    print(
+        f"\n{place}: {killed['driver']} drivers and {killed['worker']} workers killed, {len(experiment.drivers)} runs, "
+        f"{minutes:.1f} minutes; {len(trained)} trials trained, each once, none lost; "
+        f"{same} of {len(undisturbed)} rows are those of an undisturbed search."
+    )
+    if place == "disk":
+        assert rows == undisturbed
+
+
+def has_begun(experiment: Experiment, url: str | None) -> bool:
+    """Whether a run has begun the experiment, so that the next one must go on with it."""
+    return experiment.path.exists() if url is None else Remote(url).child("tiny").exists("space.yaml")
