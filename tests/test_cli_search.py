@@ -12,7 +12,7 @@ import torch
 
 from langsearch.experiment.environment import CheckedSpace
 from langsearch.experiment.folder import ExperimentFolder
-from langsearch.experiment.object_store import UploadError
+from langsearch.experiment.object_store import StorageError
 from langsearch.search.display import Display
 from langsearch.space.problems import LeaseLostError
 
@@ -229,7 +229,7 @@ def test_a_report_that_a_full_disk_prevents_is_told(
     )
 
 
-@pytest.mark.parametrize("error", [LeaseLostError("The lease is lost."), UploadError("s3://b could not be written")])
+@pytest.mark.parametrize("error", [LeaseLostError("The lease is lost."), StorageError("s3://b could not be written")])
 def test_a_lease_that_is_lost_and_a_store_that_is_away_are_told_in_a_sentence(
     error: Exception, trained: Path, langsearch: "Command", monkeypatch: pytest.MonkeyPatch
 ) -> None:

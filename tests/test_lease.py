@@ -12,7 +12,7 @@ import pytest
 
 from langsearch.experiment import object_store
 from langsearch.experiment.lease import RemoteLease
-from langsearch.experiment.object_store import UploadError
+from langsearch.experiment.object_store import StorageError
 from langsearch.experiment.remote import Remote, open_remote
 from langsearch.space.problems import InputError, LeaseLostError
 from tests.remote_fixtures import write
@@ -114,7 +114,7 @@ def test_a_store_that_is_away_for_a_while_costs_a_sentence_and_no_lease(
 
     def write_or_fail(url: str, relative: str, content: bytes) -> None:
         if is_away.is_set():
-            raise UploadError("the store is away")
+            raise StorageError("the store is away")
         write(url, relative, content)
 
     monkeypatch.setattr(object_store, "write_bytes", write_or_fail)

@@ -4,6 +4,7 @@ import os
 import pickle
 import random
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,10 +20,11 @@ import torch
 
 from langsearch.experiment import object_store
 from langsearch.experiment import remote as copying
-from langsearch.experiment.object_store import UploadError, is_remote
+from langsearch.experiment.object_store import StorageError, is_remote
 from langsearch.experiment.remote import Remote, local_copy, open_remote
 from langsearch.space.problems import InputError
 from langsearch.train.checkpoint import Checkpoint, read_newest_checkpoint, write_checkpoint
+from langsearch.trial.failures import failure_cause
 from tests.remote_fixtures import files, write
 from tests.s3_fixtures import s3_url
 
@@ -270,7 +273,7 @@ def test_an_upload_that_fails_is_an_upload_error_and_pushing_again_goes_on(
         copy(file, system, target, check)  # type: ignore[arg-type]
 
     monkeypatch.setattr(copying, "_copy", fail_at_the_third)
-    with pytest.raises(UploadError, match="connection reset"):
+    with pytest.raises(StorageError, match="connection reset"):
         remote.push(tmp_path / "a")
     monkeypatch.setattr(copying, "_copy", copy)
     assert 1 <= remote.push(tmp_path / "a") < 4
@@ -283,17 +286,17 @@ def test_a_pull_that_was_interrupted_goes_on(remote: Remote, tmp_path: Path, mon
     write(a / part, TRIAL)
     remote.push(a, part)
     write(b / part, {"checkpoint/000000005/state.json": "of an older run"})
-    fetch = copying._fetch
+    fetch = object_store.fetch_file
 
-    def fail_at_the_state(system: object, source: str, target: Path) -> None:
+    def fail_at_the_state(system: object, source: str, target: Path, url: str) -> None:
         if target.name == "state.json":
             raise OSError("killed here")
-        fetch(system, source, target)
+        fetch(system, source, target, url)
 
-    monkeypatch.setattr(copying, "_fetch", fail_at_the_state)
+    monkeypatch.setattr(copying, "fetch_file", fail_at_the_state)
     with pytest.raises(OSError, match="killed here"):
         remote.pull(b, part)
-    monkeypatch.setattr(copying, "_fetch", fetch)
+    monkeypatch.setattr(copying, "fetch_file", fetch)
     remote.pull(b, part)
     assert files(b / part) == TRIAL
     assert remote.pull(b, part) == 0
@@ -302,8 +305,26 @@ def test_a_pull_that_was_interrupted_goes_on(remote: Remote, tmp_path: Path, mon
 def test_storage_that_cannot_be_written_is_an_upload_error(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("a file, not a folder")
     write(tmp_path / "a", {"space.yaml": "x"})
-    with pytest.raises(UploadError, match=r"could not be written"):
+    with pytest.raises(StorageError, match=r"could not be written"):
         Remote(f"file://{tmp_path}/store").push(tmp_path / "a")
+
+
+def test_storage_that_cannot_be_read_is_the_same_failure_as_one_that_cannot_be_written(
+    tmp_path: Path, s3_port: int
+) -> None:
+    remote = open_remote(s3_url(s3_port, f"{tmp_path.name}/tiny"))
+    write(tmp_path / "a/trials/00000", TRIAL)
+    remote.push(tmp_path / "a", "trials/00000")
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    gone = Remote(s3_url(port, "tiny"))
+    for pull in (partial(gone.pull, tmp_path / "b", "trials/00000"), partial(gone.pull_all, tmp_path / "b")):
+        with pytest.raises(StorageError, match="could not be read") as caught:
+            pull()
+        assert failure_cause(caught.value) == "storage"
+    system, root = object_store.open_system(remote.url)
+    with pytest.raises(FileNotFoundError):
+        object_store.fetch_file(system, f"{root}/trials/00000/none", tmp_path / "c", remote.url)
 
 
 def test_whatever_moment_a_worker_is_killed_at_another_machine_can_go_on(remote: Remote, tmp_path: Path) -> None:
@@ -368,7 +389,7 @@ def test_a_checkpoint_whose_upload_was_torn_is_seen_and_the_one_before_serves(
     write_checkpoint(a / part / "checkpoint", Checkpoint({"a": torch.ones(10)}, {"updates": 10}))
     remote.push(a, part)
     write_checkpoint(a / part / "checkpoint", Checkpoint({"a": torch.ones(10)}, {"updates": 20}))
-    with pytest.raises(UploadError, match="killed here"):
+    with pytest.raises(StorageError, match="killed here"):
         remote.push(a, part)
     remote.pull(tmp_path / "b", part)
     newest = read_newest_checkpoint(tmp_path / "b" / part / "checkpoint")

@@ -12,7 +12,7 @@ from ray.tune.search import Searcher
 from sqlalchemy.exc import OperationalError
 
 from langsearch.experiment.folder import ExperimentFolder, read_json
-from langsearch.experiment.object_store import UploadError
+from langsearch.experiment.object_store import StorageError
 from langsearch.experiment.task import TrialTask
 from langsearch.search import runner, worker
 from langsearch.search.searcher import TIME, TableSearcher
@@ -195,7 +195,10 @@ FAULTS: dict[str, tuple[Exception, str]] = {
         GONE,
         "the trial table could not be written: server closed the connection unexpectedly",
     ),
-    "a storage that goes": (UploadError("s3://b could not be written: no"), "storage: s3://b could not be written: no"),
+    "a storage that goes": (
+        StorageError("s3://b could not be written: no"),
+        "storage: s3://b could not be written: no",
+    ),
 }
 
 

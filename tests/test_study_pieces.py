@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from langsearch.experiment import object_store, study_pieces
-from langsearch.experiment.object_store import UploadError
+from langsearch.experiment.object_store import StorageError
 from langsearch.experiment.remote import Remote
 from langsearch.experiment.study_pieces import STUDY, StudyUpload, pull_study
 from langsearch.experiment.working_copy import WorkingCopy, fetch_experiment
@@ -173,7 +173,7 @@ def test_an_upload_that_fails_goes_with_the_next_one(tmp_path: Path, monkeypatch
     write_rows(here, range(10, 20))
     with monkeypatch.context() as patch:
         patch.setattr(study_pieces, "open_system", lambda url: (_ for _ in ()).throw(OSError("connection reset")))
-        with pytest.raises(UploadError, match="connection reset"):
+        with pytest.raises(StorageError, match="connection reset"):
             upload.push()
     wanted = write_rows(here, range(20, 30))
     upload.push()

@@ -7,7 +7,7 @@ import pytest
 from langsearch.experiment import working_copy
 from langsearch.experiment.folder import ExperimentFolder
 from langsearch.experiment.lock import hold
-from langsearch.experiment.object_store import UploadError
+from langsearch.experiment.object_store import StorageError
 from langsearch.experiment.remote import Remote, open_remote
 from langsearch.experiment.working_copy import (
     RequestLook,
@@ -165,7 +165,7 @@ def test_a_request_that_the_storage_does_not_take_is_made_again(
     copy = WorkingCopy(remote, "tiny")
 
     def away(*_: Any) -> None:
-        raise UploadError("the storage is away")
+        raise StorageError("the storage is away")
 
     with monkeypatch.context() as patch:
         patch.setattr(working_copy, "write_bytes", away)

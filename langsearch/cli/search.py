@@ -90,7 +90,7 @@ def run(
         raise typer.Exit(run_on_head(loaded, address, experiments, options, write))
     check_experiments(experiments, loaded.name)
     from langsearch.experiment.environment import check_space
-    from langsearch.experiment.object_store import UploadError
+    from langsearch.experiment.object_store import StorageError
     from langsearch.search.checking import check_constraints
     from langsearch.search.display import Display
     from langsearch.search.runner import run_search
@@ -119,7 +119,7 @@ def run(
     except LeaseLostError as error:
         err.print(f"Stopped: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(1) from None
-    except UploadError as error:
+    except StorageError as error:
         err.print(f"Stopped: {error}. Go on with the same command and --resume.", markup=False, soft_wrap=True)
         raise typer.Exit(1) from None
     code = _tell_end(outcome, is_idle=(resume or resume_if_begun) and display.num_started == 0)

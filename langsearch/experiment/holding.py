@@ -8,7 +8,7 @@ from langsearch.experiment.fence import fenced
 from langsearch.experiment.lease import RemoteLease
 from langsearch.experiment.lock import LEASES, hold
 from langsearch.experiment.mounts import network_type
-from langsearch.experiment.object_store import UploadError
+from langsearch.experiment.object_store import StorageError
 from langsearch.experiment.remote import Remote
 from langsearch.experiment.working_copy import WorkingCopy
 
@@ -29,7 +29,7 @@ def hold_experiment(path: Path, copy: WorkingCopy | None) -> Iterator[RemoteLeas
 
     Raises:
         InputError: If another run holds it, or its file system knows no locks.
-        UploadError: If the store cannot be read or written.
+        StorageError: If the store cannot be read or written.
     """
     with ExitStack() as stack:
         lease = None
@@ -37,7 +37,7 @@ def hold_experiment(path: Path, copy: WorkingCopy | None) -> Iterator[RemoteLeas
             try:
                 lease = stack.enter_context(RemoteLease(copy.remote))
             except OSError as error:
-                raise UploadError(f"The lease on {copy.remote.url} could not be taken: {error}") from error
+                raise StorageError(f"The lease on {copy.remote.url} could not be taken: {error}") from error
         stack.enter_context(hold(path))
         if copy is None and network_type(path) is not None:
             lease = stack.enter_context(RemoteLease(Remote(path.absolute().as_uri()), folder=LEASES))

@@ -1,21 +1,29 @@
 """Object stores through pyarrow's file systems: opening it, and small files in it."""
 
+import os
 import re
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from langsearch.space.problems import naming
+
 OBJECT_STORES = {"s3", "gcs", "abfs"}
 """pyarrow's names of the file systems with buckets, where an object appears whole or not at all."""
 
 _GOOGLE = ("gs://", "gcs://")
 _SECONDS_TO_ANSWER = 10
+
+CHUNK_BYTES = 1 << 27
+"""Read and sent at once."""
+
 TICK_NS = 20_000_000
 """A file that changed so short a time ago may change again without another modification time."""
 
@@ -23,8 +31,19 @@ Stat = tuple[int, int]
 """Size in bytes, and the modification time in ns."""
 
 
-class UploadError(OSError):
-    """Something could not be written to the object store, or read by a run that begins."""
+class StorageError(OSError):
+    """The object store could not be read or written."""
+
+
+@contextmanager
+def reading(url: str) -> Iterator[None]:
+    """Gives a context in which a store that cannot be read raises StorageError; a file that is not there stays that."""
+    try:
+        yield
+    except (FileNotFoundError, StorageError):
+        raise
+    except (OSError, pa.ArrowException) as error:
+        raise StorageError(f"{url} could not be read: {error}") from error
 
 
 def is_remote(text: str) -> bool:
@@ -99,7 +118,7 @@ def read_bytes(url: str, relative: str) -> bytes:
 
 
 def write_bytes(url: str, relative: str, content: bytes) -> None:
-    """Writes a small file in one step. Raises UploadError if it cannot be."""
+    """Writes a small file in one step. Raises StorageError if it cannot be."""
     system, root = open_system(url)
     with upload(system, join(root, relative)) as stream:
         stream.write(content)
@@ -142,4 +161,40 @@ def upload(system: Any, target: str, check: Callable[[], None] = lambda: None) -
             check()
             system.move(written, target)
     except (OSError, pa.ArrowException) as error:
-        raise UploadError(f"{target} could not be written: {error}") from error
+        raise StorageError(f"{target} could not be written: {error}") from error
+
+
+def _read(stream: Any, url: str) -> bytes:
+    with reading(url):
+        chunk: bytes = stream.read(CHUNK_BYTES)
+    return chunk
+
+
+def fetch_file(system: Any, source: str, target: Path, url: str) -> None:
+    """Brings an object here as a file, which is whole or not there.
+
+    Args:
+        system: Its file system.
+        source: Its path there.
+        target: The file.
+        url: Of the store, for messages.
+
+    Raises:
+        StorageError: If it cannot be read.
+        OSError: If the file cannot be written.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".{target.name}.partial")
+    try:
+        with reading(url):
+            stream = system.open_input_stream(source)
+        with stream, naming(target), aside.open("wb") as file:
+            while chunk := _read(stream, url):
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        for suffix in ("-journal", "-wal", "-shm"):  # a journal of the old database would tear the new one
+            target.with_name(target.name + suffix).unlink(missing_ok=True)
+        aside.replace(target)
+    finally:
+        aside.unlink(missing_ok=True)

@@ -24,22 +24,24 @@ import pyarrow.fs as pafs
 
 from langsearch.experiment.folder import write_json
 from langsearch.experiment.object_store import (
+    CHUNK_BYTES,
     OBJECT_STORES,
     TICK_NS,
     Stat,
-    UploadError,
+    StorageError,
     child,
+    fetch_file,
     join,
     normal_url,
     open_system,
     open_to_look,
+    reading,
     stat_of,
     upload,
 )
 from langsearch.model.cache import VARIABLE, cache_folder
-from langsearch.space.problems import InputError, naming
+from langsearch.space.problems import InputError
 
-_CHUNK = 1 << 27
 """Bytes of one write. Closing a stream publishes what it got, also after an interrupt, so all but large tensors, whose
 checksum stands beside them, go in one."""
 _NUM_THREADS = 16
@@ -156,7 +158,7 @@ class Remote:
             How many files were copied.
 
         Raises:
-            UploadError: If the store cannot be written; pushing again goes on.
+            StorageError: If the store cannot be written; pushing again goes on.
         """
         system, root = open_system(self.url)
         known = _Known.read(local_root, relative, without)
@@ -175,10 +177,10 @@ class Remote:
                 with suppress(FileNotFoundError):
                     system.delete_file(join(root, relative, path))
                 del known.files[path]
-        except UploadError:
+        except StorageError:
             raise
         except OSError as error:
-            raise UploadError(f"{self.url} could not be written: {error}") from error
+            raise StorageError(f"{self.url} could not be written: {error}") from error
         finally:
             if changed or gone:
                 known.write()
@@ -199,7 +201,8 @@ class Remote:
             How many files were copied.
 
         Raises:
-            OSError: If the store cannot be read or the disk is full; pulling again goes on.
+            StorageError: If the store cannot be read; pulling again goes on.
+            OSError: If the disk is full; likewise.
         """
         return self._pull(local_root, relative, self._files(relative), without)[0]
 
@@ -239,7 +242,7 @@ class Remote:
             wanted = [path for path in there if path not in here]
         for path in sorted(wanted, key=lambda path: _order(path, there[path])):
             target = local_root / relative / path
-            _fetch(system, join(root, relative, path), target)
+            fetch_file(system, join(root, relative, path), target, self.url)
             known.note(path, _stat_of(target), there[path])
         if is_older:
             for path in (here.keys() | known.files.keys()) - there.keys():
@@ -256,7 +259,9 @@ class Remote:
             return self._list(relative)
         system, root = open_system(self.url)
         files: dict[str, Stat] = {}
-        for info in system.get_file_info(pafs.FileSelector(root, allow_not_found=True)):
+        with reading(self.url):
+            infos = system.get_file_info(pafs.FileSelector(root, allow_not_found=True))
+        for info in infos:
             if info.base_name.startswith(".") or info.base_name == _TRIALS:
                 continue
             if info.is_file:
@@ -268,7 +273,8 @@ class Remote:
     def _list(self, relative: str) -> dict[str, Stat]:
         system, root = open_system(self.url)
         folder = join(root, relative)
-        infos = system.get_file_info(pafs.FileSelector(folder, recursive=True, allow_not_found=True))
+        with reading(self.url):
+            infos = system.get_file_info(pafs.FileSelector(folder, recursive=True, allow_not_found=True))
         files = {PurePosixPath(info.path).relative_to(folder): info for info in infos if info.is_file}
         return {str(path): stat_of(info) for path, info in files.items() if not _is_hidden(path)}
 
@@ -364,11 +370,11 @@ def _send(system: Any, source: Path, target: str, check: Callable[[], None]) -> 
 
 
 def _copy(file: BinaryIO, system: Any, target: str, check: Callable[[], None]) -> None:
-    chunk = file.read(_CHUNK)  # before the stream is opened: a file that cannot be read must not become an empty one
+    chunk = file.read(CHUNK_BYTES)  # before the stream is opened: what cannot be read must not become an empty one
     with upload(system, target, check) as stream:
         while chunk:
             stream.write(chunk)
-            chunk = file.read(_CHUNK)
+            chunk = file.read(CHUNK_BYTES)
 
 
 @contextmanager
@@ -382,22 +388,6 @@ def _snapshot(path: Path) -> Iterator[BinaryIO]:
         with copy.open("rb") as file:
             yield file
     except sqlite3.Error as error:
-        raise UploadError(f"{path} could not be read: {error}") from error
+        raise StorageError(f"{path} could not be read: {error}") from error
     finally:
         copy.unlink(missing_ok=True)
-
-
-def _fetch(system: Any, source: str, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.partial")
-    try:
-        with system.open_input_stream(source) as stream, naming(target), aside.open("wb") as file:
-            while chunk := stream.read(_CHUNK):
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        for suffix in ("-journal", "-wal", "-shm"):  # a journal of the old database would tear the new one
-            target.with_name(target.name + suffix).unlink(missing_ok=True)
-        aside.replace(target)
-    finally:
-        aside.unlink(missing_ok=True)

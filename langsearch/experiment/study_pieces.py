@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow.fs as pafs
 
 from langsearch.experiment.folder import write_json
-from langsearch.experiment.object_store import TICK_NS, UploadError, delete, join, open_system, read_bytes, upload
+from langsearch.experiment.object_store import TICK_NS, StorageError, delete, join, open_system, read_bytes, upload
 
 STUDY = "study.db"
 """The SQLite file in the experiment's folder; an older experiment has it whole on its remote, too."""
@@ -64,7 +64,7 @@ class StudyUpload:
         """Sends what has changed since the last time; returns the bytes that went.
 
         Raises:
-            UploadError: If the store cannot be written; pushing again goes on.
+            StorageError: If the store cannot be written; pushing again goes on.
         """
         try:
             stat = (self._root / STUDY).stat()
@@ -90,10 +90,10 @@ class StudyUpload:
             if self._generation is None:
                 self._begin()
             self._send(self._number + 1, _BASE if is_base else _PAGES, content)
-        except UploadError:
+        except StorageError:
             raise
         except OSError as error:
-            raise UploadError(f"{self._url} could not be written: {error}") from error
+            raise StorageError(f"{self._url} could not be written: {error}") from error
         self._image, self._number, self._seen = image, self._number + 1, seen
         if is_base:
             self._first, self._base_bytes, self._piece_bytes = self._number, len(content), 0
@@ -248,7 +248,7 @@ def _snapshot(study: Path) -> bytes:
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
             return connection.serialize()
     except sqlite3.Error as error:
-        raise UploadError(f"{study} could not be read: {error}") from error
+        raise StorageError(f"{study} could not be read: {error}") from error
 
 
 def _replace(study: Path, image: bytes) -> None:

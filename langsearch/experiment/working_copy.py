@@ -10,7 +10,7 @@ from urllib.parse import unquote
 from langsearch.experiment.fence import check_fence
 from langsearch.experiment.folder import STORE_FOLDER
 from langsearch.experiment.lock import is_held
-from langsearch.experiment.object_store import UploadError, is_remote, write_bytes
+from langsearch.experiment.object_store import StorageError, is_remote, write_bytes
 from langsearch.experiment.remote import Remote, local_copy, open_remote
 from langsearch.experiment.study_pieces import STUDY, pull_study
 from langsearch.space.problems import InputError
@@ -44,17 +44,17 @@ class WorkingCopy:
         return self.experiments.child(self.name)
 
     def take_over(self) -> None:
-        """Brings everything here, for a driver that begins. Raises UploadError if the remote cannot be read."""
+        """Brings everything here, for a driver that begins. Raises StorageError if the remote cannot be read."""
         try:
             bring(self.remote, self.path)
         except OSError as error:
-            raise UploadError(f"{self.remote.url} could not be read: {error}") from error
+            raise StorageError(f"{self.remote.url} could not be read: {error}") from error
 
     def push(self, trial: str | None = None) -> None:
         """Sends what has changed of a trial, or, with None, of all that is no trial's but the study.
 
         Raises:
-            UploadError: If the remote cannot be written.
+            StorageError: If the remote cannot be written.
         """
         self.remote.push(self.path, "" if trial is None else f"{_TRIALS}/{trial}", self.check, (STUDY,))
 
@@ -63,7 +63,7 @@ class WorkingCopy:
         self.remote.pull(self.path, f"{_TRIALS}/{trial}")
 
     def push_prior(self, kind: str) -> None:
-        """Sends what has changed of a prior: of "sides" or "subspace". Raises UploadError."""
+        """Sends what has changed of a prior: of "sides" or "subspace". Raises StorageError."""
         self.remote.push(self.path, f"{_PRIORS}/{kind}", self.check)
 
     def pull_prior(self, kind: str) -> None:
@@ -71,7 +71,7 @@ class WorkingCopy:
         self.remote.pull(self.path, f"{_PRIORS}/{kind}")
 
     def push_store(self) -> None:
-        """Sends the token files. Raises UploadError."""
+        """Sends the token files. Raises StorageError."""
         self.experiments.push(self.path.parent, STORE_FOLDER, self.check)
 
     def pull_store(self) -> None:

@@ -121,7 +121,7 @@ def run_search(
 
     Raises:
         LeaseLostError: If another run took over the experiment; nothing was written to it after that.
-        UploadError: If the experiment's object store cannot be reached when the run begins.
+        StorageError: If the experiment's object store cannot be reached when the run begins.
         InputError: If the experiment is there already, or not there to resume, or held by another run, its space has
             changed, no machine has the resources, one of them does not see storage or data, or `retry` names no failed
             trial.
@@ -213,7 +213,7 @@ def run_search(
 
 
 def _push(search: Search) -> None:
-    """Sends all of a remote experiment. Raises UploadError."""
+    """Sends all of a remote experiment. Raises StorageError."""
     if search.uploads is not None:
         search.uploads.push()
 

@@ -51,7 +51,7 @@ class Uploads:
         self._freed: dict[str, None] = {}
 
     def push(self) -> None:
-        """Sends all that has changed. Raises UploadError."""
+        """Sends all that has changed. Raises StorageError."""
         self._copy.push()
         self._push_study()
         self._push_freed()

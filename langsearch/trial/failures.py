@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 
 from langsearch.evaluate.evaluation import NonFiniteScoreError
-from langsearch.experiment.object_store import UploadError
+from langsearch.experiment.object_store import StorageError
 from langsearch.model.memory import is_out_of_memory
 from langsearch.space.settings import FailureSettings, Reaction
 from langsearch.train.loop import NonFiniteLossError
@@ -62,7 +62,7 @@ def failure_cause(error: BaseException) -> str:
         return NON_FINITE_LOSS
     if isinstance(error, NonFiniteScoreError):
         return NON_FINITE_SCORE
-    if isinstance(error, UploadError):
+    if isinstance(error, StorageError):
         return OBJECT_STORE
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
