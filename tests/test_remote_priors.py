@@ -18,7 +18,7 @@ from langsearch.experiment.working_copy import WorkingCopy
 from langsearch.model.base import Base, share_base
 from langsearch.prior.seeding import next_task
 from langsearch.prior.sides import read_sides
-from langsearch.search import worker
+from langsearch.search import tasks
 from langsearch.space.schema import load_space
 from langsearch.train import loop
 
@@ -59,7 +59,7 @@ def test_a_machine_takes_over_what_another_had_begun_to_learn(
         folder = ExperimentFolder(copy.path)
         task = next_task(space, checked.shape, folder)
         assert task is not None and task.kind == "sides"
-        assert worker.learn_on_worker(shared, environment, Path("/nowhere"), task, 1, copy) == []
+        assert tasks.learn_on_worker(shared, environment, Path("/nowhere"), task, 1, copy) == []
         return folder
 
     with pytest.raises(LostNodeError):

@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 from langsearch.experiment.folder import ExperimentFolder, read_json
 from langsearch.experiment.object_store import StorageError
 from langsearch.experiment.task import TrialTask
-from langsearch.search import runner, worker
+from langsearch.search import phases, tasks, worker
 from langsearch.search.searcher import TIME, TableSearcher
 from langsearch.search.tuning import Ended
 from langsearch.space.settings import Constraint, Plateau
@@ -211,14 +211,14 @@ def test_a_fault_in_any_phase_stops_the_run_by_a_sentence(
         raise error
 
     seeding = SimpleNamespace(points=())
-    monkeypatch.setattr(runner, "_learn_priors", lambda _: seeding)
-    monkeypatch.setattr(runner, "run_trials", lambda *_: Ended(True, "trials", None))
+    monkeypatch.setattr(phases, "_learn_priors", lambda _: seeding)
+    monkeypatch.setattr(phases, "run_trials", lambda *_: Ended(True, "trials", None))
     for name in ("evaluate_candidates", "test_front"):
-        monkeypatch.setattr(runner, name, lambda _: True)
+        monkeypatch.setattr(phases, name, lambda _: True)
     search: Any = None
-    assert runner._run(search, (), {}) == (Ended(True, "trials", None), True)
-    monkeypatch.setattr(runner, phase, fail)
-    ended, is_complete = runner._run(search, (), {})
+    assert phases.run_phases(search, (), {}) == (Ended(True, "trials", None), True)
+    monkeypatch.setattr(phases, phase, fail)
+    ended, is_complete = phases.run_phases(search, (), {})
     assert (ended.is_done, ended.stopped_by, is_complete) == (False, told, False)
 
 
@@ -228,11 +228,11 @@ def test_what_stops_the_learning_of_priors_is_told_and_kept_beside_them(
     def fail(*_: Any) -> None:
         raise FULL
 
-    monkeypatch.setattr(worker, "_attached", lambda *_: None)
-    monkeypatch.setattr(worker, "learn", fail)
+    monkeypatch.setattr(tasks, "attached", lambda *_: None)
+    monkeypatch.setattr(tasks, "learn", fail)
     task: Any = SimpleNamespace(kind="sides", trainer=SimpleNamespace(precision="fp32"))
     environment: Any = SimpleNamespace(compute=SimpleNamespace(resident=lambda _: None))
-    failure = worker.learn_on_worker(cast(Any, None), environment, tmp_path, task, 1)
+    failure = tasks.learn_on_worker(cast(Any, None), environment, tmp_path, task, 1)
     assert isinstance(failure, worker.Failure)
     assert failure.text == f"disk full: {FULL}"
     kept = read_json(tmp_path / "priors" / "sides" / "failure.json")

@@ -6,8 +6,9 @@ import torch
 from langsearch.experiment.environment import Environment
 from langsearch.experiment.folder import ExperimentFolder, read_json, read_rows
 from langsearch.model.base import Base, share_base
-from langsearch.search import worker
-from langsearch.search.worker import TrialTrainable, evaluate_on_worker
+from langsearch.search import tasks, worker
+from langsearch.search.tasks import evaluate_on_worker
+from langsearch.search.worker import TrialTrainable
 from langsearch.study.results import parse_result
 from langsearch.trial.evaluating import evaluate_trial
 from langsearch.trial.failures import FAILED, PAUSED
@@ -160,7 +161,7 @@ def test_an_evaluation_that_runs_out_of_memory_is_done_again_with_half_the_rows(
         return evaluate_trial(*values)
 
     wanted = evaluate_on_worker(share_base(base), environment, folder.path, "00000", "test", 1)
-    monkeypatch.setattr(worker, "evaluate_trial", short)
+    monkeypatch.setattr(tasks, "evaluate_trial", short)
     found = evaluate_on_worker(share_base(base), environment, folder.path, "00000", "test", 1)
     assert found == wanted | {"test_note": "out of memory: decoded with 1/2 of a batch at once"}
     assert parts == [1, 2]

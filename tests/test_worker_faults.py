@@ -22,7 +22,7 @@ from langsearch.model.base import share_base
 from langsearch.model.memory import MAX_PARTS
 from langsearch.search import worker
 from langsearch.search.lost_nodes import lost_cause
-from langsearch.search.worker import evaluate_on_worker
+from langsearch.search.tasks import evaluate_on_worker
 from langsearch.space.settings import FailureSettings
 from langsearch.train.loop import _Run
 from langsearch.trial.failures import FAILED

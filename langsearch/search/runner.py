@@ -11,19 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from optuna.exceptions import StorageInternalError
-from ray.exceptions import RayError, RayTaskError
-from sqlalchemy.exc import SQLAlchemyError
 
 from langsearch.cluster.leftovers import clear_nodes
 from langsearch.cluster.preflight import check_cluster, check_files, node_check
 from langsearch.cluster.ray_session import check_local_resources, connect, start_ray
-from langsearch.cluster.resources import amounts, num_threads, task_options
+from langsearch.cluster.resources import amounts, num_threads
 from langsearch.evaluate.spbleu import SpBleu
 from langsearch.experiment.description import recorded_precision, write_description
 from langsearch.experiment.disk import DiskBudget, without_weights
 from langsearch.experiment.earlier import with_earlier_defaults
-from langsearch.experiment.environment import CheckedSpace, build_environment, check_space, computing_in, portable
+from langsearch.experiment.environment import CheckedSpace, build_environment, check_space, computing_in
 from langsearch.experiment.fence import check_fence
 from langsearch.experiment.folder import STORE_FOLDER, ExperimentFolder, read_json
 from langsearch.experiment.holding import hold_experiment
@@ -43,23 +40,17 @@ from langsearch.model.base import Base, outline_base
 from langsearch.model.cpu_precision import MeasuredPrecision, measure_cpu_precision
 from langsearch.model.finding import provide_weights
 from langsearch.model.new_languages import with_new_languages
-from langsearch.prior.seeding import Seeding, describe_task, next_task, seed
 from langsearch.search.display import Display
-from langsearch.search.late_nodes import LateNodes, UnfitNodeError
+from langsearch.search.late_nodes import LateNodes
+from langsearch.search.phases import fault, run_phases
 from langsearch.search.placing import place_base
-from langsearch.search.selection import evaluate_candidates, test_front
-from langsearch.search.tuning import Ended, Search, bring_up_to_date, run_trials
+from langsearch.search.tuning import Search, bring_up_to_date
 from langsearch.search.uploading import Uploads, add_missing
-from langsearch.search.worker import Failure, learn_on_worker
 from langsearch.space.problems import InputError, LeaseLostError
 from langsearch.study.retrying import choose_failed
 from langsearch.study.rows import State, TrialRow
-from langsearch.trial.failures import DISK_FULL, WORKER_LOST, failure_cause, plain_cause
 
 logger = logging.getLogger(__name__)
-
-_SECONDS_BETWEEN_LOOKS = 1.0
-"""At whether the experiment is held still."""
 
 _BYTES_A_PARAMETER = 4
 """Of a base in Ray's object store, which holds it in fp32."""
@@ -197,7 +188,7 @@ def run_search(
             return outcome
         with _described(search, precision) as described:
             search = replace(search, base=place_base(checked.base, weights, space.new_languages))
-            ended, is_complete = _run(search, names, described)
+            ended, is_complete = run_phases(search, names, described)
             described["is_complete"] = is_complete
         stopped_by = ended.stopped_by
         try:
@@ -206,7 +197,7 @@ def run_search(
             if copy is not None and address is not None:
                 clear_nodes(copy)
         except OSError as error:
-            stopped_by, is_complete = stopped_by or _fault(error), False
+            stopped_by, is_complete = stopped_by or fault(error), False
         outcome = Outcome(folder, table.rows(), is_complete, ended.ended_by, copy, stopped_by)
         conclude(outcome)
         return outcome
@@ -338,76 +329,3 @@ def _described(search: Search, precision: MeasuredPrecision | None) -> Iterator[
         finally:
             if search.address is None:
                 ray.shutdown()
-
-
-def _run(search: Search, retry: Sequence[str], described: dict[str, Any]) -> tuple[Ended, bool]:
-    """Goes through all phases; returns how the trials ended, and whether everything is done and tested.
-
-    A database, a disk or a storage that fails in one of them stops the run. Nothing that was written is lost; what was
-    not happens again after a resume.
-    """
-    ended = Ended(False, None, None)
-    try:
-        seeding = _learn_priors(search)
-        if isinstance(seeding, str):
-            return replace(ended, stopped_by=seeding), False
-        if seeding.points:
-            described["prior"] = seeding.describe()
-        ended = run_trials(search, seeding, retry)
-        return ended, ended.is_done and evaluate_candidates(search) and test_front(search)
-    except (StorageInternalError, SQLAlchemyError, OSError) as error:
-        return replace(ended, is_done=False, stopped_by=_fault(error)), False
-
-
-def _fault(error: Exception) -> str:
-    """Returns in a line what a run was stopped by, "KIND: message"."""
-    kind = failure_cause(error)
-    if isinstance(error, OSError):
-        return f"{kind}: {str(error).partition(chr(10))[0]}"
-    return f"{kind if kind == DISK_FULL else 'the trial table could not be written'}: {plain_cause(error)}"
-
-
-def _learn_priors(search: Search) -> Seeding | str:
-    """Learns what the space's `prior` asks for, each part once over all resumes, and returns how the search begins.
-
-    Or, in a line, why a part could not be learned now.
-
-    Raises:
-        InputError: If a part cannot be learned.
-    """
-    space, shape = search.space, search.checked.shape
-    while (task := next_task(space, shape, search.folder)) is not None:
-        search.display.message(f"Learning the {describe_task(task, shape)} …")
-        environment = portable(search.environment, search.copy)
-        shared = (search.base, environment, search.folder.path)
-        try:
-            problems = _on_a_fit_node(search, learn_on_worker, *shared, task, search.num_threads, search.copy)
-        except RayError as error:  # the worker, not what ran in it
-            return f"{WORKER_LOST}: {str(error).strip().splitlines()[0]}"
-        if isinstance(problems, Failure):
-            return problems.text
-        if problems:
-            raise InputError(problems)
-        if search.copy is not None:
-            search.copy.pull_prior(task.kind)
-    seeding = seed(space, shape, search.folder)
-    if seeding.points:
-        first = ", ".join(f"{name} {value}" for name, value in seeding.points[0].items())
-        search.display.message(f"The search begins at {first}.")
-    return seeding
-
-
-def _on_a_fit_node(search: Search, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Returns what a task of a trial's size returns; a node that is not fit for it is left out."""
-    late_nodes = search.late_nodes
-    while True:
-        task = ray.remote(function).options(**task_options(search.space.resources, late_nodes.selector))
-        try:
-            found = task.remote(*arguments, late_nodes.check, search.lease_mark)
-            while not ray.wait([found], timeout=_SECONDS_BETWEEN_LOOKS)[0]:
-                search.check_held()
-            return ray.get(found)
-        except RayTaskError as error:
-            if not isinstance(error.cause, UnfitNodeError):
-                raise
-            late_nodes.refuse(*error.cause.args)

@@ -186,10 +186,9 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         return {}
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing to save: the table has it all."""
+        """Nothing to save or restore: the searcher is rebuilt from the table."""
 
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing to restore: the searcher is rebuilt from the table."""
+    restore = save
 
     def _stop_run_unwritten(self, error: Exception) -> None:
         """Stops the run, since the table or a folder cannot be written; what was not happens again after a resume."""

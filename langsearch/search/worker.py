@@ -1,9 +1,8 @@
-"""What runs on a Ray worker: a trial as Tune's Trainable, and the evaluations after the search as tasks."""
+"""What runs on a Ray worker: a trial as Tune's Trainable."""
 
 import logging
 import traceback
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,20 +21,16 @@ from langsearch.experiment.task import TrialTask
 from langsearch.experiment.working_copy import RequestLook, WorkingCopy
 from langsearch.model.base import Base, SharedBase, attach_base
 from langsearch.model.device import Resident, settle
-from langsearch.model.memory import MAX_PARTS, SmallestBatchError, free_memory, in_parts
-from langsearch.prior.learning import LearningTask
-from langsearch.prior.seeding import learn
+from langsearch.model.memory import MAX_PARTS, SmallestBatchError, free_memory
 from langsearch.search.late_nodes import UnfitNodeError, check_here
-from langsearch.space.problems import InputError, LeaseLostError
+from langsearch.space.problems import LeaseLostError
 from langsearch.space.settings import FailureSettings
 from langsearch.study.results import TrialResult
 from langsearch.trial.attempts import read_attempts
-from langsearch.trial.evaluating import evaluate_trial, final_result, reuse_scores, test_result
 from langsearch.trial.failures import (
     CUDA_ERROR,
     FAILED,
     LOST,
-    OUT_OF_MEMORY,
     PAUSED,
     SPENT,
     STALLED,
@@ -45,7 +40,6 @@ from langsearch.trial.failures import (
     spends,
 )
 from langsearch.trial.monitor import TrialMonitor
-from langsearch.trial.scores import FinalSplit
 from langsearch.trial.stalls import stall_file, take_stall
 from langsearch.trial.trial import resident, run_trial
 
@@ -103,10 +97,10 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]  # Ray has no types
             lease: Of the driver, if it has one: once that is gone, nothing is written any more.
         """
         torch.set_num_threads(num_threads)
-        _fence_off(experiment, copy, lease)
+        fence_off(experiment, copy, lease)
         self._shared = base
         self._environment = environment
-        self._folder, self._copy = _folder(experiment, copy), copy
+        self._folder, self._copy = experiment_folder(experiment, copy), copy
         self._failures, self._max_failures = failures or FailureSettings(), max_failures
         self._unfit: UnfitNodeError | None = None
         try:
@@ -161,7 +155,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]  # Ray has no types
         except LeaseLostError as error:
             self._lost = error
         except Exception as error:
-            self._failure = _as_failure(error)
+            self._failure = as_failure(error)
 
     def _prepare(self) -> None:
         """Reads the task, and what happened to the trial before. What it raises ends the trial."""
@@ -190,7 +184,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]  # Ray has no types
     def _begin(self) -> None:
         assert self._task is not None
         self._run = run_trial(
-            _attached(self._shared, resident(self._environment, self._task)),
+            attached(self._shared, resident(self._environment, self._task)),
             self._environment,
             self._task,
             self._trial,
@@ -227,7 +221,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]  # Ray has no types
                 return values
             if self._folder.stop_request.exists():  # the run ends; what is here goes there with the next one
                 return {**self._names(), PAUSED: True, "done": True}
-            return self._failed(_as_failure(error))
+            return self._failed(as_failure(error))
         return values
 
     def _next(self) -> TrialResult | Failure | None:
@@ -237,7 +231,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]  # Ray has no types
         except LeaseLostError:
             raise
         except Exception as error:
-            return _as_failure(error)
+            return as_failure(error)
 
     def _tries_again(self, cause: str, *, can_halve: bool = True) -> bool:
         """Returns whether the trial goes on after a failure, and writes down that it was tried again."""
@@ -272,109 +266,15 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]  # Ray has no types
         self._run = None
 
 
-def evaluate_on_worker(
-    base: SharedBase,
-    environment: Environment,
-    experiment: Path,
-    name: str,
-    split: FinalSplit,
-    num_threads: int,
-    copy: WorkingCopy | None = None,
-    check: NodeCheck | None = None,
-    lease: LeaseMark | None = None,
-) -> dict[str, Any]:
-    """Evaluates a trial by `evaluation.final`; a Ray task.
-
-    Returns:
-        full, on validation: the columns of `FinalResult`. test, on the test set: those of `TestResult`.
-
-    Raises:
-        UnfitNodeError: If the node has come since the search began, and is not fit.
-    """
-    check_here(check)
-    _fence_off(experiment, copy, lease)
-    with _ready(experiment, name, num_threads, copy) as folder:
-        attached = _attached(base, resident(environment, TrialTask.read(folder)))
-
-        def score(num_parts: int) -> dict[str, Any]:
-            final = environment.evaluation.final
-            evaluation = evaluate_trial(attached, environment, folder, split, final, num_parts)
-            if split == "test":
-                return asdict(test_result(evaluation))
-            return asdict(final_result(evaluation, with_directions=environment.with_directions))
-
-        reused = reuse_scores(attached, environment, folder) if split == "full" else None
-        return _halved_if_needed(score, folder, split) if reused is None else asdict(reused)
-
-
-def _fence_off(experiment: Path, copy: WorkingCopy | None, lease: LeaseMark | None) -> None:
+def fence_off(experiment: Path, copy: WorkingCopy | None, lease: LeaseMark | None) -> None:
     """Has all that this process writes in an experiment end with its driver's lease."""
     if lease is not None:
-        set_fence(_folder(experiment, copy).path, LeaseLook(lease))
+        set_fence(experiment_folder(experiment, copy).path, LeaseLook(lease))
 
 
-def _folder(experiment: Path, copy: WorkingCopy | None) -> ExperimentFolder:
+def experiment_folder(experiment: Path, copy: WorkingCopy | None) -> ExperimentFolder:
     """Returns the experiment's folder on this machine."""
     return ExperimentFolder(experiment if copy is None else copy.path)
-
-
-@contextmanager
-def _ready(experiment: Path, name: str, num_threads: int, copy: WorkingCopy | None) -> Iterator[TrialFolder]:
-    """Gives a trial's folder; of a remote experiment it is brought here, and what is written sent back."""
-    torch.set_num_threads(num_threads)
-    if copy is not None:
-        patiently(lambda: copy.pull(name))
-    yield _folder(experiment, copy).trial(name)
-    if copy is not None:
-        patiently(lambda: copy.push(name))
-
-
-def learn_on_worker(
-    base: SharedBase,
-    environment: Environment,
-    experiment: Path,
-    task: LearningTask,
-    num_threads: int,
-    copy: WorkingCopy | None = None,
-    check: NodeCheck | None = None,
-    lease: LeaseMark | None = None,
-) -> "list[str] | Failure":
-    """Learns a prior in the experiment's folder; a Ray task. Returns the problems, none if it was learned.
-
-    What else happens, such as a full disk, is written beside it as a trial's failure is, and returned.
-
-    Of a remote experiment the checkpoints are sent there as they come, and a worker that takes over begins with them.
-
-    Raises:
-        UnfitNodeError: If the node has come since the search began, and is not fit.
-    """
-    check_here(check)
-    torch.set_num_threads(num_threads)
-    _fence_off(experiment, copy, lease)
-    folder = _folder(experiment, copy)
-
-    def push() -> None:
-        try:
-            if copy is not None:
-                copy.push_prior(task.kind)
-        except OSError as error:  # the next checkpoint brings it there
-            logger.warning("%s", error)
-
-    place = TrialFolder(folder.sides if task.kind == "sides" else folder.subspace)
-    try:
-        if copy is not None:
-            copy.pull_prior(task.kind)
-        place.failure.unlink(missing_ok=True)
-        learn(_attached(base, environment.compute.resident(task.trainer.precision)), environment, task, folder, push)
-        if copy is not None:
-            copy.push_prior(task.kind)
-    except InputError as error:
-        return list(error.problems)
-    except Exception as error:  # as at the boundary of a trial
-        failure = _as_failure(error)
-        record_failure(place, failure)
-        return failure
-    return []
 
 
 def record_failure(folder: TrialFolder, failure: Failure) -> None:
@@ -390,34 +290,17 @@ class _StalledError(RuntimeError):
     """The trial's last worker ended because nothing went on."""
 
 
-def _as_failure(error: Exception) -> Failure:
+def as_failure(error: Exception) -> Failure:
+    """Returns what is left of an error."""
     cause = STALLED if isinstance(error, _StalledError) else failure_cause(error)
     text = "".join(traceback.format_exception(error))
     return Failure(cause, str(error), text, isinstance(error, SmallestBatchError))
 
 
-def _halved_if_needed(evaluate: Callable[[int], dict[str, Any]], folder: TrialFolder, split: str) -> dict[str, Any]:
-    """Returns an evaluation's columns; where memory is short, it is done with halves of batches, down to single rows.
-
-    What was done stands in the column `full_note` or `test_note`.
-    """
-    parts = [read_attempts(folder).num_parts]
-
-    def tell(num_parts: int) -> None:
-        parts.append(num_parts)
-        name = folder.name
-        logger.warning("The evaluation of trial %s ran out of memory: again with 1/%d of a batch.", name, num_parts)
-
-    values = in_parts(evaluate, tell, parts[0])
-    if len(parts) > 1:
-        values[f"{split}_note"] = f"{OUT_OF_MEMORY}: decoded with 1/{parts[-1]} of a batch at once"
-    return values
-
-
 _bases: dict[str, tuple[Resident, Base]] = {}
 
 
-def _attached(shared: SharedBase, wanted: Resident) -> Base:
+def attached(shared: SharedBase, wanted: Resident) -> Base:
     """Returns the base of this process, attached at its first use; only the form that was used last is held."""
     if shared.name not in _bases or _bases[shared.name][0] != wanted:
         if _bases.pop(shared.name, None) is not None:

@@ -1,0 +1,97 @@
+"""The phases of a search: its priors, its trials, the last scores of the candidates, the test of the front."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import ray
+from optuna.exceptions import StorageInternalError
+from ray.exceptions import RayError, RayTaskError
+from sqlalchemy.exc import SQLAlchemyError
+
+from langsearch.cluster.resources import task_options
+from langsearch.experiment.environment import portable
+from langsearch.prior.seeding import Seeding, describe_task, next_task, seed
+from langsearch.search.late_nodes import UnfitNodeError
+from langsearch.search.selection import evaluate_candidates, test_front
+from langsearch.search.tasks import learn_on_worker
+from langsearch.search.tuning import Ended, Search, run_trials
+from langsearch.search.worker import Failure
+from langsearch.space.problems import InputError
+from langsearch.trial.failures import DISK_FULL, WORKER_LOST, failure_cause, plain_cause
+
+_SECONDS_BETWEEN_LOOKS = 1.0
+"""At whether the experiment is held still."""
+
+
+def run_phases(search: Search, retry: Sequence[str], described: dict[str, Any]) -> tuple[Ended, bool]:
+    """Goes through all phases; returns how the trials ended, and whether everything is done and tested.
+
+    A database, a disk or a storage that fails in one of them stops the run. Nothing that was written is lost; what was
+    not happens again after a resume.
+    """
+    ended = Ended(False, None, None)
+    try:
+        seeding = _learn_priors(search)
+        if isinstance(seeding, str):
+            return replace(ended, stopped_by=seeding), False
+        if seeding.points:
+            described["prior"] = seeding.describe()
+        ended = run_trials(search, seeding, retry)
+        return ended, ended.is_done and evaluate_candidates(search) and test_front(search)
+    except (StorageInternalError, SQLAlchemyError, OSError) as error:
+        return replace(ended, is_done=False, stopped_by=fault(error)), False
+
+
+def fault(error: Exception) -> str:
+    """Returns in a line what a run was stopped by, "KIND: message"."""
+    kind = failure_cause(error)
+    if isinstance(error, OSError):
+        return f"{kind}: {str(error).partition(chr(10))[0]}"
+    return f"{kind if kind == DISK_FULL else 'the trial table could not be written'}: {plain_cause(error)}"
+
+
+def _learn_priors(search: Search) -> Seeding | str:
+    """Learns what the space's `prior` asks for, each part once over all resumes, and returns how the search begins.
+
+    Or, in a line, why a part could not be learned now.
+
+    Raises:
+        InputError: If a part cannot be learned.
+    """
+    space, shape = search.space, search.checked.shape
+    while (task := next_task(space, shape, search.folder)) is not None:
+        search.display.message(f"Learning the {describe_task(task, shape)} …")
+        environment = portable(search.environment, search.copy)
+        shared = (search.base, environment, search.folder.path)
+        try:
+            problems = _on_a_fit_node(search, learn_on_worker, *shared, task, search.num_threads, search.copy)
+        except RayError as error:  # the worker, not what ran in it
+            return f"{WORKER_LOST}: {str(error).strip().splitlines()[0]}"
+        if isinstance(problems, Failure):
+            return problems.text
+        if problems:
+            raise InputError(problems)
+        if search.copy is not None:
+            search.copy.pull_prior(task.kind)
+    seeding = seed(space, shape, search.folder)
+    if seeding.points:
+        first = ", ".join(f"{name} {value}" for name, value in seeding.points[0].items())
+        search.display.message(f"The search begins at {first}.")
+    return seeding
+
+
+def _on_a_fit_node(search: Search, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Returns what a task of a trial's size returns; a node that is not fit for it is left out."""
+    late_nodes = search.late_nodes
+    while True:
+        task = ray.remote(function).options(**task_options(search.space.resources, late_nodes.selector))
+        try:
+            found = task.remote(*arguments, late_nodes.check, search.lease_mark)
+            while not ray.wait([found], timeout=_SECONDS_BETWEEN_LOOKS)[0]:
+                search.check_held()
+            return ray.get(found)
+        except RayTaskError as error:
+            if not isinstance(error.cause, UnfitNodeError):
+                raise
+            late_nodes.refuse(*error.cause.args)
