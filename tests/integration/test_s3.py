@@ -107,7 +107,7 @@ def everything(url: str) -> dict[str, bytes]:
 def test_a_driver_that_was_paused_while_another_one_took_over_and_its_workers_write_nothing_more(
     s3_port: int, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url, faults, seconds = s3_url(s3_port, "paused"), tmp_path / "faults", 10.0
+    url, faults, seconds = s3_url(s3_port, "paused"), tmp_path / "faults", 20.0
     variables = {**environment, **write_faults(faults, {"00001": {"kind": "wait", "update": 2, "times": 1}})}
     variables["LANGSEARCH_TEST_LEASE_SECONDS"] = str(seconds)
     first = Experiment(tmp_path / "first", SETTINGS, variables, url=url)
@@ -117,8 +117,6 @@ def test_a_driver_that_was_paused_while_another_one_took_over_and_its_workers_wr
         driver.wait_for((faults / "struck-00001").exists)
         os.kill(driver.pid, signal.SIGSTOP)
         monkeypatch.setenv("LANGSEARCH_CACHE", str(tmp_path / "two"))
-        refused = second.run("--resume", code=2)
-        assert f"process {driver.pid} on" in refused.output
         time.sleep(1.01 * seconds + 3)
         second.run("--resume")
         second.assert_ended(3)
