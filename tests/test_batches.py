@@ -1,3 +1,4 @@
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,14 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from langsearch.data.batches import (
-    Batch,
-    BatchVocabulary,
-    EpochPlan,
-    collate,
-    plan_epoch,
-)
+from langsearch.data import epochs
+from langsearch.data.batches import Batch, BatchVocabulary, collate
 from langsearch.data.directions import Direction, all_directions
+from langsearch.data.epochs import EpochPlan, plan_epoch
 from langsearch.data.readers import ParallelText
 from langsearch.data.store import TokenStore
 from langsearch.space.problems import InputError
@@ -235,3 +232,23 @@ def test_a_batch_moves_whole(batch: Batch) -> None:
     assert moved.src_ids.shape == batch.src_ids.shape
     assert {moved.src_ids.device.type, moved.labels.device.type, moved.tgt_lang.device.type} == {"meta"}
     assert moved.num_tgt_tokens == 8
+
+
+def test_epochs_are_those_that_earlier_versions_planned(tmp_path: Path) -> None:
+    """The digest was taken at commit d589c66, which held pairs and permutations in other types."""
+    columns: dict[str, list[str | None]] = {
+        language: [None if (row * 7 + i) % 5 == 0 else "x" * (1 + row * row * (i + 3) % 60) for row in range(400)]
+        for i, language in enumerate(("en", "fr", "sw"))
+    }
+    store, digest = make_store(tmp_path, columns), hashlib.sha256()
+    settings = {"seed": 3, "temperature": 2.0, "max_tokens": 500, "max_length": 50, "pairs_per_epoch": 900}
+    for epoch in range(3):
+        for rows in plan(store, all_directions(("en", "fr", "sw")), epoch=epoch, **settings).microbatches:
+            digest.update(rows.tobytes() + b"|")
+    assert digest.hexdigest()[:16] == "bd5d752e871345aa"
+
+
+def test_an_epoch_looks_at_the_store_in_blocks(store: TokenStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = drawn(plan(store))
+    monkeypatch.setattr(epochs, "_ROWS_PER_BLOCK", 7)
+    assert drawn(plan(store)) == whole

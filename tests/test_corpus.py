@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from langsearch.data.batches import SourceWeights, plan_epoch
 from langsearch.data.directions import Direction, all_directions
+from langsearch.data.epochs import SourceWeights, plan_epoch
 from langsearch.data.parallel import ParallelText
 from langsearch.data.presence import held_out_rows, presence, row_groups
 from langsearch.data.readers import find_place, read_parts

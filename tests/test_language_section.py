@@ -23,10 +23,14 @@ def write_sentences(folder: Path, tyv: list[str]) -> str:
     lines = [f"One house {number}." for number in range(len(tyv))]
     for part in ("train", "test"):
         (folder / part).mkdir()
-        for language, texts in {"en": lines, "fr": lines, "tyv": tyv}.items():
+        for language, texts in {
+            "en": lines,
+            "fr": [f"Une maison {number}." for number in range(len(tyv))],
+            "tyv": tyv,
+        }.items():
             (folder / part / f"{language}.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
     train, test = (f"{{files: {folder / part}}}" for part in ("train", "test"))
-    data = f"data: {{train: {train}, validation: {{holdout: 1}}, test: {test}}}\n"
+    data = f"data: {{train: {train}, validation: {{holdout: 1}}, test: {test}, allow_overlap: true}}\n"
     head, _, tail = SMALL.partition("data:")
     evaluation = "evaluation: {spbleu: base}\n"
     return f"{head}{data}{evaluation}architecture:{tail.partition('architecture:')[2]}"

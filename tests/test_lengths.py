@@ -18,6 +18,7 @@ data:
   train: {files: FOLDER/train}
   validation: {holdout: 1}
   test: {tsv: FOLDER/test.tsv}
+  allow_overlap: true
 architecture: {rank: 2}
 evaluation: {spbleu: base}
 """

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from langsearch.adapters.learners import FullModel, Learner, adapt
-from langsearch.data.batches import collate, plan_epoch
+from langsearch.data.batches import collate
 from langsearch.data.directions import all_directions
+from langsearch.data.epochs import plan_epoch
 from langsearch.data.parallel import ParallelText
 from langsearch.data.store import TokenStore
 from langsearch.model.base import Base

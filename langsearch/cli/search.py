@@ -1,6 +1,7 @@
 """Looking at a space, and searching it."""
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,6 +29,7 @@ from langsearch.cli.options import (
 from langsearch.space.problems import InputError, LeaseLostError
 
 if TYPE_CHECKING:
+    from langsearch.experiment.dirt import FoundDirt
     from langsearch.experiment.environment import CheckedSpace
     from langsearch.search.runner import Outcome
 
@@ -36,26 +38,50 @@ def check(
     space: SpaceFile,
     overrides: Overrides = None,
     is_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write a page of the data too: sizes, lengths, unknown pieces, scripts, rows in common.",
+        ),
+    ] = None,
 ) -> None:
     """Validate a space, and show what it is: languages, directions, dimensions, sizes, plan. Starts and writes nothing.
 
-    Of the data it shows what was read of every source, and how many rows each direction has to train on, to select by
-    and to be tested on. Sources are {files: FOLDER}, {tsv: FILE}, {jsonl: FILE}, {parquet: FILE}, {moses: PREFIX},
-    {tmx: FILE}, {datasets: FOLDER}, {flores200: dev, folder: FOLDER}, one or a list of them; with * or a list for many
-    files, max_rows: N for at most so many rows of each pair, weight: W to draw them more often.
+    Of the data it shows what was read of every source, how many rows each direction has to train on, to select by and
+    to be tested on, and what is wrong with the sentences; with --report it writes a page of that. Sources are {files:
+    FOLDER}, {tsv: FILE}, {jsonl: FILE}, {parquet: FILE}, {moses: PREFIX}, {tmx: FILE}, {datasets: FOLDER}, {flores200:
+    dev, folder: FOLDER}, one or a list of them; with * or a list for many files, max_rows: N for at most so many rows
+    of each pair, weight: W to draw them more often.
     """
     loaded = load_with_options(space, overrides)
     from langsearch.experiment.environment import check_space
     from langsearch.search.checking import check_constraints, describe_check, print_check
+    from langsearch.search.sentence_lines import find_dirt_of
     from langsearch.search.trackers import check_tracking
 
     checked = check_space(loaded)
     check_constraints(checked)
     check_tracking(loaded)
+    dirt = find_dirt_of(checked)
     if is_json:
-        typer.echo(json.dumps(describe_check(checked), ensure_ascii=False, indent=2))
+        typer.echo(json.dumps(describe_check(checked, dirt), ensure_ascii=False, indent=2))
     else:
-        print_check(out, checked)
+        print_check(out, checked, dirt)
+    if report is not None:
+        _write_data_page(checked, dirt, report, is_told=not is_json)
+
+
+def _write_data_page(checked: "CheckedSpace", dirt: "FoundDirt", path: Path, *, is_told: bool) -> None:
+    from langsearch.report.data_page import write_data_page
+    from langsearch.search.looking import look_at_data
+
+    try:
+        write_data_page(look_at_data(checked, dirt), path)
+    except OSError as error:
+        raise InputError(f"--report must name a file that can be written, but got {path}: {error.strerror}") from error
+    if is_told:
+        out.print(f"Page: {path}", soft_wrap=True, markup=False)
 
 
 def run(

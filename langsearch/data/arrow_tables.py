@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from langsearch.data.columns import ColumnFile, Columns
 from langsearch.data.lines import sentence_problems
+from langsearch.data.sentences import Sentences
 from langsearch.data.tables import checked_names
 from langsearch.space.problems import InputError, near_names
 
@@ -149,7 +150,7 @@ def _columns(path: Path, table: Any, columns: Mapping[str, str]) -> Columns:
             problems.append(f"{where}: a language must be a column of text, but got {kind}")
             continue
         try:
-            found[language] = tuple(column.to_pylist())
+            found[language] = Sentences.of(sentence for part in column.chunks for sentence in part.to_pylist())
         except UnicodeDecodeError as e:
             problems.append(f"{where}: text must be UTF-8, but got: {e}")
             continue

@@ -1,4 +1,4 @@
-"""The order in which pairs are trained on, and the tensors of a batch.
+"""The tensors of a batch.
 
 Sizes in shapes: rows = pairs in a batch, src_len and tgt_len = longest side with its language and end token.
 """
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from langsearch.data.directions import Direction
-from langsearch.space.problems import InputError
 
 if TYPE_CHECKING:  # PyArrow, which what knows no sentences need not have
     from langsearch.data.store import TokenStore
@@ -23,9 +22,6 @@ IGNORED_LABEL = -100
 
 NUM_MARKS = 2
 """Tokens that a side has at most beside its text: the language and the end."""
-
-_MICROBATCHES_PER_CHUNK = 100
-_ROWS_STREAM, _COUNTS_STREAM, _ORDER_STREAM = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -100,99 +96,6 @@ class Batch:
             name: value.to(device, non_blocking=True) for name, value in values.items() if isinstance(value, Tensor)
         }
         return replace(self, **moved)
-
-
-@dataclass(frozen=True)
-class EpochPlan:
-    """The pairs of one epoch, cut into microbatches."""
-
-    microbatches: tuple[NDArray[np.int32], ...]
-    """In training order; each (rows, 2): index of the direction, row of the sentence."""
-
-    num_pairs: int
-    """Pairs in the epoch, repetitions counted."""
-
-    num_left_out: int
-    """Pairs that are too long, over all directions; never drawn."""
-
-
-@dataclass(frozen=True)
-class SourceWeights:
-    """How often rows are drawn by the source that they are from; sources stand one below the other."""
-
-    ends: tuple[int, ...]
-    """The row behind the last one of each source."""
-
-    weights: tuple[float, ...]
-    """Of each source, above 0. A row of weight 2 comes twice as often as one of weight 1 in the same direction."""
-
-    @classmethod
-    def of(cls, weights: Sequence[float], rows_by_source: Sequence[int]) -> "SourceWeights | None":
-        """Returns the weights of sources with so many rows each; None if all weigh the same."""
-        if len(set(weights)) < 2:
-            return None
-        return cls(tuple(np.cumsum(rows_by_source).tolist()), tuple(weights))
-
-
-def plan_epoch(
-    store: "TokenStore",
-    directions: Sequence[Direction],
-    *,
-    epoch: int,
-    seed: int,
-    temperature: float,
-    max_tokens: int,
-    pairs_per_epoch: int | None,
-    max_length: int,
-    weights: SourceWeights | None = None,
-) -> EpochPlan:
-    """Returns the microbatches of an epoch; the arguments alone decide them, so that a run resumes at any epoch.
-
-    A direction with n pairs gets a share proportional to n ** (1 / temperature) of the epoch, exact to one pair, and
-    goes on in the next epoch where it stopped: no pair comes again before all of its direction have come.
-
-    Args:
-        store: The tokens. A pair is there if both sides are.
-        directions: The directions, all mixed in each microbatch.
-        epoch: Which epoch, from 0.
-        seed: At least 0.
-        temperature: Above 0. 1: proportional to size; large: all directions alike.
-        max_tokens: A microbatch has rows * max(src_len, tgt_len) <= max_tokens.
-        pairs_per_epoch: Pairs drawn. None: as many as there are over all directions.
-        max_length: Pairs with a side of more tokens (with language and end), or above `max_tokens`, are left out.
-        weights: Pairs of a source of weight w count w times, in what is drawn of a direction and in its size; then
-            no pair comes again before all of its direction and source have come. None: all pairs count once.
-
-    Raises:
-        ValueError: If an argument is out of range.
-        InputError: If no direction has a pair.
-    """
-    if epoch < 0 or seed < 0 or temperature <= 0 or (pairs_per_epoch is not None and pairs_per_epoch < 1):
-        got = f"epoch={epoch}, seed={seed}, temperature={temperature}, pairs_per_epoch={pairs_per_epoch}"
-        raise ValueError(f"epoch, seed >= 0, temperature > 0 and pairs_per_epoch >= 1 must hold, but got {got}")
-    usable, lengths, num_left_out = _usable_pairs(store, directions, min(max_length, max_tokens))
-    streams = _streams(usable, lengths, weights)
-    sizes = np.array([len(stream.rows) for stream in streams])
-    if not sizes.sum():
-        rule = f"Training needs a pair with both sides of at most {min(max_length, max_tokens)} tokens"
-        raise InputError(f"{rule}, but {len(directions)} directions have none ({num_left_out} are longer)")
-    shares = _shares(streams, len(directions), temperature)
-    num_pairs = round(sum(stream.size for stream in streams)) if pairs_per_epoch is None else pairs_per_epoch
-    counts = [_counts(sizes, shares, num_pairs, seed, earlier) for earlier in range(epoch + 1)]
-    starts = sum(counts[:-1], start=np.zeros_like(sizes))
-    pairs = np.empty((num_pairs, 2), np.int32)
-    longest = np.empty(num_pairs, np.int32)
-    end = 0
-    for stream, start, count in zip(streams, starts.tolist(), counts[-1].tolist(), strict=True):
-        if not count:
-            continue
-        begin, end = end, end + count
-        drawn = _draw(len(stream.rows), start, count, (seed, _ROWS_STREAM, *stream.entropy))
-        pairs[begin:end, 0] = stream.direction
-        pairs[begin:end, 1] = stream.rows[drawn]
-        longest[begin:end] = stream.lengths[drawn]
-    rng = np.random.default_rng((seed, _ORDER_STREAM, epoch))
-    return EpochPlan(_cut(pairs, longest, max_tokens, rng), num_pairs, num_left_out)
 
 
 def collate(
@@ -271,104 +174,3 @@ def padded(
 def is_token(ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Returns (rows, length): whether there is a token and no pad."""
     return np.arange(ids.shape[1]) < lengths[:, None]
-
-
-def _usable_pairs(
-    store: "TokenStore", directions: Sequence[Direction], limit: int
-) -> tuple[list[NDArray[np.int32]], list[NDArray[np.int32]], int]:
-    """Returns for each direction its rows and the length of their longer side, and how many pairs are too long."""
-    usable, lengths, num_left_out = [], [], 0
-    for direction in directions:
-        src, tgt = store.lengths(direction.src), store.lengths(direction.tgt)
-        rows = np.flatnonzero((src >= 0) & (tgt >= 0)).astype(np.int32)
-        longer = np.maximum(src[rows], tgt[rows]) + NUM_MARKS
-        fits = longer <= limit
-        usable.append(rows[fits])
-        lengths.append(longer[fits])
-        num_left_out += int((~fits).sum())
-    return usable, lengths, num_left_out
-
-
-@dataclass(frozen=True)
-class _Stream:
-    """The pairs of a direction, or of one source in it, of which none comes again before all have come."""
-
-    direction: int
-    rows: NDArray[np.int32]
-    lengths: NDArray[np.int32]
-    weight: float
-    entropy: tuple[int, ...]
-
-    @property
-    def size(self) -> float:
-        return self.weight * len(self.rows)
-
-
-def _streams(
-    usable: Sequence[NDArray[np.int32]], lengths: Sequence[NDArray[np.int32]], weights: SourceWeights | None
-) -> list[_Stream]:
-    streams = []
-    for direction, (rows, longer) in enumerate(zip(usable, lengths, strict=True)):
-        if weights is None:
-            streams.append(_Stream(direction, rows, longer, 1.0, (direction,)))
-            continue
-        cuts = np.searchsorted(rows, weights.ends[:-1])
-        parts = zip(np.split(rows, cuts), np.split(longer, cuts), weights.weights, strict=True)
-        streams += [_Stream(direction, *part, (direction, source)) for source, part in enumerate(parts)]
-    return streams
-
-
-def _shares(streams: Sequence[_Stream], num_directions: int, temperature: float) -> NDArray[np.float64]:
-    """Returns what each stream is drawn in proportion to: its part of its direction's share."""
-    sizes = np.array([stream.size for stream in streams])
-    directions = np.array([stream.direction for stream in streams])
-    of_direction = np.bincount(directions, sizes, num_directions)[directions]
-    # Divided first, so that a huge size to a huge power cannot overflow.
-    powers = (of_direction / of_direction.max()) ** (1 / temperature)
-    parts: NDArray[np.float64] = np.divide(sizes, of_direction, out=np.zeros_like(sizes), where=of_direction > 0)
-    shares: NDArray[np.float64] = powers * parts
-    return shares
-
-
-def _counts(
-    sizes: NDArray[np.int64], shares: NDArray[np.float64], num_pairs: int, seed: int, epoch: int
-) -> NDArray[np.int64]:
-    """Returns the pairs of each stream in an epoch: systematic sampling, so each is within one of its share."""
-    rng = np.random.default_rng((seed, _COUNTS_STREAM, epoch))
-    order = rng.permutation(np.flatnonzero(sizes))
-    weights = shares[order]
-    ends = np.cumsum(weights) * (num_pairs / weights.sum())
-    ends[-1] = num_pairs
-    # The offset keeps clear of 0 and 1, so that rounding never moves a share that is a whole number.
-    bounds = np.floor(ends + rng.uniform(1e-3, 1 - 1e-3)).astype(np.int64)
-    counts = np.zeros_like(sizes)
-    counts[order] = np.diff(bounds, prepend=0)
-    return counts
-
-
-def _draw(size: int, start: int, count: int, entropy: tuple[int, ...]) -> NDArray[np.int64]:
-    """Returns positions `start` to `start + count` of an endless row of permutations of `size`."""
-    first, last = start // size, (start + count - 1) // size
-    passes = [np.random.default_rng((*entropy, number)).permutation(size) for number in range(first, last + 1)]
-    begin = start - first * size
-    return np.concatenate(passes)[begin : begin + count]
-
-
-def _cut(
-    pairs: NDArray[np.int32], longest: NDArray[np.int32], max_tokens: int, rng: np.random.Generator
-) -> tuple[NDArray[np.int32], ...]:
-    """Returns microbatches of pairs of like length, in random order. Sorting in chunks keeps their mix random."""
-    shuffled = rng.permutation(len(pairs))
-    rows_per_microbatch = max(1, int(max_tokens / longest.mean()))
-    chunk_size = rows_per_microbatch * _MICROBATCHES_PER_CHUNK
-    microbatches = []
-    for start in range(0, len(pairs), chunk_size):
-        chunk = shuffled[start : start + chunk_size]
-        chunk = chunk[np.argsort(-longest[chunk], kind="stable")]
-        begin = 0
-        while begin < len(chunk):
-            # The first is the longest, so the others fit where it fits.
-            end = begin + max_tokens // int(longest[chunk[begin]])
-            microbatches.append(pairs[chunk[begin:end]])
-            begin = end
-    return tuple(microbatches[index] for index in rng.permutation(len(microbatches)))

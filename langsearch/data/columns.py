@@ -7,7 +7,7 @@ from pathlib import PurePath
 from langsearch.space.languages import language_named, match_code, scripts_of
 from langsearch.space.problems import InputError, near_names
 
-Columns = dict[str, tuple[str | None, ...]]
+Columns = dict[str, Sequence[str | None]]
 """The rows of each language; None where the sentence is not there."""
 
 Located = dict[str, str]

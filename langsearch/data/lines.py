@@ -1,10 +1,14 @@
 """Lines of a text file, and the checks that every sentence must pass, whatever it was read from."""
 
 import codecs
+import mmap
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
 from langsearch.data.compressed import open_bytes, read_bytes
+from langsearch.data.keys import is_blank
+from langsearch.data.sentences import Sentences
 from langsearch.space.problems import InputError
 
 MAX_CHARACTERS = 20_000
@@ -85,6 +89,29 @@ def _as_utf8(path: Path, data: bytes) -> bytes:
     return data.removeprefix(codecs.BOM_UTF8)
 
 
+def read_column(path: Path) -> Sentences:
+    """Returns the lines of a UTF-8 file as `read_lines` does; the file is mapped and no line is kept in memory.
+
+    Raises:
+        InputError: As `read_lines`.
+    """
+    try:
+        with path.open("rb") as file, open_bytes(path) as stream:
+            first = file.read(4)
+            is_plain = first == stream.read(4) and not first.startswith((*_UTF16, *_UTF32)) and b"\0" not in first[:2]
+            if not is_plain or not first:
+                return Sentences.of(read_lines(path))
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if b"\r" in data[: 1 << 16] and data.find(b"\n") < 0:
+            return Sentences.of(read_lines(path))  # says which line ends these are
+        column = Sentences.lines(data, len(codecs.BOM_UTF8) if first.startswith(codecs.BOM_UTF8) else 0)
+        for _ in column:  # decodes each line once
+            pass
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError):
+        return Sentences.of(read_lines(path))  # says what is wrong
+    return column
+
+
 def sentence_problems(sentences: Iterable[str | None], before: str, *, after: str = "", first: int = 0) -> list[str]:
     """Returns what is wrong with the sentences: empty ones, huge ones, line breaks inside. None is skipped.
 
@@ -98,14 +125,24 @@ def sentence_problems(sentences: Iterable[str | None], before: str, *, after: st
     for number, sentence in enumerate(sentences, start=first):
         if sentence is None:
             continue
-        if not sentence or sentence.isspace():
-            problems.append(f"{before}{number}{after}: a sentence must not be empty. Remove the row from all languages")
+        if is_blank(sentence):
+            problems.append(
+                f"{before}{number}{after}: a sentence must not be empty{_invisible(sentence)}. "
+                "Remove the row from all languages"
+            )
         elif len(sentence) > MAX_CHARACTERS:
             rule = f"a sentence must have at most {MAX_CHARACTERS:,} characters"
             problems.append(f"{before}{number}{after}: {rule}, but has {len(sentence):,}. Is a line break missing?")
         elif "\n" in sentence:
             problems.append(f"{before}{number}{after}: a sentence must be one line, but holds a line break")
     return shorten(problems)
+
+
+def _invisible(sentence: str) -> str:
+    """Returns what a sentence holds that looks empty and is more than spaces."""
+    hidden = sorted({ord(character) for character in sentence if not character.isspace()})
+    names = ", ".join(f"U+{code:04X}" for code in hidden[:MAX_SHOWN])
+    return f", but nothing in it can be seen ({names})" if hidden else ""
 
 
 def shorten(problems: list[str]) -> list[str]:

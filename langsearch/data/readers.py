@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,9 +36,6 @@ class ReadText:
 
     lines: tuple[str, ...]
     """What was read of each source, for people."""
-
-    files: tuple[Path, ...] = ()
-    """The files and folders that were read, without links; none of an embedded data set."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +102,6 @@ def read_parts(sources: Sequence[Source], languages: Sequence[str]) -> ReadText:
         ParallelText(tuple(languages), sentences, origin),
         tuple(sum(len(part.text) for part in items) for items in by_source),
         tuple(lines),
-        _files(sources, by_source),
     )
 
 
@@ -141,17 +136,6 @@ def find_place(sources: Sequence[Source], languages: Sequence[str], language: st
                 return part.file.place_of(part.located[language], of_file)
             row -= len(part.text)
     raise AssertionError(f"no source has row {row}")
-
-
-def _files(sources: Sequence[Source], by_source: Sequence[Sequence[_Part]]) -> tuple[Path, ...]:
-    """Returns the files and folders that rows were taken from."""
-    places = [
-        part.file.place
-        for source, parts in zip(sources, by_source, strict=True)
-        for part in parts
-        if source.kind != "embedded"
-    ]
-    return tuple(dict.fromkeys(Path(place).resolve() for place in places))
 
 
 def _open_all(sources: Sequence[Source], languages: Sequence[str]) -> tuple[list[Opened], list[str]]:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from langsearch.data.columns import ColumnFile, Columns
 from langsearch.data.lines import forms, read_lines, sentence_problems, shorten
+from langsearch.data.sentences import Sentences
 from langsearch.space.problems import InputError
 
 Quotes = Literal["plain", "excel"]
@@ -87,7 +88,7 @@ def _cells(path: Path, names: Sequence[str], rows: Sequence[_Row], columns: Mapp
     found: Columns = {}
     for language, name in columns.items():
         position = names.index(name)
-        found[language] = tuple(row[position] for row in rows)
+        found[language] = Sentences.of(row[position] for row in rows)
         problems += sentence_problems(found[language], f"{path}:", after=f": column {name}", first=first)
     if problems:
         raise InputError(problems)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from langsearch.data.columns import ColumnFile, Columns, Located
 from langsearch.data.compressed import ENDINGS, plain_name
-from langsearch.data.lines import forms, read_lines, sentence_problems
+from langsearch.data.lines import forms, read_column, read_lines, sentence_problems
 from langsearch.space.languages import find_language, scripts_of
 from langsearch.space.problems import InputError, near_names
 from langsearch.space.settings import Source
@@ -188,11 +188,11 @@ def _read_files(folder: Path, files: Mapping[str, str]) -> Columns:
     for language, name in files.items():
         path = folder / name
         try:
-            lines = read_lines(path)
+            lines = read_column(path)
         except InputError as e:
             problems += e.problems
             continue
-        sentences[language] = tuple(lines)
+        sentences[language] = lines
         problems += sentence_problems(lines, f"{path}:", first=1)
     counts = {files[language]: len(lines) for language, lines in sentences.items()}
     usual = Counter(counts.values()).most_common(1)[0][0] if counts else 0

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from langsearch.data.batches import SourceWeights
 from langsearch.data.directions import Direction
+from langsearch.data.epochs import SourceWeights
 from langsearch.data.parallel import ParallelText
 from langsearch.data.presence import held_out_rows, rows_by_direction
 from langsearch.data.readers import ReadText, find_place, read_parts
@@ -80,9 +79,6 @@ def read_corpus(data: DataSettings, languages: tuple[str, ...], directions: Sequ
             parts.append(None)
     if problems:
         raise InputError(problems)
-    problems = _shared_files({name: part for name, part in zip(PARTS, parts, strict=True) if part is not None})
-    if problems:
-        raise InputError(problems)
     train, validation, test = parts
     assert train is not None and test is not None
     lines = {name: part.lines for name, part in zip(PARTS, parts, strict=True) if part is not None}
@@ -101,16 +97,6 @@ def read_corpus(data: DataSettings, languages: tuple[str, ...], directions: Sequ
         {"train": kept, "validation": held},
         lines,
     )
-
-
-def _shared_files(parts: Mapping[str, ReadText]) -> list[str]:
-    """Returns a problem for each pair of parts that have read one file: patterns can find what another part names."""
-    return [
-        f"`data.{other}` must not share a file with data.{part}, but both read {', '.join(map(str, shared[:3]))}"
-        f"{'' if len(shared) <= 3 else f' and {len(shared) - 3:,} more'}. Hold rows out, or name other files."
-        for (part, one), (other, two) in combinations(parts.items(), 2)
-        if (shared := [file for file in two.files if file in set(one.files)])
-    ]
 
 
 def _hold_out(

@@ -1,16 +1,39 @@
 """Defaults that have changed since an experiment was started: it goes on with those that it began with."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
 from langsearch.experiment.folder import ExperimentFolder
-from langsearch.space.schema import Space, space_of
+from langsearch.space.schema import Space, load_space, space_of
 
 EARLIER_DEFAULTS: dict[str, Any] = {"max_length_factor": 2.0, "rows_per_batch": 128}
 """Keys of `evaluation.search` and `evaluation.final`, with the defaults that they had before."""
+
+
+_AS_READ = {"normalize": "none"}
+"""Versions that had no `data.normalize` left the sentences as they were read."""
+
+
+def load_begun_space(path: Path | str, overrides: Sequence[str] = ()) -> Space:
+    """Returns the space that an experiment has in its folder, as the version that began it understood it.
+
+    Args:
+        path: The YAML file.
+        overrides: `key.path=value` each.
+
+    Raises:
+        InputError: As `load_space` does.
+    """
+    space = load_space(path, overrides, is_recorded=True)
+    data = space.document.data
+    if "normalize" in data["data"]:
+        return space
+    return space_of(replace(space.document, data=data | {"data": data["data"] | _AS_READ}))
 
 
 def with_earlier_defaults(folder: ExperimentFolder, space: Space) -> Space:
@@ -33,4 +56,7 @@ def with_earlier_defaults(folder: ExperimentFolder, space: Space) -> Space:
             if begun.get(key) == default and key not in given:
                 data["evaluation"] = (data.get("evaluation") or {}) | {section: given | {key: default}}
                 is_changed = True
+    if "normalize" not in (kept.get("data") or {}) and "normalize" not in data["data"]:
+        data["data"] = data["data"] | _AS_READ
+        is_changed = True
     return space_of(replace(space.document, data=data)) if is_changed else space

@@ -7,15 +7,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from langsearch.adapters.peft_import import read_adapters
-from langsearch.data.batches import SourceWeights
 from langsearch.data.directions import Direction, parse_directions
+from langsearch.data.epochs import SourceWeights
+from langsearch.data.overlap import Overlap
 from langsearch.data.parallel import ParallelText
 from langsearch.data.store import TokenStore
 from langsearch.evaluate.spbleu import ScoreTokenizer, find_tokenizer
 from langsearch.experiment.corpus import Corpus, DirectionRows, count_rows, read_corpus, row_problems
+from langsearch.experiment.dirt import Filtered, filter_training
 from langsearch.experiment.folder import STORE_FOLDER
+from langsearch.experiment.leaks import find_leaks, language_pairs, leak_problems
 from langsearch.experiment.lengths import Lengths, check_lengths
+from langsearch.experiment.tokenizing import tokenizing
 from langsearch.experiment.working_copy import WorkingCopy
 from langsearch.model.base import Base, BaseTokenizer, read_shape
 from langsearch.model.cpu_precision import MeasuredPrecision
@@ -24,7 +30,9 @@ from langsearch.model.families import read_config
 from langsearch.model.finding import FoundBase, locate_base
 from langsearch.model.new_languages import check_new_languages
 from langsearch.model.positions import num_positions
+from langsearch.model.splitter import Splitter
 from langsearch.space.architecture import BaseShape
+from langsearch.space.data_filter import NO_FILTER
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space
 from langsearch.space.settings import BaseSource, EvaluationSettings
@@ -74,18 +82,25 @@ class CheckedSpace:
     direction_rows: Mapping[Direction, DirectionRows] = field(default_factory=dict)
     """How many rows each direction has in each part."""
 
+    overlaps: tuple[Overlap, ...] = ()
+    """What the parts have in common, where they were compared."""
+
+    filtered: Filtered | None = None
+    """What `data.filter` has left out of the training part; None: there is no filter."""
+
     @property
     def zero_shot(self) -> tuple[Direction, ...]:
         """The directions that are scored but not trained on."""
         return tuple(direction for direction, rows in self.direction_rows.items() if rows.is_zero_shot)
 
 
-def check_space(space: Space, source: BaseSource | None = None) -> CheckedSpace:
+def check_space(space: Space, source: BaseSource | None = None, *, is_begun: bool = False) -> CheckedSpace:
     """Checks a space against its base, its data and its score tokenizer. Of the base's weights nothing is fetched.
 
     Args:
         space: The space.
         source: Its base at the commit that an experiment has recorded. None: as the space has it.
+        is_begun: Its parts have been compared before, or what is trained already is to be read, scored or exported.
 
     Raises:
         InputError: With the problems of all of them together.
@@ -124,11 +139,36 @@ def check_space(space: Space, source: BaseSource | None = None) -> CheckedSpace:
             lengths = check_lengths(space, corpus, directions, base_tokenizer.encode, positions)
         except InputError as error:
             problems += error.problems
+    overlaps: tuple[Overlap, ...] = ()
+    filtered = None
+    if corpus is not None and directions and (not is_begun or space.data.filter.overlap):
+        overlaps = find_leaks(space, (corpus.train, corpus.validation, corpus.test), directions)
+        problems += leak_problems(space, overlaps, corpus)
+    if corpus is not None and base_tokenizer is not None and space.data.filter != NO_FILTER:
+        pairs = language_pairs(space, directions)
+        train, filtered = filter_training(
+            corpus.train, space.data.filter, pairs, base_tokenizer.unknown_shares, overlaps
+        )
+        corpus = replace(corpus, train=train)
+        counts = count_rows(corpus, directions)
     if problems:
         raise InputError(problems)
     assert found is not None and shape is not None and corpus is not None and tokenizer is not None
     assert lengths is not None and base_tokenizer is not None
-    return CheckedSpace(space, found, family, shape, corpus, directions, tokenizer, lengths, base_tokenizer, counts)
+    return CheckedSpace(
+        space,
+        found,
+        family,
+        shape,
+        corpus,
+        directions,
+        tokenizer,
+        lengths,
+        base_tokenizer,
+        counts,
+        overlaps,
+        filtered,
+    )
 
 
 def _check_languages(space: Space, tokenizer: BaseTokenizer) -> list[str]:
@@ -147,18 +187,23 @@ def _check_languages(space: Space, tokenizer: BaseTokenizer) -> list[str]:
     return problems
 
 
-def build_environment(checked: CheckedSpace, base: Base, store_folder: Path) -> Environment:
+def build_environment(
+    checked: CheckedSpace, base: Base, store_folder: Path, console: Console | None = None
+) -> Environment:
     """Tokenizes the corpus, or finds it tokenized, and returns what the trials share.
 
     Args:
         checked: The space and its corpus.
         base: The base, whose tokenizer is used.
         store_folder: Where token files are kept; experiments share them.
+        console: Shows how far a large text is. None: nothing is shown.
     """
     space, corpus = checked.space, checked.corpus
 
     def store(text: ParallelText) -> TokenStore:
-        return TokenStore.build(text, base.tokenizer.encode, base.tokenizer.fingerprint, store_folder)
+        text = text.normalized(space.data.normalize)
+        with tokenizing(console) as tell:
+            return TokenStore.build(text, Splitter(base.tokenizer), base.tokenizer.fingerprint, store_folder, tell=tell)
 
     return Environment(
         languages=space.languages,

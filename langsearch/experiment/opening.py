@@ -12,10 +12,11 @@ from ruamel.yaml import YAML
 from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 
+from langsearch.experiment.earlier import load_begun_space
 from langsearch.experiment.folder import PARTIAL, ExperimentFolder, read_json, write_text
 from langsearch.experiment.lock import LEASES, LOCK
 from langsearch.space.problems import InputError
-from langsearch.space.schema import Space, load_space
+from langsearch.space.schema import Space
 from langsearch.study.database import open_storage
 from langsearch.study.front import Objective
 from langsearch.study.table import TrialTable
@@ -24,6 +25,7 @@ _FREE = (
     "name",
     "base.revision",
     "base.family",
+    "data.allow_overlap",
     "search.trials",
     "search.max_hours",
     "search.plateau",
@@ -143,7 +145,7 @@ def space_of_version(folder: ExperimentFolder, version: int) -> Space:
     current = space_version(folder)
     if not 1 <= version <= current:
         raise InputError(f"A version of the space must be from 1 to {current}, but got {version}")
-    return load_space(folder.space if version == current else _kept_space(folder, version), is_recorded=True)
+    return load_begun_space(folder.space if version == current else _kept_space(folder, version))
 
 
 def _kept_space(folder: ExperimentFolder, version: int) -> Path:
@@ -168,7 +170,7 @@ def _is_leftover(path: Path) -> bool:
 def _changes(folder: ExperimentFolder, space: Space) -> dict[str, str]:
     if folder.space.read_text(encoding="utf-8") == space.text:  # as nearly always; reading YAML takes time
         return {}
-    return space_changes(load_space(folder.space, is_recorded=True).text, space.text)
+    return space_changes(load_begun_space(folder.space).text, space.text)
 
 
 def space_changes(old: str, new: str) -> dict[str, str]:

@@ -119,6 +119,11 @@ class BaseTokenizer:
         pieces = [piece for ids in self.encode(sentences) for piece in ids]
         return pieces.count(self._tokenizer.unk_token_id) / max(len(pieces), 1)
 
+    def unknown_shares(self, sentences: Sequence[str]) -> list[float]:
+        """Returns for each sentence which share of its pieces the base does not know, in [0, 1]."""
+        unknown = self._tokenizer.unk_token_id
+        return [ids.count(unknown) / max(len(ids), 1) for ids in (self.encode(sentences) if sentences else [])]
+
     def vocabulary(self, languages: Sequence[str], decoder_start_id: int) -> BatchVocabulary:
         """Returns the special ids that batches need.
 

@@ -77,7 +77,7 @@ def learn_and_print(
     if folder.exists():
         begin(folder, task)
     base = with_new_languages(load_base(checked.base), space.new_languages)
-    environment = build_environment(checked, base, folder.parent / STORE_FOLDER)
+    environment = build_environment(checked, base, folder.parent / STORE_FOLDER, console)
     base = settle(base, environment.compute.resident(task.trainer.precision))
     begin(folder, task)
     record_base(folder, checked.base, checked.family)

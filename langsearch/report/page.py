@@ -97,7 +97,7 @@ def render_material(material: Material, price_per_gpu_hour: float | None = None)
     assets = {
         "style": asset(STYLE),
         "script": scripts(SCRIPTS),
-        "plotly": _packed_plotly(),
+        "plotly": packed_plotly(),
     }
     return template("page.html").render(**page.values, **assets, payload=packed(page.data), live=None)
 
@@ -144,7 +144,8 @@ def unpacked(text: str) -> str:
 
 
 @functools.cache
-def _packed_plotly() -> str:
+def packed_plotly() -> str:
+    """Returns Plotly's script, packed."""
     return packed(plotly.offline.get_plotlyjs())
 
 

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from langsearch.data.directions import class_pair, sample_directions
+from langsearch.experiment.dirt import FoundDirt
 from langsearch.experiment.environment import CheckedSpace
 from langsearch.experiment.task import summarize
 from langsearch.model.cache import cache_folder
@@ -25,6 +26,7 @@ from langsearch.model.finding import FoundBase
 from langsearch.search.data_lines import data_lines, describe_data
 from langsearch.search.known_pieces import describe_languages, language_lines
 from langsearch.search.needs import describe_needs, memory_lines, memory_needs
+from langsearch.search.sentence_lines import describe_sentences, dirt_table, find_dirt_of, sentence_lines, worst_lines
 from langsearch.search.trackers import describe_tracking
 from langsearch.space.architecture import Architecture, BaseShape
 from langsearch.space.plan import (
@@ -48,7 +50,7 @@ MAX_ENDS = 256
 """So many points are tried at most to find the ends of the parameter range; each costs milliseconds."""
 
 
-def print_check(console: Console, checked: CheckedSpace) -> None:
+def print_check(console: Console, checked: CheckedSpace, dirt: FoundDirt | None = None) -> None:
     """Prints languages, directions, sentences, dimensions, parameters and one sample architecture."""
     space, shape = checked.space, checked.shape
     console.print(f"[bold]{space.name}[/]: the space is right. Nothing was started.")
@@ -67,6 +69,13 @@ def print_check(console: Console, checked: CheckedSpace) -> None:
     zero_shot = f", {len(checked.zero_shot):,} of them zero-shot" if checked.zero_shot else ""
     _print_line(console, "directions", f"{len(checked.directions)} in {len(pairs)} class pairs{zero_shot}")
     for label, text in data_lines(checked):
+        _print_line(console, label, text)
+    dirt = dirt or find_dirt_of(checked)
+    for label, text in sentence_lines(checked, dirt):
+        _print_line(console, label, text)
+    if (table := dirt_table(checked, dirt)) is not None:
+        console.print(table)
+    for label, text in worst_lines(checked, dirt):
         _print_line(console, label, text)
     stand_in = " (a stand-in: not comparable with published spBLEU)" if checked.tokenizer.is_stand_in else ""
     _print_line(console, "spBLEU", f"tokenizer {checked.tokenizer.name}{stand_in}")
@@ -119,7 +128,7 @@ def _describe_weights(found: FoundBase) -> str:
     return text
 
 
-def describe_check(checked: CheckedSpace) -> dict[str, Any]:
+def describe_check(checked: CheckedSpace, dirt: FoundDirt | None = None) -> dict[str, Any]:
     """Returns all that `print_check` shows, and the sample in full, as JSON data."""
     space, shape = checked.space, checked.shape
     dimensions = space.dimensions()
@@ -141,7 +150,7 @@ def describe_check(checked: CheckedSpace) -> dict[str, Any]:
         **describe_languages(checked),
         "directions": [str(direction) for direction in checked.directions],
         **describe_data(checked),
-        "lengths": asdict(checked.lengths),
+        **describe_sentences(checked, dirt or find_dirt_of(checked)),
         "spbleu": {"tokenizer": checked.tokenizer.name, "is_stand_in": checked.tokenizer.is_stand_in},
         "search": space.search.model_dump(exclude={"constraints", "plateau"})
         | {

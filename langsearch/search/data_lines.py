@@ -6,7 +6,6 @@ from typing import Any
 from langsearch.data.directions import Direction
 from langsearch.experiment.corpus import DirectionRows
 from langsearch.experiment.environment import CheckedSpace
-from langsearch.experiment.lengths import Lengths
 
 MAX_GROUPS = 12
 """So many different counts are shown at most; --json has those of every direction."""
@@ -15,7 +14,7 @@ _MAX_NAMES = 6
 
 
 def data_lines(checked: CheckedSpace) -> Iterator[tuple[str, str]]:
-    """Yields (label, text) of the parts, each source, the directions that have equally many rows, and the lengths."""
+    """Yields (label, text) of the parts, each source, and the directions that have equally many rows."""
     data, corpus = checked.space.data, checked.corpus
     sizes = {"train": corpus.train, "validation": corpus.validation, "test": corpus.test}
     yield "sentences", " · ".join(f"{part} {len(text):,}" for part, text in sizes.items())
@@ -35,8 +34,6 @@ def data_lines(checked: CheckedSpace) -> Iterator[tuple[str, str]]:
     if len(ordered) > MAX_GROUPS:
         rest = sum(len(directions) for _, directions in ordered[MAX_GROUPS:])
         yield "rows", f"{rest:,} more directions have other counts; --json lists them all"
-    if checked.lengths.num_left_out or checked.lengths.num_cut:
-        yield "lengths", _show_lengths(checked.lengths)
 
 
 def describe_data(checked: CheckedSpace) -> dict[str, Any]:
@@ -51,13 +48,6 @@ def describe_data(checked: CheckedSpace) -> dict[str, Any]:
         },
         "zero_shot": [str(direction) for direction in checked.zero_shot],
     }
-
-
-def _show_lengths(lengths: Lengths) -> str:
-    """Returns what is left out and cut for its length, in a line."""
-    of_base = " (the base's positions)" if lengths.max_length == lengths.positions else ""
-    text = f"{lengths.num_left_out:,} sentences above {lengths.max_length:,} tokens{of_base} are not trained on"
-    return f"{text} · {lengths.num_cut:,} are cut before they are translated" if lengths.num_cut else text
 
 
 def name_directions(directions: list[Direction]) -> str:

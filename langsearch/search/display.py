@@ -78,6 +78,11 @@ class Display:
                 live.update(self._render(), refresh=True)
                 self._live = None
 
+    @property
+    def console(self) -> Console | None:
+        """Where to show; None where nothing is to be shown."""
+        return None if self._is_quiet else self._console
+
     def message(self, text: str) -> None:
         """Shows a sentence."""
         if not self._is_quiet:

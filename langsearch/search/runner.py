@@ -154,7 +154,7 @@ def run_search(
         table = open_table(folder, space, base_parameters=checked.shape.num_parameters)
         table.take_over(lambda: check_fence(folder.path))
         record_base(folder.path, checked.base, checked.family)
-        environment = build_environment(checked, base, root / STORE_FOLDER)
+        environment = build_environment(checked, base, root / STORE_FOLDER, display.console)
         if address is not None and copy is None:
             check_files(environment, space)
         precision = _cpu_precision(checked, folder, base, is_new=is_new)
@@ -234,7 +234,7 @@ def _with_recorded_base(checked: CheckedSpace, path: Path) -> CheckedSpace:
     """
     source = recorded_source(path, checked.space.base_source)
     if source.revision is not None and source.revision != checked.space.base_source.revision:
-        checked = check_space(checked.space, source)
+        checked = check_space(checked.space, source, is_begun=True)
     check_recorded(path, checked.base, checked.family)
     return checked
 

@@ -37,7 +37,7 @@ def check_data(section: DataSection, classes: Mapping[str, list[str]] | None) ->
     if section.folder is not None and not has_heir:
         text = "reaches no source: it is for FLORES sources without a folder of their own."
         problems.append((("data", "folder"), text))
-    if not problems:
+    if not problems and not section.allow_overlap:
         problems += _check_leaks(section)
     if classes is not None:
         members = [language for found in classes.values() for language in found]
@@ -93,7 +93,10 @@ def _check_columns(source: SourceSection, path: KeyPath, languages: list[str]) -
 
 
 def _check_leaks(section: DataSection) -> Iterator[Problem]:
-    """Finds a source that stands in two parts: selection and training must not see what tests."""
+    """Finds a source that stands in two parts: selection and training must not see what tests.
+
+    What stands in two files is found by its sentences: `data.overlap`.
+    """
     data = section.settings()
     seen: dict[tuple[SourceKind, PurePath, str | None], str] = {}
     for part, sources in (("train", data.train), ("validation", data.validation), ("test", data.test)):
@@ -103,7 +106,7 @@ def _check_leaks(section: DataSection) -> Iterator[Problem]:
                 key = "flores101", PurePath(), source.split
             if seen.get(key, part) != part:
                 text = f"must not share a source with data.{seen[key]}, but both read {source}."
-                yield ("data", part), f"{text} Hold rows out, or use another split."
+                yield ("data", part), f"{text} Hold rows out, use another split, or go on by data.allow_overlap: true."
             seen.setdefault(key, part)
 
 

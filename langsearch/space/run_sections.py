@@ -6,15 +6,18 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, PlainValidator
 
 from langsearch.space.document import show
+from langsearch.space.filter_section import FilterSection
 from langsearch.space.problems import near_names
 from langsearch.space.sections import Section, TrainerSection, fixed
 from langsearch.space.settings import (
     FINAL_DECODING,
+    NORMAL_FORMS,
     Baseline,
     BaselineName,
     DataSettings,
     DecodingSettings,
     EvaluationSettings,
+    NormalForm,
     Source,
     SourceKind,
 )
@@ -145,6 +148,9 @@ class DataSection(Section):
     directions: Annotated[Literal["all", "english"] | tuple[str, ...], PlainValidator(_parse_directions)] = "all"
     folder: _Path = None
     """The folder of the FLORES sources that have none of their own."""
+    normalize: Annotated[NormalForm, fixed("text", names=NORMAL_FORMS)] = "nfc"
+    filter: FilterSection = FilterSection()
+    allow_overlap: bool = False
 
     def settings(self) -> DataSettings:
         """Returns the plain settings; the section must have passed the checks."""
@@ -157,6 +163,9 @@ class DataSection(Section):
             holdout_rows=self.validation[0].rows or ("last" if is_whole else "spread"),
             test=tuple(source.source(self.folder) for source in self.test),
             directions=self.directions,
+            normalize=self.normalize,
+            filter=self.filter.settings(),
+            allow_overlap=self.allow_overlap,
         )
 
 

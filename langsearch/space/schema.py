@@ -277,6 +277,7 @@ def _resolve(data: Mapping[str, Any], parsed: Mapping[str, Any]) -> dict[str, An
         "final": _decoding(evaluation.final),
         "rungs": [_decoding(rung) for rung in evaluation.rungs],
     }
+    filled["data"] |= {"normalize": parsed["data"].normalize}
     sections = list(_SECTIONS)
     if parsed["prior"] is None:
         sections.remove("prior")

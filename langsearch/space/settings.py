@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from langsearch.space.data_filter import NO_FILTER, DataFilter
+
 FAMILY_NAMES = ("m2m100", "small100", "nllb", "mbart50")
 """The families of bases. An M2M-124 is of M2M-100's."""
 
@@ -185,6 +187,10 @@ class Source:
         return f"{self.kind}{split} in {', '.join(self.paths) or None}"
 
 
+NormalForm = Literal["nfc", "nfkc", "none"]
+NORMAL_FORMS: tuple[NormalForm, ...] = ("nfc", "nfkc", "none")
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
     """The text of an experiment. Several sources of a part are read one after the other."""
@@ -205,6 +211,15 @@ class DataSettings:
 
     directions: Literal["all", "english"] | tuple[str, ...] = "all"
     """all ordered pairs, those with English on one side, or a list of SRC-TGT."""
+
+    normalize: NormalForm = "nfc"
+    """The Unicode form that all sentences are brought into. Bases make NFKC of what they read; references of scores and
+    what is compared are as this says."""
+
+    filter: DataFilter = NO_FILTER
+
+    allow_overlap: bool = False
+    """Go on though parts have more rows in common than `data.overlap.MAX_SHARE` of the smaller one."""
 
 
 BaselineName = Literal["pretrained", "full_finetuning", "shared_lora", "published"]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from langsearch.adapters.learners import AdaptedModel, Learner
-from langsearch.data.batches import plan_epoch
+from langsearch.data.epochs import plan_epoch
 from langsearch.model.memory import available_bytes, free_memory, is_out_of_memory
 from langsearch.model.positions import num_positions
 from langsearch.space.settings import TrainerSettings

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from langsearch.adapters.learners import Learner
-from langsearch.data.batches import Batch, BatchVocabulary, SourceWeights, collate, plan_epoch
+from langsearch.data.batches import Batch, BatchVocabulary, collate
 from langsearch.data.directions import Direction
+from langsearch.data.epochs import SourceWeights, plan_epoch
 from langsearch.data.store import TokenStore
 from langsearch.model.device import product_dtype
 from langsearch.model.memory import smallest_told

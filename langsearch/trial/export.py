@@ -15,6 +15,7 @@ from langsearch.adapters.peft_export import export_peft, load_export, read_expor
 from langsearch.adapters.tokenizer_export import setting_lines
 from langsearch.data.directions import Direction, parse_directions
 from langsearch.experiment.description import recorded_precision
+from langsearch.experiment.earlier import load_begun_space
 from langsearch.experiment.environment import CheckedSpace, Environment, build_environment, check_space, computing_in
 from langsearch.experiment.folder import STORE_FOLDER, ExperimentFolder
 from langsearch.experiment.opening import open_table
@@ -24,7 +25,6 @@ from langsearch.model.base import Base, load_base
 from langsearch.model.new_languages import with_new_languages
 from langsearch.space.architecture import Architecture
 from langsearch.space.problems import InputError, near_names
-from langsearch.space.schema import load_space
 from langsearch.study.candidates import best_member
 from langsearch.study.rows import TrialRow
 from langsearch.study.table import TrialTable
@@ -286,8 +286,8 @@ def open_experiment(experiment: Path) -> tuple[ExperimentFolder, Base, Environme
     folder = ExperimentFolder(experiment.resolve())
     if not folder.space.exists():
         raise InputError(f"An experiment's folder holds a space.yaml, but {experiment} has none.")
-    space = load_space(folder.space, is_recorded=True)
-    checked = check_space(space, recorded_source(folder.path, space.base_source))
+    space = load_begun_space(folder.space)
+    checked = check_space(space, recorded_source(folder.path, space.base_source), is_begun=True)
     check_recorded(folder.path, checked.base, checked.family)
     base = with_new_languages(load_base(checked.base), space.new_languages)
     environment = build_environment(checked, base, folder.path.parent / STORE_FOLDER)

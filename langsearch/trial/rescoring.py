@@ -14,6 +14,7 @@ from langsearch.adapters.peft_export import load_export, read_export
 from langsearch.data.directions import Direction
 from langsearch.evaluate.evaluation import Evaluation, evaluate, evaluation_set
 from langsearch.evaluate.spbleu import Scores, SpBleu
+from langsearch.experiment.earlier import load_begun_space
 from langsearch.experiment.environment import Environment, build_environment, check_space
 from langsearch.experiment.task import TrialTask
 from langsearch.model.base import Base, load_base
@@ -84,14 +85,15 @@ def print_evaluation(
 
 def _open_adapters(target: Path, space_file: Path | None, store_folder: Path) -> tuple[str, Base, Environment, Learner]:
     exported = read_export(target)
-    is_recorded = space_file is None
+    is_own = space_file is None
     if space_file is None:
         space_file = target.resolve().parents[1] / "space.yaml"
         if not space_file.exists():
             raise InputError(f"Scoring needs data: name a space with --space for the adapters in {target}.")
-    space = load_space(space_file, is_recorded=is_recorded)
+    space = load_begun_space(space_file) if is_own else load_space(space_file)
     is_open = space.base == exported.source.id and space.base_source.revision is None
-    checked = check_space(space, replace(space.base_source, revision=exported.source.revision) if is_open else None)
+    source = replace(space.base_source, revision=exported.source.revision) if is_open else None
+    checked = check_space(space, source, is_begun=True)
     if set(checked.space.languages) != set(exported.languages):
         raise InputError(
             f"The space must have the adapters' languages {', '.join(exported.languages)}, "

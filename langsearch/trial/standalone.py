@@ -9,6 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from langsearch.adapters.learners import AdaptedModel
 from langsearch.adapters.peft_export import export_peft
+from langsearch.experiment.earlier import load_begun_space
 from langsearch.experiment.environment import build_environment, check_space
 from langsearch.experiment.folder import STORE_FOLDER, TrialFolder
 from langsearch.experiment.recorded_base import check_recorded, record_base, recorded_source
@@ -44,13 +45,13 @@ def train_single(
         InputError: If the input is wrong, or the folder is there and not to be resumed.
     """
     is_architecture = target.suffix == ".json"
-    is_recorded = is_architecture and space_file is None
+    is_begun = is_architecture and space_file is None
     if is_architecture and space_file is None:
         space_file = target.resolve().parents[2] / "space.yaml" if len(target.resolve().parents) > 2 else None
         if space_file is None or not space_file.exists():
             raise InputError(f"An architecture needs data to train on: name a space with --space for {target}.")
     read_from = space_file if is_architecture and space_file else target
-    space = load_space(read_from, overrides, is_recorded=is_recorded)
+    space = load_begun_space(read_from, overrides) if is_begun else load_space(read_from, overrides)
     folder = TrialFolder((to or Path("experiments") / f"{space.name}-train").resolve())
     checked = check_space(space, recorded_source(folder.path, space.base_source))
     shape = checked.shape
@@ -83,7 +84,7 @@ def train_single(
     check_recorded(folder.path, checked.base, checked.family)
     require_gpu(space.resources.gpu)
     base = with_new_languages(load_base(checked.base), space.new_languages)
-    environment = build_environment(checked, base, folder.path.parent / STORE_FOLDER)
+    environment = build_environment(checked, base, folder.path.parent / STORE_FOLDER, console)
     base = settle(base, resident(environment, task))
     task.write(folder)
     record_base(folder.path, checked.base, checked.family)

@@ -24,8 +24,8 @@ import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from langsearch.adapters.learners import AdaptedModel
-from langsearch.data.batches import plan_epoch
 from langsearch.data.directions import Direction
+from langsearch.data.epochs import plan_epoch
 from langsearch.evaluate.evaluation import EvaluationSet, evaluate, evaluation_set
 from langsearch.evaluate.spbleu import SpBleu
 from langsearch.experiment.environment import CheckedSpace, Environment, build_environment, check_space
