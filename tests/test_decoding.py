@@ -10,10 +10,12 @@ from transformers import LogitsProcessorList
 from langsearch.adapters.learners import AdaptedModel, FullModel, Learner, adapt
 from langsearch.data.directions import all_directions
 from langsearch.data.store import TokenStore
-from langsearch.evaluate.decoding import DecodingRow, ForceLanguageAndEnd, decode_batches, decode_rows, decoding_batches
+from langsearch.evaluate.beams import top_of_vocabulary
+from langsearch.evaluate.decoding import DecodingQueue, DecodingRow, decode_batches, decode_rows
 from langsearch.evaluate.limits import LengthLimits
 from langsearch.model.base import Base
 from langsearch.space.settings import DecodingSettings
+from tests.generate_reference import ForceLanguageAndEnd
 
 LANGUAGES = ("en", "fr", "de", "sw")
 
@@ -178,19 +180,84 @@ def test_decoding_leaves_a_model_that_can_be_trained(
 
 
 @pytest.mark.parametrize("beams", [1, 5])
-def test_a_batch_holds_as_many_rows_as_its_tokens_allow(beams: int) -> None:
+def test_as_many_rows_are_in_flight_as_their_tokens_allow(beams: int) -> None:
     lengths = np.random.default_rng(0).integers(0, 200, 500)
     rows = [DecodingRow(np.zeros(length, np.int32), "en", "fr") for length in lengths]
     limits, settings = LengthLimits(1024, 2.0), DecodingSettings(beams=beams, tokens_per_batch=6000)
-    batches = decoding_batches(rows, settings, limits)
-    assert sorted(index for batch in batches for index in batch) == list(range(500))
+    queue = DecodingQueue(rows, settings, limits)
+    flying: list[int] = []
+    seen: list[int] = []
     sizes = []
-    for batch in batches:
-        longest = max(int(lengths[index]) for index in batch)
-        sizes.append(len(batch))
-        tokens = beams * max(longest + 2 + 2 * longest + 12, 64)
-        assert len(batch) == 1 or len(batch) * tokens <= 6000
-        assert batch is batches[-1] or (len(batch) + 1) * tokens > 6000, "there is no room left"
-    assert sizes[0] < sizes[-2], "short rows come in larger batches"
-    by_rows = decoding_batches(rows, DecodingSettings(beams=beams, rows_per_batch=50), limits)
-    assert {len(batch) for batch in by_rows} == {50 // beams}
+
+    def tokens(indices: list[int]) -> int:
+        longest = max(int(lengths[index]) for index in indices)
+        return len(indices) * beams * max(longest + 2 + 2 * longest + 12, 64)
+
+    while flying or queue.is_waiting:
+        new = queue.take(flying)
+        flying += new
+        seen += new
+        sizes.append(len(flying))
+        assert len(flying) == 1 or tokens(flying) <= 6000
+        if queue.is_waiting:
+            assert tokens([*flying, queue.take([])[0]]) > 6000, "there is no room left"
+            queue = DecodingQueue(rows, settings, limits)
+            for _ in seen:  # what was looked at goes back
+                queue._waiting.pop()
+        flying = flying[len(flying) // 4 + 1 :]
+    assert sorted(seen) == list(range(500))
+    assert [lengths[index] for index in seen] == sorted(lengths, reverse=True)
+    assert sizes[0] < max(sizes), "short rows come in larger numbers"
+    assert len(DecodingQueue(rows, DecodingSettings(beams=beams, rows_per_batch=50), limits).take([])) == 50 // beams
+    halved = DecodingQueue(rows, DecodingSettings(beams=beams, rows_per_batch=50), limits, num_parts=2)
+    assert len(halved.take([])) == 25 // beams
+    assert len(DecodingQueue(rows, settings, limits, num_parts=10**6).take([])) == 1, "one row at least"
+
+
+@pytest.mark.parametrize("early_stopping", [False, True, "never"])
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.0, -1.0])
+@pytest.mark.parametrize("beams", [2, 5])
+def test_beam_search_gives_generates_tokens(
+    beams: int,
+    length_penalty: float,
+    early_stopping: Any,
+    learner: AdaptedModel,
+    embedded_base: Base,
+    rows: list[DecodingRow],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model: Any = learner.model
+    monkeypatch.setattr(model.generation_config, "length_penalty", length_penalty)
+    monkeypatch.setattr(model.generation_config, "early_stopping", early_stopping)
+    rows = rows[:6]
+    found = decoded(learner, embedded_base, rows, beams=beams, rows_per_batch=3 * beams)
+    # One by one: with `never` its best length is that of the longest row of the batch.
+    assert found == [generated(learner, embedded_base, [row], beams)[0] for row in rows]
+
+
+@pytest.mark.parametrize("beams", [1, 5])
+def test_rows_that_come_later_get_generates_tokens(
+    beams: int, learner: AdaptedModel, embedded_base: Base, rows: list[DecodingRow]
+) -> None:
+    found = decoded(learner, embedded_base, rows, beams=beams, rows_per_batch=4 * beams)
+    assert found == generated(learner, embedded_base, rows, beams)
+
+
+@pytest.mark.parametrize("beams", [1, 5])
+def test_weak_rows_that_run_to_their_limits_get_generates_tokens(
+    beams: int, tiny_base: Base, make_architecture: Any, rows: list[DecodingRow]
+) -> None:
+    learner = adapt(tiny_base, make_architecture(), LANGUAGES)
+    rows = [DecodingRow(row.tokens[: 1 + index % 5], row.src, row.tgt) for index, row in enumerate(rows[:12])]
+    found = decoded(learner, tiny_base, rows, beams=beams, rows_per_batch=3 * beams)
+    assert found == [generated(learner, tiny_base, [row], beams)[0] for row in rows]
+
+
+@pytest.mark.parametrize("shape", [(3, 700), (2, 2, 1000), (4, 64), (2, 130)])
+@pytest.mark.parametrize("num", [1, 4, 10])
+def test_the_largest_of_a_vocabulary_are_found_in_chunks(shape: tuple[int, ...], num: int) -> None:
+    logits = torch.randn(shape, generator=torch.Generator().manual_seed(num))
+    best, ids = top_of_vocabulary(logits, num)
+    expected = logits.topk(num)
+    assert torch.equal(best, expected.values)
+    assert torch.equal(ids, expected.indices)

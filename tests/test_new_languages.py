@@ -215,11 +215,8 @@ def test_a_new_language_is_forced_and_never_said(
 
     def decode(given: list[DecodingRow]) -> dict[int, list[int]]:
         found = decode_batches(learner, given, vocabulary=vocabulary, languages=LANGUAGES, settings=settings)
-        first = 0 if beams == 1 else 1
         return {
-            index: [token for token in tokens[first:] if token != vocabulary.pad_id]
-            for indices, hypotheses in found
-            for index, tokens in zip(indices, hypotheses, strict=True)
+            index: tokens for indices, hypotheses in found for index, tokens in zip(indices, hypotheses, strict=True)
         }
 
     together = decode(rows)

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import LogitsProcessorList
 
 from langsearch.adapters.learners import Learner
 from langsearch.data.batches import NUM_MARKS, BatchVocabulary, is_token, padded
 from langsearch.data.directions import Direction
-from langsearch.evaluate.greedy import greedy_search
+from langsearch.evaluate.beams import Beams, BeamSettings
+from langsearch.evaluate.greedy import Greedy
+from langsearch.evaluate.incremental import IncrementalDecoder, Sources
 from langsearch.evaluate.limits import LengthLimits, length_limits
 from langsearch.model.base import BaseTokenizer
 from langsearch.model.memory import smallest_told
@@ -21,6 +22,9 @@ from langsearch.space.settings import DecodingSettings
 
 _MIN_TOKENS = 64
 """What a hypothesis counts at least: however short it is, its next token has a logit for each of the vocabulary."""
+
+_MIN_SHARE_LEAVING = 0.25
+"""Rows leave when so many have ended: those that stay are copied, which has its price."""
 
 
 @dataclass(frozen=True)
@@ -45,36 +49,6 @@ class Decoded:
     texts: list[str]
     is_cut: list[bool]
     """Whether each one ended by its limit: it is as long as it may be, and its end was not the model's choice."""
-
-
-class ForceLanguageAndEnd:
-    """A logits processor that makes each row start with its own language and end at its own longest length.
-
-    Exact for greedy and beams; a list given as `forced_bos_token_id` is silently wrong, and language tokens in
-    `decoder_input_ids` change the beams' lengths. Without language ids rows start with their text. The length limit
-    is a row's own, so that a translation does not depend on the other rows of its batch.
-    """
-
-    def __init__(self, language_ids: Tensor | None, max_lengths: Tensor, eos_id: int) -> None:
-        self._language_ids, self._max_lengths, self._eos_id = language_ids, max_lengths, eos_id
-        self._first_end = int(max_lengths.min())
-        self._num_ids = 0 if language_ids is None else int(language_ids.max()) + 1
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Called by `generate` before each token; (rows * beams, length), (rows * beams, vocab) -> (…, ids)."""
-        length = input_ids.shape[1]
-        num_beams = scores.shape[0] // self._max_lengths.shape[0]
-        if length == 1 and self._language_ids is not None:
-            forced = self._language_ids.repeat_interleave(num_beams)
-            # Languages that are new to the base have ids behind its own, for this step alone.
-            size = scores.shape[0], max(scores.shape[1], self._num_ids)
-            return scores.new_full(size, -torch.inf).scatter_(1, forced[:, None], 0.0)
-        if length < self._first_end:
-            return scores
-        ends = (self._max_lengths <= length).repeat_interleave(num_beams)
-        scores = scores.masked_fill(ends[:, None], -torch.inf)
-        scores[:, self._eos_id] = scores[:, self._eos_id].masked_fill(ends, 0.0)
-        return scores
 
 
 def decode_rows(
@@ -109,8 +83,7 @@ def decode_rows(
     ):
         for index, tokens, text in zip(indices, hypotheses, tokenizer.decode(hypotheses), strict=True):
             decoded.texts[index] = text
-            # `generate` repeats the decoder's start before its hypotheses.
-            decoded.is_cut[index] = _is_cut(tokens[settings.beams > 1 :], rows[index], limits, vocabulary)
+            decoded.is_cut[index] = _is_cut(tokens, rows[index], limits, vocabulary)
         after_batch()
     return decoded
 
@@ -126,69 +99,174 @@ def decode_batches(
     limits: LengthLimits | None = None,
     num_parts: int = 1,
 ) -> Iterator[tuple[list[int], list[list[int]]]]:
-    """Yields (indices of the rows, their token ids) batch by batch, longest sources first; see `decode_rows`."""
+    """Yields (indices of the rows, their token ids) as rows end, longest sources first; see `decode_rows`.
+
+    A row that has ended leaves, and where enough have left, the next rows take their room.
+    """
     limits = limits or _limits_of(learner, settings)
     model: Any = learner.model
     model.eval()
-    device = model.get_input_embeddings().weight.device
-    index_of = {language: index for index, language in enumerate(languages)}
-    whole = decoding_batches(rows, settings, limits)
-    parts = [part.tolist() for batch in whole for part in np.array_split(batch, min(num_parts, len(batch)))]
-    for indices in parts:
-        batch = [rows[index] for index in indices]
-        directions = [row.direction for row in batch]
-        ids, lengths = padded([row.tokens for row in batch], vocabulary.src_marks(directions), vocabulary)
-        src_ids = torch.from_numpy(ids).to(device)
-        src_mask = torch.from_numpy(is_token(ids, lengths).astype(np.int64)).to(device)
-        src_lang = torch.tensor([index_of[row.src] for row in batch], device=device)
-        tgt_lang = torch.tensor([index_of[row.tgt] for row in batch], device=device)
-        marks = vocabulary.tgt_marks(directions)
-        forced = None if marks is None else torch.tensor(marks, device=device)
-        num_marks = _num_tgt_marks(vocabulary)
-        longest = torch.tensor(
-            [limits.tokens(row.direction, len(row.tokens)) + num_marks for row in batch], device=device
-        )
-        with smallest_told(len(batch), "decoded"):
-            if settings.beams == 1:
-                found = greedy_search(learner, src_ids, src_mask, src_lang, tgt_lang, forced, longest, vocabulary)
-            else:
-                with learner.route(src_lang, tgt_lang):
-                    output = model.generate(
-                        input_ids=src_ids,
-                        attention_mask=src_mask,
-                        num_beams=settings.beams,
-                        do_sample=False,
-                        max_new_tokens=int(longest.max()),
-                        logits_processor=LogitsProcessorList([ForceLanguageAndEnd(forced, longest, vocabulary.eos_id)]),
-                    )
-                found = output.tolist()
-        yield indices, found
+    queue = DecodingQueue(rows, settings, limits, num_parts)
+    inputs = _Inputs(vocabulary, languages, limits, model.get_input_embeddings().weight.device)
+    decoder = IncrementalDecoder(learner, vocabulary, settings.beams)
+    search = _search(model, settings, vocabulary)
+    flying: list[int] = []
+    tokens: Tensor | None = None
+    forced: Tensor | None = None
+    while flying or queue.is_waiting:
+        new = queue.take(flying)
+        with smallest_told(len(flying) + len(new), "decoded"):
+            if new:
+                batch = [rows[index] for index in new]
+                decoder.add(inputs.sources(batch))
+                search.add(inputs.longest(batch))
+                tokens = _more(tokens, inputs.starts(len(new), settings.beams))
+                forced = _more(forced, inputs.marks(batch))
+                flying += new
+            assert tokens is not None, "rows are in flight"
+            ended, kept, tokens = _until_rows_leave(decoder, search, tokens, forced)
+        yield [flying[row] for row in ended], list(ended.values())
+        flying = [flying[row] for row in kept.tolist()]
+        forced = None if forced is None else forced[kept]
 
 
-def decoding_batches(rows: Sequence[DecodingRow], settings: DecodingSettings, limits: LengthLimits) -> list[list[int]]:
-    """Returns which rows are decoded together: like in length, longest sources first, and as many as there is room for.
+def _until_rows_leave(
+    decoder: IncrementalDecoder, search: "Greedy | Beams", tokens: Tensor, forced: Tensor | None
+) -> tuple[dict[int, list[int]], Tensor, Tensor]:
+    """Goes on until enough rows in flight have ended, and lets these go.
 
-    What a row takes is its source and its longest hypothesis, padded to those of its batch, times the beams: so many
-    keys and values are kept of it. A batch has one row at least.
+    Args:
+        decoder: Has read what was said before.
+        search: Chooses what is said next.
+        tokens: (rows, beams) what was chosen last.
+        forced: (rows,) what rows begin with. None: the model's choice.
+
+    Returns:
+        The tokens of the rows that have ended, by their place; the places of those that have not, (kept,); and what was
+        chosen for these last, (kept, beams).
     """
-    order = sorted(range(len(rows)), key=lambda index: (-len(rows[index].tokens), index))
-    batches: list[list[int]] = []
-    src_len = tgt_len = 0
-    for index in order:
-        row = rows[index]
-        src, tgt = len(row.tokens) + NUM_MARKS, limits.tokens(row.direction, len(row.tokens)) + NUM_MARKS
-        num_hypotheses = (len(batches[-1]) + 1) * settings.beams if batches else 0
-        tokens = max(max(src_len, src) + max(tgt_len, tgt), _MIN_TOKENS) * num_hypotheses
-        has_room = tokens <= settings.tokens_per_batch
-        if settings.rows_per_batch is not None:
-            has_room = num_hypotheses <= settings.rows_per_batch
-        if batches and has_room:
-            batches[-1].append(index)
-            src_len, tgt_len = max(src_len, src), max(tgt_len, tgt)
-        else:
-            batches.append([index])
-            src_len, tgt_len = src, tgt
-    return batches
+    ended: dict[int, list[int]] = {}
+    with decoder.routed():
+        while len(ended) < max(1.0, _MIN_SHARE_LEAVING * len(tokens)):
+            tokens, is_done = search.choose(decoder, decoder.step(tokens), forced)
+            places = [row for row in is_done.nonzero().flatten().tolist() if row not in ended]
+            if places:
+                # At once: where a row waits for others to leave, it goes on, and nobody looks.
+                ended.update(zip(places, search.found(torch.tensor(places, device=tokens.device)), strict=True))
+    kept = torch.tensor([row for row in range(len(tokens)) if row not in ended], dtype=torch.long, device=tokens.device)
+    decoder.keep(kept)
+    search.keep(kept)
+    return ended, kept, tokens[kept]
+
+
+def _more(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    return second if first is None or second is None else torch.cat([first, second])
+
+
+def _search(model: Any, settings: DecodingSettings, vocabulary: BatchVocabulary) -> Greedy | Beams:
+    if settings.beams == 1:
+        return Greedy(vocabulary.eos_id)
+    told = model.generation_config
+    penalty = 1.0 if told.length_penalty is None else float(told.length_penalty)
+    return Beams(BeamSettings(settings.beams, penalty, told.early_stopping or False), vocabulary.eos_id)
+
+
+class DecodingQueue:
+    """Rows that wait to be decoded, longest sources first, and how many there is room for.
+
+    What a row takes is its source and its longest hypothesis, padded to those of the rows it is decoded with, times the
+    beams: so many keys and values are kept of it.
+
+    Args:
+        rows: What to translate.
+        settings: Beams, and the tokens or hypotheses that there is room for.
+        limits: How long hypotheses may get.
+        num_parts: Only such a part of what the first rows would take is used, where memory is short.
+    """
+
+    def __init__(
+        self, rows: Sequence[DecodingRow], settings: DecodingSettings, limits: LengthLimits, num_parts: int = 1
+    ) -> None:
+        self._src = [len(row.tokens) + NUM_MARKS for row in rows]
+        self._tgt = [limits.tokens(row.direction, len(row.tokens)) + NUM_MARKS for row in rows]
+        self._waiting = sorted(range(len(rows)), key=lambda index: (self._src[index], -index))
+        self._settings = settings
+        self._room = settings.tokens_per_batch if settings.rows_per_batch is None else settings.rows_per_batch
+        if num_parts > 1:
+            first = self._fitting([])
+            used = self._size(len(first), *self._longest(first))
+            self._room = min(self._room, used) // num_parts
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there are any."""
+        return bool(self._waiting)
+
+    def take(self, flying: Sequence[int]) -> list[int]:
+        """Returns the next rows that fit beside those in flight; one at least if none is."""
+        taken = self._fitting(flying)
+        del self._waiting[len(self._waiting) - len(taken) :]
+        return taken
+
+    def _fitting(self, flying: Sequence[int]) -> list[int]:
+        src, tgt = self._longest(flying)
+        taken: list[int] = []
+        for index in reversed(self._waiting):
+            src, tgt = max(src, self._src[index]), max(tgt, self._tgt[index])
+            num_rows = len(flying) + len(taken) + 1
+            if num_rows > 1 and self._size(num_rows, src, tgt) > self._room:
+                break
+            taken.append(index)
+        return taken
+
+    def _longest(self, rows: Sequence[int]) -> tuple[int, int]:
+        return max((self._src[row] for row in rows), default=0), max((self._tgt[row] for row in rows), default=0)
+
+    def _size(self, num_rows: int, src: int, tgt: int) -> int:
+        """Returns what so many rows of these lengths take, in hypotheses or in tokens."""
+        num_hypotheses = num_rows * self._settings.beams
+        if self._settings.rows_per_batch is not None:
+            return num_hypotheses
+        return max(src + tgt, _MIN_TOKENS) * num_hypotheses
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """Makes tensors of rows."""
+
+    vocabulary: BatchVocabulary
+    languages: Sequence[str]
+    limits: LengthLimits
+    device: torch.device
+
+    def sources(self, batch: Sequence[DecodingRow]) -> Sources:
+        """Returns their sources, padded."""
+        marks = self.vocabulary.src_marks([row.direction for row in batch])
+        ids, lengths = padded([row.tokens for row in batch], marks, self.vocabulary)
+        mask = is_token(ids, lengths).astype(np.int64)
+        return Sources(
+            torch.from_numpy(ids).to(self.device),
+            torch.from_numpy(mask).to(self.device),
+            self._tensor([self.languages.index(row.src) for row in batch]),
+            self._tensor([self.languages.index(row.tgt) for row in batch]),
+        )
+
+    def longest(self, batch: Sequence[DecodingRow]) -> Tensor:
+        """Returns the most tokens of their hypotheses, (rows,), language and end included."""
+        num_marks = _num_tgt_marks(self.vocabulary)
+        return self._tensor([self.limits.tokens(row.direction, len(row.tokens)) + num_marks for row in batch])
+
+    def starts(self, num_rows: int, beams: int) -> Tensor:
+        """Returns what their hypotheses begin behind, (rows, beams)."""
+        return self._tensor([[self.vocabulary.decoder_start_id] * beams] * num_rows)
+
+    def marks(self, batch: Sequence[DecodingRow]) -> Tensor | None:
+        """Returns the tokens that their hypotheses begin with, (rows,); None where the base has none there."""
+        marks = self.vocabulary.tgt_marks([row.direction for row in batch])
+        return None if marks is None else self._tensor(marks)
+
+    def _tensor(self, values: Sequence[Any]) -> Tensor:
+        return torch.tensor(values, device=self.device)
 
 
 def _limits_of(learner: Learner, settings: DecodingSettings) -> LengthLimits:

@@ -1,78 +1,75 @@
-"""Greedy decoding that drops a row from the batch as soon as it has ended.
+"""Greedy search over sentences in flight: each has one hypothesis, which goes on with its likeliest token.
 
-`generate` goes on with all rows until the last one ends. Rows of mixed directions end at very different lengths, and
-a weak model has a few rows that run to their limit: most of the work would be done for padding. The tokens are those
-of `generate` (shown by a test).
+The tokens are those of transformers' `generate` (shown by a test).
 """
-
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, EncoderDecoderCache
 
-from langsearch.adapters.learners import Learner
-from langsearch.data.batches import BatchVocabulary
-
-_MIN_SHARE_DROPPED = 0.25
-"""Rows are dropped when so many have ended: dropping copies the cache, which has its price."""
+from langsearch.evaluate.incremental import IncrementalDecoder
 
 
-def greedy_search(
-    learner: Learner,
-    src_ids: Tensor,
-    src_mask: Tensor,
-    src_lang: Tensor,
-    tgt_lang: Tensor,
-    forced_ids: Tensor | None,
-    max_lengths: Tensor,
-    vocabulary: BatchVocabulary,
-) -> list[list[int]]:
-    """Returns each row's tokens, from its language token, if the base has one there, to its end token.
+class Greedy:
+    """What greedy search knows of each row in flight.
 
     Args:
-        learner: The model, in evaluation mode.
-        src_ids: (rows, src_len) source ids.
-        src_mask: (rows, src_len) 1 at tokens.
-        src_lang: (rows,) language indices.
-        tgt_lang: (rows,) likewise.
-        forced_ids: (rows,) the token that each row starts with; None: the model's choice.
-        max_lengths: (rows,) the most tokens of each row, language and end included; the last one is the end.
-        vocabulary: The special ids.
+        eos_id: The id that ends a hypothesis.
     """
-    model: Any = learner.model
-    num_rows, longest = src_ids.shape[0], int(max_lengths.max())
-    tokens = torch.full((num_rows, longest), vocabulary.eos_id, dtype=torch.long, device=src_ids.device)
-    lengths = max_lengths.clone()
-    alive = torch.arange(num_rows, device=src_ids.device)
-    with learner.route(src_lang, tgt_lang):
-        encoded = model.model.encoder(input_ids=src_ids, attention_mask=src_mask).last_hidden_state
-    cache = EncoderDecoderCache(DynamicCache(config=model.config), DynamicCache(config=model.config))
-    last = torch.full((num_rows, 1), vocabulary.decoder_start_id, dtype=torch.long, device=src_ids.device)
-    for step in range(longest):
-        with learner.route(src_lang[alive], tgt_lang[alive]):
-            hidden = model.model.decoder(
-                input_ids=last,
-                encoder_hidden_states=encoded,
-                encoder_attention_mask=src_mask,
-                past_key_values=cache,
-                use_cache=True,
-            ).last_hidden_state
-        if step == 0 and forced_ids is not None:
-            chosen = forced_ids
+
+    beams = 1
+
+    def __init__(self, eos_id: int) -> None:
+        self._eos_id = eos_id
+        self._tokens = torch.empty(0, 0, dtype=torch.long)
+        self._limits = torch.empty(0, dtype=torch.long)
+        self._lengths = torch.empty(0, dtype=torch.long)
+
+    def add(self, limits: Tensor) -> None:
+        """Takes more rows.
+
+        Args:
+            limits: (rows,) the most tokens of each, its language and end included; the last one is the end.
+        """
+        width = max(self._tokens.shape[1], int(limits.max()))
+        more = limits.new_full((len(limits), width), self._eos_id)
+        if len(self._limits) == 0:
+            self._tokens, self._limits, self._lengths = more, limits, torch.zeros_like(limits)
+            return
+        held = torch.nn.functional.pad(self._tokens, (0, width - self._tokens.shape[1]), value=self._eos_id)
+        self._tokens = torch.cat([held, more])
+        self._limits = torch.cat([self._limits, limits])
+        self._lengths = torch.cat([self._lengths, torch.zeros_like(limits)])
+
+    def choose(self, decoder: IncrementalDecoder, hidden: Tensor, forced: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Chooses each row's next token.
+
+        Args:
+            decoder: Gives the logits.
+            hidden: (rows, 1, d) the last hidden states.
+            forced: (rows,) the token that a row begins with; counts where it has none yet. None: the model's choice.
+
+        Returns:
+            (rows, 1) the next tokens, and (rows,) True where a row has ended with it.
+        """
+        is_first = self._lengths == 0
+        if forced is not None and bool(is_first.all()):
+            chosen = forced
         else:
-            chosen = model.lm_head(hidden[:, -1]).float().argmax(dim=-1)
-            chosen = chosen.masked_fill(max_lengths[alive] == step + 1, vocabulary.eos_id)
-        tokens[alive, step] = chosen
-        ended = chosen == vocabulary.eos_id
-        lengths[alive[ended & (lengths[alive] > step + 1)]] = step + 1
-        going = step + 1 < lengths[alive]
-        num_going = int(going.sum())
-        if num_going == 0:
-            break
-        last = chosen[:, None]
-        if num_going <= (1 - _MIN_SHARE_DROPPED) * len(alive):
-            kept = going.nonzero().squeeze(1)
-            alive, last, encoded, src_mask = alive[kept], last[kept], encoded[kept], src_mask[kept]
-            cache.batch_select_indices(kept)
-    return [row[:length] for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
+            chosen = decoder.logits(hidden[:, 0]).argmax(dim=-1)
+            chosen = chosen.masked_fill(self._lengths + 1 >= self._limits, self._eos_id)
+            if forced is not None:
+                chosen = torch.where(is_first, forced, chosen)
+        # A row that has ended and waits for others to leave goes on in its last place.
+        places = torch.minimum(self._lengths, self._limits - 1)
+        self._tokens.scatter_(1, places[:, None], chosen[:, None])
+        self._lengths = places + 1
+        return chosen[:, None], (chosen == self._eos_id) | (self._lengths >= self._limits)
+
+    def found(self, rows: Tensor) -> list[list[int]]:
+        """Returns the tokens of rows, (ended,), from the language, if the base has one there, to the end."""
+        lengths = self._lengths[rows].tolist()
+        return [row[:length] for row, length in zip(self._tokens[rows].tolist(), lengths, strict=True)]
+
+    def keep(self, rows: Tensor) -> None:
+        """Lets all rows go but these, (kept,)."""
+        self._tokens, self._limits, self._lengths = self._tokens[rows], self._limits[rows], self._lengths[rows]
