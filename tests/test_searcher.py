@@ -252,3 +252,26 @@ def test_what_pruning_will_leave_is_not_known_before_the_training() -> None:
     constraints = Constraints(all=(few,))
     assert constraints.violated_by_size(6, is_pruned=True) == {}
     assert constraints.violated_by_size(6, is_pruned=False) == {"nonzero_parameters <= 3": 1.0}
+
+
+def test_a_trial_whose_warm_worker_died_before_it_began_is_given_once_more(
+    make_searcher: "SearcherMaker", make_result: "ResultMaker", table: TrialTable
+) -> None:
+    asked: list[str] = []
+
+    def begins_again(name: str) -> bool:
+        asked.append(name)
+        return len(asked) == 1
+
+    searcher = make_searcher(num_trials=2, begins_again=begins_again)
+    assert [searcher.suggest(trial) for trial in ("a", "b", "c")] == [{"name": "00000"}, {"name": "00001"}, None]
+    searcher.on_trial_complete("b", error=True)
+    assert states(table) == {"00000": State.RUNNING, "00001": State.RUNNING}
+    assert searcher.suggest("d") == {"name": "00001"}, "though all had been given"
+    searcher.on_trial_complete("a", reported(make_result()))
+    assert (searcher.suggest("e"), searcher.is_done) == (None, False)
+    searcher.on_trial_complete("d", error=True)
+    assert states(table) == {"00000": State.COMPLETE, "00001": State.FAILED}
+    assert searcher.suggest("f") == Searcher.FINISHED
+    assert searcher.is_done
+    assert asked == ["00001", "00001"]

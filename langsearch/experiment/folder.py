@@ -198,3 +198,19 @@ def _write_aside(path: Path, content: bytes) -> None:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def inherit(failed: TrialFolder, trial: TrialFolder) -> None:
+    """Moves what a failed trial had reached into the folder of the one that tries it again.
+
+    Args:
+        failed: Keeps a copy of its scores and its curve.
+        trial: Keeps what it has already.
+    """
+    trial.path.mkdir(parents=True, exist_ok=True)
+    for source, target in ((failed.scores, trial.scores), (failed.curve, trial.curve)):
+        if source.exists() and not target.exists():
+            shutil.copy2(source, target)
+    for source, target in ((failed.weights, trial.weights), (failed.checkpoint, trial.checkpoint)):
+        if source.exists() and not target.exists():
+            source.rename(target)

@@ -5,14 +5,13 @@ Ray's own OptunaSearch keeps a second, pickled state, calls stopped trials compl
 
 import logging
 import math
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from optuna.exceptions import StorageInternalError
 from ray.tune.search import Searcher
 
-from langsearch.experiment.folder import ExperimentFolder
+from langsearch.experiment.folder import ExperimentFolder, inherit
 from langsearch.experiment.task import TrialTask
 from langsearch.search.fuse import Fuse
 from langsearch.space.problems import LeaseLostError
@@ -75,6 +74,7 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         explain: Returns why the worker of a trial was lost, "KIND: message".
         max_running: Returns how many trials may be with Tune at once. None: as many as it asks for.
         may_come_back: Whether a trial may be given back by a worker whose node is not fit for it.
+        begins_again: Asked about a trial whose worker was lost, whether it is given to Tune once more. None: never.
     """
 
     def __init__(
@@ -94,6 +94,7 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         explain: Callable[[str], str] | None = None,
         max_running: Callable[[], int] | None = None,
         may_come_back: bool = False,
+        begins_again: Callable[[str], bool] | None = None,
     ) -> None:
         super().__init__()
         self.stopped_by: str | None = None
@@ -106,7 +107,8 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         self._failures, self._num_trainable = failures or FailureSettings(), num_trainable
         self._fuse = Fuse(self._failures.in_a_row)
         self._explain = explain or (lambda name: f"{WORKER_LOST}: the worker of trial {name} ended")
-        self._max_running, self._may_come_back = max_running, may_come_back
+        self._max_running, self._begins_again = max_running, begins_again
+        self._may_come_back = may_come_back or begins_again is not None
         self._names: dict[str, str] = {}
         self._tasks: dict[str, TrialTask] = {}
         self._waiting: dict[str, list[str]] = {}
@@ -169,7 +171,9 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Called by Tune when a trial has ended: by itself, by the scheduler, or by an error."""
         name = self._names[trial_id]
-        if UNFIT in (result or {}):
+        if UNFIT in (result or {}) or (
+            error and self.stopped_by is None and self._begins_again is not None and self._begins_again(name)
+        ):
             del self._names[trial_id]
             self._unfinished.insert(0, self._tasks[name])
             return
@@ -353,7 +357,7 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
             elif row.state is State.RUNNING and row.same_as is not None:
                 self._share_or_wait(row)
             elif row.state is State.RUNNING and row.retry_of is not None:
-                self._inherit(row.name, row.retry_of)
+                inherit(self._folder.trial(row.retry_of), self._folder.trial(row.name))
         for row in self._table.rows():
             if row.kind == "searched":
                 self._count(row)
@@ -370,19 +374,8 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         self._num_counted -= row.counts
         task = self._admit(self._table.num_searched, dict(row.params), retry_of=name)
         if task is not None:
-            self._inherit(task.name, name)
+            inherit(self._folder.trial(name), self._folder.trial(task.name))
             self._unfinished.append(task)
-
-    def _inherit(self, name: str, failed: str) -> None:
-        """Moves what a failed trial had reached into the folder of the one that tries it again."""
-        old, new = self._folder.trial(failed), self._folder.trial(name)
-        new.path.mkdir(parents=True, exist_ok=True)
-        for source, target in ((old.scores, new.scores), (old.curve, new.curve)):
-            if source.exists() and not target.exists():
-                shutil.copy2(source, target)
-        for source, target in ((old.weights, new.weights), (old.checkpoint, new.checkpoint)):
-            if source.exists() and not target.exists():
-                source.rename(target)
 
     def _share_or_wait(self, row: TrialRow) -> None:
         """Ends a trial with its twin's result, or keeps it until there is one."""

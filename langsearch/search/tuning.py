@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow.fs as pafs
@@ -24,7 +23,7 @@ from langsearch.experiment.working_copy import WorkingCopy
 from langsearch.prior.seeding import Seeding
 from langsearch.search.display import Display
 from langsearch.search.late_nodes import LateNodes, PlacedFifo, PlacedHalving
-from langsearch.search.lost_nodes import lost_cause, restarts
+from langsearch.search.lost_nodes import Losses, restarts
 from langsearch.search.searcher import TIME, TableSearcher
 from langsearch.search.tracking import tracking_callbacks
 from langsearch.search.uploading import Uploads
@@ -121,7 +120,7 @@ def run_trials(search: Search, seeding: Seeding, retry: Sequence[str]) -> Ended:
     tasks = _tasks(search)
     running = [row for row in table.rows() if not row.state.is_finished and row.same_as is None]
     search.display.known(table.rows(), tasks)
-    losses = _Losses(folder)
+    losses = Losses(folder, space.resources.max_failures)
     searcher = _PushingSearcher(
         table,
         folder,
@@ -135,6 +134,7 @@ def run_trials(search: Search, seeding: Seeding, retry: Sequence[str]) -> Ended:
         plateau=space.search.plateau,
         num_trainable=lambda task: task.num_trainable(search.checked.shape),
         explain=losses.explain,
+        begins_again=losses.begins_again,
         max_running=_capacity(search),
         may_come_back=search.late_nodes.check is not None,
     )
@@ -215,24 +215,6 @@ class _PushingSearcher(TableSearcher):
         return config
 
 
-@dataclass
-class _Losses:
-    """Why workers were lost, from the files in which Tune keeps the text of Ray's errors."""
-
-    folder: ExperimentFolder
-    trials: dict[str, Any] = field(default_factory=dict)
-    """Tune's trials by our names."""
-
-    def explain(self, name: str) -> str:
-        """Returns the cause of a trial whose worker was lost, "KIND: message"."""
-        trial, text = self.trials.get(name), ""
-        try:
-            text = Path(trial.error_file).read_text(encoding="utf-8", errors="replace") if trial else ""
-        except (OSError, TypeError):
-            logger.debug("Tune has no error of trial %s", name)
-        return lost_cause(self.folder.trial(name), text)
-
-
 class _Between(tune.Callback):  # type: ignore[misc]  # Ray has no types
     """What is done between Tune's events: showing, results.parquet, the disk's budget, and stop requests.
 
@@ -244,7 +226,7 @@ class _Between(tune.Callback):  # type: ignore[misc]  # Ray has no types
     """
 
     def __init__(
-        self, search: Search, searcher: TableSearcher, losses: _Losses, scheduler: PlacedFifo | PlacedHalving
+        self, search: Search, searcher: TableSearcher, losses: Losses, scheduler: PlacedFifo | PlacedHalving
     ) -> None:
         self._search, self._searcher, self._losses, self._scheduler = search, searcher, losses, scheduler
         self._budget = DiskBudget(search.folder, search.space.checkpoints)
@@ -310,6 +292,9 @@ class _Between(tune.Callback):  # type: ignore[misc]  # Ray has no types
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         name = trial.config["name"]
+        if self._losses.num_again[name] and not self._search.table.row(name).state.is_finished:
+            self._search.display.message(f"{name:<15} its worker was lost before it began; it begins on another one")
+            return
         if name not in self._losses.trials:  # no worker could be started for it
             self._losses.trials[name] = trial
             self._search.display.started(self._searcher.task(name), self._search.table.row(name).retry_of)

@@ -26,6 +26,9 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(3600)]
 
 NUM_KILLS = 20
 
+SETTINGS = ("trainer.pairs_per_epoch=60", "resources.max_failures=20")
+"""Trials of seconds, so that some are left to be hit, each more often than a search allows by itself."""
+
 
 @pytest.fixture(scope="module")
 def ray_folder() -> Iterator[str]:
@@ -38,7 +41,7 @@ def ray_folder() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, ray_folder: str) -> dict[str, dict[str, Any]]:
     """The rows of a search of thirty trials that nothing happens to."""
-    experiment = Experiment(tmp_path_factory.mktemp("undisturbed"), (), {"RAY_TMPDIR": ray_folder})
+    experiment = Experiment(tmp_path_factory.mktemp("undisturbed"), SETTINGS, {"RAY_TMPDIR": ray_folder})
     experiment.run()
     experiment.assert_ended(30)
     return experiment.comparable()
@@ -54,7 +57,7 @@ def kill_one(driver: Driver, victim: str) -> str | None:
             os.kill(workers[0], signal.SIGKILL)
         except ProcessLookupError:
             return None
-        driver.sleep(2.0)
+        driver.wait_for_or_end(lambda: workers[0] not in driver.workers())
         return victim
     return victim if driver.kill() else None
 
@@ -69,11 +72,11 @@ def test_no_trial_is_lost_or_doubled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     url = None if place == "disk" else s3_url(request.getfixturevalue("s3_port"), f"{tmp_path.name}/experiments")
-    settings = ("resources.max_failures=20",)  # a trial may be hit more often than a search allows by itself
-    experiment = Experiment(tmp_path / "it", settings, {"RAY_TMPDIR": ray_folder}, url=url)
+    experiment = Experiment(tmp_path / "it", SETTINGS, {"RAY_TMPDIR": ray_folder}, url=url)
     chance, killed = random.Random(f"moments {place}"), Counter[str]()
     begun, is_begun = time.monotonic(), False
     while sum(killed.values()) < NUM_KILLS:
+        assert len(experiment.drivers) < 3 * NUM_KILLS, "the search has ended before it was hit as often"
         num_lives = len(experiment.drivers)
         if place.endswith("machine"):  # what the machine before had not sent is gone with it
             monkeypatch.setenv("LANGSEARCH_CACHE", str(tmp_path / f"cache{num_lives}"))
@@ -87,7 +90,7 @@ def test_no_trial_is_lost_or_doubled(
             for victim in [*victims, "driver"]:
                 if victims:
                     driver.wait_for_or_end(driver.workers)
-                    driver.sleep(chance.uniform(0, 4))
+                    driver.sleep(chance.uniform(0, 1.2))
                 if (found := kill_one(driver, victim)) is not None:
                     killed[found] += 1
                 if driver.has_ended or sum(killed.values()) >= NUM_KILLS:
