@@ -12,7 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import AutoTokenizer, M2M100ForConditionalGeneration
 
+from langsearch.data.batches import collate
+from langsearch.data.directions import all_directions
+from langsearch.data.store import TokenStore
 from langsearch.model.base import Base, attach_base, load_base, read_shape, share_base
 from langsearch.model.finding import EMBEDDED_FOLDER, find_base
 from langsearch.space.problems import InputError
@@ -32,6 +36,33 @@ def test_the_embedded_base_is_frozen_and_ready(embedded_base: Base) -> None:
     assert not any(parameter.requires_grad for parameter in embedded_base.model.parameters())
     assert next(embedded_base.model.parameters()).dtype is torch.float32
     assert embedded_base.shape.num_parameters == sum(p.numel() for p in embedded_base.model.parameters())
+
+
+def test_the_second_embedded_base_has_the_same_pieces_and_translates_better(quickstart_store: TokenStore) -> None:
+    first, second = load_base("tiny-m2m"), load_base("tiny-m2m-2")
+    assert second.tokenizer.fingerprint == first.tokenizer.fingerprint
+    assert (second.shape, second.tokenizer.language_ids) == (first.shape, first.tokenizer.language_ids)
+    languages = ("en", "fr", "de", "sw")
+    directions = all_directions(languages)
+    pairs = np.array([[index, row] for index in range(len(directions)) for row in range(10)], np.int32)
+    losses = []
+    for base in (first, second):
+        batch = collate(quickstart_store, directions, pairs, base.vocabulary(languages), languages)
+        model: Any = base.model
+        with torch.no_grad():
+            given = {"input_ids": batch.src_ids, "attention_mask": batch.src_mask, "labels": batch.labels}
+            losses.append(float(model(**given, decoder_input_ids=batch.decoder_input_ids).loss))
+    assert losses[1] < losses[0] - 0.5, "nats a target token"
+
+
+def test_plain_transformers_load_the_second_embedded_base_in_fp32_and_know_its_languages_as_special() -> None:
+    folder = EMBEDDED_FOLDER / "tiny-m2m-2"
+    model = M2M100ForConditionalGeneration.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, src_lang="en")
+    assert model.dtype is torch.float32
+    said = model.generate(**tokenizer("Where is it?", return_tensors="pt"), forced_bos_token_id=8027, max_new_tokens=20)
+    (text,) = tokenizer.batch_decode(said, skip_special_tokens=True)
+    assert text and "__" not in text
 
 
 def test_a_shape_is_read_without_the_weights(tmp_path: Path) -> None:
@@ -139,7 +170,9 @@ def test_all_unknown_languages_are_named(embedded_base: Base) -> None:
 def test_a_base_that_is_not_there_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"must hold a config.json, but .* has none"):
         find_base(str(tmp_path))
-    with pytest.raises(InputError, match=r"embedded name \(tiny-m2m\), a folder or a hub id, but got 'nothing'"):
+    with pytest.raises(
+        InputError, match=r"embedded name \(tiny-m2m, tiny-m2m-2\), a folder or a hub id, but got 'nothing'"
+    ):
         find_base("nothing")
     with pytest.raises(InputError, match=r"a folder or a hub id, but got './no/where'"):
         find_base("./no/where")

@@ -72,7 +72,7 @@ WRONG = {
     ),
     "an unknown base": (
         "base=tiny",
-        "A base must be an embedded name (tiny-m2m), a folder or a hub id, but got 'tiny'.",
+        "A base must be an embedded name (tiny-m2m, tiny-m2m-2), a folder or a hub id, but got 'tiny'.",
     ),
     "a base that cannot be fetched": (
         "base=nobody/nothing",

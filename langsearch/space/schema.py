@@ -95,7 +95,7 @@ class Space:
 
     @property
     def base(self) -> str:
-        """A hub id, a folder, or the embedded tiny-m2m."""
+        """A hub id, a folder, or an embedded name."""
         return self.base_source.id
 
     @property
