@@ -361,9 +361,10 @@ def test_whatever_moment_a_worker_is_killed_at_another_machine_can_go_on(remote:
             line = worker.stdout.readline()
             assert line, worker.stderr.read() if worker.stderr else ""
             assert int(line) >= pushed, "what was pushed was lost"
+            pushed = int(worker.stdout.readline())  # one push at least, however slow the machine
             time.sleep(seeded.uniform(0.1, 0.5))
             os.kill(worker.pid, signal.SIGKILL)
-            pushed = max([int(line), *map(int, worker.stdout.read().split())])
+            pushed = max([pushed, *map(int, worker.stdout.read().split())])
         fresh = tmp_path / f"fresh{attempt}"
         remote.pull_all(fresh)
         newest = read_newest_checkpoint(fresh / "trials" / "00000" / "checkpoint")
