@@ -184,6 +184,7 @@ def trains(machine: Any) -> bool:
     return False
 
 
+@pytest.mark.integration  # half a minute each; .ci/run runs both
 def test_a_machine_that_comes_late_is_used(machines: Machines, start: Starter) -> None:
     (first,) = machines.set(1)
     machines.plan("00000", "00001")
@@ -199,6 +200,7 @@ def test_a_machine_that_comes_late_is_used(machines: Machines, start: Starter) -
     assert rows["00000"]["worker"] != rows["00001"]["worker"]
 
 
+@pytest.mark.integration
 def test_a_machine_that_is_lost_costs_at_most_the_epoch_in_progress(
     machines: Machines, start: Starter, two_trials: CheckedSpace, base: Base, tmp_path: Path
 ) -> None:
