@@ -231,7 +231,7 @@ def test_a_failure_in_the_middle_leaves_no_adapters_and_the_last_checkpoint(
     next(run)
     with monkeypatch.context() as patch:
 
-        def full_disk(*values: Any) -> None:
+        def full_disk(*values: Any, **options: Any) -> None:
             raise OSError(28, "No space left on device")
 
         patch.setattr("langsearch.trial.trial.write_checkpoint", full_disk)

@@ -47,7 +47,19 @@ GONE = {"gone": 2}
 """A storage, or a cluster, where nothing answers."""
 
 NO_PLACES = {
-    *("overrides", "is_json", "name", "trials", "hours", "resume", "retry", "accept_changed_space", "quiet", "address"),
+    *(
+        "overrides",
+        "is_json",
+        "name",
+        "trials",
+        "hours",
+        "resume",
+        "resume_if_begun",
+        "retry",
+        "accept_changed_space",
+        "quiet",
+        "address",
+    ),
     *("split", "trial", "beams", "src", "tgt", "max_length", "format_", "direction", "compact", "energy", "price"),
     *("host", "token", "port", "detach", "follow", "job", "steps", "rank", "by", "epochs", "target"),
 }
@@ -74,7 +86,7 @@ FETCHED = {"no right to write": 2, "wrong kind": 2, "full": 1}
 ONE_POINT = "--set architecture.rank=2 --set trainer.lr=0.01"
 
 PLACES = {
-    "check": Given("check {space}", {"space": SPACE}),
+    "check": Given("check {space}", {"space": SPACE, "report": MADE}, {"report": "--report {report}"}),
     "run": Given(
         "run {space} --experiments {experiments}", {"space": SPACE, "experiments": MADE | GONE, CACHE: FETCHED}
     ),
@@ -213,6 +225,7 @@ def scene(
     experiment = str(tmp_path / "all" / "tiny")
     values = {"space": str(space_file), "experiments": str(tmp_path / "all"), "adapters": str(tmp_path / "adapters")}
     values |= dict.fromkeys(("experiment", "source", "what"), experiment) | {"to": str(tmp_path / "new")}
+    values["report"] = str(tmp_path / "page")
     values |= {"base": str(tmp_path / "base.json"), "address": f"http://127.0.0.1:{closed_port}"}
     (tmp_path / "base.json").write_text("{}", encoding="utf-8")
     made = Scene(tmp_path, disk, closed_port, values)
@@ -243,6 +256,9 @@ def arrange(scene: Scene, command: str, place: str, state: str) -> str:
     if place == "address":
         values["what"] = "/on/the/cluster"
         return values[place]
+    if place == "report" and state == "wrong kind":  # it is a file, so a folder
+        (scene.root / "page").mkdir()
+        return "page"
     if place == CACHE:
         spoilt = scene.spoil(scene.root / "cache", state)
         scene.environment["LANGSEARCH_CACHE"] = str(spoilt)
@@ -319,7 +335,7 @@ def test_a_wrong_place_is_told_in_a_sentence_and_nothing_is_written(
         if state == "no right to read" and "Usage: " in ended.err:  # typer looks too, where root is not asked
             assert f"'{named}' is not readable." in ended.err
             return
-        problems = [line for line in problems if line.startswith(("error: ", "problem: "))]
+        problems = [line for line in problems if line.startswith(("error: ", "problem: ", "Stopped: "))]
         assert len(problems) in (1, 2)
         assert all(len(problem) < 700 for problem in problems)
         assert any(named in problem for problem in problems)
