@@ -340,4 +340,4 @@ def test_a_wrong_place_is_told_in_a_sentence_and_nothing_is_written(
         assert all(len(problem) < 700 for problem in problems)
         assert any(named in problem for problem in problems)
         assert command == "doctor" or ended.err.splitlines() == problems
-        assert command == "doctor" or all(re.search(" must | holds ", problem) for problem in problems)
+        assert command == "doctor" or all(re.search(" must | holds ", problem) for problem in problems), problems

@@ -44,10 +44,17 @@ class WorkingCopy:
         return self.experiments.child(self.name)
 
     def take_over(self) -> None:
-        """Brings everything here, for a driver that begins. Raises StorageError if the remote cannot be read."""
+        """Brings everything here, for a driver that begins.
+
+        Raises:
+            StorageError: If the remote cannot be read.
+            OSError: If this machine's copy cannot be written.
+        """
         try:
             bring(self.remote, self.path)
         except OSError as error:
+            if str(error.filename or "").startswith(str(self.path)):
+                raise
             raise StorageError(f"{self.remote.url} could not be read: {error}") from error
 
     def push(self, trial: str | None = None) -> None:
