@@ -1,13 +1,14 @@
 """Tab-separated tables with one column a language, plain or as Excel quotes them."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 from langsearch.data.columns import ColumnFile, Columns
-from langsearch.data.lines import forms, read_lines, sentence_problems, shorten
-from langsearch.data.sentences import Sentences
+from langsearch.data.lines import forms, read_column, sentence_problems, shorten
+from langsearch.data.sentences import SentenceWriter
 from langsearch.space.problems import InputError
 
 Quotes = Literal["plain", "excel"]
@@ -16,11 +17,12 @@ MIN_WRAPPED = 3
 """So many cells with a comma in quotes, and no other cell with one, are no chance: Excel puts quotes around commas."""
 
 _Row = list[str]
+_ROWS_AT_ONCE = 10_000
 
 
 def tsv_columns(path: Path) -> tuple[str, ...]:
     """Returns the column names in the header row of a TSV file. Raises InputError if a name is empty or repeated."""
-    return checked_names(path, read_lines(path)[0].split("\t"))
+    return checked_names(path, (read_column(path)[0] or "").split("\t"))
 
 
 def read_tsv(path: Path, columns: Mapping[str, str]) -> Columns:
@@ -50,22 +52,24 @@ def open_tsv(path: Path, quotes: Quotes | None = None, header: Sequence[str] = (
     Raises:
         InputError: If the file cannot be read, a column has no name or another's, or quotes are written in both ways.
     """
-    lines = read_lines(path)
-    if separator := next((mark for mark in ",;" if mark in lines[0] and "\t" not in lines[0]), None):
+    lines = read_column(path)
+    head = lines[0] or ""
+    if separator := next((mark for mark in ",;" if mark in head and "\t" not in head), None):
         raise InputError(
             f"{path}: a tab must separate the cells, but the first line has none, and has {separator!r}. "
             "Save the table as tab-separated text (.tsv)"
         )
-    rows = [line.split("\t") for line in lines]
-    found = quotes or _quotes_of(path, rows)
-    if found == "excel":
-        rows = _unquoted(path, lines)
-    names = checked_names(path, list(header) or rows[0])
+    found = quotes or _quotes_of(path, lines)
+    unquoted = _unquoted(path, [line or "" for line in lines]) if found == "excel" else None
+    names = checked_names(path, list(header) or (unquoted[0] if unquoted else head.split("\t")))
     first = 1 if header else 2
-    body = rows if header else rows[1:]
+
+    def body() -> Iterator[_Row]:
+        rows = iter(unquoted) if unquoted else ((line or "").split("\t") for line in lines)
+        return islice(rows, first - 1, None)
 
     def read(columns: Mapping[str, str]) -> Columns:
-        return _cells(path, names, body, columns, first)
+        return _cells(path, names, body(), columns, first)
 
     notes = forms([path])
     if found == "excel" and quotes is None:
@@ -75,47 +79,74 @@ def open_tsv(path: Path, quotes: Quotes | None = None, header: Sequence[str] = (
     )
 
 
-def _cells(path: Path, names: Sequence[str], rows: Sequence[_Row], columns: Mapping[str, str], first: int) -> Columns:
-    if not rows:
+def _cells(path: Path, names: Sequence[str], rows: Iterator[_Row], columns: Mapping[str, str], first: int) -> Columns:
+    positions = {language: names.index(name) for language, name in columns.items()}
+    writers = {language: SentenceWriter() for language in columns}
+    problems: list[str] = []
+    num_rows = 0
+    while part := list(islice(rows, _ROWS_AT_ONCE)):
+        problems += [
+            f"{path}:{number}: a row must have {len(names)} columns like the header, but has {len(row)}"
+            for number, row in enumerate(part, start=first + num_rows)
+            if len(row) != len(names)
+        ]
+        num_rows += len(part)
+        if not problems:
+            for language, position in positions.items():
+                writers[language].add([row[position] for row in part])
+    if not num_rows:
         raise InputError(f"{path}: the table must have rows below its header, but has none")
-    problems = [
-        f"{path}:{number}: a row must have {len(names)} columns like the header, but has {len(row)}"
-        for number, row in enumerate(rows, start=first)
-        if len(row) != len(names)
-    ]
     if problems:
         raise InputError(shorten(problems))
     found: Columns = {}
     for language, name in columns.items():
-        position = names.index(name)
-        found[language] = Sentences.of(row[position] for row in rows)
+        found[language] = writers[language].finish()
         problems += sentence_problems(found[language], f"{path}:", after=f": column {name}", first=first)
     if problems:
         raise InputError(problems)
     return found
 
 
-def _quotes_of(path: Path, rows: Sequence[_Row]) -> Quotes:
+def _quotes_of(path: Path, lines: Iterable[str | None]) -> Quotes:
     """Returns how a file writes quotes. Raises InputError if it does so in both ways."""
-    quoted = [(number, cell) for number, row in enumerate(rows, start=1) for cell in row if '"' in cell]
-    if not quoted:
-        return "plain"
-    doubled = [number for number, cell in quoted if _is_wrapped(cell) and '""' in cell[1:-1]]
-    others = [number for number, cell in quoted if not _is_wrapped(cell)]
+    first: dict[str, int] = {}
+    widths: set[int] = set()
+    num_commas = 0
+    for number, line in enumerate(lines, start=1):
+        row = (line or "").split("\t")
+        widths.add(len(row))
+        for cell in row:
+            is_quoted, has_comma = '"' in cell, "," in cell
+            if not is_quoted and not has_comma:
+                continue
+            is_wrapped = _is_wrapped(cell)
+            num_commas += has_comma
+            seen = {
+                "quoted": is_quoted,
+                "doubled": is_wrapped and '""' in cell[1:-1],
+                "plain": is_quoted and not is_wrapped,
+                "comma outside": has_comma and not is_wrapped,
+                "quoted without a comma": is_quoted and not has_comma,
+            }
+            for kind, is_there in seen.items():
+                if is_there:
+                    first.setdefault(kind, number)
     way_out = "Write `quotes: excel` or `quotes: plain` beside the file."
-    if doubled and others and len({len(row) for row in rows}) == 1:
+    if "doubled" in first and "plain" in first and len(widths) == 1:
         raise InputError(
-            f"{path}: quotes must be written in one way, but line {doubled[0]} has a cell in quotes with doubled ones "
-            f"inside, as Excel and pandas write it, and line {others[0]} has quotes as plain text. {way_out}"
+            f"{path}: quotes must be written in one way, but line {first['doubled']} has a cell in quotes with doubled "
+            f"ones inside, as Excel and pandas write it, and line {first['plain']} has quotes as plain text. {way_out}"
         )
-    if doubled:
+    if "doubled" in first:
         return "excel"
-    commas = [_is_wrapped(cell) for row in rows for cell in row if "," in cell]
-    is_all = len(commas) >= MIN_WRAPPED and all(commas) and all("," in cell for _, cell in quoted)
-    if is_all:
+    if (
+        num_commas >= MIN_WRAPPED
+        and "quoted" in first
+        and not first.keys() & {"comma outside", "quoted without a comma"}
+    ):
         raise InputError(
-            f"{path}: quotes must be part of the sentences, but all {len(commas)} cells with a comma stand in quotes, "
-            f"and no other cell does, as Excel writes them (first in line {quoted[0][0]}). {way_out}"
+            f"{path}: quotes must be part of the sentences, but all {num_commas} cells with a comma stand in quotes, "
+            f"and no other cell does, as Excel writes them (first in line {first['quoted']}). {way_out}"
         )
     return "plain"
 
