@@ -205,13 +205,14 @@ def test_interrupts_reach_the_search_and_a_lost_client_does_not_end_it(
     time.sleep(5)
     begun.send_signal(signal.SIGINT)
     assert "Go on with the same command and --resume" in ended(begun, 130)
-    (checkpoint,) = (trial / "checkpoint").glob("0*")
+    before = sorted((trial / "checkpoint").glob("0*"))  # none where the machine is slow, and training had not begun
 
     lost = start(long, "--resume")
-    until(lambda: sorted((trial / "checkpoint").glob("0*"))[-1] != checkpoint)
+    until(lambda: sorted((trial / "checkpoint").glob("0*")) not in ([], before))
     lost.kill()
     follower, second = start(long, "--resume"), start(long)
-    assert "Follow it with --resume, or start another with --name" in ended(second, 2)
+    # A head that was too busy for it may have ended the search by the time it answers: then it is refused as one that is.
+    assert "--resume, or start another with --name" in ended(second, 2)
     output = ended(follower, 0)
     assert "is being searched already. Its output follows" in output
     assert "Report: " in output
