@@ -211,7 +211,7 @@ def test_interrupts_reach_the_search_and_a_lost_client_does_not_end_it(
     until(lambda: sorted((trial / "checkpoint").glob("0*")) not in ([], before))
     lost.kill()
     follower, second = start(long, "--resume"), start(long)
-    # A head that was too busy for it may have ended the search by the time it answers: then it is refused as one that is.
+    # A head that was too busy for it may have ended the search by the time it answers: then one is there already.
     assert "--resume, or start another with --name" in ended(second, 2)
     output = ended(follower, 0)
     assert "is being searched already. Its output follows" in output
