@@ -118,7 +118,7 @@ class Beams:
             return self._begin(forced), is_first & False
         log_probs, ids = self._continuations(decoder.logits(hidden), state)
         if forced is not None:
-            log_probs, ids = self._forced(log_probs, ids, forced, is_first)
+            log_probs, ids = _with_one_left(log_probs, ids, is_first[:, None, None], forced[:, None, None])
         candidates = (state.scores[:, :, None] + log_probs).flatten(1)
         scores, places = candidates.topk(2 * self.beams)
         origin, tokens = places // ids.shape[2], ids.flatten(1).gather(1, places)
@@ -174,15 +174,7 @@ class Beams:
         log_probs = best - logits.logsumexp(dim=-1, keepdim=True)
         # Where a row has but one token left, it is the end.
         is_last = (state.lengths + 1 >= state.limits)[:, None, None]
-        only = torch.full_like(log_probs, -torch.inf)
-        only[:, :, 0] = 0.0
-        return torch.where(is_last, only, log_probs), ids.masked_fill(is_last, self._eos_id)
-
-    def _forced(self, log_probs: Tensor, ids: Tensor, forced: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
-        only = torch.full_like(log_probs, -torch.inf)
-        only[:, :, 0] = 0.0
-        is_first = is_first[:, None, None]
-        return torch.where(is_first, only, log_probs), torch.where(is_first, forced[:, None, None], ids)
+        return _with_one_left(log_probs, ids, is_last, ids.new_tensor(self._eos_id))
 
     def _end(self, state: _State, longer: Tensor, scores: Tensor, is_end: Tensor) -> Tensor:
         """Takes the hypotheses that end here among the best that have; returns whether a row had room for them."""
@@ -211,6 +203,13 @@ class Beams:
         best = state.scores[:, 0] / length**penalty
         worst = torch.where(state.has_ended, state.ended_scores.amin(dim=1, keepdim=True), _NEVER)
         return (best[:, None] > worst).any(dim=1)
+
+
+def _with_one_left(log_probs: Tensor, ids: Tensor, rows: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns continuations, (rows, beams, n) each, with one alone for some rows: a token, which is certain there."""
+    only = torch.full_like(log_probs, -torch.inf)
+    only[:, :, 0] = 0.0
+    return torch.where(rows, only, log_probs), torch.where(rows, tokens, ids)
 
 
 def top_of_vocabulary(logits: Tensor, num: int) -> tuple[Tensor, Tensor]:

@@ -193,8 +193,13 @@ def fetch_file(system: Any, source: str, target: Path, url: str) -> None:
                 file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
-        for suffix in ("-journal", "-wal", "-shm"):  # a journal of the old database would tear the new one
-            target.with_name(target.name + suffix).unlink(missing_ok=True)
-        aside.replace(target)
+        put_in_place(aside, target)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def put_in_place(aside: Path, target: Path) -> None:
+    """Gives a file that was brought the name of the one that it follows, which may be a database."""
+    for suffix in ("-journal", "-wal", "-shm"):  # a journal of the old database would tear the new one
+        target.with_name(target.name + suffix).unlink(missing_ok=True)
+    aside.replace(target)

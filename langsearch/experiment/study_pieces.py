@@ -25,7 +25,16 @@ import numpy as np
 import pyarrow.fs as pafs
 
 from langsearch.experiment.folder import write_json
-from langsearch.experiment.object_store import TICK_NS, StorageError, delete, join, open_system, read_bytes, upload
+from langsearch.experiment.object_store import (
+    TICK_NS,
+    StorageError,
+    delete,
+    join,
+    open_system,
+    put_in_place,
+    read_bytes,
+    upload,
+)
 
 STUDY = "study.db"
 """The SQLite file in the experiment's folder; an older experiment has it whole on its remote, too."""
@@ -258,9 +267,7 @@ def _replace(study: Path, image: bytes) -> None:
         file.write(image)
         file.flush()
         os.fsync(file.fileno())
-    for suffix in ("-journal", "-wal", "-shm"):  # a journal of the old database would tear the new one
-        study.with_name(study.name + suffix).unlink(missing_ok=True)
-    aside.replace(study)
+    put_in_place(aside, study)
 
 
 def _read_note(local_root: Path) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def evaluate_trial(
         OSError: If the trial has no weights, or its folder cannot be written.
         NonFiniteScoreError: If a score is NaN or infinite.
     """
-    data = _data(base, environment, split, settings)
+    data = evaluation_data(base, environment, split, settings)
     learner = load_trained(base, environment, folder)
     try:
         evaluation = evaluate(
@@ -106,14 +106,17 @@ def reuse_scores(base: Base, environment: Environment, folder: TrialFolder) -> F
         return None
     if environment.with_directions and result.direction_spbleu is None:
         return None
-    one, other = (_data(base, environment, "full", settings).rows for settings in (used, final))
+    one, other = (evaluation_data(base, environment, "full", settings).rows for settings in (used, final))
     if one.keys() != other.keys() or any(one[key].tolist() != other[key].tolist() for key in one):
         return None
     copy_scores(folder, "validation", "full")
     return FinalResult.of(result)
 
 
-def _data(base: Base, environment: Environment, split: FinalSplit, settings: DecodingSettings) -> EvaluationSet:
+def evaluation_data(
+    base: Base, environment: Environment, split: FinalSplit, settings: DecodingSettings
+) -> EvaluationSet:
+    """Returns the sentences and directions of a split that the settings ask for."""
     store = environment.test if split == "test" else environment.validation
     vocabulary = base.vocabulary(environment.languages)
     return evaluation_set(

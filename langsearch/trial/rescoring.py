@@ -12,7 +12,7 @@ from langsearch.adapters.export_folder import FORMAT_FILE
 from langsearch.adapters.learners import Learner, adapt
 from langsearch.adapters.peft_export import load_export, read_export
 from langsearch.data.directions import Direction
-from langsearch.evaluate.evaluation import Evaluation, evaluate, evaluation_set
+from langsearch.evaluate.evaluation import Evaluation, evaluate
 from langsearch.evaluate.spbleu import Scores, SpBleu
 from langsearch.experiment.earlier import load_begun_space
 from langsearch.experiment.environment import Environment, build_environment, check_space
@@ -25,6 +25,7 @@ from langsearch.space.plan import show_new
 from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space
 from langsearch.study.results import cut_words
+from langsearch.trial.evaluating import evaluation_data
 from langsearch.trial.export import choose_trial, open_experiment
 from langsearch.trial.trial import Split, load_trained, resident
 
@@ -59,17 +60,7 @@ def print_evaluation(
         settings = environment.evaluation.final
         if beams is not None:
             settings = replace(settings, beams=beams)
-        store = environment.test if _SPLITS[split] == "test" else environment.validation
-        vocabulary = base.vocabulary(environment.languages)
-        data = evaluation_set(
-            store,
-            environment.directions,
-            settings,
-            environment.classes,
-            vocabulary,
-            environment.train,
-            environment.zero_shot,
-        )
+        data = evaluation_data(base, environment, "test" if _SPLITS[split] == "test" else "full", settings)
 
         def score(num_parts: int) -> Evaluation:
             scorer = SpBleu(environment.tokenizer)

@@ -3,7 +3,6 @@
 Deselected by default: `python -m pytest -m integration`.
 """
 
-import errno
 import os
 import shutil
 import signal
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 
 from langsearch.experiment.folder import read_json
+from tests.fault_fixtures import fill
 from tests.integration.harness import Experiment, write_faults
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
@@ -141,19 +141,6 @@ def disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
     yield mount
     for path in mounted:
         subprocess.run(["umount", "--lazy", str(path)], check=True)
-
-
-def fill(folder: Path) -> Path:
-    """Fills a file system to its last byte."""
-    ballast = folder / "ballast"
-    with ballast.open("wb", buffering=0) as file:
-        for size in (2**20, 2**12, 1):
-            try:
-                while file.write(b"\0" * size):
-                    pass
-            except OSError as error:
-                assert error.errno == errno.ENOSPC
-    return ballast
 
 
 @pytest.mark.parametrize("what", ["checkpoint", "study"])
