@@ -2,9 +2,14 @@
 
 import codecs
 import mmap
+import shutil
+import tempfile
 import zlib
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
+
+import pyarrow as pa
 
 from langsearch.data.compressed import open_bytes, read_bytes
 from langsearch.data.keys import is_blank
@@ -16,6 +21,8 @@ MAX_CHARACTERS = 20_000
 
 MAX_SHOWN = 5
 """Problems of one file are listed up to this many, then counted."""
+
+_BYTES_AT_ONCE = 1 << 20
 
 _UTF16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 _UTF32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
@@ -92,24 +99,36 @@ def _as_utf8(path: Path, data: bytes) -> bytes:
 def read_column(path: Path) -> Sentences:
     """Returns the lines of a UTF-8 file as `read_lines` does; the file is mapped and no line is kept in memory.
 
+    What is compressed is unpacked into a file without a name, which goes with the process.
+
     Raises:
         InputError: As `read_lines`.
     """
     try:
-        with path.open("rb") as file, open_bytes(path) as stream:
-            first = file.read(4)
-            is_plain = first == stream.read(4) and not first.startswith((*_UTF16, *_UTF32)) and b"\0" not in first[:2]
-            if not is_plain or not first:
-                return Sentences.of(read_lines(path))
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        if b"\r" in data[: 1 << 16] and data.find(b"\n") < 0:
+        data = _mapped(path)
+        if data is None or (b"\r" in data[: 1 << 16] and data.find(b"\n") < 0):
             return Sentences.of(read_lines(path))  # says which line ends these are
-        column = Sentences.lines(data, len(codecs.BOM_UTF8) if first.startswith(codecs.BOM_UTF8) else 0)
+        column = Sentences.lines(data, len(codecs.BOM_UTF8) if data[:3] == codecs.BOM_UTF8 else 0)
         for _ in column:  # decodes each line once
             pass
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError):
+    except (OSError, EOFError, zlib.error, pa.ArrowException, UnicodeDecodeError):
         return Sentences.of(read_lines(path))  # says what is wrong
     return column
+
+
+def _mapped(path: Path) -> mmap.mmap | None:
+    """Returns a file's bytes, unpacked and mapped; None if it is empty or in another encoding."""
+    with path.open("rb") as file, open_bytes(path) as stream:
+        first = stream.read(4)
+        if not first or first.startswith((*_UTF16, *_UTF32)) or b"\0" in first[:2]:
+            return None
+        if file.read(4) == first:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        with tempfile.TemporaryFile() as unpacked:
+            unpacked.write(first)
+            shutil.copyfileobj(stream, unpacked, _BYTES_AT_ONCE)
+            unpacked.flush()
+            return mmap.mmap(unpacked.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def sentence_problems(sentences: Iterable[str | None], before: str, *, after: str = "", first: int = 0) -> list[str]:
@@ -121,21 +140,22 @@ def sentence_problems(sentences: Iterable[str | None], before: str, *, after: st
         after: What stands after it.
         first: The number of the first row.
     """
-    problems = []
-    for number, sentence in enumerate(sentences, start=first):
-        if sentence is None:
-            continue
-        if is_blank(sentence):
-            problems.append(
-                f"{before}{number}{after}: a sentence must not be empty{_invisible(sentence)}. "
-                "Remove the row from all languages"
-            )
-        elif len(sentence) > MAX_CHARACTERS:
-            rule = f"a sentence must have at most {MAX_CHARACTERS:,} characters"
-            problems.append(f"{before}{number}{after}: {rule}, but has {len(sentence):,}. Is a line break missing?")
-        elif "\n" in sentence:
-            problems.append(f"{before}{number}{after}: a sentence must be one line, but holds a line break")
-    return shorten(problems)
+    numbered = enumerate(sentences, start=first)
+    return shorten(
+        f"{before}{number}{after}: {problem}"
+        for number, sentence in numbered
+        if sentence is not None and (problem := sentence_problem(sentence))
+    )
+
+
+def sentence_problem(sentence: str) -> str | None:
+    """Returns what is wrong with a sentence, None if nothing is."""
+    if is_blank(sentence):
+        return f"a sentence must not be empty{_invisible(sentence)}. Remove the row from all languages"
+    if len(sentence) > MAX_CHARACTERS:
+        rule = f"a sentence must have at most {MAX_CHARACTERS:,} characters"
+        return f"{rule}, but has {len(sentence):,}. Is a line break missing?"
+    return "a sentence must be one line, but holds a line break" if "\n" in sentence else None
 
 
 def _invisible(sentence: str) -> str:
@@ -145,9 +165,10 @@ def _invisible(sentence: str) -> str:
     return f", but nothing in it can be seen ({names})" if hidden else ""
 
 
-def shorten(problems: list[str]) -> list[str]:
+def shorten(problems: Iterable[str]) -> list[str]:
     """Returns the first problems of one file; the last of them says how many more there are."""
-    more = len(problems) - MAX_SHOWN
-    if more <= 0:
-        return problems
-    return [*problems[: MAX_SHOWN - 1], f"{problems[MAX_SHOWN - 1]} (and {more:,} more like this)"]
+    rest = iter(problems)
+    shown = list(islice(rest, MAX_SHOWN))
+    if more := sum(1 for _ in rest):
+        shown[-1] += f" (and {more:,} more like this)"
+    return shown

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -60,13 +61,15 @@ def open_tsv(path: Path, quotes: Quotes | None = None, header: Sequence[str] = (
             "Save the table as tab-separated text (.tsv)"
         )
     found = quotes or _quotes_of(path, lines)
-    unquoted = _unquoted(path, [line or "" for line in lines]) if found == "excel" else None
-    names = checked_names(path, list(header) or (unquoted[0] if unquoted else head.split("\t")))
+    rows = partial(_unquoted, path, lines) if found == "excel" else partial(_split, lines)
+    names = checked_names(path, list(header) or next(rows()))
+    if found == "excel":
+        for _ in rows():  # quotes that are wrong are told before anything is read
+            pass
     first = 1 if header else 2
 
     def body() -> Iterator[_Row]:
-        rows = iter(unquoted) if unquoted else ((line or "").split("\t") for line in lines)
-        return islice(rows, first - 1, None)
+        return islice(rows(), first - 1, None)
 
     def read(columns: Mapping[str, str]) -> Columns:
         return _cells(path, names, body(), columns, first)
@@ -156,24 +159,24 @@ def _is_wrapped(cell: str) -> bool:
     return len(cell) >= 2 and cell[0] == cell[-1] == '"' and '"' not in cell[1:-1].replace('""', "")
 
 
-def _unquoted(path: Path, lines: Sequence[str]) -> list[_Row]:
-    rows: list[_Row] = []
-    problems: list[str] = []
+def _split(lines: Iterable[str | None]) -> Iterator[_Row]:
+    return ((line or "").split("\t") for line in lines)
+
+
+def _unquoted(path: Path, lines: Iterable[str | None]) -> Iterator[_Row]:
+    """Yields the rows of a file of Excel's. Raises InputError at the first line whose quotes are wrong."""
     reader = csv.reader((f"{line}\n" for line in lines), delimiter="\t", strict=True)
     try:
-        for row in reader:
+        for number, row in enumerate(reader, start=1):
             # A line break inside of a cell would shift all line numbers behind it.
-            if reader.line_num > len(rows) + 1 + len(problems):
-                begin = len(rows) + 1
-                problems.append(f"{path}:{begin}: a sentence must be one line, but a cell in quotes holds a line break")
-                break
-            rows.append(row)
+            if reader.line_num > number:
+                raise InputError(
+                    f"{path}:{number}: a sentence must be one line, but a cell in quotes holds a line break"
+                )
+            yield row
     except csv.Error as e:
         rule = "quotes must be closed and doubled as Excel writes them"
-        problems.append(f"{path}:{reader.line_num}: {rule}, but got: {e}")
-    if problems:
-        raise InputError(problems)
-    return rows
+        raise InputError(f"{path}:{reader.line_num}: {rule}, but got: {e}") from e
 
 
 def checked_names(path: Path, names: list[str]) -> tuple[str, ...]:

@@ -1,12 +1,16 @@
 """One text file a language, of which line n is the same sentence: CODE.txt, Moses' PREFIX.CODE, FLORES."""
 
+from array import array
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from langsearch.data.columns import ColumnFile, Columns, Located
 from langsearch.data.compressed import ENDINGS, plain_name
-from langsearch.data.lines import forms, read_column, read_lines, sentence_problems
+from langsearch.data.lines import forms, read_column, sentence_problems
+from langsearch.data.sentences import Sentences
 from langsearch.space.languages import find_language, scripts_of
 from langsearch.space.problems import InputError, near_names
 from langsearch.space.settings import Source
@@ -146,38 +150,41 @@ def _text_file(folder: Path, aliases: Mapping[str, str], place: str = "", *, by_
 def _labelled(prefix: Path, endings: Mapping[str, str]) -> ColumnFile:
     """Returns a bitext of the Tatoeba Challenge: its sides have no codes, but each line has those of both."""
     folder = prefix.parent
-    labels = [line.split("\t")[-2:] for line in read_lines(folder / endings["id"])]
-    problems = [
-        f"{folder / endings['id']}:{number}: a line must end with the languages of both sides, but got {pair!r}"
-        for number, pair in enumerate(labels, start=1)
-        if len(pair) != 2 or not all(pair)
-    ]
-    if problems:
-        raise InputError(problems[:1])
-    sides = {"src": [src for src, _ in labels], "trg": [tgt for _, tgt in labels]}
-    names = tuple(dict.fromkeys(name for labelled in sides.values() for name in labelled))
+    numbers: dict[str, int] = {}
+    sides = {"src": array("i"), "trg": array("i")}
+    for number, line in enumerate(read_column(folder / endings["id"]), start=1):
+        pair = (line or "").split("\t")[-2:]
+        if len(pair) != 2 or not all(pair):
+            rule = "a line must end with the languages of both sides"
+            raise InputError(f"{folder / endings['id']}:{number}: {rule}, but got {pair!r}")
+        for labels, name in zip(sides.values(), pair, strict=True):
+            labels.append(numbers.setdefault(name, len(numbers)))
+    num_rows = len(sides["src"])
 
     def read(columns: Mapping[str, str]) -> Columns:
         texts = _read_files(folder, {side: endings[side] for side in sides})
-        if len(texts["src"]) != len(labels):
+        if len(texts["src"]) != num_rows:
             raise InputError(
                 f"{folder}: line n must be the same sentence in every file, but {endings['src']} has "
-                f"{len(texts['src']):,} lines and {endings['id']} has {len(labels):,}"
+                f"{len(texts['src']):,} lines and {endings['id']} has {num_rows:,}"
             )
         found: Columns = {}
         for language, name in columns.items():
-            rows: list[str | None] = [None] * len(labels)
-            for side, labelled in sides.items():
-                for row, label in enumerate(labelled):
-                    if label == name:
-                        rows[row] = texts[side][row]
-            found[language] = tuple(rows)
+            is_there = {side: np.asarray(labels) == numbers[name] for side, labels in sides.items()}
+            src, tgt = (Sentences.of(texts[side]).without(np.flatnonzero(~rows)) for side, rows in is_there.items())
+            if not is_there["trg"].any():
+                found[language] = src
+            elif not is_there["src"].any():
+                found[language] = tgt
+            else:
+                found[language] = Sentences.of(b if b is not None else a for a, b in zip(src, tgt, strict=True))
         return found
 
     def place_of(name: str, row: int) -> str:
-        side = "src" if sides["src"][row] == name else "trg"
+        side = "src" if sides["src"][row] == numbers[name] else "trg"
         return f"{folder / endings[side]}:{row + 1}"
 
+    names = tuple(numbers)
     bare = {name.partition("_")[0]: name for name in reversed(names) if name.partition("_")[0] not in names}
     return ColumnFile(str(prefix), "a language", names, read, place_of, aliases=bare)
 

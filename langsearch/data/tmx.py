@@ -2,7 +2,8 @@
 
 import re
 import zlib
-from collections.abc import Mapping
+from array import array
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 from xml.parsers import expat
@@ -11,13 +12,15 @@ import pyarrow as pa
 
 from langsearch.data.columns import ColumnFile, Columns
 from langsearch.data.compressed import open_bytes
-from langsearch.data.lines import forms, sentence_problems, shorten
+from langsearch.data.lines import forms, sentence_problem, shorten
+from langsearch.data.sentences import SentenceWriter
 from langsearch.space.problems import InputError
 
 _CODES = frozenset({"bpt", "ept", "it", "ph", "ut"})
 """Elements inside a segment that hold codes of a format, not text (TMX 1.4b, section 2.4)."""
 
 _CHUNK = 1 << 20
+_UNITS_AT_ONCE = 10_000
 _BREAK = re.compile(r"[ \t]*[\r\n]+[ \t]*")
 
 
@@ -25,59 +28,88 @@ def open_tmx(path: Path) -> ColumnFile:
     """Returns a translation memory. Its columns are the languages of its variants; a unit is a row.
 
     Codes of a format are left out of a segment, and a line break in it is a space. A unit that lacks a language has no
-    sentence there; of several variants in one language the first counts.
+    sentence there; of several variants in one language the first counts. The file is read as a stream, once for its
+    languages and once for each `read`.
 
     Raises:
         InputError: If the file is no XML, or declares or uses an entity.
     """
-    reader = _Reader(path)
-    with open_bytes(path) as stream:
-        reader.read(stream)
-    units, lines = reader.units, reader.lines
-    names = tuple(dict.fromkeys(name for unit in units for name in unit))
+    lines = array("q")  # 8 bytes a unit are all that is kept
+    found: dict[str, None] = {}
+
+    def note(unit: _Unit, line: int) -> None:
+        lines.append(line)
+        found.update(dict.fromkeys(unit))
+
+    num_repeated = _read(path, note)
+    names = tuple(found)
     # "en-US" is English where no other variant is.
     aliases = {base: name for name in reversed(names) if (base := name.partition("-")[0].lower()) not in names}
 
     def read(columns: Mapping[str, str]) -> Columns:
-        return _columns(path, units, lines, columns)
+        return _columns(path, lines, columns)
 
     def place_of(name: str, row: int) -> str:
         return f"{path}:{lines[row]}: {name}"
 
     notes = forms([path])
-    if reader.num_repeated:
-        notes = (*notes, f"further variants of a unit in one language left out: {reader.num_repeated:,}")
+    if num_repeated:
+        notes = (*notes, f"further variants of a unit in one language left out: {num_repeated:,}")
     return ColumnFile(str(path), "a language", names, read, place_of, notes, aliases)
 
 
-def _columns(path: Path, units: list[dict[str, str]], lines: list[int], columns: Mapping[str, str]) -> Columns:
-    if not units:
+_Unit = dict[str, str]
+"""The segment of each language, as the file names it."""
+
+
+def _columns(path: Path, lines: Sequence[int], columns: Mapping[str, str]) -> Columns:
+    if not lines:
         raise InputError(f"{path}: a translation memory must hold units (<tu>), but has none")
+    writers = {language: SentenceWriter() for language in columns}
+    waiting: list[_Unit] = []
+
+    def flush() -> None:
+        for language, name in columns.items():
+            writers[language].add([unit.get(name) for unit in waiting])
+        waiting.clear()
+
+    def take(unit: _Unit, line: int) -> None:
+        waiting.append(unit)
+        if len(waiting) == _UNITS_AT_ONCE:
+            flush()
+
+    _read(path, take)
+    flush()
+    found: Columns = {language: writer.finish() for language, writer in writers.items()}
     problems: list[str] = []
-    found: Columns = {}
     for language, name in columns.items():
-        found[language] = tuple(unit.get(name) for unit in units)
-        if not sentence_problems(found[language], ""):
-            continue
-        told = [
-            problem
+        problems += shorten(
+            f"{path}:{line}: {name}: {problem}"
             for line, sentence in zip(lines, found[language], strict=True)
-            for problem in sentence_problems([sentence], f"{path}:", after=f": {name}", first=line)
-        ]
-        problems += shorten(told)
+            if sentence is not None and (problem := sentence_problem(sentence))
+        )
     if problems:
         raise InputError(problems)
     return found
 
 
-class _Reader:
-    """Gathers the segments of a stream of XML."""
+def _read(path: Path, take: Callable[[_Unit, int], None]) -> int:
+    """Hands each unit and its line to `take`; returns how many variants were left out."""
+    reader = _Reader(path, take)
+    with open_bytes(path) as stream:
+        reader.read(stream)
+    return reader.num_repeated
 
-    def __init__(self, path: Path) -> None:
+
+class _Reader:
+    """Gathers the segments of a stream of XML, a unit at a time."""
+
+    def __init__(self, path: Path, take: Callable[[_Unit, int], None]) -> None:
         self.path = path
-        self.units: list[dict[str, str]] = []
-        self.lines: list[int] = []
         self.num_repeated = 0
+        self._take = take
+        self._unit: _Unit | None = None
+        self._line = 0
         self._language = ""
         self._text: list[str] | None = None
         self._codes = 0
@@ -109,12 +141,11 @@ class _Reader:
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         if name == "tu":
-            self.units.append({})
-            self.lines.append(self._parser.CurrentLineNumber)
+            self._unit, self._line = {}, self._parser.CurrentLineNumber
         elif name == "tuv":
             self._language = attributes.get("xml:lang") or attributes.get("lang") or ""
         elif name == "seg":
-            if not self.units or not self._language:
+            if self._unit is None or not self._language:
                 line = self._parser.CurrentLineNumber
                 raise InputError(
                     f"{self.path}:{line}: a <seg> must stand in a <tu> and a <tuv> with an xml:lang, but does not"
@@ -126,12 +157,15 @@ class _Reader:
     def _end(self, name: str) -> None:
         if name in _CODES:
             self._codes -= 1
-        elif name == "seg" and self._text is not None:
+        elif name == "tu" and self._unit is not None:
+            self._take(self._unit, self._line)
+            self._unit = None
+        elif name == "seg" and self._unit is not None and self._text is not None:
             text = _BREAK.sub(" ", "".join(self._text)).strip()
-            if self._language in self.units[-1]:
+            if self._language in self._unit:
                 self.num_repeated += 1
             else:
-                self.units[-1][self._language] = text
+                self._unit[self._language] = text
             self._text = None
         elif name == "tuv":
             self._language = ""
