@@ -1,9 +1,11 @@
 """A large store is built by several processes, in parts, and goes on where a build was killed."""
 
+import os
 import pickle
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from langsearch.data import token_parts
 from langsearch.data.encoding import Encoder
 from langsearch.data.parallel import ParallelText
 from langsearch.data.store import TokenStore
+from langsearch.data.token_parts import held
 from langsearch.model.base import Base
 from langsearch.model.splitter import Splitter
 
@@ -102,3 +105,24 @@ def test_a_build_that_was_killed_goes_on_where_it_stopped(tmp_path: Path, small_
     assert seen[0] == "sentence 120 о", "six blocks of twenty were whole"
     assert same(store, TokenStore.build(TEXT, byte_tokens, "f", tmp_path / "b"))
     assert not list((tmp_path / "a").glob(".*"))
+
+
+def test_parts_that_nobody_has_gone_on_with_for_a_week_are_removed_unless_held(
+    tmp_path: Path, small_parts: None
+) -> None:
+    now = time.time()
+    days_by_name = {".en-1.arrow.parts": 8, ".en-2.arrow.parts": 6, ".en-3.arrow.parts": 8}
+    for name, days in days_by_name.items():
+        with held(tmp_path / name):
+            (tmp_path / name / "ids").write_bytes(b"torn")
+        for path in (*(tmp_path / name).iterdir(), tmp_path / name):
+            os.utime(path, (now - days * 86400,) * 2)
+    for name, days in ((f".en-4.arrow.{32 * '0'}", 8), (f".en-5.arrow.{32 * '0'}", 6), ("en-6.arrow", 8)):
+        (tmp_path / name).write_bytes(b"torn")
+        os.utime(tmp_path / name, (now - days * 86400,) * 2)
+    with held(tmp_path / ".en-3.arrow.parts"):
+        files = TokenStore.build(TEXT, byte_tokens, "f", tmp_path).files.values()
+    left = {path.name for path in tmp_path.iterdir()} - {path.name for path in files}
+    assert left == {".en-2.arrow.parts", ".en-3.arrow.parts", f".en-5.arrow.{32 * '0'}", "en-6.arrow"}
+    TokenStore.build(TEXT, byte_tokens, "f", tmp_path)
+    assert not (tmp_path / ".en-3.arrow.parts").exists(), "held no longer"

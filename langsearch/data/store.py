@@ -6,6 +6,7 @@ reused by every experiment, and a change of either makes a new file. Workers of 
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from langsearch.data.encoding import MIN_FOR_PROCESSES, Encoder, Tokenize, num_cores
 from langsearch.data.parallel import ParallelText
-from langsearch.data.token_parts import held, read_parts, remove_parts, write_parts
+from langsearch.data.token_parts import held, read_parts, remove_abandoned, remove_parts, write_parts
 from langsearch.space.problems import InputError, naming
 
 FORMAT = b"langsearch tokens 1"
@@ -103,6 +104,7 @@ class TokenStore:
             ValueError: If `tokenize` does not return one list of ids for each sentence.
         """
         with _made(folder):
+            remove_abandoned(folder, time.time())
             return cls._build(text, tokenize, tokenizer_fingerprint, folder, num_processes, tell)
 
     @classmethod

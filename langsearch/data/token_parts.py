@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from langsearch.data.encoding import Encoded, Encoder
 
 _ROWS_PER_BLOCK = 10_000
 _BLOCKS_PER_COMMIT = 10
+_ABANDONED_SECONDS = 7 * 24 * 3600
 _DONE, _LOCK = "done.json", ".lock"
 _FILES = ("text", "text_lengths", "ids", "num_ids")
 """UTF-8 of all sentences; bytes of each row (int32); ids of all sentences (int32); ids of each row (int32). A row that
@@ -99,6 +100,40 @@ def read_parts(folder: Path) -> Any:
 def remove_parts(folder: Path) -> None:
     """Removes what was written; the folder is still held by whoever holds it."""
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_abandoned(folder: Path, now: float) -> None:
+    """Removes parts, and files that were being written, which nobody has gone on with for a week.
+
+    What is held, or newer, is left: the build that wrote it may be begun again.
+
+    Args:
+        folder: Where token files are kept.
+        now: In seconds since 1970.
+    """
+    for parts in folder.glob(".*.parts"):
+        with suppress(OSError), _held_at_once(parts) as is_held:
+            if is_held and max(entry.stat().st_mtime for entry in (parts, *parts.iterdir())) < now - _ABANDONED_SECONDS:
+                remove_parts(parts)
+    for file in folder.glob(f".*.arrow.{32 * '[0-9a-f]'}"):
+        with suppress(OSError):
+            if file.stat().st_mtime < now - _ABANDONED_SECONDS:
+                file.unlink()
+
+
+@contextmanager
+def _held_at_once(folder: Path) -> Iterator[bool]:
+    """Holds a folder of parts if nobody else does."""
+    descriptor = os.open(folder / _LOCK, os.O_RDWR)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
 
 
 def _append(files: dict[str, Any], encoded: Encoded) -> None:
