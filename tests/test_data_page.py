@@ -29,9 +29,15 @@ LOOK = DataLook(
         part: [[None, 28_000, 100], [28_000, None, None], [100, None, None]] for part in ("train", "validation", "test")
     },
     lengths={"en": [4, 9, 30], "fr": [5, 12, 250], "sw": []},
+    length_ratios=[[None, 1.25, None], [0.8, None, None], [None, None, None]],
     max_length=256,
     unknown_shares={"en": 0.0, "fr": 0.0004, "sw": 1.0},
     faults=[Fault(language="fr", kind="copies", num_sentences=7, share=1.0, worst="train/fr.txt:3: The house")],
+    faulty_shares={
+        "copies": [[None, 0.25, 0.0], [0.25, None, None], [0.0, None, None]],
+        "lengths": [[None, 0.0, 0.0], [0.0, None, None], [0.0, None, None]],
+    },
+    shared_pairs={"test in train": [[None, 1, 0], [1, None, None], [0, None, None]]},
     overlaps=["1 of 60 rows of test are in train too"],
     filtered=None,
 )
@@ -47,18 +53,26 @@ def test_the_page_has_sizes_lengths_faults_and_overlap() -> None:
     bars, *matrices = data["sizes"]
     assert {trace["name"]: trace["x"] for trace in bars["data"]} == LOOK.sentences
     assert [matrix["data"][0]["customdata"][0] for matrix in matrices] == [["", "28,000", "100"]] * 3
-    spread, english, french = data["lengths"]
+    spread, ratios, english, french = data["lengths"]
     assert (spread["data"][0]["y"], spread["data"][0]["x"]) == (["en", "fr"], [9, 12])
     assert sum(english["data"][0]["y"]) == sum(french["data"][0]["y"]) == 3
     assert "shapes" not in english["layout"] and french["layout"]["shapes"][0]["x0"] == 256
     assert data["faults"][0]["data"][0]["text"] == [["100 %", "", "", ""]]
+    by_direction = [ratios, data["faults"][1], data["pieces"][0], data["overlap"][0]]
+    assert len(data["faults"]) == 2, "no direction has a pair whose lengths do not fit"
+    assert [figure["data"][0]["customdata"][:2] for figure in by_direction] == [
+        [["", "1.2", ""], ["0.8", "", ""]],
+        [["", "25 %", "0 %"], ["25 %", "", ""]],
+        [["", "0.04 %", "100 %"], ["0.04 %", "", ""]],
+        [["", "1", "0"], ["1", "", ""]],
+    ]
     for shown in ("30,000", "train/fr.txt:3: The house", "1 of 60 rows of test are in train too", ">0.04<", ">100<"):
         assert shown in page
 
 
 def test_right_data_has_neither_faults_nor_overlap_on_its_page() -> None:
-    page = render_data_page(replace(LOOK, faults=[], overlaps=[], unknown_shares={"en": 0.0}))
-    assert payload(page)["faults"] == [None]
+    page = render_data_page(replace(LOOK, faults=[], overlaps=[], shared_pairs={}, unknown_shares={"en": 0.0}))
+    assert [payload(page)[name] for name in ("faults", "pieces", "overlap")] == [[], [], []]
     assert all(words in page for words in ("It knows all of them.", "None was found.", ">None.<"))
 
 
@@ -68,7 +82,7 @@ def test_check_writes_the_page_where_it_is_told(langsearch: Command, tmp_path: P
     assert ended.code == 0 and ended.out.endswith(f"Page: {tmp_path / 'data.html'}\n")
     data = payload((tmp_path / "data.html").read_text(encoding="utf-8"))
     assert data["sizes"][0]["data"][0]["x"] == [364] * 8
-    assert len(data["lengths"]) == 9
+    assert len(data["lengths"]) == 10
     refused = langsearch("check", space, "--report", tmp_path / "data.html" / "below.html")
     assert refused.code == 2 and "--report must name a file that can be written" in refused.err
 
@@ -92,7 +106,7 @@ def test_it_opens_without_errors_requests_overflow_or_markup_of_the_data(
     write_data_page(look, tmp_path / "data.html")
     opened = open_report(context, tmp_path / "data.html", width=width)
     draw_all(opened)
-    for control in ("sizes-view", "lengths-view"):
+    for control in ("sizes-view", "lengths-view", "pieces-view", "faults-view", "overlap-view"):
         for option in range(opened.numbers(f"document.getElementById('{control}').options.length")):
             opened.page.select_option(f"#{control}", str(option))
     assert opened.messages == [] and opened.requests == []

@@ -65,6 +65,12 @@ class Dirt:
     marked: Mapping[tuple[str, str], Marked] = field(default_factory=dict)
     """By language and kind, where there are some."""
 
+    num_pairs: Mapping[LanguagePair, int] = field(default_factory=dict)
+    """Of each language pair the rows that have both sides."""
+
+    num_marked_pairs: Mapping[tuple[LanguagePair, str], int] = field(default_factory=dict)
+    """By language pair and kind, of the kinds that are faults of a pair."""
+
     def num_looked_at(self, language: str, kind: str) -> int:
         """Returns how many of a language's sentences were looked at for a kind of fault."""
         return (self.num_split if kind == "unknown" else self.num_sentences)[language]
@@ -100,18 +106,23 @@ def find_dirt(
                 _with_unknown_pieces(sentences, unknown_shares, rules.unknown, num_sentences[language], max_split)
             ]
     given = _proportions(lengths, pairs) if proportions is None else proportions
+    num_pairs: dict[LanguagePair, int] = {}
+    num_marked_pairs: dict[tuple[LanguagePair, str], int] = {}
     for pair in pairs:
         both = np.flatnonzero((lengths[pair[0]] > 0) & (lengths[pair[1]] > 0))
         marks = [("copies", _copies(text, pair, both))] if rules.copies else []
         if rules.lengths is not None and pair in given:
             first, second = lengths[pair[0]][both], lengths[pair[1]][both]
             marks.append(("lengths", _misfits(first, second, both, given[pair], rules.lengths)))
+        num_pairs[pair] = len(both)
         for kind, mark in marks:
+            num_marked_pairs[pair, kind] = len(mark.rows)
             for language in pair:
                 found.setdefault((language, kind), []).append(mark)
     marked = {key: _joined(marks) for key, marks in found.items()}
     num_split = {language: min(num, num if max_split is None else max_split) for language, num in num_sentences.items()}
-    return Dirt(num_sentences, num_split, {key: mark for key, mark in marked.items() if len(mark.rows)})
+    marked = {key: mark for key, mark in marked.items() if len(mark.rows)}
+    return Dirt(num_sentences, num_split, marked, num_pairs, num_marked_pairs)
 
 
 def length_proportions(text: ParallelText, pairs: Collection[LanguagePair]) -> dict[LanguagePair, float]:

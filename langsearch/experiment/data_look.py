@@ -6,6 +6,9 @@ from dataclasses import dataclass
 PairMatrix = Sequence[Sequence[int | None]]
 """(num_languages, num_languages): source by target; None where the direction is not translated."""
 
+ShareMatrix = Sequence[Sequence[float | None]]
+"""As `PairMatrix`; None also where nothing is known of the direction."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
@@ -41,6 +44,9 @@ class DataLook:
     lengths: Mapping[str, Sequence[int]]
     """Of each language the tokens of at most 1,000 training sentences, evenly spaced, with their marks."""
 
+    length_ratios: ShareMatrix
+    """Characters of the target for one of the source, the median over training pairs; None of fewer than 30 pairs."""
+
     max_length: int
     """Longer ones are not trained on."""
 
@@ -48,6 +54,12 @@ class DataLook:
     """Which share of each language's pieces the base does not know, in [0, 1]."""
 
     faults: Sequence[Fault]
+    faulty_shares: Mapping[str, ShareMatrix]
+    """By kind which share of each direction's pairs has a fault that is one of pairs, in [0, 1]."""
+
+    shared_pairs: Mapping[str, PairMatrix]
+    """By two parts ("test in train") how many pairs of each direction stand in rows that both have."""
+
     overlaps: Sequence[str]
     """A sentence for each two parts that have rows in common."""
 

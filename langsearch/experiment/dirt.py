@@ -89,12 +89,19 @@ class FoundDirt:
     """Of each part the rows that were looked at."""
 
     num_rows: Mapping[str, int]
+    proportions: Mapping[LanguagePair, float]
+    """Characters of the second language of a pair for one of the first, the median over the training pairs."""
 
     def share(self, language: str, kind: str) -> float:
         """Returns which share of a language's sentences of all parts has a kind of fault, in [0, 1]."""
         return self.num(language, kind) / max(
             sum(dirt.num_looked_at(language, kind) for dirt in self.parts.values()), 1
         )
+
+    def pair_share(self, pair: LanguagePair, kind: str) -> float:
+        """Returns which share of a language pair's rows has a kind of fault that is one of pairs, in [0, 1]."""
+        num = sum(dirt.num_marked_pairs.get((pair, kind), 0) for dirt in self.parts.values())
+        return num / max(sum(dirt.num_pairs.get(pair, 0) for dirt in self.parts.values()), 1)
 
     def num(self, language: str, kind: str) -> int:
         """Returns how many of a language's sentences have a kind of fault, of those that were looked at."""
@@ -130,7 +137,7 @@ def look_at(
     found = {
         part: find_dirt(text, pairs, LOOKED_FOR, unknown_shares, proportions, MAX_SPLIT) for part, text in texts.items()
     }
-    return FoundDirt(found, rows, {part: len(text) for part, text in parts.items()})
+    return FoundDirt(found, rows, {part: len(text) for part, text in parts.items()}, proportions)
 
 
 def worst_kind(found: FoundDirt, language: str) -> str | None:

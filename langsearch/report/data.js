@@ -3,15 +3,15 @@
   const { byId, draw, view, make, unpack, listen, root } = langsearch;
   langsearch.data = JSON.parse(await unpack("report-data"));
   document.head.append(make("script", { text: await unpack("plotly") }));
-  const figures = { "sizes-plot": ["sizes", "sizes-view"], "lengths-plot": ["lengths", "lengths-view"], "faults-plot": ["faults", "none"] };
+  const figures = { "sizes-plot": ["sizes", "sizes-view"], "lengths-plot": ["lengths", "lengths-view"], "pieces-plot": ["pieces", "pieces-view"], "faults-plot": ["faults", "faults-view"], "overlap-plot": ["overlap", "overlap-view"] };
   const redraw = (id) => {
     const [name, choice] = figures[id];
-    const figure = view(langsearch.data[name], choice);
+    const figure = byId(id) && view(langsearch.data[name], choice);
     // A row for each language needs its height on a narrow screen too.
     if (figure) draw(id, { ...figure, layout: { ...figure.layout, height: langsearch.data[name][langsearch.chosen(choice)].layout.height } }, byId(choice)?.value);
   };
   const redrawAll = () => Object.keys(figures).forEach(redraw);
-  for (const [id, [, choice]] of Object.entries(figures)) listen(choice, "change", () => redraw(id));
+  for (const [id, [, choice]] of Object.entries(figures)) if (byId(choice)) listen(choice, "change", () => redraw(id));
   redrawAll();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redrawAll);
   matchMedia("(max-width: 639px)").addEventListener("change", redrawAll);

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from langsearch import __version__
-from langsearch.experiment.data_look import DataLook
+from langsearch.experiment.data_look import DataLook, PairMatrix, ShareMatrix
 from langsearch.experiment.folder import write_text
 from langsearch.report import wording
 from langsearch.report.figures import Figure, plotly_text
@@ -43,11 +43,29 @@ def render_data_page(look: DataLook) -> str:
     sizes = [("sentences by language", _sentence_figure(look))]
     sizes += [(f"pairs by direction, {part}", _pair_figure(look, part)) for part in look.num_rows]
     lengths = [("all languages", _quantile_figure(look))]
+    if any(ratio for row in look.length_ratios for ratio in row):
+        ratios = _share_figure(look, look.length_ratios, "{:.2g}", "characters for one of the source")
+        lengths.append(("target to source by direction", ratios))
     lengths += [(language, _length_figure(look, language)) for language in look.languages if look.lengths[language]]
     views: dict[str, list[tuple[str, Figure | None]]] = {
         "sizes": list(sizes),
         "lengths": list(lengths),
-        "faults": [("faults", _fault_figure(look))],
+        "faults": [
+            ("by language", _fault_figure(look)),
+            *(
+                (f"{_KINDS[kind]} by direction", _percent_figure(look, matrix, "pairs"))
+                for kind, matrix in look.faulty_shares.items()
+                if any(share for row in matrix for share in row)
+            ),
+        ]
+        if look.faults
+        else [],
+        "pieces": [("by direction", _percent_figure(look, _unknown_matrix(look), "unknown, the side with more"))]
+        if any(look.unknown_shares.values())
+        else [],
+        "overlap": [
+            (f"{parts} by direction", _counted_figure(look, pairs)) for parts, pairs in look.shared_pairs.items()
+        ],
     }
     data = {name: [figure for _, figure in found] for name, found in views.items()}
     values: dict[str, Any] = {
@@ -88,11 +106,39 @@ def _sentence_figure(look: DataLook) -> Figure:
 
 
 def _pair_figure(look: DataLook, part: str) -> Figure:
-    """Returns how many pairs each direction has, as a matrix; colours by the logarithm, since sizes differ so much."""
-    names = [plotly_text(language) for language in look.languages]
-    matrix = look.pairs[part]
+    """Returns how many pairs each direction has."""
+    return _counted_figure(look, look.pairs[part])
+
+
+def _counted_figure(look: DataLook, matrix: PairMatrix) -> Figure:
+    """Returns counts by direction as a matrix; colours by the logarithm, since sizes differ so much."""
     shades = [[None if number is None else math.log10(number + 1) for number in row] for row in matrix]
     texts = [["" if number is None else f"{number:,}" for number in row] for row in matrix]
+    return _matrix_figure(look, shades, texts, "pairs", "var(--front)")
+
+
+def _percent_figure(look: DataLook, matrix: ShareMatrix, unit: str) -> Figure:
+    percent = [[None if share is None else 100 * share for share in row] for row in matrix]
+    return _share_figure(look, percent, "{:.3g} %", unit, colour="var(--worse)", most=10)
+
+
+def _share_figure(
+    look: DataLook, matrix: ShareMatrix, shown: str, unit: str, colour: str = "var(--front)", most: float | None = None
+) -> Figure:
+    texts = [["" if share is None else shown.format(share) for share in row] for row in matrix]
+    return _matrix_figure(look, matrix, texts, unit, colour, most)
+
+
+def _matrix_figure(
+    look: DataLook,
+    shades: ShareMatrix,
+    texts: Sequence[Sequence[str]],
+    unit: str,
+    colour: str,
+    most: float | None = None,
+) -> Figure:
+    """Returns a matrix of source by target."""
+    names = [plotly_text(language) for language in look.languages]
     trace = {
         "type": "heatmap",
         "x": names,
@@ -101,17 +147,32 @@ def _pair_figure(look: DataLook, part: str) -> Figure:
         "customdata": texts,
         "text": texts if len(names) <= 8 else None,
         "texttemplate": "%{text}" if len(names) <= 8 else None,
-        "hovertemplate": "%{y} to %{x}: %{customdata} pairs<extra></extra>",
+        "hovertemplate": f"%{{y}} to %{{x}}: %{{customdata}} {unit}<extra></extra>",
         "hoverongaps": False,
         "showscale": False,
         "zmin": 0,
-        "colorscale": [[0, "var(--tint)"], [1, "var(--front)"]],
+        "zmax": most,
+        "colorscale": [[0, "var(--tint)"], [1, colour]],
         "xgap": 1,
         "ygap": 1,
     }
     layout = _rows_layout(look.languages, {"title": {"text": "target"}, "side": "bottom"}, per_row=1)
     layout["yaxis"] |= {"title": {"text": "source"}}
     return {"data": [trace], "layout": layout}
+
+
+def _unknown_matrix(look: DataLook) -> ShareMatrix:
+    """Returns of each direction the share of pieces that the base does not know, on the side that has more."""
+    pairs = look.pairs["train"]
+    return [
+        [
+            None
+            if pairs[row][column] is None
+            else max(look.unknown_shares.get(src, 0), look.unknown_shares.get(tgt, 0))
+            for column, tgt in enumerate(look.languages)
+        ]
+        for row, src in enumerate(look.languages)
+    ]
 
 
 def _quantile_figure(look: DataLook) -> Figure:

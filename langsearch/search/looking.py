@@ -1,12 +1,15 @@
 """The data of a checked space, looked at for a page."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from langsearch.data.batches import NUM_MARKS
 from langsearch.data.dirt import KINDS, MAX_SPLIT, spaced
+from langsearch.data.overlap import LanguagePair
 from langsearch.data.parallel import ParallelText
 from langsearch.experiment.corpus import PARTS
 from langsearch.experiment.data_look import DataLook, Fault, PairMatrix
@@ -15,6 +18,8 @@ from langsearch.experiment.environment import CheckedSpace
 from langsearch.experiment.leaks import describe_overlap
 from langsearch.search.known_pieces import unknown_shares
 from langsearch.search.sentence_lines import describe_filtered, describe_worst
+
+_Value = TypeVar("_Value")
 
 
 def look_at_data(checked: CheckedSpace, dirt: FoundDirt) -> DataLook:
@@ -38,6 +43,7 @@ def look_at_data(checked: CheckedSpace, dirt: FoundDirt) -> DataLook:
         sentences={part: [int(found[name].sum()) for name in space.languages] for part, found in present.items()},
         pairs={part: _pairs(checked, [found[name] for name in space.languages]) for part, found in present.items()},
         lengths={language: _lengths(checked, language) for language in space.languages},
+        length_ratios=_by_direction(checked, partial(_length_ratio, dirt)),
         max_length=checked.lengths.max_length,
         unknown_shares=unknown_shares(checked),
         faults=[
@@ -52,6 +58,16 @@ def look_at_data(checked: CheckedSpace, dirt: FoundDirt) -> DataLook:
             for kind in KINDS
             if dirt.num(language, kind)
         ],
+        faulty_shares={
+            kind: _by_direction(checked, lambda src, tgt, kind=kind: dirt.pair_share(_pair(dirt, src, tgt), kind))  # type: ignore[misc]
+            for kind in ("copies", "lengths")
+        },
+        shared_pairs={
+            f"{overlap.part} in {overlap.other}": _pairs(
+                checked, [present[overlap.part][name][overlap.rows] for name in space.languages]
+            )
+            for overlap in checked.overlaps
+        },
         overlaps=[describe_overlap(space, overlap, corpus) for overlap in checked.overlaps],
         filtered=describe_filtered(checked.filtered) if checked.filtered is not None else None,
     )
@@ -62,15 +78,25 @@ def _present(text: ParallelText, language: str) -> NDArray[np.bool_]:
 
 
 def _pairs(checked: CheckedSpace, present: Sequence[NDArray[np.bool_]]) -> PairMatrix:
+    by_language = dict(zip(checked.space.languages, present, strict=True))
+    return _by_direction(checked, lambda src, tgt: int((by_language[src] & by_language[tgt]).sum()))
+
+
+def _by_direction(checked: CheckedSpace, value: Callable[[str, str], _Value]) -> list[list[_Value | None]]:
     given = {(direction.src, direction.tgt) for direction in checked.directions}
     languages = checked.space.languages
-    return [
-        [
-            int((present[row] & present[column]).sum()) if (src, tgt) in given else None
-            for column, tgt in enumerate(languages)
-        ]
-        for row, src in enumerate(languages)
-    ]
+    return [[value(src, tgt) if (src, tgt) in given else None for tgt in languages] for src in languages]
+
+
+def _pair(dirt: FoundDirt, src: str, tgt: str) -> LanguagePair:
+    """Returns the two languages in the order in which they were looked at."""
+    return (src, tgt) if any((src, tgt) in found.num_pairs for found in dirt.parts.values()) else (tgt, src)
+
+
+def _length_ratio(dirt: FoundDirt, src: str, tgt: str) -> float | None:
+    if (src, tgt) in dirt.proportions:
+        return dirt.proportions[src, tgt]
+    return 1 / dirt.proportions[tgt, src] if (tgt, src) in dirt.proportions else None
 
 
 def _lengths(checked: CheckedSpace, language: str) -> list[int]:
