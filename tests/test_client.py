@@ -15,9 +15,10 @@ import pytest
 import ray
 
 from langsearch.cluster import client
-from langsearch.experiment.folder import read_rows
+from langsearch.experiment.folder import TrialFolder, read_rows
 from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space
+from langsearch.trial.stalls import stall_file
 
 if TYPE_CHECKING:
     from tests.head_fixtures import Head
@@ -201,8 +202,8 @@ def test_interrupts_reach_the_search_and_a_lost_client_does_not_end_it(
     long = "--set=trainer.pairs_per_epoch=5000"
     trial = tmp_path / "experiments/tiny/trials/00000"
     begun = start(long)
-    until(lambda: (trial / "trial.json").exists())
-    time.sleep(15)  # until it trains, so that there is something to be kept
+    # There while a worker is at an epoch of it: what interrupts it from then on leaves a checkpoint behind.
+    until(stall_file(TrialFolder(trial)).exists)
     begun.send_signal(signal.SIGINT)
     assert "Go on with the same command and --resume" in ended(begun, 130)
     checkpoint = sorted((trial / "checkpoint").glob("0*"))[-1]  # by then an epoch may have ended, and left one too
