@@ -115,6 +115,7 @@ def test_an_unknown_kind_lists_those_that_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.shared
+@pytest.mark.integration
 def test_real_english_centric_corpora_go_through_check_with_three_lines(
     shared_folder: Path, tmp_path: Path, langsearch: "Command"
 ) -> None:

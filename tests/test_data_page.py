@@ -106,7 +106,7 @@ def test_it_opens_without_errors_requests_overflow_or_markup_of_the_data(
     write_data_page(look, tmp_path / "data.html")
     opened = open_report(context, tmp_path / "data.html", width=width)
     draw_all(opened)
-    for control in ("sizes-view", "lengths-view", "pieces-view", "faults-view", "overlap-view"):
+    for control in ("sizes-view", "lengths-view", "faults-view"):
         for option in range(opened.numbers(f"document.getElementById('{control}').options.length")):
             opened.page.select_option(f"#{control}", str(option))
     assert opened.messages == [] and opened.requests == []

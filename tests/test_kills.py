@@ -192,9 +192,8 @@ def read(path: Path) -> tuple[list[dict[str, Any]], list[str], list[TrialRow]]:
     return [comparable(row) for row in rows], [row.name for row in table.front()], rows[1:]
 
 
-@pytest.mark.parametrize(
-    "sampler", ["tpe", *(pytest.param(name, marks=pytest.mark.integration) for name in ("random", "nsga2"))]
-)
+@pytest.mark.integration
+@pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2"])
 def test_a_driver_killed_at_twenty_random_moments_ends_as_an_undisturbed_one(
     sampler: str, processes: ForkServerContext, tmp_path: Path
 ) -> None:

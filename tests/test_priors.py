@@ -184,6 +184,7 @@ def test_equal_seeds_train_once(checked: CheckedSpace, make_table: TableMaker, t
     assert [row.same_as for row in table.rows()] == [None, "00000", None]
 
 
+@pytest.mark.integration
 def test_a_run_learns_its_priors_once_and_begins_with_them(
     learned: ExperimentFolder, checked: CheckedSpace, tiny_space: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,7 @@ def test_an_experiment_of_an_older_version_is_read_as_it_lies(experiment: Path, 
     assert (tmp_path / "adapters" / "src-en" / "adapter_config.json").exists()
 
 
+@pytest.mark.integration
 def test_a_search_of_an_older_version_is_resumed_to_its_end(experiment: Path, tmp_path: Path) -> None:
     before = {row["name"]: row for row in pq.read_table(experiment / "results.parquet").to_pylist()}
     curve = pq.read_table(experiment / "trials" / "00002" / "curve.parquet").to_pylist()

@@ -166,6 +166,7 @@ def test_a_finished_search_that_is_resumed_starts_nothing(
     assert rows_of(searched.path) == searched.rows
 
 
+@pytest.mark.integration
 def test_after_kill_9_resume_adds_only_what_is_missing_and_tests_nothing_twice(
     searched: Searched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,7 +3,7 @@
   const { byId, draw, view, make, unpack, listen, root } = langsearch;
   langsearch.data = JSON.parse(await unpack("report-data"));
   document.head.append(make("script", { text: await unpack("plotly") }));
-  const figures = { "sizes-plot": ["sizes", "sizes-view"], "lengths-plot": ["lengths", "lengths-view"], "pieces-plot": ["pieces", "pieces-view"], "faults-plot": ["faults", "faults-view"], "overlap-plot": ["overlap", "overlap-view"] };
+  const figures = { "sizes-plot": ["sizes", "sizes-view"], "lengths-plot": ["lengths", "lengths-view"], "pieces-plot": ["pieces", "none"], "faults-plot": ["faults", "faults-view"], "overlap-plot": ["overlap", "overlap-view"] };
   const redraw = (id) => {
     const [name, choice] = figures[id];
     const figure = byId(id) && view(langsearch.data[name], choice);

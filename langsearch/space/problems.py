@@ -46,7 +46,8 @@ def near_names(name: str, valid: Iterable[str], limit: int = 3) -> str:
         limit: The most names to suggest.
     """
     names = list(valid)
-    close = difflib.get_close_matches(name, names, n=limit, cutoff=0.5)
+    # Any two codes of two letters that share one are alike by half: de is no slip of the finger for en.
+    close = difflib.get_close_matches(name, names, n=limit, cutoff=0.5 if len(name) > 3 else 0.6)
     if close:
         return f" Did you mean {', '.join(close)}?"
     return f" Valid: {', '.join(names)}." if len(names) <= 20 else ""
