@@ -1,4 +1,4 @@
-"""What `check` shows of many bitexts and `run` refuses of them; the README's sources."""
+"""What `check` shows of many bitexts and `run` refuses of them; the sources that search_spaces/data.md names."""
 
 import json
 import re
@@ -136,11 +136,11 @@ def test_real_english_centric_corpora_go_through_check_with_three_lines(
     assert "870 in 4 class pairs, 812 of them zero-shot" in ended.out
 
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[1] / "search_spaces" / "data.md").read_text(encoding="utf-8")
 
 
-def test_every_source_in_the_readme_is_a_source_of_a_space(tmp_path: Path) -> None:
-    table = README.partition("| Text | In the space |")[2].partition("\n\n")[0]
+def test_every_source_on_the_page_is_a_source_of_a_space(tmp_path: Path) -> None:
+    table = PAGE.partition("| Text | In the space |")[2].partition("\n\n")[0]
     cells = "".join(line.rpartition(" | ")[2] for line in table.splitlines()[2:])
     sources = re.findall(r"`(\{.*?\})`", cells)
     assert len(sources) >= 11
@@ -148,8 +148,8 @@ def test_every_source_in_the_readme_is_a_source_of_a_space(tmp_path: Path) -> No
     assert kinds == set(SOURCE_KINDS) - {"embedded"}
 
 
-def test_the_many_bitexts_of_the_readme_are_a_space(tmp_path: Path) -> None:
-    section = README.partition("### Many bitexts in one space")[2]
+def test_the_many_bitexts_of_the_page_are_a_space(tmp_path: Path) -> None:
+    section = PAGE.partition("## Many bitexts in one space")[2]
     block = section.partition("```yaml\n")[2].partition("```")[0]
     head, _, tail = SPACE.partition("data:")
     space = load(tmp_path, head + block + tail.partition("\n")[2])

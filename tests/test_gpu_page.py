@@ -1,4 +1,4 @@
-"""README's page on GPUs: its space, and the numbers that it computes."""
+"""The page on GPUs: its space, and the numbers that it computes."""
 
 import re
 from pathlib import Path
@@ -16,8 +16,7 @@ from langsearch.space.schema import load_space
 from langsearch.space.settings import Baseline, TrainerSettings
 from tests.benchmarks.step_variants import Size, adapted_model, random_base
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-PAGE = README.partition("## On a GPU with NLLB-200 or M2M-100")[2].partition("\n## ")[0]
+PAGE = (Path(__file__).parents[1] / "cluster" / "gpu.md").read_text(encoding="utf-8")
 
 SHAPES = {
     "M2M-100 418M": (1024, 12, 4096, 128_112),
@@ -52,7 +51,7 @@ def base_shape(name: str) -> BaseShape:
 
 
 def activations(width: int, layers: int, ffn: int, tokens: int) -> int:
-    """The README's formula, in bytes."""
+    """The page's formula, in bytes."""
     return layers * tokens * (50 * width + 4 * ffn)
 
 

@@ -1,4 +1,4 @@
-"""README's table of results.parquet, and its lines of pandas, Polars and DuckDB."""
+"""The table of results.parquet in search_spaces/results.md, and its lines of pandas, Polars and DuckDB."""
 
 import importlib.util
 import re
@@ -14,8 +14,8 @@ from langsearch.experiment.results_parquet import RESULTS
 
 pytest_plugins = ["search_fixtures"]
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-SECTION = README.partition("### What results.parquet holds")[2].partition("\n### ")[0]
+PAGE = (Path(__file__).parents[1] / "search_spaces" / "results.md").read_text(encoding="utf-8")
+SECTION = PAGE.partition("## What results.parquet holds")[2].partition("\n## ")[0]
 
 
 def test_the_table_has_every_column_once_in_the_files_order() -> None:
