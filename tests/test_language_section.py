@@ -158,3 +158,11 @@ def test_check_warns_of_a_language_whose_pieces_the_base_does_not_know(tmp_path:
     assert 0.01 < share["tyv"] < 0.5
     shown = f"of the pieces of tyv at most 1 % should be unknown to the base, but {100 * share['tyv']:.2g} % are"
     assert shown in console.file.getvalue()
+
+
+def test_a_plain_list_of_languages_is_told_how_a_single_class_is_written(tmp_path: Path) -> None:
+    (told,) = problems(tmp_path, SMALL, "languages=[en, fr]")
+    assert told.endswith(
+        "`languages` must be classes of languages, each with ranks of its own, but got ['en', 'fr']. "
+        "Of a single class: {all: ['en', 'fr']}"
+    )

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from langsearch.space.document import KeyPath, show
 from langsearch.space.languages import find_language
@@ -43,6 +43,16 @@ class LanguagesSection(Section):
     __pydantic_extra__: dict[str, list[str]]
 
     new: Annotated[dict[str, NewLanguageSection], BeforeValidator(_no_class)] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_list(cls, raw: object) -> object:
+        if not isinstance(raw, list):
+            return raw
+        raise ValueError(
+            f"must be classes of languages, each with ranks of its own, but got {show(raw)}. "
+            f"Of a single class: {{all: {show(raw)}}}"
+        )
 
     @property
     def classes(self) -> dict[str, list[str]]:
