@@ -1,7 +1,7 @@
 """spBLEU: BLEU over SentencePiece pieces, by sacreBLEU, with its signature and interval.
 
-Goyal et al. 2022 (FLORES-101, arXiv 2106.03193, section 5). Every number is sacreBLEU's; here pieces are made,
-statistics kept by sentence, and directions averaged.
+Goyal et al. 2022 (FLORES-101, arXiv 2106.03193, section 5). Every score is sacreBLEU's; here pieces are made,
+statistics gathered by sentence, as sacreBLEU would, and directions averaged.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ from sacrebleu.metrics import BLEU
 from sacrebleu.utils import SACREBLEU_DIR
 
 from langsearch.data.directions import Direction, class_pair
+from langsearch.evaluate.ngrams import Ids, match_statistics, scores_of
 from langsearch.space.problems import InputError
 
 NUM_BOOTSTRAP = 500
@@ -167,7 +168,8 @@ class SpBleu:
         # with them joined by spaces, sacreBLEU's "none" gives what its own tokenizer gives (shown by a test).
         self._bleu = BLEU(tokenize="none", force=True)
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model)
-        self._pieces = lru_cache(maxsize=1 << 17)(self._split)
+        self._numbers: dict[str, int] = {}
+        self._ids = lru_cache(maxsize=1 << 17)(self._split)
 
     @property
     def signature(self) -> str:
@@ -180,10 +182,7 @@ class SpBleu:
 
     def statistics(self, hypotheses: Sequence[str], references: Sequence[str]) -> np.ndarray:
         """Returns BLEU's sufficient statistics, (sentences, 10): lengths, then matches and totals of 1- to 4-grams."""
-        hypothesis_pieces = [self._pieces(text) for text in hypotheses]
-        reference_pieces = [self._pieces(text) for text in references]
-        rows = self._bleu._extract_corpus_statistics(hypothesis_pieces, [reference_pieces])
-        return np.array(rows, dtype=np.int64)
+        return match_statistics(*([self._ids(text) for text in texts] for texts in (hypotheses, references)))
 
     def from_statistics(self, total: np.ndarray) -> float:
         """Returns spBLEU, 0 to 100, from statistics summed over sentences, (10,)."""
@@ -239,11 +238,14 @@ class SpBleu:
         drawn = {size: rng.multinomial(size, np.full(size, 1 / size), size=NUM_BOOTSTRAP) for size in sizes}
         means = np.zeros(NUM_BOOTSTRAP)
         for rows in statistics:
-            means += [self.from_statistics(total) for total in drawn[len(rows)] @ rows]
+            means += scores_of(drawn[len(rows)] @ rows)
         return means / len(statistics)
 
-    def _split(self, text: str) -> str:
-        return " ".join(self._processor.encode(text, out_type=str))
+    def _split(self, text: str) -> Ids:
+        # As sacreBLEU's "none" does with the pieces joined by spaces: what a piece holds of spaces ends it.
+        pieces = " ".join(self._processor.encode(text, out_type=str)).split()
+        known = self._numbers
+        return np.fromiter((known.setdefault(piece, len(known)) for piece in pieces), np.int32, len(pieces))
 
 
 def _fetch(name: str, path: Path) -> None:
