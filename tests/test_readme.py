@@ -22,7 +22,7 @@ PAGES = (
     ROOT / "tests" / "benchmarks" / "README.md",
 )
 
-MINIMAL = {
+MINIMAL: dict[str, Any] = {
     "base": "facebook/m2m100_418M",
     "languages": {"high": ["en", "fr"], "low": ["sw", "wo"]},
     "data": {"train": {"files": "train"}, "validation": {"files": "dev"}, "test": {"files": "test"}},
@@ -70,7 +70,7 @@ def test_every_yaml_on_a_page_is_part_of_a_space(page: Path, tmp_path: Path) -> 
             for key, value in (yaml.safe_load(alternative) or {}).items():
                 default = MINIMAL.get(key)
                 is_merged = isinstance(default, dict) and isinstance(value, dict) and key != "languages"
-                space[key] = {**default, **value} if is_merged else value  # type: ignore[dict-item]
+                space[key] = {**default, **value} if is_merged else value
             if "directions" in space["data"]:
                 named = dict.fromkeys(code for pair in space["data"]["directions"] for code in pair.split("-"))
                 space["languages"] = {"high": list(named)[:1], "low": list(named)[1:]}
