@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import typer.main
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from langsearch.cli.app import app
 from langsearch.space.schema import load_space
@@ -68,7 +68,7 @@ def test_every_yaml_on_a_page_is_part_of_a_space(page: Path, tmp_path: Path) -> 
         for alternative in alternatives:
             space = dict(MINIMAL)
             for key, value in (yaml.safe_load(alternative) or {}).items():
-                default = MINIMAL.get(key)
+                default: Any = MINIMAL.get(key)
                 is_merged = isinstance(default, dict) and isinstance(value, dict) and key != "languages"
                 space[key] = {**default, **value} if is_merged else value
             if "directions" in space["data"]:
