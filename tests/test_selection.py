@@ -11,6 +11,7 @@ from langsearch.space.settings import DecodingSettings
 
 if TYPE_CHECKING:
     from langsearch.study.table import TrialTable
+    from langsearch.trial.scores import FinalSplit
     from tests.search_fixtures import ResultMaker, TableMaker
 
 pytest_plugins = ["search_fixtures"]
@@ -39,11 +40,14 @@ def table(make_table: "TableMaker", make_result: "ResultMaker", request: pytest.
     return table
 
 
-def _run(search: Any, split: str, names: list[str], record: Any) -> None:
+def _run(search: Any, evaluations: list[tuple[str, "FinalSplit"]]) -> None:
     final = search.space.evaluation.final
-    scores = {f"full_{name}": 1.0 for name in ("spbleu", "spbleu_low", "spbleu_high", "worst_class_spbleu", "chrf")}
-    for name in names:
-        record(name, scores | {"full_num_sentences": final.sentences or 52, "full_num_directions": 56})
+    names = ("spbleu", "spbleu_low", "spbleu_high")
+    full = {f"full_{name}": 1.0 for name in (*names, "worst_class_spbleu", "chrf")}
+    full |= {"full_num_sentences": final.sentences or 52, "full_num_directions": 56}
+    test = {f"test_{name}": 2.0 for name in names} | {"test_num_sentences": 60, "test_num_directions": 56}
+    for name, split in evaluations:
+        selection._record(search, name, split, full if split == "full" else test)
 
 
 @pytest.mark.parametrize(
@@ -74,3 +78,24 @@ def test_systems_that_are_tested_are_counted_as_one_counts(
     monkeypatch.setattr(selection, "compare_tested", lambda *values: None)
     selection.test_front(_search(said, table, DecodingSettings()))
     assert said == [f"Testing {systems}, of the front and the baselines, on the test set …"]
+
+
+@pytest.mark.parametrize("table", [1], indirect=True)
+def test_workers_that_the_candidates_leave_free_test_the_baselines_once(
+    table: "TrialTable", make_result: "ResultMaker", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table.add_baseline("pretrained")
+    table.complete("pretrained", make_result(spbleu=0, trainable_parameters=0))
+    asked: list[tuple[str, str]] = []
+
+    def run(search: Any, evaluations: list[tuple[str, "FinalSplit"]]) -> None:
+        asked.extend(evaluations)
+        _run(search, evaluations)
+
+    monkeypatch.setattr(selection, "_run", run)
+    monkeypatch.setattr(selection, "compare_tested", lambda *values: None)
+    search = _search([], table, DecodingSettings())
+    assert selection.evaluate_candidates(search)
+    assert asked == [("00000", "full"), ("pretrained", "test")], "what selects begins first"
+    assert selection.test_front(search)
+    assert asked[2:] == [("00000", "test")]

@@ -1,7 +1,7 @@
 """What follows the trials: the front once more by `evaluation.final`, then, once, on the test set."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -27,8 +27,10 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 def evaluate_candidates(search: Search) -> bool:
     """Scores the candidates on validation again, by `evaluation.final`, each one once over all resumes.
 
+    Workers that these leave free test the baselines meanwhile: those are tested whatever the front will be.
+
     Returns:
-        Whether all of them have such scores; without them nothing may be tested, since nothing is selected.
+        Whether all candidates have such scores; without them none may be tested, since nothing is selected.
     """
     table = search.table
     names = [row.name for row in table.unscored()]
@@ -39,14 +41,9 @@ def evaluate_candidates(search: Search) -> bool:
             candidates += " and the pretrained base"
         final = search.space.evaluation.final
         search.display.message(f"Scoring {candidates} again, on {_part(search, final.sentences, final.directions)} …")
-
-    def record(name: str, values: dict[str, Any]) -> None:
-        result = FinalResult(**values)
-        table.record_final(name, result)
-        part = _part(search, result.full_num_sentences, result.full_num_directions)
-        search.display.message(f"{name:<15} spBLEU {result.full_spbleu:5.2f} on {part}")
-
-    _run(search, "full", names, record)
+        # Both of one trial would write to its scores at once.
+        baselines = [row.name for row in table.untested() if row.kind == "baseline" and row.name not in names]
+        _run(search, [*((name, "full") for name in names), *((name, "test") for name in baselines)])
     for name, texts in table.violated_by_final().items():
         search.display.message(f"{name:<15} leaves the front: by these scores it violates {', '.join(texts)}")
     if table.constraints.all and not table.front():
@@ -65,15 +62,22 @@ def test_front(search: Search) -> bool:
     if names:
         systems = "1 system" if len(names) == 1 else f"{len(names)} systems"
         search.display.message(f"Testing {systems}, of the front and the baselines, on the test set …")
-
-    def record(name: str, values: dict[str, Any]) -> None:
-        result = TestResult(**values)
-        table.record_test(name, result)
-        search.display.message(f"{name:<15} test spBLEU {result.test_spbleu:5.2f}")
-
-    _run(search, "test", names, record)
+        _run(search, [(name, "test") for name in names])
     compare_tested(search.folder, table, search.environment)
     return not table.untested()
+
+
+def _record(search: Search, name: str, split: FinalSplit, values: dict[str, Any]) -> None:
+    """Puts a trial's scores into the table, and says them."""
+    if split == "test":
+        tested = TestResult(**values)
+        search.table.record_test(name, tested)
+        search.display.message(f"{name:<15} test spBLEU {tested.test_spbleu:5.2f}")
+        return
+    result = FinalResult(**values)
+    search.table.record_final(name, result)
+    part = _part(search, result.full_num_sentences, result.full_num_directions)
+    search.display.message(f"{name:<15} spBLEU {result.full_spbleu:5.2f} on {part}")
 
 
 test_front.__test__ = False  # type: ignore[attr-defined]
@@ -84,44 +88,43 @@ def _part(search: Search, num_sentences: int | None, num_directions: int | None)
     return final_part(num_sentences, num_directions, len(checked.corpus.validation), len(checked.directions))
 
 
-def _run(
-    search: Search,
-    split: FinalSplit,
-    names: Sequence[str],
-    record: Callable[[str, dict[str, Any]], None],
-) -> None:
-    """Evaluates several trials as Ray tasks; one that fails is named, and tried again on resume."""
-    if not names:
-        return
+def _run(search: Search, evaluations: Sequence[tuple[str, FinalSplit]]) -> None:
+    """Evaluates several trials as Ray tasks; one that fails is named, and tried again on resume.
+
+    Args:
+        search: The search.
+        evaluations: The trials and on what, in the order in which they are to begin.
+    """
     environment = ray.put(portable(search.environment, search.copy))
     late_nodes = search.late_nodes
 
-    def begin(name: str) -> Any:
+    def begin(name: str, split: FinalSplit) -> Any:
         task = ray.remote(evaluate_on_worker).options(**task_options(search.space.resources, late_nodes.selector))
         trial = (search.folder.path, name, split, search.num_threads)
         return task.remote(search.base, environment, *trial, search.copy, late_nodes.check, search.lease_mark)
 
-    of = {begin(name): name for name in names}
+    of = {begin(name, split): (name, split) for name, split in evaluations}
     pending = list(of)
     while pending:
         search.check_held()
         done, pending = ray.wait(pending, timeout=_SECONDS_BETWEEN_LOOKS)
         for reference in done:
+            name, split = of[reference]
             try:
                 values = ray.get(reference)
             except Exception as error:
                 if isinstance(getattr(error, "cause", None), UnfitNodeError):
                     late_nodes.refuse(*error.cause.args)  # type: ignore[attr-defined]
-                    of[again := begin(of[reference])] = of[reference]
+                    of[again := begin(name, split)] = name, split
                     pending.append(again)
                     continue
-                logger.debug("The evaluation of %s failed", of[reference], exc_info=True)
+                logger.debug("The evaluation of %s failed", name, exc_info=True)
                 cause = str(error).strip().splitlines()[-1]
-                search.display.message(f"{of[reference]:<15} could not be evaluated: {cause}. --resume tries it again.")
+                search.display.message(f"{name:<15} could not be evaluated: {cause}. --resume tries it again.")
             else:
-                record(of[reference], values)
+                _record(search, name, split, values)
                 if search.copy is not None:
-                    search.copy.pull(of[reference])
+                    search.copy.pull(name)
                 if search.uploads is not None:
                     search.uploads.look()
 
