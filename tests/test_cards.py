@@ -14,12 +14,14 @@ from langsearch.adapters.learners import adapt
 from langsearch.adapters.peft_export import load_export, read_export
 from langsearch.data.directions import Direction
 from langsearch.experiment.environment import Environment
-from langsearch.experiment.folder import read_json, read_rows
+from langsearch.experiment.folder import read_json, read_rows, write_rows
 from langsearch.model.base import Base, load_base
 from langsearch.space.architecture import Architecture
 from langsearch.study.results import FinalResult
-from langsearch.trial.cards import hub_code, load_lines
+from langsearch.trial.card_examples import adapter_lines
+from langsearch.trial.cards import MIN_SENTENCES, hub_code
 from langsearch.trial.export import export_front, export_trial, open_experiment
+from langsearch.trial.scores import SCORES
 
 pytest_plugins = ["search_fixtures"]
 
@@ -36,17 +38,13 @@ def code_of(text: str) -> list[str]:
     return str(block).splitlines()
 
 
-def test_the_hub_reads_the_front_matter(card: ModelCard, trained: Path) -> None:
-    row = next(row for row in read_rows(trained / "results.parquet") if row["name"] == "00000")
+def test_the_hub_reads_the_front_matter(card: ModelCard) -> None:
     data: Any = card.data
     assert (data.base_model, data.library_name, data.pipeline_tag) == ("tiny-m2m", "peft", "translation")
     assert data.language == ["en", "fr", "sw"]
     assert data.license == "cc-by-sa-4.0"
     assert {"translation", "lora", "langsearch"} <= set(data.tags)
     assert data.metrics == ["sacrebleu"]
-    (result,) = data.eval_results
-    assert (result.task_type, result.dataset_split, result.metric_type) == ("translation", "validation", "sacrebleu")
-    assert result.metric_value == round(row["spbleu"], 2)
 
 
 def test_the_card_tells_architecture_scores_and_data(card: ModelCard, trained: Path) -> None:
@@ -62,14 +60,12 @@ def test_the_card_tells_architecture_scores_and_data(card: ModelCard, trained: P
     assert "Not scored on a test set." in card.text
 
 
-def test_the_five_lines_run_alone_and_translate_as_the_trial_does(
+def test_the_lines_load_what_computes_as_the_trial_does(
     card: ModelCard, adapters: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = code_of(card.text)
-    assert len(lines) == 5
     monkeypatch.chdir(adapters)
     namespace: dict[str, object] = {}
-    exec("\n".join(lines), namespace)  # the lines are our own
+    exec("\n".join(code_of(card.text)), namespace)  # the lines are our own
     model = namespace["model"]
     assert isinstance(model, torch.nn.Module)
     base = load_base("tiny-m2m")
@@ -85,11 +81,39 @@ def test_the_five_lines_run_alone_and_translate_as_the_trial_does(
     with torch.no_grad(), learner.route(src, tgt):
         expected = learner.model(**given).logits
     with torch.no_grad():
-        found = model.float().eval()(**given).logits
-    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+        found = model(**given).logits
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     with torch.no_grad(), model.disable_adapter():  # type: ignore[operator]
         plain = model(**given).logits
     assert (plain - expected).abs().max() > 1e-2, "the adapters change something"
+
+
+def test_scores_of_few_sentences_are_in_the_card_and_not_in_its_metadata(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(trained, tmp_path / "experiments" / "tiny")
+    folder, base, environment, table = open_experiment(copy)
+    row = table.row("00000")
+    assert row.result is not None and row.result.num_sentences == 3
+
+    def metadata(name: str) -> tuple[Any, str]:
+        export_trial(base, environment, folder, row, tmp_path / name)
+        card = ModelCard.load(tmp_path / name / "README.md")
+        return card.data, card.text
+
+    data, text = metadata("few")
+    assert (data.eval_results, data.model_name) == (None, None)
+    assert f"Scores of fewer than {MIN_SENTENCES} sentences a direction say little" in text
+    assert f"| validation | {row.result.spbleu:.2f} |" in text
+    scores = copy / "trials" / "00000" / "scores.parquet"
+    rows = read_rows(scores)
+    write_rows(scores, [one | {"num_sentences": MIN_SENTENCES + index} for index, one in enumerate(rows)], SCORES)
+    data, text = metadata("many")
+    (result,) = data.eval_results
+    assert (result.task_type, result.dataset_split, result.metric_type) == ("translation", "validation", "sacrebleu")
+    assert result.metric_value == round(row.result.spbleu, 2)
+    assert f"| {MIN_SENTENCES}–{MIN_SENTENCES + len(rows) - 1} |" in text
+    assert "say little" not in text
 
 
 def test_every_member_of_the_front_has_a_card(
@@ -133,19 +157,24 @@ def test_the_card_says_how_much_of_the_validation_part_was_scored_in_the_end(tra
         assert ("whole validation" in card) == (num_sentences == whole)
 
 
-def test_a_hub_base_is_named_in_five_lines_of_plain_peft(
+def test_a_hub_base_is_named_in_lines_of_plain_peft_and_transformers(
     new_base: Callable[[], Base], make_architecture: Callable[..., Architecture]
 ) -> None:
     base = new_base()
     object.__setattr__(base, "name", "facebook/m2m100_418M")
     directions = [Direction("de", "en"), Direction("en", "de"), Direction("fr", "sw")]
-    lines = load_lines(base, directions, make_architecture())
-    assert lines == [
-        "import peft, transformers",
-        'base = transformers.AutoModelForSeq2SeqLM.from_pretrained("facebook/m2m100_418M")',
+    assert adapter_lines(base, directions, make_architecture()) == [
+        "import peft, torch, transformers",
+        'place = "facebook/m2m100_418M"',
+        'tokenizer = transformers.M2M100Tokenizer.from_pretrained(place, src_lang="fr")',
+        "base = transformers.AutoModelForSeq2SeqLM.from_pretrained(place, dtype=torch.float32)",
         'model = peft.PeftModel.from_pretrained(base, "src-fr", adapter_name="src-fr")',
         'model.load_adapter("tgt-sw", adapter_name="tgt-sw")',
         'model.base_model.set_adapter(["src-fr", "tgt-sw"])',
+        'inputs = tokenizer(["..."], return_tensors="pt")',
+        'target = tokenizer.convert_tokens_to_ids("__sw__")',
+        "ids = model.eval().generate(**inputs, forced_bos_token_id=target, num_beams=5, max_new_tokens=254)",
+        "print(tokenizer.batch_decode(ids, skip_special_tokens=True)[0])",
     ]
 
 

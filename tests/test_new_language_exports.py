@@ -244,8 +244,10 @@ def test_the_tokens_folder_has_a_tokenizer_with_the_new_tokens(
 ) -> None:
     export_peft(trained(base, architecture), tmp_path / "out", base.name, "# Card\n", base.tokenizer)
     tokenizer: Any = AutoTokenizer.from_pretrained(tmp_path / "out" / TOKENS_NAME)
-    for language in base.new_languages:
-        assert tokenizer.convert_tokens_to_ids(language.token) == language.index
+    ids = base.tokenizer.language_ids
+    found = {code: tokenizer.convert_tokens_to_ids(base.tokenizer.language_token(code)) for code in ids}
+    assert found == ids
+    assert set(ids.values()) <= set(tokenizer.all_special_ids)
 
 
 def test_a_worker_attaches_a_base_of_any_family_with_its_new_languages(

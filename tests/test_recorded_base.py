@@ -16,7 +16,7 @@ from langsearch.search.checking import describe_check, print_check
 from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space
 from langsearch.space.settings import BaseSource
-from langsearch.trial.cards import load_lines
+from langsearch.trial.card_examples import adapter_lines
 from langsearch.trial.standalone import train_single
 from langsearch.trial.translating import translate_lines
 from tests.hub_fixtures import BASE, Hub, commit_of, fill_cache, published, tiny_model, write_files
@@ -121,8 +121,10 @@ def test_a_card_loads_the_base_at_its_commit(hub_cache: Path, space_file: Path) 
     commit = fill_cache(hub_cache, published("safetensors"))
     checked = check_space(load_space(space_file, [f"base={BASE}"]))
     architecture = checked.space.architecture({"rank.high": 2, "rank.low": 2, "trainer.lr": 0.001}, checked.shape)
-    lines = load_lines(load_base(checked.base), checked.directions, architecture)
-    assert f'from_pretrained("{BASE}", revision="{commit}")' in lines[1]
+    lines = adapter_lines(load_base(checked.base), checked.directions, architecture)
+    assert lines[1] == f'place = "{BASE}"'
+    loading = [line for line in lines if ".from_pretrained(place" in line]
+    assert len(loading) == 2 and all(f'(place, revision="{commit}", ' in line for line in loading)
 
 
 def test_of_a_bases_folder_what_loading_takes_goes_along(

@@ -103,5 +103,5 @@ def test_the_card_tells_zero_shot_directions_and_rows(experiment: Path, tmp_path
     text = " ".join((tmp_path / "out" / "README.md").read_text(encoding="utf-8").split())
     assert "Zero-shot, without training sentences, are 2 of 6 directions (mean spBLEU on test" in text
     assert "fr-sw, sw-fr." in text
-    assert "- train: tsv en-*.tsv, 40 rows" in text
+    assert "- train: tsv en-*.tsv, 40 rows, of which a direction has 0–20" in text
     assert "- test: langsearch's embedded quickstart test, 104 sentences in every language" in text

@@ -15,6 +15,7 @@ from langsearch.adapters.tokenizer_export import write_tokenizer
 from langsearch.data.directions import Direction
 from langsearch.model.base import Base, quiet_transformers
 from langsearch.model.families import TranslationModel
+from langsearch.model.positions import num_positions
 
 NUM_BEAMS = 5
 MAX_NEW_TOKENS = 256
@@ -48,7 +49,7 @@ def export_merged(learner: AdaptedModel, base: Base, direction: Direction, folde
         decoder_start_token_id=vocabulary.decoder_start_id,
         forced_bos_token_id=marks[0] if marks else None,
         num_beams=NUM_BEAMS,
-        max_new_tokens=MAX_NEW_TOKENS,
+        max_new_tokens=most_new_tokens(base),
         # The output projection is the embedding, so that here it has the new languages too; forced ones come through.
         bad_words_ids=[[language.index] for language in base.new_languages] or None,
     )
@@ -70,6 +71,12 @@ def export_merged(learner: AdaptedModel, base: Base, direction: Direction, folde
         }
         (aside / MERGED_FILE).write_text(json.dumps(origin, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         (aside / "README.md").write_text(card, encoding="utf-8")
+
+
+def most_new_tokens(base: Base) -> int:
+    """Returns how long a translation may get, in tokens, unless told otherwise: the base has positions for it."""
+    # Two go to what the decoder starts with.
+    return min(MAX_NEW_TOKENS, num_positions(base.model.config) - 2)
 
 
 def marked_language(base: Base, direction: Direction) -> str:

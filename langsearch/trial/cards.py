@@ -1,6 +1,5 @@
 """Model cards of exported adapters, in the hub's format: what they are, how good, from which data, how to load them."""
 
-import json
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,25 +8,27 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from langsearch.adapters.merged_export import marked_language
-from langsearch.adapters.protocol import TOKENS_NAME, adapter_name
-from langsearch.adapters.tokenizer_export import setting_lines
+from langsearch.adapters.protocol import TOKENS_NAME
 from langsearch.data.directions import Direction
 from langsearch.data.store import TokenStore
 from langsearch.evaluate.spbleu import Difference
 from langsearch.experiment.environment import Environment
-from langsearch.experiment.folder import ExperimentFolder, read_json
+from langsearch.experiment.folder import ExperimentFolder, read_json, read_rows
 from langsearch.experiment.task import TrialTask
 from langsearch.model.base import Base
-from langsearch.model.finding import EMBEDDED_FOLDER
-from langsearch.space.architecture import Architecture, Side
+from langsearch.space.architecture import Architecture
 from langsearch.space.languages import find_language
 from langsearch.space.plan import plan_rows, show_layers, show_modules, show_ranks
 from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space
 from langsearch.space.settings import DataSettings, Source
-from langsearch.study.results import final_part
-from langsearch.study.rows import TrialRow
+from langsearch.study.results import TrialResult, final_part
+from langsearch.study.rows import PRETRAINED, TrialRow
+from langsearch.trial.card_examples import adapter_lines
+
+MIN_SENTENCES = 100
+"""A score of fewer sentences a direction is not put into a card's metadata, which the hub ranks models by: one of 100
+sentences has an interval of some spBLEU already."""
 
 _WIDTH = 110
 _MAX_NAMED = 12
@@ -87,60 +88,18 @@ def model_card(
         "",
         *_data_lines(folder, environment, data),
         "",
-        "## Load with PEFT",
+        "## Translate with PEFT",
         "",
-        "In this folder, with adapters for one direction active:",
+        "In this folder, with the adapters of one direction active:",
         "",
         "```python",
-        *load_lines(base, environment.directions, written),
+        *adapter_lines(base, environment.directions, written),
         "```",
         "",
         f"Or with langsearch: `langsearch translate . --from {languages[0]} --to {languages[-1]}`.",
     ]
     content = "\n".join(lines)
-    return f"---\n{_front_matter(base, environment, data, row, space.name)}\n---\n\n{content}\n"
-
-
-def load_lines(base: Base, directions: Sequence[Direction], architecture: Architecture) -> list[str]:
-    """Returns five lines of Python, four where only one side has adapters, that load two adapters with PEFT.
-
-    They are those of a direction with adapters on both sides, if there is one. Where languages are new to the base,
-    three more lines widen it and load their rows and the tokenizer that has their tokens.
-    """
-    new = dict(architecture.new_languages)
-
-    def rate(direction: Direction) -> tuple[int, bool]:
-        return len(_adapters(architecture, direction)), direction.tgt in new
-
-    direction = max(directions, key=rate)
-    # PEFT cannot load an adapter without rows once it has one with them.
-    active = [*_adapters(architecture, direction), *([TOKENS_NAME] if new else [])]
-    is_embedded = (EMBEDDED_FOLDER / base.name).is_dir()
-    # The base that travels with langsearch has no place that a card could name.
-    modules = "langsearch.model.finding, peft, transformers" if is_embedded else "peft, transformers"
-    place = f'langsearch.model.finding.find_base("{base.name}")' if is_embedded else json.dumps(base.name)
-    if base.revision is not None:
-        place += f', revision="{base.revision}"'
-    widened = [
-        f"base.resize_token_embeddings({base.model.config.vocab_size + len(new)}, mean_resizing=False)",
-        f'tokenizer = transformers.AutoTokenizer.from_pretrained("{TOKENS_NAME}")',
-        *setting_lines(base.tokenizer, marked_language(base, direction)),
-    ]
-    return [
-        f"import {modules}",
-        f"base = transformers.AutoModelForSeq2SeqLM.from_pretrained({place})",
-        *(widened if new else []),
-        f'model = peft.PeftModel.from_pretrained(base, "{active[0]}", adapter_name="{active[0]}")',
-        *[f'model.load_adapter("{name}", adapter_name="{name}")' for name in active[1:]],
-        f"model.base_model.set_adapter({str(active).replace(chr(39), chr(34))})",
-    ]
-
-
-def _adapters(architecture: Architecture, direction: Direction) -> list[str]:
-    slots = dict(architecture.slots)
-    used = {(entry.side, slot) for entry in architecture.adapters for slot, _ in entry.ranks}
-    sides: tuple[tuple[Side, str], ...] = (("src", direction.src), ("tgt", direction.tgt))
-    return [adapter_name(side, slots[name]) for side, name in sides if (side, slots.get(name)) in used]
+    return f"---\n{_front_matter(base, environment, folder, data, row, space.name)}\n---\n\n{content}\n"
 
 
 def _new_lines(base: Base, architecture: Architecture) -> Iterator[str]:
@@ -162,13 +121,19 @@ def _new_lines(base: Base, architecture: Architecture) -> Iterator[str]:
     )
 
 
-def _front_matter(base: Base, environment: Environment, data: DataSettings, row: TrialRow, experiment: str) -> str:
+def _front_matter(
+    base: Base, environment: Environment, folder: ExperimentFolder, data: DataSettings, row: TrialRow, experiment: str
+) -> str:
     results = []
-    for split, sources, score in (
-        ("validation", data.validation or data.train, row.result.spbleu if row.result else None),
-        ("test", data.test, row.test.test_spbleu if row.test else None),
+    counts = _counts(folder, row)
+    validation = row.result.spbleu if row.result else None
+    for split, part, sources, score in (
+        ("validation", "full" if row.final else "validation", data.validation or data.train, validation),
+        ("test", "test", data.test, row.test.test_spbleu if row.test else None),
     ):
-        if score is not None:
+        if part == "full" and row.final is not None:
+            score = row.final.full_spbleu
+        if score is not None and min(counts.get(part, [0])) >= MIN_SENTENCES:
             found = EvalResult(
                 task_type="translation",
                 dataset_type=sources[0].kind,
@@ -227,23 +192,23 @@ def _plan(architecture: Architecture, classes: Mapping[str, Sequence[str]]) -> I
 def _score_lines(folder: ExperimentFolder, environment: Environment, row: TrialRow) -> Iterator[str]:
     yield "| set | spBLEU, mean over directions | 95 % interval | directions | sentences each |"
     yield "|---|---|---|---|---|"
-    if row.result:
-        found = row.result
-        yield _score_row(
-            "validation", found.spbleu, found.spbleu_low, found.spbleu_high, found.num_directions, found.num_sentences
-        )
+    counts = _counts(folder, row)
+    for name, found in (("validation", row.result), ("validation, the pretrained base", _pretrained(folder, row))):
+        if found is not None:
+            each = _span(counts.get("validation", [found.num_sentences]))
+            yield _score_row(name, found.spbleu, found.spbleu_low, found.spbleu_high, found.num_directions, each)
     if row.final:
         final = row.final
-        size = final.full_num_directions, final.full_num_sentences
         whole = _about(folder).get("num_validation_sentences"), len(environment.directions)
         part = final_part(final.full_num_sentences, final.full_num_directions, *whole)
-        yield _score_row(
-            part.removeprefix("the "), final.full_spbleu, final.full_spbleu_low, final.full_spbleu_high, *size
-        )
+        each = _span(counts.get("full", [final.full_num_sentences]))
+        interval = final.full_spbleu_low, final.full_spbleu_high
+        yield _score_row(part.removeprefix("the "), final.full_spbleu, *interval, final.full_num_directions, each)
     if row.test:
         test = row.test
-        size = test.test_num_directions, test.test_num_sentences
-        yield _score_row("test", test.test_spbleu, test.test_spbleu_low, test.test_spbleu_high, *size)
+        each = _span(counts.get("test", [test.test_num_sentences]))
+        interval = test.test_spbleu_low, test.test_spbleu_high
+        yield _score_row("test", test.test_spbleu, *interval, test.test_num_directions, each)
     yield ""
     if environment.zero_shot:
         scored = row.test.test_zero_shot_spbleu if row.test else None
@@ -259,13 +224,39 @@ def _score_lines(folder: ExperimentFolder, environment: Environment, row: TrialR
         if name in row.differences:
             yield f"On test against {words}: {_difference(row.differences[name])}."
     yield "Validation chose the trial, so that its score flatters it." if row.test else "Not scored on a test set."
+    if any(min(found) < MIN_SENTENCES for found in counts.values()):
+        yield f"Scores of fewer than {MIN_SENTENCES} sentences a direction say little, and are not in the metadata."
     if row.result:
         yield ""
         yield f"Signature: `{row.result.signature}`"
 
 
-def _score_row(name: str, value: float, low: float, high: float, directions: int, sentences: int) -> str:
+def _counts(folder: ExperimentFolder, row: TrialRow) -> dict[str, list[int]]:
+    """Returns how many sentences a trial's scores are of in each direction, by split; bitexts differ in them."""
+    found: dict[str, list[int]] = {}
+    for scored in read_rows(folder.trial(row.same_as or row.name).scores):
+        found.setdefault(scored["split"], []).append(int(scored["num_sentences"]))
+    return found
+
+
+def _pretrained(folder: ExperimentFolder, row: TrialRow) -> TrialResult | None:
+    """Returns the pretrained base's scores, where they are of the same sentences as a trial's."""
+    file = folder.trial(PRETRAINED).result
+    if row.result is None or not file.exists():
+        return None
+    found = TrialResult(**read_json(file))
+    same = ("num_sentences", "num_directions", "beams", "signature")
+    return found if all(getattr(found, name) == getattr(row.result, name) for name in same) else None
+
+
+def _score_row(name: str, value: float, low: float, high: float, directions: int, sentences: str) -> str:
     return f"| {name} | {value:.2f} | {low:.2f}–{high:.2f} | {directions} | {sentences} |"
+
+
+def _span(counts: Sequence[int]) -> str:
+    """Returns "100", or "12–104" where they differ."""
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,}–{high:,}"
 
 
 def _difference(difference: Difference) -> str:
@@ -281,9 +272,19 @@ def _data_lines(folder: ExperimentFolder, environment: Environment, data: DataSe
     for part, names in parts.items():
         count = about.get(f"num_{part}_sentences")
         store: TokenStore = getattr(environment, part)
-        is_whole = all((store.lengths(language) >= 0).all() for language in store.languages)
-        size = f", {count:,} {'sentences in every language' if is_whole else 'rows'}" if isinstance(count, int) else ""
-        yield f"- {part}: {names}{size}"
+        present = {language: store.lengths(language) >= 0 for language in store.languages}
+        if not isinstance(count, int):
+            size = ""
+        elif all(rows.all() for rows in present.values()):
+            size = f", {count:,} sentences in every language"
+        else:
+            each = [int((present[src] & present[tgt]).sum()) for src, tgt in _languages(environment.directions)]
+            size = f", {count:,} rows, of which a direction has {_span(each)}"
+        yield from _wrapped_item(f"{part}: {names}{size}")
+
+
+def _languages(directions: Sequence[Direction]) -> Iterator[tuple[str, str]]:
+    return ((direction.src, direction.tgt) for direction in directions)
 
 
 def _about(folder: ExperimentFolder) -> dict[str, Any]:
@@ -295,10 +296,29 @@ def _names(sources: Sequence[Source]) -> str:
     words = {"flores101": "FLORES-101", "flores200": "FLORES-200", "embedded": "langsearch's embedded"}
     found = []
     for source in sources:
-        is_flores = source.kind.startswith("flores")
-        name = "" if is_flores else " and ".join(Path(path).name for path in source.paths[:_MAX_NAMED])
-        found.append(" ".join(part for part in (words.get(source.kind, source.kind), name, source.split) if part))
+        paths = () if source.kind.startswith("flores") else source.paths
+        name = " and ".join(_own_name(path) for path in paths[:_MAX_NAMED])
+        name += f" and {len(paths) - _MAX_NAMED:,} more" if len(paths) > _MAX_NAMED else ""
+        limits = [] if source.max_rows is None else [f"at most {source.max_rows:,} rows of each pair"]
+        limits += [] if source.weight == 1 else [f"drawn {source.weight:g} times as often"]
+        limit = f"({', '.join(limits)})" if limits else None
+        parts = (words.get(source.kind, source.kind), name, source.split, limit)
+        found.append(" ".join(part for part in parts if part))
     return ", ".join(found)
+
+
+def _own_name(path: str) -> str:
+    """Returns the last part of a path; of a pattern all parts from the first one with a *."""
+    parts = Path(path).parts
+    first = next((index for index, part in enumerate(parts) if "*" in part), len(parts) - 1)
+    return "/".join(parts[first:])
+
+
+def _wrapped_item(text: str) -> list[str]:
+    """Returns the lines of an entry of a list."""
+    return textwrap.wrap(
+        text, _WIDTH, initial_indent="- ", subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _wrapped(text: str) -> list[str]:

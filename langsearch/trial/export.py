@@ -30,6 +30,7 @@ from langsearch.study.rows import TrialRow
 from langsearch.study.table import TrialTable
 from langsearch.trial.cards import hub_code, model_card
 from langsearch.trial.trial import load_trained
+from langsearch.trial.card_examples import merged_lines
 
 Note = Callable[[str], None]
 """Called with a sentence for the user."""
@@ -192,7 +193,7 @@ def _merged_card(base: Base, direction: Direction, what: str) -> str:
     vocabulary = base.vocabulary([direction.src, direction.tgt])
     first = vocabulary.src_marks([direction])[0]
     prefix = ""
-    lines = "".join(f"{line}\n" for line in setting_lines(base.tokenizer, marked_language(base, direction)))
+    lines = "\n".join(merged_lines(base, direction))
     if vocabulary.form.has_tgt_mark:
         token = base.tokenizer.language_token(direction.tgt)
         prefix = f',\nand `target_prefix=[["{token}"]]` for each sentence'
@@ -207,14 +208,11 @@ tags: [translation, langsearch]
 # {base.name} from {direction.src} to {direction.tgt}
 
 The base{at} with the language-specific LoRA of {what} merged into its weights, for this direction only.
-The source must be `[{first}] X [{vocabulary.eos_id}]`, as its tokenizer makes it (an M2M-124's has to be mended first,
-as the base's).
+The source must be `[{first}] X [{vocabulary.eos_id}]`, as its tokenizer makes it; `generate` begins the translation
+with the target language by itself. In this folder:
 
 ```python
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
-model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained("."), AutoTokenizer.from_pretrained(".")
-{lines}inputs = tokenizer(["..."], return_tensors="pt")
-print(tokenizer.batch_decode(model.generate(**inputs), skip_special_tokens=True))
+{lines}
 ```
 
 For CTranslate2: `ct2-transformers-converter --model . --output_dir OUT`{prefix}.

@@ -1,0 +1,128 @@
+"""The Python of model cards: it loads, forces the language, translates and prints, with plain PEFT and transformers."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from langsearch.adapters.merged_export import NUM_BEAMS, marked_language, most_new_tokens
+from langsearch.adapters.protocol import TOKENS_NAME, adapter_name
+from langsearch.adapters.tokenizer_export import PlainTokenizer, plain_tokenizer
+from langsearch.data.directions import Direction
+from langsearch.model.base import Base
+from langsearch.model.finding import EMBEDDED_FOLDER
+from langsearch.space.architecture import Architecture, Side
+from langsearch.space.languages import find_language
+from langsearch.space.problems import InputError
+
+_ENGLISH = "The house is small."
+_OTHER = "..."
+
+
+def adapter_lines(base: Base, directions: Sequence[Direction], architecture: Architecture) -> list[str]:
+    """Returns the lines that translate a sentence with exported adapters, run in their folder.
+
+    They load the base in fp32, its tokenizer and the adapters of one direction: one with adapters on both sides and
+    from English, if there is one. Where languages are new to the base, they widen it and load their rows, and the
+    tokenizer that has their tokens.
+    """
+    new = dict(architecture.new_languages)
+
+    def rate(direction: Direction) -> tuple[int, bool, bool]:
+        return len(_active(architecture, direction)), direction.tgt in new, _is_english(direction.src)
+
+    direction = max(directions, key=rate)
+    # PEFT cannot load an adapter without rows once it has one with them.
+    active = [*_active(architecture, direction), *([TOKENS_NAME] if new else [])]
+    is_embedded = Path(base.name).name == base.name and (EMBEDDED_FOLDER / base.name).is_dir()
+    # The base that travels with langsearch has no place that a card could name.
+    modules = "langsearch.model.finding, peft, torch, transformers" if is_embedded else "peft, torch, transformers"
+    place = f'langsearch.model.finding.find_base("{base.name}")' if is_embedded else json.dumps(base.name)
+    revision = f', revision="{base.revision}"' if base.revision is not None else ""
+    plain = plain_tokenizer(base.tokenizer, marked_language(base, direction), direction.tgt)
+    widen = f"base.resize_token_embeddings({base.model.config.vocab_size + len(new)}, mean_resizing=False)"
+    return [
+        f"import {modules}",
+        f"place = {place}",
+        *_tokenizer_lines(base, plain, revision, has_new=bool(new)),
+        *_source_lines(plain, has_new=bool(new)),
+        f"base = transformers.AutoModelForSeq2SeqLM.from_pretrained(place{revision}, dtype=torch.float32)",
+        *([widen] if new else []),
+        f'model = peft.PeftModel.from_pretrained(base, "{active[0]}", adapter_name="{active[0]}")',
+        *[f'model.load_adapter("{name}", adapter_name="{name}")' for name in active[1:]],
+        f"model.base_model.set_adapter({json.dumps(active)})",
+        f'inputs = tokenizer([{json.dumps(_sentence(direction))}], return_tensors="pt")',
+        *_target_lines(base, direction, plain),
+        f"ids = model.eval().generate(**inputs, {', '.join(_settings(base))})",
+        "print(tokenizer.batch_decode(ids, skip_special_tokens=True)[0])",
+    ]
+
+
+def merged_lines(base: Base, direction: Direction) -> list[str]:
+    """Returns the lines that translate a sentence with a merged model, run in its folder."""
+    plain = plain_tokenizer(base.tokenizer, marked_language(base, direction), direction.tgt)
+    return [
+        "import torch, transformers",
+        'tokenizer = transformers.AutoTokenizer.from_pretrained(".")',
+        *plain.lines,
+        'model = transformers.AutoModelForSeq2SeqLM.from_pretrained(".", dtype=torch.float32)',
+        f'inputs = tokenizer([{json.dumps(_sentence(direction))}], return_tensors="pt")',
+        "print(tokenizer.batch_decode(model.generate(**inputs), skip_special_tokens=True)[0])",
+    ]
+
+
+def _tokenizer_lines(base: Base, plain: PlainTokenizer, revision: str, *, has_new: bool) -> list[str]:
+    """Returns the lines that load the tokenizer."""
+    if has_new:
+        return [f'tokenizer = transformers.AutoTokenizer.from_pretrained("{TOKENS_NAME}")']
+    # By its class: that of SMaLL-100's files is not in transformers, and it differs in nothing that is not set here.
+    load = f"transformers.{base.tokenizer.family.tokenizer_class.__name__}.from_pretrained"
+    settings = ["place" + revision] + ([f'src_lang="{plain.src_lang}"'] if not plain.lines else [])
+    if plain.is_special:
+        return [f"tokenizer = {load}({', '.join(settings)})"]
+    # Without this, M2M-100's decoding does not know that the languages' tokens are special, and keeps them.
+    return [
+        f"languages = list({load}(place{revision}).lang_token_to_id)",
+        f"tokenizer = {load}({', '.join([*settings, 'extra_special_tokens=languages'])})",
+    ]
+
+
+def _source_lines(plain: PlainTokenizer, *, has_new: bool) -> Sequence[str]:
+    """Returns the lines after which sources begin with their language's token."""
+    return plain.lines or ([f'tokenizer.src_lang = "{plain.src_lang}"'] if has_new else [])
+
+
+def _target_lines(base: Base, direction: Direction, plain: PlainTokenizer) -> list[str]:
+    """Returns the line that says what a translation is forced to begin with, where it is."""
+    if not base.tokenizer.family.form.has_tgt_mark:
+        return []
+    token = base.tokenizer.language_token(direction.tgt)
+    index = f'tokenizer.convert_tokens_to_ids("{token}")' if plain.knows_tgt else f"{plain.tgt_id}  # {token}"
+    return [f"target = {index}"]
+
+
+def _settings(base: Base) -> list[str]:
+    """Returns the arguments of `generate`."""
+    settings = ["forced_bos_token_id=target"] if base.tokenizer.family.form.has_tgt_mark else []
+    settings += [f"num_beams={NUM_BEAMS}", f"max_new_tokens={most_new_tokens(base)}"]
+    if base.new_languages:
+        settings.append(f"bad_words_ids={[[language.index] for language in base.new_languages]}")
+    return settings
+
+
+def _active(architecture: Architecture, direction: Direction) -> list[str]:
+    """Returns the names of the adapters that a direction activates."""
+    slots = dict(architecture.slots)
+    used = {(entry.side, slot) for entry in architecture.adapters for slot, _ in entry.ranks}
+    sides: tuple[tuple[Side, str], ...] = (("src", direction.src), ("tgt", direction.tgt))
+    return [adapter_name(side, slots[name]) for side, name in sides if (side, slots.get(name)) in used]
+
+
+def _sentence(direction: Direction) -> str:
+    return _ENGLISH if _is_english(direction.src) else _OTHER
+
+
+def _is_english(language: str) -> bool:
+    try:
+        return find_language(language).iso639_3 == "eng"
+    except InputError:
+        return False
