@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from langsearch.experiment.folder import TrialFolder, read_rows
+from langsearch.experiment.folder import ExperimentFolder, read_rows
 from langsearch.report.experiment_reader import read_experiment
 from langsearch.report.terminal import front_table
 from langsearch.study.results import cut_words
@@ -31,10 +31,10 @@ def test_a_training_says_it_and_keeps_the_counts_of_each_direction(
     stream = io.StringIO()
     overrides = ["architecture.rank=2", "trainer.lr=0.01", "trainer.epochs=1", "evaluation.search.max_length=12"]
     overrides.append("evaluation.search.max_length_factor=0.01")
-    result = train_single(Console(file=stream, width=300), space_file, None, tmp_path / "to", overrides, resume=False)
+    result = train_single(Console(file=stream, width=300), space_file, None, tmp_path / "to", overrides).result
     assert result.cut_share is not None and result.cut_share > 0.5 and result.num_cut_sources > 0
     assert f" · {cut_words(result.cut_share, result.num_cut_sources)}" in stream.getvalue()
-    rows = read_rows(TrialFolder(tmp_path / "to").scores)
+    rows = read_rows(ExperimentFolder(tmp_path / "to").trial("00000").scores)
     assert sum(row["num_cut"] for row in rows) == result.cut_share * sum(row["num_sentences"] for row in rows)
     assert sum(row["num_cut_sources"] for row in rows) == result.num_cut_sources
 

@@ -80,7 +80,7 @@ def test_adapters_of_other_new_languages_than_the_spaces_are_refused(
     ended = langsearch("evaluate", trained_folder / "adapters", "--space", changed, "--split", "validation")
     assert ended.code == 2
     assert "must have the adapters' new languages {tyv: {like: sw}}, but has {tyv: {like: en}}." in ended.err
-    architecture = trained_folder / "architecture.json"
+    architecture = trained_folder / "trials" / "00000" / "architecture.json"
     ended = langsearch("train", architecture, "--space", changed, "--to", "out/second")
     assert ended.code == 2
     assert "must have the space's new languages {tyv: {like: en}}, but" in ended.err

@@ -14,13 +14,13 @@ from sqlalchemy.exc import OperationalError
 from langsearch.experiment.folder import ExperimentFolder, read_json
 from langsearch.experiment.object_store import StorageError
 from langsearch.experiment.task import TrialTask
-from langsearch.search import phases, tasks, worker
+from langsearch.search import phases, tasks
 from langsearch.search.searcher import TIME, TableSearcher
 from langsearch.search.tuning import Ended
 from langsearch.space.settings import Constraint, Plateau
 from langsearch.study.rows import State
 from langsearch.study.table import TrialTable
-from langsearch.trial.failures import FAILED, PAUSED
+from langsearch.trial.failures import FAILED, PAUSED, Failure
 from tests.searcher_fixtures import DIMENSIONS, SearcherMaker, drive, grid, reported, states
 
 if TYPE_CHECKING:
@@ -233,7 +233,7 @@ def test_what_stops_the_learning_of_priors_is_told_and_kept_beside_them(
     task: Any = SimpleNamespace(kind="sides", trainer=SimpleNamespace(precision="fp32"))
     environment: Any = SimpleNamespace(compute=SimpleNamespace(resident=lambda _: None))
     failure = tasks.learn_on_worker(cast(Any, None), environment, tmp_path, task, 1)
-    assert isinstance(failure, worker.Failure)
+    assert isinstance(failure, Failure)
     assert failure.text == f"disk full: {FULL}"
     kept = read_json(tmp_path / "priors" / "sides" / "failure.json")
     assert (kept["cause"], "raise FULL" in kept["traceback"]) == ("disk full", True)

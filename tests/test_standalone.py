@@ -20,8 +20,8 @@ def train(
     target: Path, *overrides: str, space: Path | None = None, to: Path | None = None, resume: bool = False
 ) -> tuple[TrialResult, str]:
     stream = io.StringIO()
-    result = train_single(Console(file=stream, width=200), target, space, to, overrides, resume=resume)
-    return result, stream.getvalue()
+    training = train_single(Console(file=stream, width=200), target, space, to, overrides, resume=resume)
+    return training.result, stream.getvalue()
 
 
 def test_a_space_without_searched_values_is_trained_and_exported(
@@ -31,13 +31,14 @@ def test_a_space_without_searched_values_is_trained_and_exported(
     result, text = train(space_file, *FIXED)
     folder = tmp_path / "experiments" / "tiny-train"
     assert read_export(folder / "adapters").languages == ("en", "fr", "sw")
-    assert read_json(folder / "result.json")["spbleu"] == result.spbleu
+    assert read_json(folder / "trials" / "00000" / "result.json")["spbleu"] == result.spbleu
     assert text.splitlines()[0] == "rank 2;2 · enc 0-2 dec 0-2 · 6 src 6 tgt: 25,344 parameters"
-    assert text.splitlines()[1].startswith(f"epoch 1/1  spBLEU {result.spbleu:.2f} ")
+    assert text.splitlines()[1].startswith("pretrained  spBLEU ")
+    assert text.splitlines()[2].startswith(f"epoch 1/1  spBLEU {result.spbleu:.2f} ")
     with pytest.raises(InputError, match=r"exists\. Go on with it by --resume, or give another with --to DIR\.$"):
         train(space_file, *FIXED)
     assert train(space_file, *FIXED, resume=True)[0] == result
-    with pytest.raises(InputError, match=r"^A training must be resumed as it was started, but .* has other settings"):
+    with pytest.raises(InputError, match=r"has other settings:\n  trainer.seed: 0 -> 1\nUndo the changes, or give an"):
         train(space_file, *FIXED, "trainer.seed=1", resume=True)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from langsearch.cli.console import err, out, print_text
+from langsearch.cli.experiments import print_front
 from langsearch.cli.options import (
     ExperimentOrAdapters,
     Overrides,
@@ -15,6 +16,7 @@ from langsearch.cli.options import (
     check_target,
     load_with_options,
 )
+from langsearch.space.problems import LeaseLostError
 
 
 def train(
@@ -24,13 +26,41 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier training stopped.")] = False,
     overrides: Overrides = None,
 ) -> None:
-    """Train one architecture, without a search, and export its adapters."""
+    """Train one architecture, without a search, beside the pretrained base, and export its adapters.
+
+    Leaves an experiment with that one trial, which list, show, report, export, translate and evaluate take as they take
+    a search's. It is scored on validation alone; the test set is scored by evaluate, when you ask for it.
+
+    Ctrl+C loses at most the epoch in progress; --resume goes on, also with what earlier versions wrote.
+    """
     if target.suffix != ".json":
         load_with_options(target, overrides)
     check_target(to)
+    from langsearch.report.page import write_report
     from langsearch.trial.standalone import train_single
+    from langsearch.trial.training import TrainingFailedError, TrainingStoppedError
 
-    train_single(out, target, space, to, overrides or (), resume=resume)
+    try:
+        training = train_single(out, target, space, to, overrides or (), resume=resume)
+    except TrainingFailedError as error:
+        err.print(
+            f"The training failed: {str(error).rstrip('.')}. Change what led to it and train into another folder with "
+            "--to DIR, or try again with the same command and --resume.",
+            markup=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(1) from None
+    except TrainingStoppedError:
+        print_text("Stopped on request, behind a checkpoint. Go on with the same command and --resume.")
+        return
+    except LeaseLostError as error:
+        err.print(f"Stopped: {error}", markup=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+    report = write_report(training.folder)
+    print_front(training.folder)
+    if training.adapters is not None:
+        print_text(f"Adapters: {training.adapters}")
+    print_text(f"Report: {report}")
 
 
 def evaluate(
@@ -51,7 +81,13 @@ def evaluate(
 
 
 def translate(
-    adapters: Annotated[Path, typer.Argument(metavar="ADAPTERS", help="A folder written by export, or front/NAME.")],
+    adapters: Annotated[
+        Path,
+        typer.Argument(
+            metavar="ADAPTERS|EXPERIMENT",
+            help="A folder written by export, front/NAME, or an experiment, whose best trial translates then.",
+        ),
+    ],
     src: Annotated[str, typer.Option("--from", help="The source language.")],
     tgt: Annotated[str, typer.Option("--to", help="The target language.")],
     beams: Annotated[int, typer.Option(help="1: greedy.", min=1)] = 5,
@@ -62,9 +98,14 @@ def translate(
     ] = None,
 ) -> None:
     """Translate: reads lines, writes lines; what was cut is said on standard error."""
+    from langsearch.adapters.export_folder import FORMAT_FILE
     from langsearch.experiment.places import check_adapters
 
     check_adapters(adapters)
+    if not (adapters / FORMAT_FILE).exists():
+        from langsearch.trial.export import adapters_of
+
+        adapters = adapters_of(adapters)
     from langsearch.trial.translating import CutLines, translate_lines
 
     cut = CutLines()

@@ -103,17 +103,22 @@ def list_(
     is_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
 ) -> None:
     """List experiments: state, trials, and the best one's spBLEU (v: on validation) against the baselines."""
+    from langsearch.experiment.places import earlier_training_words
     from langsearch.experiment.printable import json_text
     from langsearch.experiment.working_copy import fetch_experiments
     from langsearch.report.listing import list_experiments, listing_data, listing_table
 
-    listed = list_experiments(fetch_experiments(experiments, with_trials=False))
+    paths = fetch_experiments(experiments, with_trials=False)
+    listed = list_experiments(paths)
     if is_json:
         typer.echo(json_text(listing_data(listed)))
     elif listed:
         out.print(listing_table(listed))
     else:
         print_text(f"No experiment in {experiments}.")
+    for path in paths:
+        if not is_json and (words := earlier_training_words(path)):
+            print_text(f"{path}:{words}")
 
 
 def show(

@@ -20,6 +20,9 @@ PARTIAL = ".partial"
 STORE_FOLDER = ".store"
 """Token files, beside the experiments that share them."""
 
+TRAINING = "train"
+"""The value of `command` in the description of what `langsearch train` wrote; a search has none."""
+
 
 @dataclass(frozen=True)
 class ExperimentFolder:
@@ -70,6 +73,11 @@ class ExperimentFolder:
     def trial(self, name: str) -> "TrialFolder":
         """Returns a trial's folder: "00012", or a baseline's name."""
         return TrialFolder(self.path / "trials" / name)
+
+    @property
+    def adapters(self) -> Path:
+        """Where the adapters of a single training are exported to."""
+        return self.path / "adapters"
 
     def front(self, name: str) -> Path:
         """Returns where a member of the front is exported to."""

@@ -13,7 +13,7 @@ from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from langsearch.experiment.earlier import load_begun_space
-from langsearch.experiment.folder import PARTIAL, ExperimentFolder, read_json, write_text
+from langsearch.experiment.folder import PARTIAL, TRAINING, ExperimentFolder, read_json, write_text
 from langsearch.experiment.lock import LEASES, LOCK
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space
@@ -90,11 +90,16 @@ def check_start(path: Path, space: Space, *, resume: bool, accept_changed_space:
     if resume and not path.exists():
         raise InputError(f"--resume goes on with an experiment, but {path} does not exist. Start it without.")
     if not is_started(folder):
-        if path.exists() and not all(_is_leftover(entry) for entry in path.iterdir()):
+        if path.exists() and not all(is_leftover(entry) for entry in path.iterdir()):
             raise InputError(f"An experiment's folder must be new, but {path} holds other files. Give another --name.")
         if space.search.storage is not None:
             _check_storage(storage_url(folder, space), space.name)
         return
+    if is_training(folder):
+        raise InputError(
+            f"A search must have a folder of its own, but {path} holds a single training. Go on with that by "
+            "`langsearch train --resume`, or start a search with another --name NAME."
+        )
     if not resume:
         raise InputError(
             f"An experiment must have a name of its own, but {path} exists. "
@@ -157,12 +162,17 @@ def is_started(folder: ExperimentFolder) -> bool:
     return folder.space.exists() and folder.space.stat().st_size > 0
 
 
+def is_training(folder: ExperimentFolder) -> bool:
+    """Returns whether an experiment is a single training, which `langsearch train` wrote."""
+    return folder.description.exists() and read_json(folder.description).get("command") == TRAINING
+
+
 def is_other_space(folder: ExperimentFolder, space: Space) -> bool:
     """Returns whether an experiment that was started has another space, in what is not free to change."""
     return is_started(folder) and bool(_changes(folder, space))
 
 
-def _is_leftover(path: Path) -> bool:
+def is_leftover(path: Path) -> bool:
     """Returns whether a run that was killed before it wrote anything may have left a file."""
     return path.name in (LOCK, LEASES, "stop") or path.name.endswith(PARTIAL) or path.name == "space.yaml"
 

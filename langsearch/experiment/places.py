@@ -12,6 +12,7 @@ from langsearch.adapters.export_folder import FORMAT_FILE
 from langsearch.space.problems import InputError
 
 _SPACE = "space.yaml"
+_EARLIER_TASK = "trial.json"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _WRONG_PLACE = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
@@ -58,17 +59,33 @@ def check_experiment_or_adapters(folder: Path) -> None:
     if not _has(folder, FORMAT_FILE) and not _has(folder, _SPACE):
         raise InputError(
             f"An experiment's folder holds a {_SPACE}, but {folder} has none.{_why(folder)} `langsearch list` shows "
-            f"the experiments; exported adapters hold a {FORMAT_FILE}."
+            f"the experiments; exported adapters hold a {FORMAT_FILE}.{earlier_training_words(folder)}"
         )
 
 
 def check_adapters(folder: Path) -> None:
-    """Raises InputError if a folder holds no exported adapters, or cannot be read."""
-    if not _has(folder, FORMAT_FILE):
+    """Raises InputError if a folder holds neither exported adapters nor an experiment, or cannot be read."""
+    if not _has(folder, FORMAT_FILE) and not _has(folder, _SPACE):
         raise InputError(
-            f"Adapters must be a folder that `langsearch export` wrote, but {folder} has no {FORMAT_FILE}."
-            f"{_why(folder)}"
+            f"Adapters must be a folder that `langsearch export` wrote, or an experiment, but {folder} has neither a "
+            f"{FORMAT_FILE} nor a {_SPACE}.{_why(folder)}{earlier_training_words(folder)}"
         )
+
+
+def is_earlier_training(folder: Path) -> bool:
+    """Returns whether a folder is what `langsearch train` wrote before its folders were experiments."""
+    is_trial = (folder.resolve().parent.parent / _SPACE).exists()
+    return (folder / _EARLIER_TASK).is_file() and not (folder / _SPACE).exists() and not is_trial
+
+
+def earlier_training_words(folder: Path) -> str:
+    """Returns what to do with such a folder, in a sentence after a space; "" for any other one."""
+    if not is_earlier_training(folder):
+        return ""
+    return (
+        f" It is a training of an earlier version: `langsearch train SPACE --resume --to {folder}` makes it an "
+        f"experiment; its adapters are in {folder / 'adapters'}."
+    )
 
 
 def file_problem(error: OSError) -> tuple[str, int]:

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from langsearch.experiment.folder import TRAINING
+from langsearch.experiment.places import earlier_training_words
 from langsearch.report.experiment_values import (
     METRICS,
     SPLITS,
@@ -54,7 +56,7 @@ def read_experiment(folder: Path, trials: Sequence[Trial] | None = None, note: s
     if not any((folder / name).is_file() for name in _EXPERIMENT_FILES):
         raise InputError(
             f"An experiment's folder must hold one of {', '.join(_EXPERIMENT_FILES)}, but {folder} holds none of them. "
-            "Name the folder of one experiment, such as experiments/NAME."
+            f"Name the folder of one experiment, such as experiments/NAME.{earlier_training_words(folder)}"
         )
     notes: list[str] = [] if note is None else [note]
     about = read_json(folder / "experiment.json", notes)
@@ -92,6 +94,7 @@ def read_experiment(folder: Path, trials: Sequence[Trial] | None = None, note: s
         trials=tuple(trials),
         num_validation_sentences=as_integer(about.get("num_validation_sentences")),
         notes=tuple(notes),
+        is_training=about.get("command") == TRAINING,
     )
 
 

@@ -185,3 +185,6 @@ class Experiment:
     num_validation_sentences: int | None
     notes: tuple[str, ...]
     """One sentence for everything that is missing or cannot be read."""
+
+    is_training: bool = False
+    """Whether `langsearch train` wrote it: one trial, without a search."""

@@ -20,6 +20,8 @@ def resume_command(experiment: Experiment, *options: str, num_trials: int | None
         options: More of `langsearch run`'s.
         num_trials: Searched trials in all. None: as planned.
     """
+    if experiment.is_training:
+        return _train(experiment, from_here(experiment.folder.resolve()), "--resume")
     name = experiment.folder.resolve().name
     renamed = ["--name", name] if name != experiment.name else []
     return _run(experiment, [*renamed, "--resume", *options], num_trials)
@@ -27,13 +29,23 @@ def resume_command(experiment: Experiment, *options: str, num_trials: int | None
 
 def reproduce_command(experiment: Experiment) -> str:
     """Returns the command that runs the same search again, beside this one."""
+    if experiment.is_training:
+        place = experiment.folder.resolve()
+        return _train(experiment, from_here(place.with_name(f"{place.name}-again")))
     return _run(experiment, ["--name", f"{experiment.folder.resolve().name}-again"], None)
+
+
+def _train(experiment: Experiment, to: Path, *options: str) -> str:
+    """Returns the command that trains what a training trained; its architecture may be none that a space can write."""
+    trained = [trial.name for trial in experiment.trials if trial.kind == "searched"] or ["00000"]
+    architecture = from_here(experiment.folder.resolve()) / "trials" / trained[-1] / "architecture.json"
+    return shlex.join(["langsearch", "train", str(architecture), "--to", str(to), *options])
 
 
 def _run(experiment: Experiment, options: list[str], num_trials: int | None) -> str:
     folder = experiment.folder.resolve()
-    place = _from_here(folder.parent)
-    words = ["langsearch", "run", str(_from_here(folder) / "space.yaml")]
+    place = from_here(folder.parent)
+    words = ["langsearch", "run", str(from_here(folder) / "space.yaml")]
     if (folder / _REMOTE).exists():
         words += ["--experiments", "URL"]  # the copy does not know of what it is one
     elif place != _DEFAULT:
@@ -44,6 +56,7 @@ def _run(experiment: Experiment, options: list[str], num_trials: int | None) -> 
     return shlex.join(words if planned is None else [*words, "--trials", str(planned)])
 
 
-def _from_here(path: Path) -> Path:
+def from_here(path: Path) -> Path:
+    """Returns a path as it is typed from where langsearch was started."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path

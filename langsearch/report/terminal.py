@@ -35,24 +35,32 @@ def front_table(experiment: Experiment) -> Table:
     table.add_column("front", no_wrap=True)
     table.add_column("spBLEU", justify="right", no_wrap=True)
     table.add_column("95 %", justify="right", no_wrap=True)
-    table.add_column("to full", justify="right", no_wrap=True)
+    other, words = _compared(summary)
+    table.add_column(words, justify="right", no_wrap=True)
     table.add_column("params", justify="right", no_wrap=True)
     table.add_column("%", justify="right", no_wrap=True)
     table.add_column("architecture", min_width=16, overflow="fold")
     for trial in reversed(summary.front):
-        _add_row(table, trial, summary, "bold" if trial is summary.best else "")
+        _add_row(table, trial, summary, other, "bold" if trial is summary.best else "")
     if not summary.front:
         table.add_row(Text("none"), *[wording.MISSING] * 5, Text("no trial on the front"))
     table.add_section()
     for trial in summary.baselines:
-        _add_row(table, trial, summary, "dim" if trial.score(summary.split) is None else "")
+        _add_row(table, trial, summary, other, "dim" if trial.score(summary.split) is None else "")
     return table
 
 
-def _add_row(table: Table, trial: Trial, summary: Summary, style: str) -> None:
+def _compared(summary: Summary) -> tuple[Trial | None, str]:
+    """Returns the baseline that a column compares all with, and its heading: full fine-tuning, where there is one."""
+    has_full = any(trial.name == "full_finetuning" for trial in summary.baselines)
+    if not has_full and summary.pretrained is not None:
+        return summary.pretrained, "to pre"
+    return summary.full_finetuning, "to full"
+
+
+def _add_row(table: Table, trial: Trial, summary: Summary, other: Trial | None, style: str) -> None:
     score = trial.score(summary.split)
-    full = summary.full_finetuning
-    is_full = full is not None and trial.name == full.name
+    is_itself = other is not None and trial.name == other.name
     name = wording.trial_label(trial)
     if trial.kind == "baseline":
         name = f"= {name}"
@@ -65,7 +73,7 @@ def _add_row(table: Table, trial: Trial, summary: Summary, style: str) -> None:
         Text(printable(name)),
         wording.spbleu(None if score is None else score.spbleu),
         wording.interval(score),
-        wording.MISSING if is_full else wording.difference(gain(trial, full, summary.split)),
+        wording.MISSING if is_itself else wording.difference(gain(trial, other, summary.split)),
         wording.parameters(trial.trainable_parameters),
         wording.percent(trial.trainable_percent),
         Text(shorten(printable(text), MAX_SUMMARY_CHARS, placeholder=" …")),

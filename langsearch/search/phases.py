@@ -16,9 +16,8 @@ from langsearch.search.late_nodes import UnfitNodeError
 from langsearch.search.selection import evaluate_candidates, test_front
 from langsearch.search.tasks import learn_on_worker
 from langsearch.search.tuning import Ended, Search, run_trials
-from langsearch.search.worker import Failure
 from langsearch.space.problems import InputError
-from langsearch.trial.failures import DISK_FULL, WORKER_LOST, failure_cause, plain_cause
+from langsearch.trial.failures import DISK_FULL, WORKER_LOST, Failure, failure_cause, plain_cause
 
 _SECONDS_BETWEEN_LOOKS = 1.0
 """At whether the experiment is held still."""

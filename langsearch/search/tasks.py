@@ -21,11 +21,11 @@ from langsearch.model.memory import in_parts
 from langsearch.prior.learning import LearningTask
 from langsearch.prior.seeding import learn
 from langsearch.search.late_nodes import check_here
-from langsearch.search.worker import Failure, as_failure, attached, experiment_folder, fence_off, record_failure
+from langsearch.search.worker import attached, experiment_folder, fence_off
 from langsearch.space.problems import InputError
 from langsearch.trial.attempts import read_attempts
 from langsearch.trial.evaluating import evaluate_trial, final_result, reuse_scores, test_result
-from langsearch.trial.failures import OUT_OF_MEMORY
+from langsearch.trial.failures import OUT_OF_MEMORY, Failure, as_failure, record_failure
 from langsearch.trial.scores import FinalSplit
 from langsearch.trial.trial import resident
 

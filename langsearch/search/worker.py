@@ -1,9 +1,8 @@
 """What runs on a Ray worker: a trial as Tune's Trainable."""
 
 import logging
-import traceback
 from collections.abc import Generator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,14 @@ from ray import tune
 from langsearch.cluster.probes import NodeCheck
 from langsearch.experiment.environment import Environment
 from langsearch.experiment.fence import check_fence, set_fence
-from langsearch.experiment.folder import ExperimentFolder, TrialFolder, write_json
+from langsearch.experiment.folder import ExperimentFolder
 from langsearch.experiment.lease import LeaseLook, LeaseMark
 from langsearch.experiment.patience import patiently
 from langsearch.experiment.task import TrialTask
 from langsearch.experiment.working_copy import RequestLook, WorkingCopy
 from langsearch.model.base import Base, SharedBase, attach_base
 from langsearch.model.device import Resident, settle
-from langsearch.model.memory import MAX_PARTS, SmallestBatchError, free_memory
+from langsearch.model.memory import MAX_PARTS, free_memory
 from langsearch.search.late_nodes import UnfitNodeError, check_here
 from langsearch.space.problems import LeaseLostError
 from langsearch.space.settings import FailureSettings
@@ -35,8 +34,11 @@ from langsearch.trial.failures import (
     SPENT,
     STALLED,
     UNFIT,
-    failure_cause,
+    Failure,
+    StalledError,
+    as_failure,
     reaction,
+    record_failure,
     spends,
 )
 from langsearch.trial.monitor import TrialMonitor
@@ -44,22 +46,6 @@ from langsearch.trial.stalls import stall_file, take_stall
 from langsearch.trial.trial import resident, run_trial
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Failure:
-    """What is left of an error: text alone, since its traceback holds on to all that ran."""
-
-    cause: str
-    message: str
-    traceback: str
-    is_smallest: bool = False
-    """Whether memory ran out with a single row, so that halving the batches once more cannot help."""
-
-    @property
-    def text(self) -> str:
-        """The cause and the message."""
-        return f"{self.cause}: {self.message}"
 
 
 class TrialTrainable(tune.Trainable):  # type: ignore[misc]  # Ray has no types
@@ -173,7 +159,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]  # Ray has no types
         trial.failure.unlink(missing_ok=True)
         stall = take_stall(trial, self._attempts.counts.get(STALLED, 0) + 1)
         if stall is not None and not self._tries_again(STALLED):
-            raise _StalledError(stall.removeprefix(f"{STALLED}: "))
+            raise StalledError(stall.removeprefix(f"{STALLED}: "))
         self._begin()
 
     def _is_fenced_off(self) -> bool:
@@ -275,26 +261,6 @@ def fence_off(experiment: Path, copy: WorkingCopy | None, lease: LeaseMark | Non
 def experiment_folder(experiment: Path, copy: WorkingCopy | None) -> ExperimentFolder:
     """Returns the experiment's folder on this machine."""
     return ExperimentFolder(experiment if copy is None else copy.path)
-
-
-def record_failure(folder: TrialFolder, failure: Failure) -> None:
-    """Writes a trial's failure into its folder, unless the disk is full."""
-    try:
-        values = {"cause": failure.cause, "message": failure.message, "traceback": failure.traceback}
-        write_json(folder.failure, values)
-    except OSError:
-        logger.exception("The failure of trial %s could not be written", folder.name)
-
-
-class _StalledError(RuntimeError):
-    """The trial's last worker ended because nothing went on."""
-
-
-def as_failure(error: Exception) -> Failure:
-    """Returns what is left of an error."""
-    cause = STALLED if isinstance(error, _StalledError) else failure_cause(error)
-    text = "".join(traceback.format_exception(error))
-    return Failure(cause, str(error), text, isinstance(error, SmallestBatchError))
 
 
 _bases: dict[str, tuple[Resident, Base]] = {}

@@ -58,6 +58,8 @@ _SECTIONS: Mapping[str, Any] = {
 }
 DEFAULT_TRACKING = ["tensorboard"]
 _REQUIRED = ("base", "languages", "data", "architecture")
+NAME = re.compile(r"[\w-][\w.-]*")
+"""What a space may be called: its experiment's folder is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,7 +245,7 @@ def _parse(data: Mapping[str, Any], document: Document) -> tuple[dict[str, Any],
         parsed[key] = value
         problems += found
     name = parsed["name"]
-    if name is not None and not re.fullmatch(r"[\w-][\w.-]*", name):
+    if name is not None and not NAME.fullmatch(name):
         problems.append(document.problem(("name",), f"must be letters, digits, ., _ and -, but got {show(name)}"))
     return parsed, problems
 

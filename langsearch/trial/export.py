@@ -18,7 +18,8 @@ from langsearch.experiment.description import recorded_precision
 from langsearch.experiment.earlier import load_begun_space
 from langsearch.experiment.environment import CheckedSpace, Environment, build_environment, check_space, computing_in
 from langsearch.experiment.folder import STORE_FOLDER, ExperimentFolder
-from langsearch.experiment.opening import open_table
+from langsearch.experiment.opening import is_training, open_table
+from langsearch.experiment.places import check_adapters
 from langsearch.experiment.recorded_base import check_recorded, recorded_source
 from langsearch.experiment.task import TrialTask
 from langsearch.model.base import Base, load_base
@@ -291,3 +292,27 @@ def open_experiment(experiment: Path) -> tuple[ExperimentFolder, Base, Environme
     environment = build_environment(checked, base, folder.path.parent / STORE_FOLDER)
     environment = computing_in(environment, recorded_precision(folder))
     return folder, base, environment, open_table(folder, checked.space)
+def adapters_of(place: Path) -> Path:
+    """Returns the folder of exported adapters that a place stands for: itself, or those of an experiment's best trial.
+
+    Args:
+        place: Exported adapters, or an experiment.
+
+    Raises:
+        InputError: If it is neither, has no trial to choose, or none of its adapters are exported.
+    """
+    check_adapters(place)
+    if (place / FORMAT_FILE).exists():
+        return place
+    folder = ExperimentFolder(place.resolve())
+    found = folder.adapters
+    if not is_training(folder):
+        found = folder.front(choose_trial(open_table(folder, load_begun_space(folder.space)), None).name)
+    if not (found / FORMAT_FILE).exists():
+        raise InputError(
+            f"An experiment must have exported adapters to translate with, but {found} holds none. Export a trial's: "
+            f"langsearch export {place} --trial N --to DIR."
+        )
+    return found
+
+

@@ -1,18 +1,24 @@
 """Failures by name: what happened to a trial, and what a space says to do about it."""
 
 import errno
+import logging
 import re
+import traceback
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from safetensors import SafetensorError
 
 from langsearch.evaluate.evaluation import NonFiniteScoreError
+from langsearch.experiment.folder import TrialFolder, write_json
 from langsearch.experiment.object_store import StorageError
-from langsearch.model.memory import is_out_of_memory
+from langsearch.model.memory import SmallestBatchError, is_out_of_memory
 from langsearch.space.settings import FailureSettings, Reaction
 from langsearch.train.loop import NonFiniteLossError
+
+logger = logging.getLogger(__name__)
 
 FAILED = "failed"
 """Key of a result that reports a failure instead of scores: "KIND: message"."""
@@ -122,3 +128,39 @@ def reaction(settings: FailureSettings, cause_text: str) -> Reaction | Literal["
         NODE_LOST: "retry",
     }
     return by_kind.get(kind, settings.error)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What is left of an error: text alone, since its traceback holds on to all that ran."""
+
+    cause: str
+    message: str
+    traceback: str
+    is_smallest: bool = False
+    """Whether memory ran out with a single row, so that halving the batches once more cannot help."""
+
+    @property
+    def text(self) -> str:
+        """The cause and the message."""
+        return f"{self.cause}: {self.message}"
+
+
+class StalledError(RuntimeError):
+    """The trial's last worker ended because nothing went on."""
+
+
+def as_failure(error: Exception) -> Failure:
+    """Returns what is left of an error."""
+    cause = STALLED if isinstance(error, StalledError) else failure_cause(error)
+    text = "".join(traceback.format_exception(error))
+    return Failure(cause, str(error), text, isinstance(error, SmallestBatchError))
+
+
+def record_failure(folder: TrialFolder, failure: Failure) -> None:
+    """Writes a trial's failure into its folder, unless the disk is full."""
+    try:
+        values = {"cause": failure.cause, "message": failure.message, "traceback": failure.traceback}
+        write_json(folder.failure, values)
+    except OSError:
+        logger.exception("The failure of trial %s could not be written", folder.name)

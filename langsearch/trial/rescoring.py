@@ -78,8 +78,10 @@ def _open_adapters(target: Path, space_file: Path | None, store_folder: Path) ->
     exported = read_export(target)
     is_own = space_file is None
     if space_file is None:
-        space_file = target.resolve().parents[1] / "space.yaml"
-        if not space_file.exists():
+        # front/NAME of a search, adapters of a training
+        places = [place / "space.yaml" for place in target.resolve().parents[:2]]
+        space_file = next((place for place in places if place.exists()), None)
+        if space_file is None:
             raise InputError(f"Scoring needs data: name a space with --space for the adapters in {target}.")
     space = load_begun_space(space_file) if is_own else load_space(space_file)
     is_open = space.base == exported.source.id and space.base_source.revision is None

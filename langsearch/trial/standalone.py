@@ -1,18 +1,16 @@
-"""`langsearch train`: one architecture through the same trial as a search's, without Ray and without a table."""
+"""`langsearch train`: one architecture through a trial as a search's, without Ray, beside the pretrained base."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from langsearch.adapters.learners import AdaptedModel
-from langsearch.adapters.peft_export import export_peft
-from langsearch.experiment.earlier import load_begun_space
+from langsearch.experiment.earlier import load_begun_space, with_earlier_defaults
 from langsearch.experiment.environment import build_environment, check_space
-from langsearch.experiment.folder import STORE_FOLDER, TrialFolder
-from langsearch.experiment.recorded_base import check_recorded, record_base, recorded_source
+from langsearch.experiment.folder import STORE_FOLDER, ExperimentFolder, TrialFolder
+from langsearch.experiment.recorded_base import check_recorded, recorded_source
 from langsearch.experiment.task import TrialTask
 from langsearch.model.base import load_base
 from langsearch.model.device import require_gpu, settle
@@ -24,40 +22,72 @@ from langsearch.space.problems import InputError
 from langsearch.space.schema import Space, load_space
 from langsearch.space.settings import TrainerSettings
 from langsearch.study.results import TrialResult, cut_words, kept_words
-from langsearch.trial.trial import load_trained, resident, run_trial
+from langsearch.study.rows import PRETRAINED
+from langsearch.trial.export import export_trial
+from langsearch.trial.training import (
+    RunningTraining,
+    check_training,
+    held_training,
+    pretrained_task,
+    training_space,
+)
+from langsearch.trial.trial import resident
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """A training that has ended."""
+
+    folder: Path
+    """Its experiment, which `show`, `report`, `export`, `evaluate` and `translate` take."""
+
+    adapters: Path | None
+    """Where its adapters are exported to, with a card. None: the architecture has none."""
+
+    result: TrialResult
+    """Its scores on validation."""
+
+    pretrained: TrialResult
+    """Those of the base as it is, on the same sentences."""
 
 
 def train_single(
-    console: Console, target: Path, space_file: Path | None, to: Path | None, overrides: Sequence[str], *, resume: bool
-) -> TrialResult:
-    """Trains one architecture and exports its adapters.
+    console: Console,
+    target: Path | Space,
+    space_file: Path | None = None,
+    to: Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    resume: bool = False,
+) -> Training:
+    """Trains one architecture, scores the pretrained base beside it, and exports its adapters.
+
+    Leaves an experiment with one trial and one baseline. Nothing is scored on the test set: whoever trains again and
+    again would select by it.
 
     Args:
-        console: Where progress is shown.
-        target: A space without searched values, or an architecture.json.
+        console: Where progress is shown; a quiet one shows nothing.
+        target: A space without searched values, or its file, or an architecture.json.
         space_file: The space that gives an architecture its data and trainer. None: that of the experiment which
             the architecture lies in.
         to: The folder to write. None: experiments/NAME-train.
-        overrides: `key=value` for the space.
+        overrides: `key=value` for the space's file.
         resume: Go on in a folder that is there.
 
     Raises:
         InputError: If the input is wrong, or the folder is there and not to be resumed.
+        TrainingFailedError: If the loss or a score becomes NaN, or memory runs out; `resume` tries it again.
+        TrainingStoppedError: If a stop request was found in the folder; `resume` goes on.
     """
-    is_architecture = target.suffix == ".json"
-    is_begun = is_architecture and space_file is None
-    if is_architecture and space_file is None:
-        space_file = target.resolve().parents[2] / "space.yaml" if len(target.resolve().parents) > 2 else None
-        if space_file is None or not space_file.exists():
-            raise InputError(f"An architecture needs data to train on: name a space with --space for {target}.")
-    read_from = space_file if is_architecture and space_file else target
-    space = load_begun_space(read_from, overrides) if is_begun else load_space(read_from, overrides)
-    folder = TrialFolder((to or Path("experiments") / f"{space.name}-train").resolve())
-    checked = check_space(space, recorded_source(folder.path, space.base_source))
+    given = target if isinstance(target, Path) and target.suffix == ".json" else None
+    space = target if isinstance(target, Space) else _read_space(target, space_file, overrides)
+    path = (to or Path("experiments") / f"{space.name}-train").resolve()
+    architecture, trainer = (None, None) if given is None else _given_architecture(given, space)
+    space = with_earlier_defaults(ExperimentFolder(path), training_space(space, path.name, trainer))
+    checked = check_space(space, recorded_source(path, space.base_source))
     shape = checked.shape
-    architecture, trainer = _given_architecture(target, space) if is_architecture else (None, TrainerSettings())
-    if architecture is not None:
-        _check_fits(architecture, shape, target)
+    if architecture is not None and given is not None:
+        _check_fits(architecture, shape, given)
     else:
         searched = sorted(space.dimensions())
         if searched:
@@ -66,44 +96,54 @@ def train_single(
                 f"{', '.join(searched)}. Fix each with --set KEY=VALUE, or give an architecture.json of a trial."
             )
         architecture, trainer = space.architecture({}, shape), space.trainer({})
-    if folder.path.exists() and any(folder.path.iterdir()) and not resume:
-        raise InputError(
-            f"A training must have a folder of its own, but {folder.path} exists. "
-            "Go on with it by --resume, or give another with --to DIR."
-        )
+    assert trainer is not None
     task = TrialTask(
-        name="single",
+        name="00000",
         kind="searched",
         method="adapters",
         trainer=trainer,
         architecture=architecture,
         classes=space.classes,
     )
-    if folder.task.exists() and TrialTask.read(folder).fingerprint != task.fingerprint:
-        raise InputError(f"A training must be resumed as it was started, but {folder.path} has other settings.")
-    check_recorded(folder.path, checked.base, checked.family)
+    check_training(path, space, task, resume=resume)
+    check_recorded(path, checked.base, checked.family)
     require_gpu(space.resources.gpu)
     base = with_new_languages(load_base(checked.base), space.new_languages)
-    environment = build_environment(checked, base, folder.path.parent / STORE_FOLDER, console)
+    environment = build_environment(checked, base, path.parent / STORE_FOLDER, console)
     base = settle(base, resident(environment, task))
-    task.write(folder)
-    record_base(folder.path, checked.base, checked.family)
-    console.print(f"{task.summary}: {task.num_trainable(shape):,} parameters", markup=False, soft_wrap=True)
+    num_epochs = task.num_epochs if task.num_trainable(shape) else 0
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("training", total=task.num_epochs)
-        # Without a search there are no rungs: every epoch is scored alike.
-        for result in run_trial(base, replace(environment, rung_epochs=()), task, folder):
-            progress.update(bar, completed=result.epoch, description=f"spBLEU {result.spbleu:.2f}")
-            console.print(_epoch_line(result, task.num_epochs))
-    if task.num_trainable(shape):
-        learner = load_trained(base, environment, folder)
-        assert isinstance(learner, AdaptedModel)
-        card = f"# {space.name}\n\n{task.summary}\n"
-        export_peft(learner, folder.path / "adapters", base.source, card, base.tokenizer)
-        learner.remove()
-        console.print(f"Adapters: {folder.path / 'adapters'}", markup=False, soft_wrap=True)
-    return result
+    with held_training(checked, path, task, resume=resume) as (folder, table, name):
+        task = replace(task, name=name)
+        console.print(f"{task.summary}: {task.num_trainable(shape):,} parameters", markup=False, soft_wrap=True)
+        with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+            bar = progress.add_task("pretrained", total=num_epochs)
+
+            def tell(told: TrialTask, result: TrialResult) -> None:
+                progress.update(bar, completed=result.epoch, description=f"spBLEU {result.spbleu:.2f}")
+                console.print(_epoch_line(told, result))
+
+            running = RunningTraining(checked, folder, table, base, environment, tell)
+            pretrained = running.run(PRETRAINED, pretrained_task(checked))
+            result = running.run(name, task)
+        adapters = None
+        if task.num_trainable(shape):
+            adapters = folder.adapters
+            export_trial(base, environment, folder, table.row(name), adapters)
+    return Training(folder=path, adapters=adapters, result=result, pretrained=pretrained)
+
+
+def _read_space(target: Path, space_file: Path | None, overrides: Sequence[str]) -> Space:
+    """Returns the space that is trained in: a file, or that of the experiment which an architecture lies in."""
+    if target.suffix != ".json":
+        return load_space(target, overrides)
+    if space_file is not None:
+        return load_space(space_file, overrides)
+    places = target.resolve().parents
+    own = places[2] / "space.yaml" if len(places) > 2 else None
+    if own is None or not own.exists():
+        raise InputError(f"An architecture needs data to train on: name a space with --space for {target}.")
+    return load_begun_space(own, overrides)
 
 
 def _given_architecture(path: Path, space: Space) -> tuple[Architecture, TrainerSettings]:
@@ -146,11 +186,12 @@ def _check_fits(architecture: Architecture, shape: BaseShape, path: Path) -> Non
         raise InputError(problems)
 
 
-def _epoch_line(result: TrialResult, num_epochs: int) -> str:
+def _epoch_line(task: TrialTask, result: TrialResult) -> str:
     loss = "" if result.train_loss is None else f" · loss {result.train_loss:.3f}"
     warning = cut_words(result.cut_share, result.num_cut_sources)
+    where = f"epoch {result.epoch}/{task.num_epochs}" if task.kind == "searched" else task.name
     return (
-        f"epoch {result.epoch}/{num_epochs}  spBLEU {result.spbleu:.2f} "
+        f"{where}  spBLEU {result.spbleu:.2f} "
         f"({result.spbleu_low:.2f}–{result.spbleu_high:.2f}){kept_words(result)}{loss} · {result.seconds:.0f} s"
         f"{f' · {warning}' if warning else ''}"
     )

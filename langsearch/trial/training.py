@@ -1,0 +1,260 @@
+"""A single training as an experiment: its folder, begun or gone on with, and the table of its two trials."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from langsearch.evaluate.spbleu import SpBleu
+from langsearch.experiment.description import write_description
+from langsearch.experiment.environment import CheckedSpace, Environment
+from langsearch.experiment.fence import check_fence
+from langsearch.experiment.folder import (
+    TRAINING,
+    ExperimentFolder,
+    TrialFolder,
+    inherit,
+    read_json,
+    write_json,
+    write_text,
+)
+from langsearch.experiment.holding import hold_experiment
+from langsearch.experiment.lock import clear_leftovers
+from langsearch.experiment.opening import is_leftover, is_started, is_training, open_table, space_changes
+from langsearch.experiment.recorded_base import check_recorded, record_base
+from langsearch.experiment.results_parquet import write_results
+from langsearch.experiment.task import TrialTask, baseline_task
+from langsearch.model.base import Base
+from langsearch.space.problems import InputError, LeaseLostError
+from langsearch.space.schema import NAME, Space, space_of
+from langsearch.space.settings import TrainerSettings
+from langsearch.study.mirror import Proposal
+from langsearch.study.results import TrialResult
+from langsearch.study.rows import PRETRAINED, State, TrialRow
+from langsearch.study.table import TrialTable
+from langsearch.trial.failures import as_failure, record_failure
+from langsearch.trial.monitor import TrialMonitor
+from langsearch.trial.stalls import stall_file
+from langsearch.trial.trial import run_trial
+
+_WORDS = {"pairs_per_epoch": "all", "tokens_per_batch": "auto", "init_from": "none"}
+"""How a space writes the settings of the trainer that are None."""
+
+_EARLIER_FILES = (
+    *("architecture.json", "attempts.json", "batch.json", "curve.parquet", "failure.json", "result.json"),
+    *("scores.parquet", "checkpoint", "weights"),
+)
+"""What earlier versions wrote into the folder itself, beside trial.json, which is moved last."""
+
+
+class TrainingFailedError(Exception):
+    """A training cannot go on as it is; what it died of is in its folder."""
+
+
+class TrainingStoppedError(Exception):
+    """A training was asked to stop, and did behind a checkpoint."""
+
+
+@dataclass(frozen=True)
+class RunningTraining:
+    """A training that this process holds."""
+
+    checked: CheckedSpace
+    folder: ExperimentFolder
+    table: TrialTable
+    base: Base
+    environment: Environment
+    tell: Callable[[TrialTask, TrialResult], None]
+    """Hears of a trial's result after each epoch."""
+
+    def run(self, name: str, task: TrialTask) -> TrialResult:
+        """Brings a trial of the table to its end, and returns its result.
+
+        Raises:
+            TrainingFailedError: If it failed.
+            TrainingStoppedError: If it was asked to stop before.
+        """
+        row, trial = self.table.row(name), self.folder.trial(name)
+        if row.state is State.COMPLETE and row.result is not None:
+            self.tell(task, row.result)
+            return row.result
+        task.write(trial)
+        trial.failure.unlink(missing_ok=True)
+        trial.stop_request.unlink(missing_ok=True)
+        monitor = TrialMonitor([self.folder.stop_request, trial.stop_request], stall_file(trial), None)
+        result = None
+        try:
+            # Without a search there are no rungs: every epoch is scored alike.
+            environment = replace(self.environment, rung_epochs=())
+            for result in run_trial(self.base, environment, task, trial, monitor=monitor):
+                self.tell(task, result)
+                self.table.report(name, result)
+        except (InputError, OSError, LeaseLostError):
+            raise  # nothing is wrong with the trial itself
+        except Exception as error:
+            failure = as_failure(error)
+            record_failure(trial, failure)
+            self.table.fail(name, failure.text)
+            raise TrainingFailedError(failure.text) from error
+        if result is None or not result.finished:
+            raise TrainingStoppedError
+        self.table.complete(name, result)
+        return result
+
+
+def training_space(space: Space, name: str, trainer: TrainerSettings | None) -> Space:
+    """Returns the space that a training records: of one trial, and the pretrained base to hold it against.
+
+    Args:
+        space: Where its data, and what else it takes from a space, stand.
+        name: The folder's.
+        trainer: Of an architecture that was given: takes the place of what the space searches. None: the space's own.
+
+    Raises:
+        InputError: As `space_of`.
+    """
+    data = space.document.data
+    search = {**(data.get("search") or {}), "trials": 1, "storage": None, "plateau": "none"}
+    changed: dict[str, Any] = {"baselines": [PRETRAINED], "search": search, "tracking": []}
+    if NAME.fullmatch(name):
+        changed["name"] = name
+    if trainer is not None:
+        settings = asdict(trainer)
+        changed["trainer"] = {key: _WORDS.get(key) if value is None else value for key, value in settings.items()}
+    return space_of(replace(space.document, data=data | changed))
+
+
+def check_training(path: Path, space: Space, task: TrialTask, *, resume: bool) -> None:
+    """Checks that a training can begin in a folder, or go on there; writes nothing.
+
+    Args:
+        path: The folder.
+        space: What `training_space` gives.
+        task: What is to be trained.
+        resume: Go on with what is there.
+
+    Raises:
+        InputError: If it holds something else, or a training of other settings.
+    """
+    folder = ExperimentFolder(path)
+    is_there = path.exists() and not all(is_leftover(entry) for entry in path.iterdir())
+    if not is_there and not is_started(folder):
+        return
+    if not resume:
+        raise InputError(
+            f"A training must have a folder of its own, but {path} exists. "
+            "Go on with it by --resume, or give another with --to DIR."
+        )
+    if folder.description.exists() and not is_training(folder):
+        raise InputError(
+            f"A training must have a folder of its own, but {path} holds a search. Go on with that by "
+            "`langsearch run`, or give another folder with --to DIR."
+        )
+    earlier = _earlier(path)
+    if not is_started(folder) and earlier is None:
+        rule = "A training must have a folder of its own"
+        raise InputError(f"{rule}, but {path} holds other files. Give another with --to DIR.")
+    changes: list[str] = []
+    if is_started(folder):
+        changes = list(space_changes(folder.space.read_text(encoding="utf-8"), space.text).values())
+    begun = earlier or _last_begun(folder)
+    if changes or (begun is not None and TrialTask.read(begun).fingerprint != task.fingerprint):
+        rule = f"A training must be resumed as it was started, but {path} has other settings"
+        way_out = "Undo the changes, or give another folder with --to DIR."
+        raise InputError([f"{rule}:", *changes, way_out] if changes else f"{rule}. {way_out}")
+
+
+@contextmanager
+def held_training(
+    checked: CheckedSpace, path: Path, task: TrialTask, *, resume: bool
+) -> Iterator[tuple[ExperimentFolder, TrialTable, str]]:
+    """Holds a training's folder and brings its table up to date; whatever ends the context, the results are written.
+
+    Args:
+        checked: What `training_space` gives, checked.
+        path: The folder.
+        task: What is to be trained.
+        resume: Go on with what is there.
+
+    Yields:
+        The folder, its table and the name of the trial that trains the task.
+
+    Raises:
+        InputError: As `check_training`, or if another run holds the folder.
+    """
+    space, folder = checked.space, ExperimentFolder(path)
+    with hold_experiment(path, None):
+        check_training(path, space, task, resume=resume)
+        check_recorded(path, checked.base, checked.family)
+        clear_leftovers(folder)
+        if not is_started(folder):
+            write_text(folder.space, space.text)
+        signature, started = SpBleu(checked.tokenizer).signature, time.monotonic()
+        about: dict[str, Any] = {"command": TRAINING}
+        write_description(folder, checked, signature, **about)
+        record_base(path, checked.base, checked.family)
+        _take_in_earlier(folder)
+        before = float(read_json(folder.description)["seconds"])
+        table = open_table(folder, space, base_parameters=checked.shape.num_parameters)
+        table.take_over(lambda: check_fence(path))
+        table.add_baseline(PRETRAINED)
+        row = _row(folder, table, task)
+        try:
+            yield folder, table, row.name
+        finally:
+            is_done = all(row.state is State.COMPLETE for row in table.rows() if row.retried_as is None)
+            now = datetime.now(UTC).isoformat(timespec="seconds") if is_done else None
+            about |= {"seconds": before + time.monotonic() - started, "finished": now}
+            write_description(folder, checked, signature, **about)
+            write_results(folder, table, checked.shape.num_parameters)
+
+
+def pretrained_task(checked: CheckedSpace) -> TrialTask:
+    """Returns the task that scores the base as it is."""
+    return baseline_task(checked.space, checked.shape, PRETRAINED)
+
+
+def _row(folder: ExperimentFolder, table: TrialTable, task: TrialTask) -> TrialRow:
+    """Returns the running or complete row of what is to be trained; one that has failed is tried again."""
+    rows = [row for row in table.rows() if row.kind == "searched"]
+    if rows and rows[-1].state is not State.FAILED:
+        return rows[-1]
+    failed = rows[-1] if rows else None
+    row = table.add(
+        table.num_searched,
+        {},
+        fingerprint=task.fingerprint,
+        retry_of=None if failed is None else failed.name,
+        recorded=Proposal(point={}, distributions={}),
+    )
+    if failed is not None:
+        inherit(folder.trial(failed.name), folder.trial(row.name))
+    return row
+
+
+def _last_begun(folder: ExperimentFolder) -> TrialFolder | None:
+    names = sorted(path.parent.name for path in (folder.path / "trials").glob("[0-9]*/trial.json"))
+    return folder.trial(names[-1]) if names else None
+
+
+def _earlier(path: Path) -> TrialFolder | None:
+    """Returns the trial that earlier versions had in the folder itself, None if there is none."""
+    trial = TrialFolder(path)
+    return trial if trial.task.exists() else None
+
+
+def _take_in_earlier(folder: ExperimentFolder) -> None:
+    """Moves what an earlier version had trained to where an experiment has it; a kill in between is gone on from."""
+    earlier = _earlier(folder.path)
+    if earlier is None:
+        return
+    trial = folder.trial("00000")
+    trial.path.mkdir(parents=True, exist_ok=True)
+    for name in _EARLIER_FILES:
+        if (earlier.path / name).exists():
+            (earlier.path / name).rename(trial.path / name)
+    write_json(trial.task, read_json(earlier.task) | {"name": trial.name})
+    earlier.task.unlink()
