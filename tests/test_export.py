@@ -83,7 +83,7 @@ def test_a_trial_without_weights_is_refused(trained: Path, tmp_path: Path) -> No
     copy = tmp_path / "experiments" / "copy"
     shutil.copytree(trained, copy)
     shutil.rmtree(copy / "trials" / "00000" / "weights")
-    with pytest.raises(InputError, match=r"^An exported trial must have weights, but 00000 has none \(complete\)\.$"):
+    with pytest.raises(InputError, match=r"^An exported trial must have weights, .* 00000 has none: it is complete, "):
         export_one(copy, "0", tmp_path / "out", "peft")
     assert not (tmp_path / "out").exists()
 

@@ -122,7 +122,7 @@ def test_baselines_are_scored_too_and_the_beams_may_be_given(trained: Path) -> N
     [
         ("train", None, r"^--split must be one of validation, dev, test, devtest, but got 'train'\.$"),
         ("test", "9", r"^--trial must name a trial, but '9' is none\."),
-        ("test", "1", r"^A scored trial must have weights, but 00001 has none \(failed\)\.$"),
+        ("test", "1", r"^A scored trial must have weights, but 00001 has none: it failed, out of memory: no\."),
     ],
 )
 def test_a_wrong_split_or_trial_is_refused(split: str, trial: str | None, message: str, trained: Path) -> None:

@@ -48,6 +48,9 @@ class Rows:
     def front(self) -> Sequence[TrialRow]:
         return self.on_front
 
+    def final_violations(self) -> dict[str, dict[str, float]]:
+        return {}
+
 
 def read(folder: ExperimentFolder) -> dict[str, dict[str, Any]]:
     return {row["name"]: row for row in read_rows(folder.results)}

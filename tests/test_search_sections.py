@@ -87,8 +87,10 @@ def test_constraints_are_read_from_their_texts(tmp_path: Path) -> None:
         ("worst_loss.high >= 1", "must read worst_loss.high <= NUMBER"),
         ("train_seconds <= 5 %", "takes % for trainable_parameters and nonzero_parameters only"),
         ("train_seconds <= -5", "must have a bound of at least 0"),
-        ("worst_loss.hihg <= 1", "must name a class or all after worst_loss., but 'hihg' is none. Did you mean high"),
-        ("worst_loss.low <= 1", "needs a direction between two languages of low, but there is none"),
+        ("worst_loss.hihg <= 1", "must bound a loss .*, but 'worst_loss.hihg' is none. Valid: worst_loss.high, "),
+        ("worst_los.high <= 1", "must bound a loss .*, but 'worst_los.high' is none. Valid: worst_loss.high, "),
+        ("worst_loss <= 1", r"must bound a loss that .* Valid: worst_loss\.high, worst_loss\.all\.$"),
+        ("worst_loss.low <= 1", r"needs a direction .* of low, .* none. Valid: worst_loss\.high, worst_loss\.all"),
     ],
 )
 def test_a_wrong_constraint_is_refused(constraint: str, message: str, tmp_path: Path) -> None:

@@ -34,10 +34,10 @@ def report(
 
 def print_front(experiment: Path) -> None:
     """Shows the front against the baselines, as the experiment's folder has it now."""
+    from langsearch.report import terminal
     from langsearch.report.experiment_reader import read_experiment
-    from langsearch.report.terminal import front_table
 
-    out.print(front_table(read_experiment(experiment)))
+    terminal.print_front(out, read_experiment(experiment))
 
 
 def dashboard(

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -80,7 +80,6 @@ RESULTS = pa.schema(
 """`violations` and `params` are JSON objects."""
 
 _ROWS_PER_BLOCK = 128
-_IS_FRONT = RESULTS.get_field_index("is_front")
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ class ResultsFile:
     def write(self, table: TrialTable) -> None:
         """Writes the table as it is now, in one step. Raises OSError if the disk is full; the old file then stays."""
         rows = table.rows()
-        front = {row.name for row in table.front()}
+        front, final = {row.name for row in table.front()}, table.final_violations()
         parts = [rows[start : start + _ROWS_PER_BLOCK] for start in range(0, len(rows), _ROWS_PER_BLOCK)]
         known = self._blocks
         self._blocks = [
@@ -119,9 +118,15 @@ class ResultsFile:
             for index, part in enumerate(parts)
         ]
         whole = pa.Table.from_batches([block.batch for block in self._blocks], RESULTS)
-        # Whether a trial is on the front depends on the others: that column alone is made each time.
-        is_front = pa.array([row.name in front for row in rows], pa.bool_())
-        write_table(self._folder.results, whole.set_column(_IS_FRONT, RESULTS.field(_IS_FRONT), is_front))
+        # Whether a trial is on the front, and by how much it is not, depends on the others: made each time.
+        columns: dict[str, list[Any]] = {"is_front": [row.name in front for row in rows]}
+        if final:
+            judged = [replace(row, violations=final.get(row.name, row.violations)) for row in rows]
+            columns |= {"is_feasible": [row.is_feasible for row in judged], "violations": [*map(_violations, judged)]}
+        for name, values in columns.items():
+            field = RESULTS.field(name)
+            whole = whole.set_column(RESULTS.get_field_index(name), field, pa.array(values, field.type))
+        write_table(self._folder.results, whole)
 
     def _block(self, rows: Sequence[TrialRow]) -> _Block:
         values = [self._of_task(row.same_as or row.name) | row_values(row, self._base_parameters) for row in rows]
@@ -169,6 +174,10 @@ def _notes(row: TrialRow, result: TrialResult) -> Iterator[str]:
         yield cut_words(row.test.test_cut_share, row.test.test_num_cut_sources, "test")
 
 
+def _violations(row: TrialRow) -> str | None:
+    return None if row.violations is None else json.dumps(dict(row.violations))
+
+
 def row_values(row: TrialRow, base_parameters: int) -> dict[str, Any]:
     """Returns the columns that the trial table says, without `is_front`, which depends on the other trials."""
     values: dict[str, Any] = {}
@@ -192,7 +201,7 @@ def row_values(row: TrialRow, base_parameters: int) -> dict[str, Any]:
         "retried_as": row.retried_as,
         "space_version": row.space_version,
         "is_feasible": row.is_feasible,
-        "violations": json.dumps(dict(row.violations)) if row.violations is not None else None,
+        "violations": _violations(row),
         "fingerprint": row.fingerprint,
         "started": row.started.isoformat(timespec="seconds") if row.started else None,
         "finished": row.finished.isoformat(timespec="seconds") if row.finished else None,

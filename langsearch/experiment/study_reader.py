@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from langsearch.experiment.folder import ExperimentFolder
 from langsearch.experiment.opening import space_of_version, sqlite_url, storage_url
 from langsearch.space.schema import Space
-from langsearch.study.candidates import final_front, find_candidates
+from langsearch.study.candidates import final_front, final_violations, find_candidates
 from langsearch.study.constraints import Constraints
 from langsearch.study.database import open_storage
 from langsearch.study.front import Objective
@@ -82,6 +82,7 @@ class StudyReader:
         self._watch: sqlite3.Connection | None = None
         self._known: dict[tuple[str, int], _Known] = {}
         self._judged: dict[str, _Judged] = {}
+        self._final: dict[str, tuple[TrialRow, TrialRow]] = {}
         url = storage_url(folder, space)
         with _reading():
             if space.search.storage is None:
@@ -124,7 +125,10 @@ class StudyReader:
         if pretrained is not None and pretrained.state is not State.COMPLETE:
             pretrained = None
         rows = [self._judge(row, retried.get(row.name), pretrained) for row in searched.values()]
-        front = final_front(self.objectives, self._constraints, find_candidates(self.objectives, rows), pretrained)
+        candidates = find_candidates(self.objectives, rows)
+        front = final_front(self.objectives, self._constraints, candidates, pretrained)
+        final = final_violations(candidates, self._constraints, pretrained)
+        rows = [self._finally_judged(row, final[row.name]) if row.name in final else row for row in rows]
         return StudyState((*baselines.values(), *rows), frozenset(row.name for row in front))
 
     def close(self) -> None:
@@ -163,6 +167,13 @@ class StudyReader:
             judged = replace(judged, violations=self._constraints.violations(row.result, scores))
         self._judged[row.name] = _Judged(row, retried_as, pretrained, judged)
         return judged
+
+    def _finally_judged(self, row: TrialRow, violations: Mapping[str, float]) -> TrialRow:
+        """Returns a candidate with what it violates by its final scores; the same object as long as nothing changes."""
+        known = self._final.get(row.name)
+        if known is None or known[0] is not row or known[1].violations != violations:
+            known = self._final[row.name] = row, replace(row, violations=violations)
+        return known[1]
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ How a number or an interval is written is in `wording`.
 from collections.abc import Mapping
 
 from langsearch.report import wording
+from langsearch.report.empty_front import empty_front_sentences
 from langsearch.report.experiment_values import Experiment, Score, Split, Trial
 from langsearch.report.matrices import ordered_languages
 from langsearch.report.summary import DirectionScores, Summary, gain
@@ -60,7 +61,7 @@ def sentences(experiment: Experiment, summary: Summary, scores: Mapping[str, Dir
         num = wording.counted(summary.num_infeasible, "trial")
         infeasible = [f"{num} violated a constraint, and so cannot be on the front."]
     if best is None:
-        return (*infeasible, states)
+        return (*(empty_front_sentences(experiment, summary) or infeasible), states)
     split = summary.split
     lines = [
         f"The best member of the front is trial {best.name}: {_scored(best.score(split))} on {split}, with "

@@ -25,7 +25,7 @@ from langsearch.report.experiment_values import (
 )
 from langsearch.report.lenient import parse_object, read_json, read_rows
 from langsearch.report.summary import Summary, gain, summarise
-from langsearch.report.terminal import front_table
+from langsearch.report.terminal import print_front
 from langsearch.space.architecture import Architecture
 from langsearch.space.plan import plan_rows, show_layers, show_modules, show_ranks
 from langsearch.space.problems import InputError, near_names
@@ -94,7 +94,7 @@ def print_experiment(console: Console, experiment: Experiment) -> None:
     _print_lines(console, {f"class {name}": ", ".join(members) for name, members in experiment.classes.items()})
     for note in experiment.notes:
         _print(console, f"note: {note}")
-    console.print(front_table(experiment))
+    print_front(console, experiment)
     causes = Counter(trial.cause or "unknown" for trial in experiment.trials if trial.state == "failed")
     for cause, count in causes.most_common(5):
         _print(console, f"failed {count:,} x: {cause}")

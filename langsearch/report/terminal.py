@@ -3,11 +3,13 @@
 from textwrap import shorten
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from langsearch.experiment.printable import printable, printable_lines
 from langsearch.report import wording
+from langsearch.report.empty_front import empty_front_sentences
 from langsearch.report.experiment_values import Experiment, Trial
 from langsearch.report.sentences import untested
 from langsearch.report.summary import Summary, gain, summarise
@@ -15,6 +17,14 @@ from langsearch.study.results import CUT
 
 MAX_SUMMARY_CHARS = 60
 """At 80 columns the last column has 20 left: three or four lines a trial at most."""
+
+
+def print_front(console: Console, experiment: Experiment) -> None:
+    """Prints the front against the baselines, and why nothing is on it."""
+    console.print(front_table(experiment))
+    for sentence in empty_front_sentences(experiment, summarise(experiment)):
+        # In one line, however long, so that its command can be copied.
+        console.print(Text(printable(sentence)), soft_wrap=True)
 
 
 def front_table(experiment: Experiment) -> Table:
@@ -101,6 +111,6 @@ def _caption(experiment: Experiment, summary: Summary) -> str:
         lines += [f"{wording.trial_label(trial)}: {words}" for words in (trial.note or "").split("; ") if CUT in words]
     if experiment.signature:
         lines.append(experiment.signature)
-    if summary.split == "validation":
+    if summary.split == "validation" and summary.front:
         lines.append(f"{untested(summary)}: these scores chose the front, so they flatter it.")
     return "\n".join(lines)

@@ -44,10 +44,13 @@ def evaluate_candidates(search: Search) -> bool:
         # Both of one trial would write to its scores at once.
         baselines = [row.name for row in table.untested() if row.kind == "baseline" and row.name not in names]
         _run(search, [*((name, "full") for name in names), *((name, "test") for name in baselines)])
-    for name, texts in table.violated_by_final().items():
-        search.display.message(f"{name:<15} leaves the front: by these scores it violates {', '.join(texts)}")
+    for name, found in table.final_violations().items():
+        if texts := [text for text, amount in found.items() if amount > 0]:
+            search.display.message(f"{name:<15} leaves the front: by these scores it violates {', '.join(texts)}")
     if table.constraints.all and not table.front():
-        search.display.message("No trial keeps all constraints, so nothing is on the front.")
+        nearest = table.nearest()
+        words = "" if nearest is None else f" {nearest.words}"
+        search.display.message(f"No trial keeps all constraints, so nothing is on the front.{words}")
     return not table.unscored()
 
 

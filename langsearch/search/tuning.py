@@ -348,7 +348,7 @@ def bring_up_to_date(search: Search, budget: DiskBudget) -> None:
     table = search.table
     search.check_held()
     search.display.front([row.name for row in table.front() if row.kind == "searched"])
-    freed = budget.keep_within(table.rows(), {row.name for row in table.candidates()}, set(table.returning()))
+    freed = budget.keep_within(table.rows(), kept_names(table), set(table.returning()))
     if freed.message:
         search.display.message(freed.message)
     try:
@@ -358,6 +358,12 @@ def bring_up_to_date(search: Search, budget: DiskBudget) -> None:
     if search.uploads is not None:
         search.uploads.free(freed.names)
         search.uploads.look()
+
+
+def kept_names(table: TrialTable) -> set[str]:
+    """Returns the trials whose weights stay: the candidates; of none, the one that comes nearest to the constraints."""
+    nearest = None if table.candidates() else table.nearest()
+    return {row.name for row in table.candidates()} | ({nearest.name} if nearest is not None else set())
 
 
 def _why(reason: str) -> str:

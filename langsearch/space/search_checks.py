@@ -9,9 +9,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from langsearch.space.data_checks import is_english
 from langsearch.space.dimensions import search_dimensions
 from langsearch.space.document import KeyPath
-from langsearch.space.problems import near_names
 from langsearch.space.run_sections import BaselineSection, DataSection, EvaluationSection
-from langsearch.space.search_sections import WORST_LOSS, SearchSection
+from langsearch.space.search_sections import WORST_LOSS, SearchSection, means_loss
 from langsearch.space.sections import ArchitectureSection, TrainerSection
 from langsearch.space.settings import DecodingSettings
 
@@ -42,9 +41,8 @@ def check_search(
         path: KeyPath = ("search", "constraints", index)
         if counted[constraint.metric, constraint.is_upper] > 1:
             yield path, f"must bound each metric once, but {constraint.metric} stands twice."
-        if constraint.metric.startswith(WORST_LOSS):
-            name = constraint.metric.removeprefix(WORST_LOSS)
-            yield from _check_worst_loss(path, name, classes, data, baselines)
+        if means_loss(constraint.metric):
+            yield from _check_worst_loss(path, constraint.metric, classes, data, baselines)
 
 
 def _check_rungs(
@@ -108,21 +106,22 @@ def _num_values(distribution: BaseDistribution) -> int | None:
 
 def _check_worst_loss(
     path: KeyPath,
-    name: str,
+    metric: str,
     classes: Classes | None,
     data: DataSection | None,
     baselines: list[BaselineSection] | None,
 ) -> Iterator[Problem]:
     if baselines is not None and not any("pretrained" in item.names for item in baselines):
         yield path, "needs the scores of the pretrained base, but it is no baseline. Add it to `baselines`."
-    if classes is None or name == "all":
+    if classes is None:
         return
-    if name not in classes:
-        valid = [*classes, "all"]
-        yield path, f"must name a class or all after {WORST_LOSS}, but {name!r} is none.{near_names(name, valid)}"
-    elif not _has_direction(classes[name], data):
-        text = f"needs a direction between two languages of {name}, but there is none."
-        yield path, f"{text} Name another class, or {WORST_LOSS}all."
+    possible = [name for name, members in classes.items() if _has_direction(members, data)]
+    valid = ", ".join(f"{WORST_LOSS}{name}" for name in [*possible, "all"])
+    name = metric.removeprefix(WORST_LOSS)
+    if metric == name or name not in (*classes, "all"):
+        yield path, f"must bound a loss that there is, but {metric!r} is none. Valid: {valid}."
+    elif name != "all" and name not in possible:
+        yield path, f"needs a direction between two languages of {name}, but there is none. Valid: {valid}."
 
 
 def _has_direction(members: list[str], data: DataSection | None) -> bool:

@@ -1,5 +1,6 @@
 """The sections `search`, `failures` and `checkpoints`: what a search optimises, when it ends, what it survives."""
 
+import difflib
 import math
 import re
 from collections.abc import Mapping
@@ -82,7 +83,8 @@ def parse_constraint(raw: object) -> Constraint:
         example = "nonzero_parameters <= 2 %"
         raise ValueError(f"must read METRIC <= NUMBER or METRIC >= NUMBER, but got {show(raw)}. Example: {example}")
     metric, is_upper = found["metric"], found["sign"] == "<="
-    if metric not in OBJECTIVE_DIRECTIONS and not metric.startswith(WORST_LOSS):
+    # What means a loss is looked at with the classes, which it may name.
+    if metric not in OBJECTIVE_DIRECTIONS and not means_loss(metric):
         names = [*OBJECTIVE_DIRECTIONS, f"{WORST_LOSS}all"]
         raise ValueError(f"must bound a metric, but {metric!r} is none.{near_names(metric, names)}")
     is_gain = metric in SCORES
@@ -91,9 +93,16 @@ def parse_constraint(raw: object) -> Constraint:
         raise ValueError(f"must read {metric} {sign} NUMBER, but got {show(raw)}: it would refuse what is better.")
     if found["percent"] and metric not in _IN_PERCENT:
         raise ValueError(f"takes % for {' and '.join(_IN_PERCENT)} only, but got {show(raw)}")
-    if bound < 0 and not metric.startswith(WORST_LOSS):
+    if bound < 0 and not means_loss(metric):
         raise ValueError(f"must have a bound of at least 0, but got {show(raw)}")
     return Constraint(metric=metric, is_upper=is_upper, bound=bound, is_percent=bool(found["percent"]))
+
+
+def means_loss(metric: str) -> bool:
+    """Returns whether a metric is one against the pretrained base, or was meant to be."""
+    begin = metric.partition(".")[0]
+    known = [*OBJECTIVE_DIRECTIONS, WORST_LOSS.removesuffix(".")]
+    return metric.startswith(WORST_LOSS) or difflib.get_close_matches(begin, known, n=1, cutoff=0.7) == known[-1:]
 
 
 def _number(text: str) -> float | None:

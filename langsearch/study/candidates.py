@@ -1,11 +1,12 @@
 """Which trials are on the front, by the rows of the trial table alone."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from langsearch.study.constraints import Constraints
 from langsearch.study.front import Objective, non_dominated
+from langsearch.study.nearest import Nearest, Standing, find_nearest
 from langsearch.study.results import TrialResult
 from langsearch.study.rows import State, TrialRow
 
@@ -117,9 +118,44 @@ def final_front(
 
 def violated_by_final(row: TrialRow, constraints: Constraints, pretrained: TrialRow | None) -> list[str]:
     """Returns the texts of the constraints that a trial violates by its final scores, and the pretrained base's."""
+    return [text for text, value in _violations(row, constraints, pretrained).items() if value > 0]
+
+
+def final_violations(
+    candidates: Sequence[TrialRow], constraints: Constraints, pretrained: TrialRow | None
+) -> dict[str, dict[str, float]]:
+    """Returns how far candidates violate constraints by their final scores, by name; none before all have these."""
+    if not constraints.all or find_unscored(candidates, constraints, pretrained):
+        return {}
+    return {row.name: _violations(row, constraints, pretrained) for row in candidates}
+
+
+def nearest_row(rows: Iterable[TrialRow], final: Mapping[str, Mapping[str, float]]) -> Nearest | None:
+    """Returns the nearest of the searched trials that are complete, or were too large to be trained.
+
+    Args:
+        rows: Of the trial table.
+        final: What trials violate by their final scores, by name; these take the place of the ones while searching.
+    """
+    return find_nearest(
+        Standing(
+            name=row.name,
+            violations=final.get(row.name, row.violations),
+            spbleu=None if row.result is None else row.result.spbleu,
+            trainable_parameters=None if row.result is None else row.result.trainable_parameters,
+        )
+        for row in rows
+        if row.kind == "searched"
+        and row.same_as is None
+        and row.violations is not None
+        and (row.state is State.COMPLETE or row.is_rejected)
+    )
+
+
+def _violations(row: TrialRow, constraints: Constraints, pretrained: TrialRow | None) -> dict[str, float]:
     found = constraints.violations(_finally_scored(row), None if pretrained is None else _finally_scored(pretrained))
     assert found is not None, "the pretrained base must be complete where constraints need it"
-    return [text for text, value in found.items() if value > 0]
+    return found
 
 
 def best_member(front: Sequence[TrialRow]) -> TrialRow | None:

@@ -14,15 +14,17 @@ from langsearch.study.candidates import (
     Candidates,
     by_size,
     final_front,
+    final_violations,
     find_returning,
     find_unscored,
+    nearest_row,
     result_costs,
     result_values,
-    violated_by_final,
 )
 from langsearch.study.constraints import Constraints
 from langsearch.study.front import Objective
 from langsearch.study.mirror import Proposal
+from langsearch.study.nearest import Nearest
 from langsearch.study.proposing import Proposer
 from langsearch.study.results import VIOLATES, FinalResult, TestResult, TrialResult
 from langsearch.study.rows import (
@@ -347,13 +349,13 @@ class TrialTable:
         baselines = [row for row in self._baselines.values() if row.state is State.COMPLETE]
         return [row for row in [*baselines, *self.front()] if row.test is None]
 
-    def violated_by_final(self) -> dict[str, list[str]]:
-        """Returns the candidates that violate constraints by their final scores, with the texts of these."""
-        if self.unscored():
-            return {}
-        pretrained = self._complete_pretrained()
-        found = {row.name: violated_by_final(row, self.constraints, pretrained) for row in self.candidates()}
-        return {name: texts for name, texts in found.items() if texts}
+    def final_violations(self) -> dict[str, dict[str, float]]:
+        """Returns how far candidates violate constraints by their final scores, by name; none before all have these."""
+        return final_violations(self.candidates(), self.constraints, self._complete_pretrained())
+
+    def nearest(self) -> Nearest | None:
+        """Returns the trial that comes nearest to keeping all constraints, None where none is known to violate any."""
+        return nearest_row(self.rows(), self.final_violations())
 
     def _complete_pretrained(self) -> TrialRow | None:
         row = self._baselines.get(PRETRAINED)

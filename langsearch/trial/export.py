@@ -1,6 +1,7 @@
 """A trial's adapters as PEFT's, or merged into a plain model, with a card."""
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,11 +28,11 @@ from langsearch.model.new_languages import with_new_languages
 from langsearch.space.architecture import Architecture
 from langsearch.space.problems import InputError, near_names
 from langsearch.study.candidates import best_member
-from langsearch.study.rows import TrialRow
+from langsearch.study.rows import State, TrialRow
 from langsearch.study.table import TrialTable
+from langsearch.trial.card_examples import merged_lines
 from langsearch.trial.cards import hub_code, model_card
 from langsearch.trial.trial import load_trained
-from langsearch.trial.card_examples import merged_lines
 
 Note = Callable[[str], None]
 """Called with a sentence for the user."""
@@ -86,6 +87,8 @@ def export_trial(
         InputError: If the trial has no adapters, has no weights yet, or the target holds other files.
     """
     trial = folder.trial(row.same_as or row.name)
+    if row.is_rejected:
+        raise InputError(missing_weights(folder, row, "An exported trial"))
     if not trial.task.exists():
         raise InputError(f"An exported trial must have been trained, but {row.name} has not started.")
     task = TrialTask.read(trial)
@@ -94,9 +97,7 @@ def export_trial(
     try:
         learner = load_trained(base, environment, trial)
     except OSError as error:
-        raise InputError(
-            f"An exported trial must have weights, but {row.name} has none ({row.state.value})."
-        ) from error
+        raise InputError(missing_weights(folder, row, "An exported trial")) from error
     assert isinstance(learner, AdaptedModel)
     return _export(
         base,
@@ -182,12 +183,48 @@ def choose_trial(table: TrialTable, name: str | None) -> TrialRow:
     if name is None:
         best = best_member(table.front())
         if best is None:
-            raise InputError("A trial must be complete to be chosen, but none is. Name one with --trial.")
+            raise InputError(_nothing_chosen(table))
         return best
     full = f"{int(name):05d}" if name.isdecimal() else name
     if full not in rows:
         raise InputError(f"--trial must name a trial, but {name!r} is none.{near_names(full, rows)}")
     return rows[full]
+
+
+def _nothing_chosen(table: TrialTable) -> str:
+    """Returns why no trial is the best one, and what can be named in its place."""
+    nearest = table.nearest()
+    if nearest is None or not table.constraints.all:
+        return "A trial must be complete to be chosen, but none is. Name one with --trial."
+    rule = f"A trial must keep all constraints to be chosen, but none does. {nearest.words}"
+    if table.row(nearest.name).result is None:
+        return f"{rule} None was trained: raise the bounds, or search smaller architectures."
+    return f"{rule} Name it with --trial {int(nearest.name)}, or another one: `langsearch show` lists them."
+
+
+def missing_weights(folder: ExperimentFolder, row: TrialRow, what: str) -> str:
+    """Returns why there are no weights of a trial, and how to get them.
+
+    Args:
+        folder: The experiment.
+        row: The trial.
+        what: What needs them, such as "An exported trial".
+    """
+    begin = f"{what} must have weights, but {row.name} has none"
+    if row.is_rejected:
+        return (
+            f"{begin}: it was never trained, since its size {row.cause}. Raise that bound, and go on with the search "
+            "by --resume --accept-changed-space."
+        )
+    again = folder.trial(row.same_as or row.name).architecture
+    train = f" Train it again with: langsearch train {shlex.quote(str(again))} --to DIR" if again.exists() else ""
+    if row.state is State.RUNNING:
+        return f"{begin} yet: no epoch of it has ended."
+    if row.state is State.FAILED:
+        return f"{begin}: it failed, {row.cause or 'unknown'}.{train}"
+    kept = "`checkpoints` keeps those of the front, and of trials that other bounds of constraints would bring there"
+    ended = "it was stopped early" if row.state is State.PRUNED else "it is complete, but not among those that are kept"
+    return f"{begin}: {ended}, and {kept} (`keep: all` keeps all).{train}"
 
 
 def _merged_card(base: Base, direction: Direction, what: str) -> str:
@@ -276,22 +313,6 @@ def export_one(
     return export_trial(base, environment, folder, choose_trial(table, trial), target, form, note)
 
 
-def open_experiment(experiment: Path) -> tuple[ExperimentFolder, Base, Environment, TrialTable]:
-    """Opens an experiment with its base and data.
-
-    Raises:
-        InputError: If the folder is no experiment, its base or data are not there any more, or its base is another.
-    """
-    folder = ExperimentFolder(experiment.resolve())
-    if not folder.space.exists():
-        raise InputError(f"An experiment's folder holds a space.yaml, but {experiment} has none.")
-    space = load_begun_space(folder.space)
-    checked = check_space(space, recorded_source(folder.path, space.base_source), is_begun=True)
-    check_recorded(folder.path, checked.base, checked.family)
-    base = with_new_languages(load_base(checked.base), space.new_languages)
-    environment = build_environment(checked, base, folder.path.parent / STORE_FOLDER)
-    environment = computing_in(environment, recorded_precision(folder))
-    return folder, base, environment, open_table(folder, checked.space)
 def adapters_of(place: Path) -> Path:
     """Returns the folder of exported adapters that a place stands for: itself, or those of an experiment's best trial.
 
@@ -316,3 +337,19 @@ def adapters_of(place: Path) -> Path:
     return found
 
 
+def open_experiment(experiment: Path) -> tuple[ExperimentFolder, Base, Environment, TrialTable]:
+    """Opens an experiment with its base and data.
+
+    Raises:
+        InputError: If the folder is no experiment, its base or data are not there any more, or its base is another.
+    """
+    folder = ExperimentFolder(experiment.resolve())
+    if not folder.space.exists():
+        raise InputError(f"An experiment's folder holds a space.yaml, but {experiment} has none.")
+    space = load_begun_space(folder.space)
+    checked = check_space(space, recorded_source(folder.path, space.base_source), is_begun=True)
+    check_recorded(folder.path, checked.base, checked.family)
+    base = with_new_languages(load_base(checked.base), space.new_languages)
+    environment = build_environment(checked, base, folder.path.parent / STORE_FOLDER)
+    environment = computing_in(environment, recorded_precision(folder))
+    return folder, base, environment, open_table(folder, checked.space)

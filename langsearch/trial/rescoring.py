@@ -26,7 +26,7 @@ from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space
 from langsearch.study.results import cut_words
 from langsearch.trial.evaluating import evaluation_data
-from langsearch.trial.export import choose_trial, open_experiment
+from langsearch.trial.export import choose_trial, missing_weights, open_experiment
 from langsearch.trial.trial import Split, load_trained, resident
 
 _SPLITS: dict[str, Split] = {"validation": "validation", "dev": "validation", "test": "test", "devtest": "test"}
@@ -111,7 +111,7 @@ def _open_trial(target: Path, trial: str | None) -> tuple[str, Base, Environment
         base = settle(base, resident(environment, TrialTask.read(scored)))
         learner = load_trained(base, environment, scored)
     except OSError as error:
-        raise InputError(f"A scored trial must have weights, but {row.name} has none ({row.state.value}).") from error
+        raise InputError(missing_weights(folder, row, "A scored trial")) from error
     return f"{target.name}, trial {row.name}", base, environment, learner
 
 
