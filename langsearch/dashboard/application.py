@@ -262,11 +262,13 @@ def _comparison(experiments: Experiments) -> _Shown:
             label = lines[place].name if names.count(lines[place].name) == 1 else f"{lines[place].name} ({place})"
             found.append(Compared(index=place, label=label, experiment=experiment, summary=summary))
     views = comparison_views(found)
+    chosen = most_shown(views)
     compared = {
         "experiments": found,
         "warnings": warnings(found),
         "views": [title for title, _ in views],
-        "chosen": most_shown(views),
+        "chosen": chosen,
+        "words": views[chosen][1]["words"] if views else "",
         "rows": baseline_rows(found),
     }
     values: dict[str, Any] = {"title": "Comparison", "text": "", "lines": lines, "compared": compared}

@@ -163,7 +163,20 @@ def _figure(compared: Sequence[Compared], split: Split) -> Figure | None:
             if shown:
                 trace = _trace(one, shown, split, colour, symbol, is_front)
                 traces.append(trace | {"x": [scale.position(trial) for trial in shown]})
-    return {"data": traces, "layout": score_layout(scale, f"spBLEU, {_split_words(compared, split)}")}
+    layout = score_layout(scale, f"spBLEU, {_split_words(compared, split)}")
+    return {"data": traces, "layout": layout, "words": _words(traces)}
+
+
+def _words(traces: Sequence[Figure]) -> str:
+    """Returns what the figure shows: of lines, marks and bars those that are drawn."""
+    text = "Up and to the left is better."
+    if any("lines" in trace["mode"] for trace in traces):
+        text += " A line joins an experiment's front."
+    if any("-open" in trace["marker"]["symbol"] for trace in traces):
+        text += " Open marks are baselines."
+    if any(any(trace["error_y"]["array"]) or any(trace["error_y"]["arrayminus"]) for trace in traces):
+        text += " Bars are 95 % bootstrap intervals."
+    return text
 
 
 def _trace(one: Compared, trials: Sequence[Trial], split: Split, colour: str, symbol: str, is_front: bool) -> Figure:
@@ -173,7 +186,7 @@ def _trace(one: Compared, trials: Sequence[Trial], split: Split, colour: str, sy
         "type": "scatter",
         "name": label if is_front else f"{label}, baselines",
         "uid": f"{one.index} {'front' if is_front else 'baselines'}",
-        "mode": "lines+markers" if is_front else "markers",
+        "mode": "lines+markers" if is_front and len(trials) > 1 else "markers",
         "y": [round(score.spbleu, 4) for score in scores],
         "error_y": {
             "type": "data",

@@ -11,6 +11,8 @@ from langsearch.report.summary import Summary
 _BASELINE_DASHES = ("dash", "dot", "dashdot", "longdash")
 _FRONT_SYMBOLS = ("circle", "square", "triangle-up", "cross")
 MAX_OTHER_CURVES = 200
+OTHERS, STOPPED = "other trials", "stopped early"
+"""Names of the curves that stand for many trials."""
 
 
 def curve_figure(
@@ -73,7 +75,25 @@ def curve_figure(
             for rung in rungs
         ],
     }
-    return {"data": traces, "layout": layout}
+    return {"data": traces, "layout": layout, "words": _words(traces, [trial.name for trial in summary.front], rungs)}
+
+
+def _words(traces: Sequence[Figure], front: Sequence[str], rungs: Sequence[int]) -> str:
+    """Returns what a figure of curves shows: of its lines and marks those that are drawn."""
+    names = {name for trace in traces for name in trace["meta"] if len(trace["meta"]) == 1}
+    drawn = {trace["name"] for trace in traces}
+    parts = [
+        *(["the front in colours"] if names & set(front) else []),
+        *(["baselines dashed"] if any("dash" in trace.get("line", {}) for trace in traces) else []),
+        *(["all other trials in grey"] if OTHERS in drawn else []),
+    ]
+    text = f"{', '.join(parts)}".capitalize() + "."
+    if STOPPED in drawn:
+        text += " An open circle is where early stopping ended a trial."
+    if rungs:
+        listed = ", ".join(map(str, rungs))
+        text += f" Dotted lines are the rungs, the epochs after which trials are compared: {listed}."
+    return text
 
 
 def _curve(trial: Trial, points: Sequence[CurvePoint], quantity: str) -> Figure:
@@ -102,7 +122,7 @@ def _other_curves(others: Sequence[tuple[Trial, Sequence[CurvePoint]]], quantity
     return {
         "type": "scatter",
         "mode": "lines+markers",
-        "name": "other trials",
+        "name": OTHERS,
         "legendrank": 2000,
         "line": {"color": "var(--dominated)", "width": 1},
         "marker": {"size": 3},
@@ -122,7 +142,7 @@ def _pruned_ends(others: Sequence[tuple[Trial, Sequence[CurvePoint]]], quantity:
     return {
         "type": "scatter",
         "mode": "markers",
-        "name": "stopped early",
+        "name": STOPPED,
         "legendrank": 2001,
         "marker": {"symbol": "circle-open", "size": 8, "color": "var(--pruned)", "line": {"width": 1.8}},
         "hovertemplate": "<b>%{customdata}</b> stopped early<br>after epoch %{x}: %{y:.4~g}<extra></extra>",

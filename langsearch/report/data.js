@@ -1,14 +1,14 @@
 // Unpacks the values and Plotly, and draws the figures of the data page.
 (async () => {
-  const { byId, draw, view, make, unpack, listen, root } = langsearch;
+  const { byId, draw, make, unpack, listen, root } = langsearch;
   langsearch.data = JSON.parse(await unpack("report-data"));
   document.head.append(make("script", { text: await unpack("plotly") }));
   const figures = { "sizes-plot": ["sizes", "sizes-view"], "lengths-plot": ["lengths", "lengths-view"], "pieces-plot": ["pieces", "none"], "faults-plot": ["faults", "faults-view"], "overlap-plot": ["overlap", "overlap-view"] };
   const redraw = (id) => {
     const [name, choice] = figures[id];
-    const figure = byId(id) && view(langsearch.data[name], choice);
-    // A row for each language needs its height on a narrow screen too.
-    if (figure) draw(id, { ...figure, layout: { ...figure.layout, height: langsearch.data[name][langsearch.chosen(choice)].layout.height } }, byId(choice)?.value);
+    // Not by `view`: a row for each language needs its height on a narrow screen too, and leaves no room below.
+    const figure = byId(id) && langsearch.data[name][langsearch.chosen(choice)];
+    if (figure) draw(id, figure, byId(choice)?.value);
   };
   const redrawAll = () => Object.keys(figures).forEach(redraw);
   for (const [id, [, choice]] of Object.entries(figures)) if (byId(choice)) listen(choice, "change", () => redraw(id));

@@ -73,6 +73,7 @@ def render_data_page(look: DataLook) -> str:
         "version": __version__,
         "counted": wording.counted,
         "kinds": _KINDS,
+        "lengths_words": lengths[0][1]["words"],
         "views": {name: [title for title, _ in found] for name, found in views.items()},
     }
     return template("data.html").render(
@@ -201,7 +202,8 @@ def _quantile_figure(look: DataLook) -> Figure:
         "showlegend": False,
     }
     layout = _rows_layout(languages, {"title": {"text": "tokens, median and nine in ten"}, "rangemode": "tozero"}, 1)
-    return {"data": [trace], "layout": layout}
+    longest = max((high for _, _, high in spread.values()), default=0)
+    return _with_limit({"data": [trace], "layout": layout}, look, longest)
 
 
 def _quantile(values: Sequence[int], share: float) -> int:
@@ -229,20 +231,28 @@ def _length_figure(look: DataLook, language: str) -> Figure:
         "margin": {"l": 56, "r": 16, "t": 16, "b": 48},
         "height": 360,
     }
-    if max(lengths) >= 0.8 * look.max_length:
-        line = {"color": "var(--baseline)", "width": 2, "dash": "dot"}
-        layout["shapes"] = [
-            {
-                "type": "line",
-                "x0": look.max_length,
-                "x1": look.max_length,
-                "yref": "paper",
-                "y0": 0,
-                "y1": 1,
-                "line": line,
-            }
-        ]
-    return {"data": [trace], "layout": layout}
+    return _with_limit({"data": [trace], "layout": layout}, look, max(lengths))
+
+
+def _with_limit(figure: Figure, look: DataLook, longest: int) -> Figure:
+    """Returns a figure of lengths with the longest that is trained on, where it is near enough to be drawn.
+
+    Args:
+        figure: Lengths are its x.
+        look: The data.
+        longest: The longest that is shown.
+    """
+    is_drawn = longest >= 0.8 * look.max_length
+    dotted = " (dotted)" if is_drawn else ""
+    words = f"Above {look.max_length:,} tokens{dotted} they are not trained on."
+    if not is_drawn:
+        return figure | {"words": words}
+    place = {"x0": look.max_length, "x1": look.max_length, "yref": "paper", "y0": 0, "y1": 1}
+    line = {"color": "var(--baseline)", "width": 2, "dash": "dot"}
+    # A line does not widen the range by itself.
+    axis = figure["layout"]["xaxis"] | {"range": [0, 1.05 * max(longest, look.max_length)]}
+    shapes = [{"type": "line", "line": line} | place]
+    return figure | {"layout": figure["layout"] | {"xaxis": axis, "shapes": shapes}, "words": words}
 
 
 def _fault_figure(look: DataLook) -> Figure | None:

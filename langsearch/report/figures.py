@@ -36,6 +36,8 @@ MAX_OTHER_POINTS = 5_000
 
 MANY_POINTS = 800
 
+_LEVEL_WORDS = {"full_finetuning": "full fine-tuning", "pretrained": "the pretrained base"}
+
 _SPACE = "\u2002"
 _LABEL_SHARE = 0.12
 """About the width of a label, as a share of the figure's."""
@@ -74,7 +76,12 @@ def front_figure(experiment: Experiment, summary: Summary, split: Split) -> Figu
     if baselines := [trial for trial in shown if trial.kind == "baseline"]:
         traces.append(_baseline_trace(baselines, split, scale, shown))
     layout = score_layout(scale, f"{wording.metric_label(experiment)}, {split}")
-    return {"data": traces, "layout": layout | {"shapes": _front_shapes(summary, split, scale)}}
+    level = _level(summary, split)
+    found = {"data": traces, "layout": layout | {"shapes": [*_level_shapes(level, split), *_gap_shapes(scale)]}}
+    joined = "The line joins the trials that no other trial beats in both."
+    words = _words("to the left", traces, level, joined if split == "validation" else "A dotted line joins the front.")
+    gap = " Left of the upright dotted line nothing is trained." if scale.has_zero else ""
+    return found | {"words": f"{words}{gap}"}
 
 
 def _size_of_many(num: int, colour: str) -> Figure:
@@ -115,7 +122,30 @@ def objective_figure(experiment: Experiment, summary: Summary, objective: str) -
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
         "margin": {"l": 56, "r": 16, "t": 40, "b": 56},
     }
-    return {"data": traces, "layout": layout}
+    level = _level(summary, "validation")
+    side = "to the right" if experiment.objectives.get(objective) == "max" else "to the left"
+    layout["shapes"] = _level_shapes(level, "validation")
+    return {"data": traces, "layout": layout, "words": _words(side, traces, level, "")}
+
+
+def _words(side: str, traces: Sequence[Figure], level: Trial | None, joined: str) -> str:
+    """Returns what a figure of scores shows: of lines and bars those that are drawn.
+
+    Args:
+        side: Where the better values of the x axis are.
+        traces: The figure's.
+        level: Whose score is a dashed line.
+        joined: What a line over the members of the front says.
+    """
+    parts = [f"Up and {side} is better."]
+    if joined and any(trace["name"] == "front" and len(trace["x"]) > 1 for trace in traces):
+        parts.append(joined)
+    if level is not None:
+        parts.append(f"The dashed line is {_LEVEL_WORDS[level.name]}.")
+    bars = (trace.get("error_y", {"array": [], "arrayminus": []}) for trace in traces)
+    if any(any(error["array"]) or any(error["arrayminus"]) for error in bars):
+        parts.append("Bars are 95 % bootstrap intervals.")
+    return " ".join(parts)
 
 
 def importance_figure(found: Sequence[Importance], max_dimensions: int = 24) -> Figure | None:
@@ -166,7 +196,7 @@ def _front_trace(
         _points(members, split, scale.position, name="front")
         | _intervals(members, split, "var(--front)")
         | {
-            "mode": "lines+markers+text",
+            "mode": "lines+markers+text" if len(members) > 1 else "markers+text",
             "marker": {"symbol": "circle", "color": "var(--front)", "size": 10},
             # On the split that chose the front, what lies below a step is dominated; on test nothing is promised.
             "line": {"color": "var(--front)", "width": 2, "shape": "hv" if is_selection else "linear"}
@@ -204,8 +234,8 @@ def _front_places(trial: Trial, members: Sequence[Trial]) -> tuple[str, ...]:
 
 
 def _baseline_places(trial: Trial) -> tuple[str, ...]:
-    # A dashed line runs through full fine-tuning, so its name stands above or below.
-    if trial.name == "full_finetuning":
+    # A dashed line may run through these, so their names stand above or below.
+    if trial.name in _LEVEL_WORDS:
         return "top left", "bottom left", "top right", "bottom right"
     return "middle right", "bottom right", "middle left", "top right", "bottom left", "top left"
 
@@ -278,18 +308,27 @@ def _intervals(trials: Iterable[Trial], split: Split, colour: str) -> Figure:
     return {"error_y": error | {"color": colour, "thickness": 1.2, "width": 4}}
 
 
-def _front_shapes(summary: Summary, split: Split, scale: "ParameterScale") -> list[Figure]:
-    shapes: list[Figure] = []
-    full = None if summary.full_finetuning is None else summary.full_finetuning.score(split)
-    if full is not None:
-        line = {"color": "var(--baseline)", "width": 1, "dash": "dash"}
-        level = {"xref": "paper", "x0": 0, "x1": 1, "y0": full.spbleu, "y1": full.spbleu}
-        shapes.append({"type": "line", "layer": "below", "opacity": 0.6, "line": line} | level)
-    if scale.has_zero:
-        line = {"color": "var(--muted)", "width": 1, "dash": "dot"}
-        gap = {"yref": "paper", "x0": scale.gap, "x1": scale.gap, "y0": 0, "y1": 1}
-        shapes.append({"type": "line", "layer": "below", "line": line} | gap)
-    return shapes
+def _level(summary: Summary, split: Split) -> Trial | None:
+    """Returns whose score the others are held against: full fine-tuning, else the pretrained base."""
+    found = (summary.full_finetuning, summary.pretrained)
+    return next((trial for trial in found if trial is not None and trial.score(split) is not None), None)
+
+
+def _level_shapes(level: Trial | None, split: Split) -> list[Figure]:
+    score = None if level is None else level.score(split)
+    if score is None:
+        return []
+    line = {"color": "var(--baseline)", "width": 1, "dash": "dash"}
+    place = {"xref": "paper", "x0": 0, "x1": 1, "y0": score.spbleu, "y1": score.spbleu}
+    return [{"type": "line", "layer": "below", "opacity": 0.6, "line": line} | place]
+
+
+def _gap_shapes(scale: "ParameterScale") -> list[Figure]:
+    if not scale.has_zero:
+        return []
+    line = {"color": "var(--muted)", "width": 1, "dash": "dot"}
+    gap = {"yref": "paper", "x0": scale.gap, "x1": scale.gap, "y0": 0, "y1": 1}
+    return [{"type": "line", "layer": "below", "line": line} | gap]
 
 
 class ParameterScale:

@@ -25,7 +25,9 @@ def write_learned_page(folder: Path) -> Path | None:
     views = prior_views(learned, ())
     if not views:
         return None
-    parts = [f"<!doctype html><meta charset='utf-8'><title>{html.escape(folder.name)}</title>"]
+    parts = ["<!doctype html><meta charset='utf-8'>"]
+    parts += ["<meta name='viewport' content='width=device-width, initial-scale=1'>"]
+    parts += [f"<title>{html.escape(folder.name)}</title>"]
     parts += [f"<p style='font-family:sans-serif'>{html.escape(text)}</p>" for text in seed_sentences(learned)]
     for index, (title, figure) in enumerate(views):
         text = json.dumps(figure)
@@ -33,7 +35,7 @@ def write_learned_page(folder: Path) -> Path | None:
             text = text.replace(name, colour)
         plot = plotly.io.to_html(
             json.loads(text),
-            config={"displayModeBar": False},
+            config={"displayModeBar": False, "responsive": True},
             full_html=False,
             include_plotlyjs=index == 0,
             validate=False,

@@ -95,6 +95,9 @@ const langsearch = { data: null, live: null };
       modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
       toImageButtonOptions: { filename: id, scale: 2 },
     };
+    // What is said of its lines is true of this view.
+    const said = byId(`${id}-words`);
+    if (said && figure.words !== undefined) said.textContent = figure.words;
     Plotly.react(node, coloured(figure.data, style), coloured(layout, style), config);
     if (!node.dataset.pins) {
       node.dataset.pins = "true";
@@ -138,7 +141,7 @@ const langsearch = { data: null, live: null };
     const figure = figures[chosen(id)];
     if (!figure || !isNarrow()) return figure;
     const legend = { ...figure.layout.legend, y: -0.2, yanchor: "top" };
-    return { data: figure.data, layout: { ...figure.layout, height: 440, legend, margin: { ...figure.layout.margin, t: 8 } } };
+    return { ...figure, layout: { ...figure.layout, height: 440, legend, margin: { ...figure.layout.margin, t: 8 } } };
   }
 
   const MISSING = "–";

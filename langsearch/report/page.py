@@ -176,6 +176,8 @@ def make_page(material: Material, price_per_gpu_hour: float | None = None) -> Pa
     values = {
         **_values(material, price_per_gpu_hour),
         "views": {name: [title for title, _ in found] for name, found in views.items()},
+        "front_words": _first_words(views["front"]),
+        "curve_words": _first_words(views["curves"]),
         "score_labels": [labels[name] for name in score_names],
         "score_names": score_names,
         "rank_labels": [labels[name] for name in rank_names],
@@ -258,6 +260,11 @@ def _views(material: Material) -> dict[str, list[tuple[str, Figure]]]:
         "priors": prior_views(read_priors(experiment), ordered_languages(experiment)),
     }
     return {name: [(title, figure) for title, figure in views if figure is not None] for name, views in found.items()}
+
+
+def _first_words(views: Sequence[tuple[str, Figure]]) -> str:
+    """Returns what the view that is shown first draws; the page's script says it of the others."""
+    return views[0][1]["words"] if views else ""
 
 
 def _unbroken(sentence: str) -> str:
