@@ -26,6 +26,14 @@ pytest_plugins = ["family_fixtures", "search_fixtures"]
 LANGUAGES = ("en", "fr", "de", "sw")
 DIRECTIONS = [Direction("de", "fr"), Direction("fr", "en"), Direction("en", "fr"), Direction("en", "de")]
 SENTENCE = "The house is small."
+NUM_NEW = 30
+"""How long a random base may go on, which ends by nothing else."""
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has cards and merged models say as much."""
+    monkeypatch.setattr("langsearch.adapters.merged_export.MAX_NEW_TOKENS", NUM_NEW)
 
 
 def code_of(card: Path) -> str:
@@ -72,6 +80,7 @@ def says(base: Base, learner: AdaptedModel, direction: Direction, languages: tup
     return text
 
 
+@pytest.mark.usefixtures("short")
 def test_the_lines_translate_with_bases_of_every_family(
     family_folder: Path,
     make_architecture: Callable[..., Architecture],
@@ -85,11 +94,12 @@ def test_the_lines_translate_with_bases_of_every_family(
     export_peft(learner, tmp_path / "out", base.name, "# Card\n", base.tokenizer)
     lines = adapter_lines(base, DIRECTIONS, architecture)
     assert 'model.base_model.set_adapter(["src-en", "tgt-fr"])' in lines
-    expected = says(base, learner, Direction("en", "fr"), LANGUAGES, 254)
+    expected = says(base, learner, Direction("en", "fr"), LANGUAGES, NUM_NEW)
     assert run("\n".join(lines), tmp_path / "out", monkeypatch, capsys) == f"{expected}\n"
     assert expected and not re.search(r"__|_[A-Z]|</?s>", expected)
 
 
+@pytest.mark.usefixtures("short")
 def test_a_merged_card_translates_with_bases_of_every_family(
     family_folder: Path,
     make_architecture: Callable[..., Architecture],
@@ -100,12 +110,13 @@ def test_a_merged_card_translates_with_bases_of_every_family(
     base = load_base(str(family_folder))
     learner = trained(base, make_architecture())
     export_peft(learner, tmp_path / "out", base.source, "# Card\n", base.tokenizer)
-    expected = says(base, learner, Direction("en", "fr"), LANGUAGES, 254)
+    expected = says(base, learner, Direction("en", "fr"), LANGUAGES, NUM_NEW)
     export_again(tmp_path / "out", tmp_path / "merged", ExportForm("merged", "en-fr"))
     assert run(code_of(tmp_path / "merged" / "README.md"), tmp_path / "merged", monkeypatch, capsys) == f"{expected}\n"
 
 
 @pytest.mark.parametrize("direction", [Direction("en", "tyv"), Direction("tyv", "en")], ids=str)
+@pytest.mark.usefixtures("short")
 def test_the_lines_translate_from_and_into_a_language_that_is_new_to_the_base(
     direction: Direction,
     family_folder: Path,
@@ -122,7 +133,7 @@ def test_the_lines_translate_from_and_into_a_language_that_is_new_to_the_base(
     export_peft(learner, tmp_path / "out", base.source, "# Card\n", base.tokenizer)
     code = "\n".join(adapter_lines(base, [direction], architecture)).replace('["..."]', f'["{SENTENCE}"]')
     printed = run(code, tmp_path / "out", monkeypatch, capsys)
-    assert printed == f"{says(base, learner, direction, languages, 254)}\n"
+    assert printed == f"{says(base, learner, direction, languages, NUM_NEW)}\n"
 
 
 @pytest.mark.parametrize("name", ["tiny-m2m", "tiny-m2m-2"])
