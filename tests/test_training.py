@@ -73,6 +73,7 @@ def test_list_and_show_know_it(copied: Path, langsearch: "Command") -> None:
     shown = langsearch("show", copied)
     assert shown.code == 0
     assert "1 of 1 ended (1 complete)" in shown.out and "= pretrained" in shown.out and "to pre" in shown.out
+    assert "these scores chose the epoch that is kept, so they flatter it" in " ".join(shown.out.split())
     assert "rank 2;2" in langsearch("show", copied, "0").out
 
 
@@ -83,6 +84,7 @@ def test_report_export_evaluate_and_translate_know_it(
     page = (copied / "report.html").read_text(encoding="utf-8")
     command = f"langsearch train {copied}/trials/00000/architecture.json --to {copied}-again"
     assert command.replace(f"{Path.cwd()}/", "") in page
+    assert "The training: " in page and "the scores here chose the epoch that is kept" in page
     assert langsearch("export", copied, "--to", "out").out == "Wrote 6 adapters and a card to out\n"
     texts = []
     for place in (copied, copied / "adapters", "out"):

@@ -66,7 +66,8 @@ def next_sentences(
             "or train both with other seeds."
         )
     if summary.split != "test":
-        lines.append(f"{untested(summary)}: the scores here chose the front, so they flatter it.")
+        chosen = wording.chosen(experiment)
+        lines.append(f"{untested(summary)}: the scores here chose {chosen}, so they flatter it.")
     return tuple(lines)
 
 

@@ -67,8 +67,8 @@ def sentences(experiment: Experiment, summary: Summary, scores: Mapping[str, Dir
         f"The best member of the front is trial {best.name}: {_scored(best.score(split))} on {split}, with "
         f"{_size_phrase(best)}. {_chosen(experiment, best)}"
         if split == "test"
-        else f"The best member of the front is trial {best.name}: {_scored(best.score(split))} on validation, "
-        f"with {_size_phrase(best)}. {untested(summary)}."
+        else f"{_what(experiment, best)}: {_scored(best.score(split))} on validation, with {_size_phrase(best)}. "
+        f"{untested(summary)}."
     ]
     for other, words in ((full, "full fine-tuning"), (summary.pretrained, "the pretrained base")):
         if other is None:
@@ -78,6 +78,10 @@ def sentences(experiment: Experiment, summary: Summary, scores: Mapping[str, Dir
     if full is not None:
         lines.append(_smallest_sentence(summary.smallest, full, split))
     return (*lines, *infeasible, states)
+
+
+def _what(experiment: Experiment, best: Trial) -> str:
+    return "The training" if experiment.is_training else f"The best member of the front is trial {best.name}"
 
 
 def untested(summary: Summary) -> str:

@@ -112,5 +112,6 @@ def _caption(experiment: Experiment, summary: Summary) -> str:
     if experiment.signature:
         lines.append(experiment.signature)
     if summary.split == "validation" and summary.front:
-        lines.append(f"{untested(summary)}: these scores chose the front, so they flatter it.")
+        chosen = wording.chosen(experiment)
+        lines.append(f"{untested(summary)}: these scores chose {chosen}, so they flatter it.")
     return "\n".join(lines)

@@ -133,6 +133,11 @@ def memory(num_bytes: int | None) -> str:
     return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.0f} MiB"
 
 
+def chosen(experiment: Experiment) -> str:
+    """Returns what validation has chosen, so that its scores flatter that."""
+    return "the epoch that is kept" if experiment.is_training else "the front"
+
+
 def counted(count: int, noun: str) -> str:
     """Returns "1 trial", "2 trials"."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
