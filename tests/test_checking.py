@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from langsearch.cli.app import app
 from langsearch.experiment.environment import check_space
-from langsearch.search.checking import check_constraints, parameter_range, print_check, print_plan, search_summary
+from langsearch.search.checking import check_constraints, print_check, print_plan, search_summary
+from langsearch.search.sizes import parameter_range
 from langsearch.space.architecture import Architecture, BaseShape
 from langsearch.space.build import build_architecture
 from langsearch.space.languages import all_languages

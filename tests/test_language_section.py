@@ -9,7 +9,8 @@ from rich.console import Console
 
 from langsearch.experiment.environment import check_space
 from langsearch.experiment.task import TrialTask, baseline_task
-from langsearch.search.checking import describe_check, parameter_range, print_check
+from langsearch.search.checking import describe_check, print_check
+from langsearch.search.sizes import parameter_range
 from langsearch.space.architecture import Architecture
 from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space

@@ -4,16 +4,9 @@ import json
 import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict
-from itertools import islice, product
 from typing import Any
 
-import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    IntDistribution,
-    distribution_to_json,
-)
+from optuna.distributions import BaseDistribution, CategoricalDistribution, distribution_to_json
 from rich.console import Console
 from rich.table import Table
 
@@ -27,6 +20,7 @@ from langsearch.search.data_lines import data_lines, describe_data
 from langsearch.search.known_pieces import describe_languages, language_lines
 from langsearch.search.needs import describe_needs, memory_lines, memory_needs
 from langsearch.search.sentence_lines import describe_sentences, dirt_table, find_dirt_of, sentence_lines, worst_lines
+from langsearch.search.sizes import parameter_range, sample_point
 from langsearch.search.trackers import describe_tracking
 from langsearch.space.architecture import Architecture, BaseShape
 from langsearch.space.plan import (
@@ -39,15 +33,9 @@ from langsearch.space.plan import (
     show_ranks,
 )
 from langsearch.space.problems import InputError
-from langsearch.space.reach import parameter_bounds
-from langsearch.space.rules import STACKS, stack_rules
 from langsearch.space.schema import Space
 from langsearch.space.search_sections import WORST_LOSS
 from langsearch.space.settings import DecodingSettings
-from langsearch.space.values import Value, extremes, options
-
-MAX_ENDS = 256
-"""So many points are tried at most to find the ends of the parameter range; each costs milliseconds."""
 
 
 def print_check(console: Console, checked: CheckedSpace, dirt: FoundDirt | None = None) -> None:
@@ -94,7 +82,7 @@ def print_check(console: Console, checked: CheckedSpace, dirt: FoundDirt | None 
     )
     for line in memory_lines(checked, memory_needs(checked, high)):
         _print_line(console, "memory", line)
-    sample = space.architecture(_sample(dimensions), shape)
+    sample = space.architecture(sample_point(dimensions), shape)
     which = "a sample" if dimensions else "summary"
     _print_line(console, which, f"{summarize(sample, space.classes)}: {sample.num_parameters(shape):,} parameters")
     print_plan(console, sample, space.classes, shape, "the sample's plan" if dimensions else "the plan")
@@ -133,7 +121,7 @@ def describe_check(checked: CheckedSpace, dirt: FoundDirt | None = None) -> dict
     space, shape = checked.space, checked.shape
     dimensions = space.dimensions()
     low, high = parameter_range(checked)
-    point = _sample(dimensions)
+    point = sample_point(dimensions)
     sample = space.architecture(point, shape)
     by_class, shared = num_parameters_by_class(sample, space.classes, shape)
     return {
@@ -261,61 +249,6 @@ def check_constraints(checked: CheckedSpace) -> None:
         raise InputError(problems)
 
 
-def parameter_range(checked: CheckedSpace) -> tuple[int, int]:
-    """Returns the fewest and the most adapter parameters of the space.
-
-    The count grows with every rank, module and layer, so the two ends of those dimensions give the two ends of it;
-    a window starts at its first layer to have room for its longest length. What has no such order is tried in full.
-    Where that is too much, the range is that of `parameter_bounds`, whose ends need not be reached.
-    """
-    space, shape = checked.space, checked.shape
-    dimensions = space.dimensions()
-    unordered = {name: _all_values(dimensions[name]) for name in dimensions if _is_unordered(name, space)}
-    combinations = list(islice(product(*unordered.values()), MAX_ENDS + 1))
-    if len(combinations) > MAX_ENDS:
-        section = space.architecture_section
-        bounds = [
-            parameter_bounds(section, space.classes, sharing, ffn_slice, shape)
-            for sharing in map(str, options(section.sharing))
-            for ffn_slice in _slices(section.ffn_slice)
-        ]
-        rows = len(space.new_languages) * shape.d_model
-        return rows + min(low for low, _ in bounds), rows + max(high for _, high in bounds)
-    counts = []
-    for values in combinations:
-        for end in (min, max):
-            point = dict(zip(unordered, values, strict=True))
-            for name, distribution in dimensions.items():
-                pick = min if name.endswith("layers.start") else end
-                point.setdefault(name, pick(_choices(distribution), key=_size))
-            counts.append(space.architecture(point, shape).num_parameters(shape))
-    return min(counts), max(counts)
-
-
-def _slices(ffn_slice: Value) -> tuple[Any, ...]:
-    """Returns the slices between which all others lie."""
-    return options(ffn_slice) or extremes(ffn_slice)
-
-
-def _is_unordered(name: str, space: Space) -> bool:
-    """Returns whether the count may go up and down with a dimension.
-
-    What an override takes away grows with its layers and modules; where ranks depend on the side, or an override
-    on the layer, it matters which layers there are and not only how many.
-    """
-    rules = [rule for stack in STACKS for rule in stack_rules(space.architecture_section, stack)]
-    if name in ("sharing", "ffn_slice"):
-        return True
-    if ".overrides." in name and (".layers." in name or ".modules." in name):
-        return True
-    is_side = name.endswith((".side", ".sides", ".source_layers")) or ".sides." in name
-    if is_side:
-        return any(rule.rank is not None and rule.rank.is_by_side for rule in rules)
-    return name.endswith("layers.start") and any(
-        rule.is_override or (rule.rank is not None and rule.rank.is_by_side) for rule in rules
-    )
-
-
 def print_plan(
     console: Console, architecture: Architecture, classes: Classes, shape: BaseShape, title: str = "the plan"
 ) -> None:
@@ -374,26 +307,3 @@ def _describe(distribution: BaseDistribution) -> str:
     low, high = distribution.low, distribution.high
     log = ", log" if distribution.log else ""
     return f"{low:g} to {high:g}{log}"
-
-
-def _choices(distribution: BaseDistribution) -> list[Any]:
-    if isinstance(distribution, CategoricalDistribution):
-        return list(distribution.choices)
-    return [distribution.low, distribution.high]
-
-
-def _all_values(distribution: BaseDistribution) -> list[Any]:
-    if isinstance(distribution, IntDistribution):
-        return list(range(distribution.low, distribution.high + 1, distribution.step))
-    return _choices(distribution)
-
-
-def _size(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else 0.0
-
-
-def _sample(dimensions: Mapping[str, BaseDistribution]) -> dict[str, Any]:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    point: dict[str, Any] = study.ask(fixed_distributions=dict(dimensions)).params
-    return point
