@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import langsearch.train.checkpoint
+from langsearch.train import checkpoint as checkpoint_module
 from langsearch.train.checkpoint import Checkpoint, read_checkpoint, read_newest_checkpoint, write_checkpoint
 
 
@@ -135,7 +135,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pyte
 
     for name in ("save_file", "_sync"):
         with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left on device"):
-            patch.setattr(langsearch.train.checkpoint, name, fail)
+            patch.setattr(checkpoint_module, name, fail)
             write_checkpoint(tmp_path, checkpoint(2))
         assert updates_of(read_newest_checkpoint(tmp_path)) == 1
         assert not list(tmp_path.glob(".*"))

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import langsearch.train.cross_entropy
+from langsearch.train import cross_entropy as cross_entropy_module
 from langsearch.train.cross_entropy import smoothed_cross_entropy
 
 TOKENS, D, VOCAB = 37, 16, 211
@@ -24,8 +24,8 @@ def values(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
 def test_the_loss_and_its_gradients_equal_pytorchs(
     dtype: torch.dtype, tolerance: float, eps: float, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(langsearch.train.cross_entropy, "_CHUNK_ELEMENTS", chunk * VOCAB)
-    monkeypatch.setattr(langsearch.train.cross_entropy, "_MIN_CHUNK", 1)
+    monkeypatch.setattr(cross_entropy_module, "_CHUNK_ELEMENTS", chunk * VOCAB)
+    monkeypatch.setattr(cross_entropy_module, "_MIN_CHUNK", 1)
     hidden, weight, labels = values(dtype)
     loss = smoothed_cross_entropy(hidden, weight, labels, eps)
     torch.autograd.backward(loss * 0.5)
@@ -43,7 +43,7 @@ def test_the_loss_and_its_gradients_equal_pytorchs(
 
 
 def test_a_large_vocabulary_is_read_once_for_many_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(langsearch.train.cross_entropy, "_CHUNK_ELEMENTS", VOCAB)
+    monkeypatch.setattr(cross_entropy_module, "_CHUNK_ELEMENTS", VOCAB)
     hidden, weight, labels = values(torch.float32)
     chunks: list[int] = []
     amax = Tensor.amax

@@ -9,9 +9,9 @@ import sacrebleu.tokenizers.tokenizer_spm
 import sentencepiece
 from sacrebleu.metrics import BLEU
 
-import langsearch.evaluate.spbleu
 from langsearch.data.directions import Direction
 from langsearch.data.embedded import read_embedded
+from langsearch.evaluate import spbleu as spbleu_module
 from langsearch.evaluate.spbleu import ScoreTokenizer, SpBleu, find_tokenizer
 from langsearch.model.finding import EMBEDDED_FOLDER
 from langsearch.space.problems import InputError
@@ -57,7 +57,7 @@ def sacrebleu_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         Path(path).touch()  # as sacreBLEU leaves it
         raise URLError("no network")
 
-    for module in (langsearch.evaluate.spbleu, sacrebleu.tokenizers.tokenizer_spm):
+    for module in (spbleu_module, sacrebleu.tokenizers.tokenizer_spm):
         monkeypatch.setattr(module, "SACREBLEU_DIR", str(tmp_path))
     monkeypatch.setattr(sacrebleu.tokenizers.tokenizer_spm, "download_file", unreachable)
     (tmp_path / "models").mkdir()

@@ -16,13 +16,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import langsearch.train.checkpoint
 from langsearch.experiment.environment import Environment
 from langsearch.experiment.folder import TrialFolder, read_rows
 from langsearch.experiment.task import TrialTask
 from langsearch.model.base import Base
 from langsearch.space.settings import DecodingSettings
 from langsearch.study.results import TrialResult
+from langsearch.train import checkpoint as checkpoint_module
 from langsearch.train.checkpoint import read_newest_checkpoint
 from langsearch.trial.failures import failure_cause
 from langsearch.trial.trial import run_trial
@@ -96,7 +96,7 @@ def at_every_write(monkeypatch: pytest.MonkeyPatch, strike: Break) -> Iterator[N
         return struck
 
     with monkeypatch.context() as patch:
-        patch.setattr(langsearch.train.checkpoint, "save_file", around(save_file))
+        patch.setattr(checkpoint_module, "save_file", around(save_file))
         patch.setattr(os, "fsync", around(os.fsync))
         for name in ("rename", "replace"):
             patch.setattr(Path, name, around(getattr(Path, name)))

@@ -8,7 +8,6 @@ import typer
 
 from langsearch.cli.console import err, out, print_text, write
 from langsearch.cli.options import (
-    EXPERIMENTS,
     AcceptChangedSpace,
     Address,
     ExperimentName,
@@ -26,6 +25,7 @@ from langsearch.cli.options import (
     resumption,
 )
 from langsearch.space.problems import InputError
+from langsearch.space.settings import EXPERIMENTS
 
 if TYPE_CHECKING:
     from langsearch.cluster.jobs import Jobs

@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from langsearch.cli.console import out, print_text
-from langsearch.cli.options import EXPERIMENTS, ExperimentPlace, brought_here
+from langsearch.cli.options import ExperimentPlace, brought_here
 from langsearch.space.problems import InputError
+from langsearch.space.settings import EXPERIMENTS
 
 
 def report(

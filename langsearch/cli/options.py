@@ -1,7 +1,6 @@
 """Arguments and options that several commands have."""
 
 import json
-import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,10 +11,6 @@ from langsearch.space.problems import InputError
 
 if TYPE_CHECKING:
     from langsearch.space.schema import Space
-
-EXPERIMENTS = "experiments"
-"""The folder that holds all experiments, unless another is given."""
-
 
 SpaceFile = Annotated[Path, typer.Argument(metavar="SPACE", help="The space's YAML file.")]
 ExperimentPlace = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="An experiment's folder, or its URL.")]
@@ -120,39 +115,18 @@ def resumption(*, resume: bool, resume_if_begun: bool, retry: str | None, accept
     return [flag for flag, is_given in flags.items() if is_given] + ([] if retry is None else ["--retry", retry])
 
 
-def check_experiments(place: str, name: str) -> None:
-    """Raises InputError if an experiment cannot be written in the folder of all; of a URL its opening tells."""
-    if "://" not in place:
-        from langsearch.experiment.places import check_writable
-
-        check_writable(Path(place) / name, "An experiment in --experiments", "Name another with --experiments DIR.")
-
-
 def check_target(to: Path | None) -> None:
-    """Raises InputError if a command that writes a folder of its own cannot.
+    """Raises InputError if a command that writes a folder of its own cannot; see `places.check_target`."""
+    from langsearch.experiment import places
 
-    Args:
-        to: As --to gives it. None: it is made in `EXPERIMENTS`.
-    """
-    from langsearch.experiment.places import check_writable
-
-    if to is None:
-        check_writable(Path(EXPERIMENTS), f"{EXPERIMENTS}/", "Name another folder with --to DIR.")
-        return
-    if re.match(r"\w+:/", str(to)):  # a path has one slash where the URL had two
-        raise InputError(f"--to must be a folder of this machine, but got the URL {str(to).replace(':/', '://', 1)}.")
-    check_writable(to, "--to", "Name another with --to DIR.")
-    # Exports are written beside their place, and renamed; tokenized text is shared by all that lies in a folder.
-    check_writable(to.absolute().parent, "The folder that holds --to", "Name another with --to DIR.")
+    places.check_target(to)
 
 
 def brought_here(place: str) -> Path:
     """Returns a folder of this machine; a remote experiment is brought here first."""
-    if "://" not in place:
-        return Path(place)
-    from langsearch.experiment.working_copy import fetch_experiment
+    from langsearch.experiment import places
 
-    return fetch_experiment(place)
+    return places.brought_here(place)
 
 
 def load_with_options(

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from langsearch.cli.console import err, out, print_text, write
-from langsearch.cli.experiments import print_front
 from langsearch.cli.options import (
-    EXPERIMENTS,
     AcceptChangedSpace,
     ExperimentName,
     Experiments,
@@ -22,16 +20,15 @@ from langsearch.cli.options import (
     RunAddress,
     SpaceFile,
     Trials,
-    check_experiments,
     load_with_options,
     resumption,
 )
 from langsearch.space.problems import InputError, LeaseLostError
+from langsearch.space.settings import EXPERIMENTS
 
 if TYPE_CHECKING:
     from langsearch.experiment.dirt import FoundDirt
     from langsearch.experiment.environment import CheckedSpace
-    from langsearch.search.runner import Outcome
 
 
 def check(
@@ -114,117 +111,37 @@ def run(
 
         options += ["--quiet"] if quiet else []
         raise typer.Exit(run_on_head(loaded, address, experiments, options, write))
-    check_experiments(experiments, loaded.name)
-    from langsearch.experiment.environment import check_space
+    from langsearch.api.conducting import conduct_search
     from langsearch.experiment.object_store import StorageError
-    from langsearch.search.checking import check_constraints
-    from langsearch.search.display import Display
-    from langsearch.search.runner import run_search
-    from langsearch.search.trackers import check_tracking
 
-    checked = check_space(loaded)
-    check_constraints(checked)
-    check_tracking(loaded)
-    display = Display(out, loaded.name, loaded.search.trials, len(loaded.baselines), is_quiet=quiet)
-    written: list[bool] = []
     try:
-        outcome = run_search(
-            checked,
+        _, ending = conduct_search(
+            loaded,
             experiments,
-            display,
+            out,
+            _print_failure,
             resume=resume,
             resume_if_begun=resume_if_begun,
             accept_changed_space=accept_changed_space,
             retry=retry,
             address=address,
-            conclude=lambda outcome: written.append(_write_results(checked, outcome)),
+            is_quiet=quiet,
         )
     except KeyboardInterrupt:
         err.print("Interrupted. Go on with the same command and --resume.")
         raise typer.Exit(130) from None
     except LeaseLostError as error:
-        err.print(f"Stopped: {error}", markup=False, soft_wrap=True)
+        _print_failure(f"Stopped: {error}")
         raise typer.Exit(1) from None
     except StorageError as error:
-        err.print(f"Stopped: {error}. Go on with the same command and --resume.", markup=False, soft_wrap=True)
+        _print_failure(f"Stopped: {error}. Go on with the same command and --resume.")
         raise typer.Exit(1) from None
-    code = _tell_end(outcome, is_idle=(resume or resume_if_begun) and display.num_started == 0)
-    raise typer.Exit(code if all(written) else max(code, 1))
+    for sentence in ending.told:
+        print_text(sentence)
+    if ending.error is not None:
+        _print_failure(ending.error)
+    raise typer.Exit(ending.code)
 
 
-def _write_results(checked: "CheckedSpace", outcome: "Outcome") -> bool:
-    """Writes the front's adapters and the report; returns whether they could be, which a full disk prevents."""
-    from optuna.exceptions import StorageInternalError
-    from sqlalchemy.exc import SQLAlchemyError
-
-    from langsearch.report.page import write_report
-    from langsearch.trial.export import export_front
-
-    path = outcome.folder.path
-    try:
-        if outcome.is_complete:
-            export_front(checked, outcome.folder)
-        report = write_report(path)
-        print_front(path)
-        if outcome.copy is not None:
-            outcome.copy.push()
-            print_text(f"Experiment: {outcome.copy.remote.url}")
-    except (OSError, InputError, StorageInternalError, SQLAlchemyError) as error:
-        what = "front and report" if outcome.is_complete else "report"
-        cause = str(error).strip().partition("\n")[0].rstrip(".")
-        err.print(
-            f"The {what} could not be written: {cause}. --resume writes what is missing.",
-            markup=False,
-            soft_wrap=True,
-        )
-        return False
-    print_text(f"Report: {report}")
-    return True
-
-
-def _tell_end(outcome: "Outcome", *, is_idle: bool) -> int:
-    """Says how a search ended and what can be done next; returns the exit code.
-
-    Args:
-        outcome: The run's.
-        is_idle: Whether the run went on with an experiment and started no trial.
-    """
-    if outcome.num_failed:
-        trials = "1 trial" if outcome.num_failed == 1 else f"{outcome.num_failed} trials"
-        print_text(f"{trials} failed; the causes are in the report. To try again: --resume --retry failed")
-    reasons = {"time": "The time is up", "interrupted": "Interrupted", "requested": "Stopped on request"}
-    if outcome.stopped_by in reasons:
-        why = reasons[outcome.stopped_by]
-        print_text(f"{why}: not all trials have ended. Go on with the same command and --resume.")
-        return 130 if outcome.stopped_by == "interrupted" else 0
-    if outcome.stopped_by is not None:
-        way_out = "Remove the cause, or change `failures`"
-        if outcome.stopped_by.startswith("disk full"):
-            way_out = "Make room on the disk, or lower `checkpoints.max_gigabytes`"
-        elif outcome.stopped_by.startswith("the trial table"):
-            way_out = "See that its database answers and can be written"
-        elif outcome.stopped_by.startswith("storage"):
-            way_out = "See that the storage answers and can be written"
-        err.print(
-            f"Stopped: {outcome.stopped_by.rstrip('.')}. {way_out}; "
-            "then go on with the same command and --resume: no finished epoch is lost.",
-            markup=False,
-            soft_wrap=True,
-        )
-        return 1
-    if not outcome.is_complete:
-        err.print("The front could not be scored or tested; --resume tries it again.")
-        return 1
-    if outcome.num_complete == 0:
-        err.print("No searched trial could finish; the causes are in the report.")
-        return 1
-    if is_idle and outcome.ended_by != "exhausted":
-        more = " For more: --resume --trials N" if outcome.ended_by == "trials" else ""
-        print_text(f"No trial was left to run: the search had ended before.{more}")
-    ends = {
-        "plateau": "Ended before all trials: the last ones gained too little (`search.plateau`).",
-        "exhausted": "Ended before all trials: every point of the space was tried.",
-    }
-    if outcome.ended_by in ends:
-        print_text(ends[outcome.ended_by])
-    return 0
+def _print_failure(sentence: str) -> None:
+    err.print(sentence, markup=False, soft_wrap=True)

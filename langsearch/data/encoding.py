@@ -2,10 +2,13 @@
 
 import multiprocessing
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from types import TracebackType
+from typing import Any
 
 Tokenize = Callable[[Sequence[str]], list[list[int]]]
 """Sentences to token ids, without language and end tokens."""
@@ -61,7 +64,8 @@ class Encoder:
             )
         waiting: deque[tuple[Sequence[str | None], Future[list[list[int]]]]] = deque()
         for block in blocks:
-            waiting.append((block, self._pool.submit(_encode, _present(block))))
+            with _script_left_alone():
+                waiting.append((block, self._pool.submit(_encode, _present(block))))
             if len(waiting) > _AHEAD * self._num_processes:
                 block, future = waiting.popleft()
                 yield block, _checked(_present(block), future.result())
@@ -83,6 +87,22 @@ def _checked(sentences: Sequence[str], ids: list[list[int]]) -> list[list[int]]:
     if len(ids) != len(sentences):
         raise ValueError(f"`tokenize` must return a list for each of {len(sentences)} sentences, but got {len(ids)}")
     return ids
+
+
+@contextmanager
+def _script_left_alone() -> Iterator[None]:
+    """Has processes that start in the context not run the script of this one: its functions are not needed there.
+
+    A script that calls us without `if __name__ == "__main__"` would begin once more in each of them.
+    """
+    main = vars(sys.modules["__main__"])
+    hidden: dict[str, Any] = {name: main.pop(name) for name in ("__file__", "__spec__") if name in main}
+    main["__spec__"] = None
+    try:
+        yield
+    finally:
+        main.pop("__spec__", None)
+        main.update(hidden)
 
 
 _tokenizes: list[Tokenize] = []

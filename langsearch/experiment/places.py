@@ -5,11 +5,13 @@ Needs neither torch nor Ray, so that a wrong place is told within a second, and 
 
 import errno
 import os
+import re
 import tempfile
 from pathlib import Path
 
 from langsearch.adapters.export_folder import FORMAT_FILE
 from langsearch.space.problems import InputError
+from langsearch.space.settings import EXPERIMENTS
 
 _SPACE = "space.yaml"
 _EARLIER_TASK = "trial.json"
@@ -52,6 +54,37 @@ def check_writable(folder: Path, name: str, way_out: str) -> None:
             ) from error
         below = "" if there == folder.absolute() else f", since {there} cannot"
         raise InputError(f"{rule}, but {folder} cannot{below} ({_words(error)}). {way_out}") from error
+
+
+def check_experiments(place: str, name: str) -> None:
+    """Raises InputError if an experiment cannot be written in the folder of all; of a URL its opening tells."""
+    if "://" not in place:
+        check_writable(Path(place) / name, "An experiment in --experiments", "Name another with --experiments DIR.")
+
+
+def check_target(to: Path | None) -> None:
+    """Raises InputError if a command that writes a folder of its own cannot.
+
+    Args:
+        to: As --to gives it. None: it is made in `EXPERIMENTS`.
+    """
+    if to is None:
+        check_writable(Path(EXPERIMENTS), f"{EXPERIMENTS}/", "Name another folder with --to DIR.")
+        return
+    if re.match(r"\w+:/", str(to)):  # a path has one slash where the URL had two
+        raise InputError(f"--to must be a folder of this machine, but got the URL {str(to).replace(':/', '://', 1)}.")
+    check_writable(to, "--to", "Name another with --to DIR.")
+    # Exports are written beside their place, and renamed; tokenized text is shared by all that lies in a folder.
+    check_writable(to.absolute().parent, "The folder that holds --to", "Name another with --to DIR.")
+
+
+def brought_here(place: str) -> Path:
+    """Returns a folder of this machine; a remote experiment is brought here first."""
+    if "://" not in place:
+        return Path(place)
+    from langsearch.experiment.working_copy import fetch_experiment
+
+    return fetch_experiment(place)
 
 
 def check_experiment_or_adapters(folder: Path) -> None:

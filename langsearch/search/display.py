@@ -1,4 +1,4 @@
-"""What a person sees while a search runs: a live table on a terminal, plain lines without one."""
+"""What a person sees while a search runs: a live table on a terminal or in a notebook, plain lines elsewhere."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -13,6 +13,7 @@ from rich.text import Text
 
 from langsearch.experiment.printable import printable, printable_lines
 from langsearch.experiment.task import TrialTask
+from langsearch.search.notebook import NotebookTable
 from langsearch.study.results import TrialResult, kept_words
 from langsearch.study.rows import State, TrialRow
 
@@ -45,7 +46,7 @@ class Display:
     """Keeps what is known of each trial and shows it.
 
     Args:
-        console: Where to show; live if it is a terminal.
+        console: Where to show; live if it is a terminal or a cell of a notebook.
         title: The experiment's name.
         num_trials: Searched trials planned.
         num_baselines: Baselines planned.
@@ -63,12 +64,21 @@ class Display:
         """Trials that this run has started, or started again."""
         self._front: tuple[str, ...] = ()
         self._live: Live | None = None
+        self._table: NotebookTable | None = None
 
     @contextmanager
     def showing(self) -> Iterator[None]:
-        """Shows the live table inside the context, if there is a terminal."""
-        if self._is_quiet or not self._console.is_terminal:
+        """Shows the live table inside the context, if there is a terminal or a notebook."""
+        if self._is_quiet or not (self._console.is_terminal or self._console.is_jupyter):
             yield
+            return
+        if self._console.is_jupyter:
+            self._table = NotebookTable(self._render)
+            try:
+                yield
+            finally:
+                self._table.draw()
+                self._table = None
             return
         with Live(console=self._console, get_renderable=self._render, refresh_per_second=2) as live:
             self._live = live
@@ -131,6 +141,11 @@ class Display:
         """The front has these members by now."""
         self._front = tuple(names)
 
+    def look(self) -> None:
+        """Called again and again while trials run: a table that is not drawn by itself is drawn."""
+        if self._table is not None:
+            self._table.look()
+
     def _add(self, task: TrialTask) -> None:
         old = self._lines.get(task.name)
         order = old.order if old else len(self._lines)
@@ -145,7 +160,7 @@ class Display:
         self._lines[name] = replace(line, state=state or line.state, result=result or line.result, heard=heard)
 
     def _plain(self, text: str) -> None:
-        if self._live is None and not self._console.is_terminal:
+        if self._live is None and self._table is None and not self._console.is_terminal:
             self.message(text)
 
     def _difference(self, result: TrialResult) -> float | None:

@@ -250,6 +250,7 @@ class _Between(tune.Callback):  # type: ignore[misc]  # Ray has no types
         if now - self._looked < _SECONDS_BETWEEN_LOOKS:
             return
         self._looked = now
+        self._search.display.look()
         self._search.late_nodes.look()
         self._search.check_held()
         concern = None if self._search.lease is None else self._search.lease.concern()

@@ -1,8 +1,10 @@
-"""A YAML 1.2 file as plain data that remembers the line of every key, with `--set key=value` on top."""
+"""A space as plain data: a YAML 1.2 file whose keys remember their lines, or a mapping; with single values on top."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,14 @@ from langsearch.space.problems import InputError
 
 KeyPath = tuple[str | int, ...]
 
+Overrides = Sequence[str] | Mapping[str, Any]
+"""`key.path=value` each, the value as YAML; or the values by their key paths."""
+
 MAX_VALUES = 20_000
 """Aliases are followed, so a few lines can stand for billions of values; nobody writes a space this large."""
+
+_OF_PYTHON = "the space"
+"""What a mapping that was written in Python is called in messages."""
 
 _PASSWORD = re.compile(r"(?<=:)[^:/@]*(?=@)|(?<=[?&]password=)[^&]*", flags=re.IGNORECASE)
 """A password in a URL. Messages repeat an override, and are kept in logs."""
@@ -24,24 +32,26 @@ _PASSWORD = re.compile(r"(?<=:)[^:/@]*(?=@)|(?<=[?&]password=)[^&]*", flags=re.I
 
 @dataclass(frozen=True)
 class Document:
-    """A mapping read from YAML.
+    """A mapping read from YAML, or written in Python.
 
     Args:
         name: The file as the user wrote it, for messages.
         data: Dictionaries with text keys, lists and scalars.
         origins: Where each key path was written: FILE:LINE, or the `--set` that gave it.
+        has_lines: Whether it was read from a file.
     """
 
     name: str
     data: dict[str, Any]
     origins: Mapping[KeyPath, str]
+    has_lines: bool = True
 
     def where(self, path: KeyPath) -> str:
         """Returns where a key was written; for a missing key, where the nearest one around it was."""
         for length in range(len(path), 0, -1):
             if path[:length] in self.origins:
                 return self.origins[path[:length]]
-        return f"{self.name}:1"
+        return f"{self.name}:1" if self.has_lines else self.name
 
     def problem(self, path: KeyPath, text: str) -> str:
         """Returns the sentence of a problem at a key: FILE:LINE: `key.path` text."""
@@ -54,13 +64,13 @@ def show_path(path: KeyPath) -> str:
     return text.removeprefix(".")
 
 
-def read_document(path: Path, overrides: Sequence[str] = ()) -> Document:
+def read_document(path: Path, overrides: Overrides = ()) -> Document:
     """Reads a YAML mapping.
 
     Args:
         path: The file, UTF-8.
-        overrides: `key.path=value` each, applied in order; the value is YAML. Mappings on the way that are
-            not there are made; an item of a list is named by its number, from 0.
+        overrides: Applied in order. Mappings on the way that are not there are made; an item of a list is named by
+            its number, from 0.
 
     Raises:
         InputError: If the file cannot be read, is not YAML, repeats a key, is not a mapping, or an override
@@ -83,11 +93,37 @@ def read_document(path: Path, overrides: Sequence[str] = ()) -> Document:
     origins = {key: f"{name}:{line}" for key, line in walk.lines.items()}
     problems = list(walk.problems)
     if isinstance(data, dict):
-        for override in overrides:
-            problems += _apply(override, data, origins)
+        problems += _apply_all(overrides, data, origins)
     if problems:
         raise InputError(problems)
     return Document(name, data, origins)
+
+
+def document_of(data: Mapping[str, Any], overrides: Overrides = ()) -> Document:
+    """Returns the document of a mapping that was written in Python; tuples, paths and numbers of NumPy are taken too.
+
+    Args:
+        data: As YAML would give it.
+        overrides: As `read_document` takes them.
+
+    Raises:
+        InputError: If YAML could not say a value, or an override leads nowhere.
+    """
+    problems: list[str] = []
+    origins: dict[KeyPath, str] = {}
+    plain = _plain(data, (), _OF_PYTHON, problems)
+    problems += _apply_all(overrides, plain, origins)
+    if problems:
+        raise InputError(problems)
+    return Document(_OF_PYTHON, plain, origins, has_lines=False)
+
+
+def overridden(document: Document, overrides: Overrides) -> Document:
+    """Returns a document with other values; see `read_document`."""
+    data, origins = deepcopy(document.data), dict(document.origins)
+    if problems := _apply_all(overrides, data, origins):
+        raise InputError(problems)
+    return replace(document, data=data, origins=origins)
 
 
 def show(value: object) -> str:
@@ -176,8 +212,44 @@ class _Walk:
         self.problems.append(f"{self._name}:{line}: `{show_path(path) or 'the file'}` {text}")
 
 
+def _plain(value: Any, path: KeyPath, name: str, problems: list[str]) -> Any:
+    """Returns a value of Python as YAML would give it; what it cannot give becomes a problem."""
+    if hasattr(value, "tolist"):  # of NumPy
+        value = value.tolist()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                where = show_path(path) or "the mapping"
+                problems.append(f"{name}: `{where}` must have text keys, but got {show(key)}.")
+        return {str(key): _plain(item, (*path, str(key)), name, problems) for key, item in value.items()}
+    if isinstance(value, Sequence):
+        return [_plain(item, (*path, index), name, problems) for index, item in enumerate(value)]
+    what = "text, a number, true, false, nothing, a list or a mapping"
+    problems.append(f"{name}: `{show_path(path)}` must be {what}, but got {show(value)}.")
+    return None
+
+
+def _apply_all(overrides: Overrides, data: dict[str, Any], origins: dict[KeyPath, str]) -> list[str]:
+    """Puts overrides into the data and its origins; returns the problems."""
+    problems = []
+    if not isinstance(overrides, Mapping):
+        for override in overrides:
+            problems += _apply(override, data, origins)
+        return problems
+    for name, given in overrides.items():
+        origin = _PASSWORD.sub("***", f"{name}={given}")
+        keys = tuple(name.split("."))
+        value = _plain(given, keys, origin, problems)
+        problems += _put(keys, value, origin, data, origins)
+    return problems
+
+
 def _apply(override: str, data: dict[str, Any], origins: dict[KeyPath, str]) -> list[str]:
-    """Puts one override into the data and its origins; returns the problems."""
+    """Puts one override as it is typed into the data and its origins; returns the problems."""
     name, equals, text = override.partition("=")
     keys = tuple(name.strip().split("."))
     origin = f"--set {_PASSWORD.sub('***', override)}"
@@ -187,6 +259,11 @@ def _apply(override: str, data: dict[str, Any], origins: dict[KeyPath, str]) -> 
     value = walk.read(text, origin)
     if walk.problems:
         return [problem.replace("The file must", "The value must") for problem in walk.problems]
+    return _put(keys, value, origin, data, origins)
+
+
+def _put(keys: Sequence[str], value: Any, origin: str, data: dict[str, Any], origins: dict[KeyPath, str]) -> list[str]:
+    """Puts a value where keys lead in the data, and its origin into the origins; returns the problems."""
     inner: Any = data
     path: KeyPath = ()
     for key in keys:

@@ -19,6 +19,13 @@ class InputError(ValueError):
         super().__init__("\n".join(self.problems))
 
 
+class SearchStoppedError(Exception):
+    """A search that has ended before it was done. What is finished stays, and resume=True goes on.
+
+    The command line says it in a sentence, and exits with code 1.
+    """
+
+
 class LeaseLostError(Exception):
     """Another run has taken over the experiment, or may have: this one must write nothing more, and ends.
 

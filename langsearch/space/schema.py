@@ -1,7 +1,7 @@
 """A space: the file that says what is searched, read, checked as a whole, and ready to give architectures."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +14,7 @@ from langsearch.space.base_section import BaseItem, written
 from langsearch.space.build import baseline_architecture, build_architecture
 from langsearch.space.checks import Parsed, check_baseline_shape, check_space
 from langsearch.space.dimensions import baseline_trainer_settings, search_dimensions, trainer_settings
-from langsearch.space.document import Document, dump, read_document, show
+from langsearch.space.document import Document, Overrides, document_of, dump, overridden, read_document, show
 from langsearch.space.language_section import LanguagesSection
 from langsearch.space.prior_section import PriorSection, check_prior_shape
 from langsearch.space.problems import InputError, near_names
@@ -56,6 +56,9 @@ _SECTIONS: Mapping[str, Any] = {
     "tracking": Trackers,
     "prior": PriorSection | None,
 }
+UNNAMED = "space"
+"""The name of a space that is no file and has none."""
+
 DEFAULT_TRACKING = ["tensorboard"]
 _REQUIRED = ("base", "languages", "data", "architecture")
 NAME = re.compile(r"[\w-][\w.-]*")
@@ -171,21 +174,31 @@ class Space:
             raise ValueError(f"A point must have the space's dimensions, but lacks {missing} and adds {unknown}")
 
 
-def load_space(path: Path | str, overrides: Sequence[str] = (), *, is_recorded: bool = False) -> Space:
+def load_space(
+    source: Path | str | Mapping[str, Any], overrides: Overrides = (), *, is_recorded: bool = False
+) -> Space:
     """Reads and checks a space.
 
     Args:
-        path: The YAML file.
-        overrides: `key.path=value` each, as `--set` gives them.
+        source: The YAML file, or what it would say as a mapping.
+        overrides: `key.path=value` each, as `--set` gives them, or a mapping of `key.path` to values.
         is_recorded: The file is an experiment's own. What it leaves out has the meaning that it had when that was all
             there was; the text of a space says all that has got another meaning since.
 
     Raises:
         InputError: With every problem of the file: its line, its key, the rule, the value and the way out.
     """
-    document = read_document(Path(path), overrides)
-    data = {"name": Path(path).stem} | document.data
+    if isinstance(source, Mapping):
+        document, name = document_of(source, overrides), UNNAMED
+    else:
+        document, name = read_document(Path(source), overrides), Path(source).stem
+    data = {"name": name} | document.data
     return space_of(replace(document, data=_as_recorded(data) if is_recorded else data))
+
+
+def with_overrides(space: Space, overrides: Overrides) -> Space:
+    """Returns a space with other values. Raises InputError as `load_space` does."""
+    return space_of(overridden(space.document, overrides)) if overrides else space
 
 
 def _as_recorded(data: dict[str, Any]) -> dict[str, Any]:

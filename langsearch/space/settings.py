@@ -5,6 +5,9 @@ from typing import Literal
 
 from langsearch.space.data_filter import NO_FILTER, DataFilter
 
+EXPERIMENTS = "experiments"
+"""The folder that holds all experiments, unless another is given."""
+
 FAMILY_NAMES = ("m2m100", "small100", "nllb", "mbart50")
 """The families of bases. An M2M-124 is of M2M-100's."""
 

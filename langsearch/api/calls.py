@@ -1,0 +1,359 @@
+"""The functions of `import langsearch as ls`: what each command does, for programs and notebooks.
+
+Wrong input raises InputError with every problem that there is, in the words of the command line.
+"""
+
+import json
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.console import Console
+
+from langsearch.api.experiment import Experiment
+from langsearch.api.words import in_python, speaking_python
+from langsearch.experiment.places import (
+    brought_here,
+    check_adapters,
+    check_experiment_or_adapters,
+    check_target,
+)
+from langsearch.space import schema
+from langsearch.space.problems import SearchStoppedError
+from langsearch.space.schema import Space
+from langsearch.space.settings import EXPERIMENTS
+
+if TYPE_CHECKING:
+    from langsearch.evaluate.spbleu import Scores
+
+# What takes seconds to load is imported where it is needed: a mistake is told at once.
+
+SpaceLike = Space | str | Path | Mapping[str, Any]
+"""A space, its YAML file, or what that file would say as a dictionary."""
+
+Overrides = Mapping[str, Any] | Sequence[str]
+"""{"trainer.epochs": 3}, or as `--set` has it: ["trainer.epochs=3"]."""
+
+
+def load_space(space: SpaceLike, overrides: Overrides = ()) -> Space:
+    """Reads and checks a space: what is searched, with what data, and how.
+
+    >>> space = ls.load_space("search_spaces/quickstart.yaml", {"search.trials": 4})
+    >>> space = ls.load_space({"base": "tiny-m2m", "languages": {"all": ["en", "fr"]}, ...})
+
+    Args:
+        space: Its YAML file, or what that would say as a dictionary; its `name` is the experiment's. Or a space that
+            was loaded before.
+        overrides: Values to set on top, by their paths: {"trainer.epochs": 3, "architecture.rank.low": 8}.
+
+    Raises:
+        InputError: With every problem: where it is, the rule, the value and the way out.
+    """
+    given = [overrides] if isinstance(overrides, str) else overrides
+    with speaking_python():
+        return schema.with_overrides(space, given) if isinstance(space, Space) else schema.load_space(space, given)
+
+
+def check(space: SpaceLike, overrides: Overrides = (), *, quiet: bool = False) -> dict[str, Any]:
+    """Says what a search would be: languages, sentences, dimensions, sizes, plan. Starts nothing.
+
+    Args:
+        space: As `load_space` takes it.
+        overrides: Likewise.
+        quiet: Print nothing.
+
+    Returns:
+        The same as data, as `langsearch check --json` prints it.
+
+    Raises:
+        InputError: With all that is wrong with the space, its base and its sentences.
+    """
+    loaded = load_space(space, overrides)
+    from langsearch.experiment.environment import check_space
+    from langsearch.search.checking import check_constraints, describe_check, print_check
+    from langsearch.search.sentence_lines import find_dirt_of
+    from langsearch.search.trackers import check_tracking
+
+    with speaking_python():
+        checked = check_space(loaded)
+        check_constraints(checked)
+        check_tracking(loaded)
+        dirt = find_dirt_of(checked)
+        if not quiet:
+            print_check(_console(), checked, dirt)
+        return describe_check(checked, dirt)
+
+
+def search(
+    space: SpaceLike,
+    experiments: str | Path = EXPERIMENTS,
+    *,
+    name: str | None = None,
+    trials: int | None = None,
+    hours: float | None = None,
+    resume: bool = False,
+    resume_if_begun: bool = False,
+    accept_changed_space: bool = False,
+    retry: str | None = None,
+    address: str | None = None,
+    overrides: Overrides = (),
+    quiet: bool = False,
+) -> Experiment:
+    """Searches a space, as `langsearch run` does: runs the trials, tests the front and the baselines, writes a report.
+
+    >>> experiment = ls.search("search_spaces/quickstart.yaml", trials=4)
+    >>> experiment.front()
+
+    A table shows the trials while they run, in a notebook too. Ctrl+C, or "interrupt the kernel", once: the trials stop
+    behind a checkpoint; twice: they stop now, and lose at most the epoch in progress. Then, and after any other end,
+    the same call with resume=True goes on.
+
+    Args:
+        space: As `load_space` takes it.
+        experiments: The folder that holds all experiments, or its URL: s3://…, gs://…
+        name: The experiment's name. None: the space's.
+        trials: Searched trials, baselines not counted; with resume in all. None: as the space says.
+        hours: Stop after so many hours of this call, trials behind a checkpoint. None: as the space says.
+        resume: Go on with an experiment after any end.
+        resume_if_begun: Begin where there is no experiment yet, and go on where one has begun.
+        accept_changed_space: Go on though the space has changed; `langsearch run --help` says how far.
+        retry: With resume: try failed trials again. "failed": all; "12,17": these; or how their cause begins.
+        address: A Ray cluster that this machine is a node of: "auto", or HOST:PORT. None: this machine alone.
+        overrides: Values to set in the space, as `load_space` takes them.
+        quiet: Print nothing.
+
+    Returns:
+        The experiment; its `state` is "stopped" where the hours were up before all trials had ended.
+
+    Raises:
+        InputError: If anything is wrong that can be seen before the first trial.
+        KeyboardInterrupt: If it was interrupted.
+        SearchStoppedError: If no trial could finish, or a disk, a storage or a database failed.
+        LeaseLostError: If another run took over the experiment.
+    """
+    options = {"name": name, "search.trials": trials, "search.max_hours": hours}
+    loaded = load_space(
+        load_space(space, overrides), {key: value for key, value in options.items() if value is not None}
+    )
+    from langsearch.api.conducting import conduct_search
+
+    failures: list[str] = []
+    console = _console(is_quiet=quiet)
+    with speaking_python():
+        folder, ending = conduct_search(
+            loaded,
+            str(experiments),
+            console,
+            failures.append,
+            resume=resume,
+            resume_if_begun=resume_if_begun,
+            accept_changed_space=accept_changed_space,
+            retry=retry,
+            address=address,
+            is_quiet=quiet,
+        )
+    told = [in_python(sentence) for sentence in ending.told]
+    if ending.code == _INTERRUPTED:
+        raise KeyboardInterrupt(" ".join(told))
+    for sentence in told:
+        console.print(sentence, markup=False, soft_wrap=True)
+    if ending.code:
+        failures += [] if ending.error is None else [ending.error]
+        raise SearchStoppedError(" ".join(map(in_python, failures)))
+    return Experiment(folder)
+
+
+_INTERRUPTED = 130
+"""The exit code of a search that was interrupted."""
+
+
+def open_experiment(folder: str | Path) -> Experiment:
+    """Opens an experiment to look at, also one that runs elsewhere at the moment.
+
+    >>> ls.open_experiment("experiments/quickstart").results()
+
+    Args:
+        folder: Its folder, or its URL, which is fetched once as it is now.
+
+    Raises:
+        InputError: If there is none.
+    """
+    with speaking_python():
+        return Experiment(brought_here(str(folder)))
+
+
+def train(
+    target: str | Path,
+    to: str | Path,
+    *,
+    space: str | Path | None = None,
+    resume: bool = False,
+    overrides: Overrides = (),
+    quiet: bool = False,
+) -> Path:
+    """Trains one architecture, without a search, and exports its adapters, as `langsearch train` does.
+
+    >>> folder = ls.train("my.yaml", "trained", overrides={"architecture.rank": 8})
+    >>> ls.translate(folder / "adapters", ["Hello."], "en", "fr")
+
+    Args:
+        target: A space's file without searched values, or a trial's architecture.json.
+        to: The folder to write.
+        space: The space whose data and trainer an architecture uses. None: its experiment's.
+        resume: Go on where an earlier training stopped.
+        overrides: Values to set in the space.
+        quiet: Print nothing.
+
+    Returns:
+        The folder that was written.
+
+    Raises:
+        InputError: If the input is wrong, or the folder is there and not to be resumed.
+    """
+    given = overrides
+    if isinstance(overrides, Mapping):
+        given = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]  # which is YAML too
+    folder = Path(to)
+    with speaking_python():
+        check_target(folder)
+        from langsearch.trial.standalone import train_single
+
+        file = None if space is None else Path(space)
+        train_single(_console(is_quiet=quiet), Path(target), file, folder, list(given), resume=resume)
+    return folder
+
+
+def translate(
+    adapters: str | Path | Experiment,
+    texts: str | Iterable[str],
+    src: str,
+    tgt: str,
+    *,
+    beams: int = 5,
+    base: str | None = None,
+    max_length: int | None = None,
+) -> list[str]:
+    """Translates texts through exported adapters; returns one translation for each.
+
+    >>> ls.translate(experiment, ["Good morning."], "en", "sw")
+
+    Args:
+        adapters: A folder that `export` wrote, or an experiment: the adapters of its best trial.
+        texts: A text, or any number of them; a warning says which translations were cut.
+        src: The source language, in any code that means one of the adapters' languages.
+        tgt: The target language.
+        beams: 1: greedy.
+        base: The base, if it is not where the adapters say.
+        max_length: Cut longer texts to so many tokens. None: none is cut, and one that is too long is an error.
+
+    Raises:
+        InputError: If the adapters, a language or a text is wrong.
+    """
+    folder = adapters.adapters() if isinstance(adapters, Experiment) else Path(adapters)
+    with speaking_python():
+        check_adapters(folder)
+        from langsearch.trial.translating import CutLines, translate_lines
+
+        cut = CutLines()
+        lines = [texts] if isinstance(texts, str) else texts
+        encoded = (text.encode("utf-8", "surrogatepass") for text in lines)
+        found = list(translate_lines(folder, encoded, src, tgt, beams, base, max_length, cut))
+    if cut.words:
+        warnings.warn(cut.words, stacklevel=2)
+    return found
+
+
+def evaluate(
+    target: str | Path | Experiment,
+    split: str = "test",
+    trial: str | int | None = None,
+    *,
+    space: str | Path | None = None,
+    beams: int | None = None,
+    quiet: bool = False,
+) -> "Scores":
+    """Scores a trial, or exported adapters, again: spBLEU by direction, with its interval and its signature.
+
+    >>> ls.evaluate("experiments/quickstart", "test", 3).spbleu
+
+    Args:
+        target: An experiment, or a folder that `export` wrote.
+        split: "validation", or "test".
+        trial: Which trial of an experiment: 12, "00012" or a baseline's name. None: the best on validation.
+        space: The space whose data adapters outside of an experiment use.
+        beams: None: as in the space's evaluation.final.
+        quiet: Print nothing.
+
+    Raises:
+        InputError: If the target, the split, the trial or the space is wrong.
+    """
+    with speaking_python():
+        folder = _found(target)
+        from langsearch.trial.rescoring import print_evaluation
+
+        file = None if space is None else Path(space)
+        return print_evaluation(_console(is_quiet=quiet), folder, split, _text(trial), file, beams)
+
+
+def export(
+    source: str | Path | Experiment,
+    to: str | Path,
+    trial: str | int | None = None,
+    *,
+    format: Literal["peft", "merged"] = "peft",  # as the option of `langsearch export`
+    direction: str | None = None,
+    compact: bool = False,
+    energy: float | None = None,
+) -> Path:
+    """Exports a trial's adapters so that plain PEFT loads them, or merges one direction's into a plain model.
+
+    Args:
+        source: An experiment, or adapters that were exported before.
+        to: The folder to write.
+        trial: 12, "00012". None: the best on validation.
+        format: "peft": an adapter a language and side. "merged": a plain model for a direction.
+        direction: "en-fr", with "merged".
+        compact: Store no pruned rank; computes the same.
+        energy: Compact by SVD to this share of each product, such as 0.99.
+
+    Returns:
+        The folder that was written.
+
+    Raises:
+        InputError: If the trial has no weights, or the options do not fit each other.
+    """
+    target = Path(to)
+    with speaking_python():
+        folder = _found(source)
+        check_target(target)
+        from langsearch.trial.export import export_one
+
+        console = _console()
+        export_one(
+            folder,
+            _text(trial),
+            target,
+            format,
+            direction=direction,
+            is_compact=compact,
+            energy=energy,
+            note=lambda text: console.print(text, markup=False, soft_wrap=True),
+        )
+    return target
+
+
+def _console(*, is_quiet: bool = False) -> Console:
+    """Returns a console on what is standard output now, or in the cell of a notebook."""
+    return Console(highlight=False, quiet=is_quiet)
+
+
+def _found(target: str | Path | Experiment) -> Path:
+    """Returns the folder of an experiment or of exported adapters. Raises InputError if it is neither."""
+    folder = target.folder if isinstance(target, Experiment) else brought_here(str(target))
+    check_experiment_or_adapters(folder)
+    return folder
+
+
+def _text(trial: str | int | None) -> str | None:
+    return None if trial is None else str(trial)

@@ -1,0 +1,164 @@
+"""An experiment as Python sees it: a folder, and what can be asked of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from langsearch.api.report_page import ReportPage
+from langsearch.api.words import speaking_python
+from langsearch.space.problems import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from langsearch.evaluate.spbleu import Scores
+    from langsearch.report import experiment_values
+    from langsearch.space.schema import Space
+
+# What takes seconds to load is imported where it is needed.
+
+
+@dataclass(frozen=True, repr=False)
+class Experiment:
+    """An experiment's folder: what a search has left there, or leaves while it goes on.
+
+    It is read anew at every call, so that an experiment that runs elsewhere can be watched. As the last value of a cell
+    of a notebook it is the table of its front against the baselines.
+
+    Args:
+        folder: Such as experiments/quickstart.
+
+    Raises:
+        InputError: If it holds no experiment.
+    """
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        self._read()
+
+    @property
+    def name(self) -> str:
+        """The experiment's name."""
+        return self._read().name
+
+    @property
+    def state(self) -> Literal["running", "done", "stopped"]:
+        """running: a run holds it. done: all has ended and the front is tested. stopped: resume=True goes on."""
+        from langsearch.experiment.lock import is_held
+
+        if is_held(self.folder):
+            return "running"
+        return "done" if self._read().finished else "stopped"
+
+    @property
+    def space(self) -> "Space":
+        """The space that it searches, with its defaults filled in."""
+        from langsearch.experiment.earlier import load_begun_space
+
+        return load_begun_space(self.folder / "space.yaml")
+
+    def results(self) -> "pd.DataFrame":
+        """Returns a row for each trial and baseline, as results.parquet has them; the README lists the columns."""
+        import pandas as pd
+
+        from langsearch.experiment.results_parquet import RESULTS
+
+        file = self.folder / "results.parquet"
+        found: pd.DataFrame = pd.read_parquet(file) if file.exists() else RESULTS.empty_table().to_pandas()
+        return found
+
+    def front(self) -> "pd.DataFrame":
+        """Returns the rows of `results` that are on the Pareto front, the best on validation first."""
+        results = self.results()
+        return results[results.is_front.astype(bool)].sort_values("spbleu", ascending=False, ignore_index=True)
+
+    def trial(self, name: str | int) -> dict[str, Any]:
+        """Returns all that is known of a trial, as `langsearch show EXPERIMENT TRIAL --json` prints it.
+
+        Args:
+            name: 12, "00012", or a baseline's name.
+
+        Raises:
+            InputError: If there is no such trial.
+        """
+        from langsearch.report.showing import find_trial, trial_data
+
+        experiment = self._read()
+        return trial_data(experiment, find_trial(experiment, str(name)))
+
+    def report(self, price_per_gpu_hour: float | None = None) -> ReportPage:
+        """Writes report.html, and returns its path; a notebook shows the page.
+
+        Args:
+            price_per_gpu_hour: For the costs, in any currency. None: none are shown.
+        """
+        from langsearch.report.page import write_report
+
+        return ReportPage(write_report(self.folder, price_per_gpu_hour))
+
+    def adapters(self, trial: str | int | None = None) -> Path:
+        """Returns the folder of a front member's adapters in PEFT's format, which `ls.translate` takes.
+
+        Args:
+            trial: Its name. None: the best on validation.
+
+        Raises:
+            InputError: If the trial is not on the front, or there is none yet.
+        """
+        from langsearch.report.summary import summarise
+
+        best = summarise(self._read()).best
+        if trial is None and best is None:
+            raise InputError(f"Adapters are there once a search has ended with a front, but {self.folder} has none.")
+        name = str(trial if trial is not None or best is None else best.name)
+        folder = self.folder / "front" / (f"{int(name):05d}" if name.isdecimal() else name)
+        if not folder.is_dir():
+            raise InputError(
+                f"Adapters are exported of the front's members, but {folder} is not there. "
+                f'Export another trial: experiment.export("adapters", trial="{name}")'
+            )
+        return folder
+
+    def export(
+        self,
+        to: str | Path,
+        trial: str | int | None = None,
+        *,
+        format: Literal["peft", "merged"] = "peft",  # as the option of `langsearch export`
+        direction: str | None = None,
+        compact: bool = False,
+        energy: float | None = None,
+    ) -> Path:
+        """Exports a trial's adapters; see `ls.export`."""
+        from langsearch.api.calls import export
+
+        return export(self.folder, to, trial, format=format, direction=direction, compact=compact, energy=energy)
+
+    def evaluate(
+        self, split: str = "test", trial: str | int | None = None, *, beams: int | None = None, quiet: bool = False
+    ) -> "Scores":
+        """Scores a trial again; see `ls.evaluate`."""
+        from langsearch.api.calls import evaluate
+
+        return evaluate(self.folder, split, trial, beams=beams, quiet=quiet)
+
+    def _read(self) -> "experiment_values.Experiment":
+        from langsearch.report.experiment_reader import read_experiment
+
+        with speaking_python():
+            return read_experiment(self.folder)
+
+    def __repr__(self) -> str:
+        from langsearch.report.summary import summarise
+
+        experiment = self._read()
+        planned = "" if experiment.num_trials is None else f" of {experiment.num_trials}"
+        return f"<Experiment {str(self.folder)!r}: {summarise(experiment).num_ended}{planned} trials, {self.state}>"
+
+    def _repr_mimebundle_(self, include: Sequence[str] = (), exclude: Sequence[str] = (), **_: Any) -> dict[str, str]:
+        """Returns the front's table as HTML and text; called by Jupyter."""
+        from langsearch.report.terminal import front_table
+
+        return front_table(self._read())._repr_mimebundle_(include, exclude)
