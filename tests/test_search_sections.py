@@ -107,7 +107,9 @@ def test_constraints_are_a_list_that_bounds_each_metric_once(tmp_path: Path) -> 
 
 
 def test_a_loss_is_measured_against_the_pretrained_baseline(tmp_path: Path) -> None:
-    (problem,) = problems(tmp_path, SMALL, "search.constraints=[worst_loss.high <= 0.5]")
+    constraint = "search.constraints=[worst_loss.high <= 0.5]"
+    assert load(tmp_path, SMALL, constraint).baselines[0].name == "pretrained"
+    (problem,) = problems(tmp_path, SMALL + "baselines: []\n", constraint)
     assert problem.endswith("needs the scores of the pretrained base, but it is no baseline. Add it to `baselines`.")
 
 

@@ -70,7 +70,9 @@ def test_a_small_space_has_the_defaults(tmp_path: Path) -> None:
     assert space.dimensions() == {}
     assert space.trainer({}) == TrainerSettings()
     assert space.evaluation.final == DecodingSettings(beams=5)
-    assert space.baselines == ()
+    assert [item.name for item in space.baselines] == ["pretrained", "shared_lora"]
+    assert "baselines: [pretrained, shared_lora]" in space.text
+    assert load(tmp_path, SMALL + "baselines: []\n").baselines == ()
     assert space.data.validation == (Source("embedded", "quickstart", "validation"),)
 
 

@@ -15,8 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ruamel.yaml import YAML
-
+from langsearch.experiment.earlier import with_open_defaults
 from langsearch.experiment.object_store import is_remote
 from langsearch.model.finding import EMBEDDED_FOLDER, base_files
 from langsearch.space.document import dump
@@ -80,7 +79,7 @@ def pack(space: Space, folder: Path, max_bytes: int | None = None) -> list[str]:
             return path
         return found.setdefault(path, f"{_FILES}/{len(found)}-{Path(path).name}")
 
-    data = YAML(typ="safe", pure=True).load(space.text)
+    data = with_open_defaults(space)
     _rename_all(data, renamed)
     problems = [
         f"A relative path in a space is one of this machine, and goes along, but there is no {path}. Name what lies on "

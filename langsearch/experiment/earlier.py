@@ -59,4 +59,26 @@ def with_earlier_defaults(folder: ExperimentFolder, space: Space) -> Space:
     if "normalize" not in (kept.get("data") or {}) and "normalize" not in data["data"]:
         data["data"] = data["data"] | _AS_READ
         is_changed = True
+    if not kept.get("baselines") and "baselines" not in data:  # versions that had none by default
+        data["baselines"] = []
+        is_changed = True
     return space_of(replace(space.document, data=data)) if is_changed else space
+
+
+def with_open_defaults(space: Space) -> dict[str, Any]:
+    """Returns a space's data with its defaults filled in, but for those that `with_earlier_defaults` may set.
+
+    A space that is sent to where its experiment lies takes this along: what it leaves open is settled there.
+    """
+    data: dict[str, Any] = YAML(typ="safe", pure=True).load(space.text)
+    written = space.document.data
+    if "baselines" not in written:
+        del data["baselines"]
+    if "normalize" not in written["data"]:
+        data["data"].pop("normalize", None)
+    for section in ("search", "final"):
+        given = (written.get("evaluation") or {}).get(section) or {}
+        for key in EARLIER_DEFAULTS:
+            if key not in given:
+                data["evaluation"][section].pop(key, None)
+    return data

@@ -59,6 +59,9 @@ _SECTIONS: Mapping[str, Any] = {
 UNNAMED = "space"
 """The name of a space that is no file and has none."""
 
+DEFAULT_BASELINES = ["pretrained", "shared_lora"]
+"""What a front is compared with unless the space says otherwise: the base as it is, one adapter of all languages."""
+
 DEFAULT_TRACKING = ["tensorboard"]
 _REQUIRED = ("base", "languages", "data", "architecture")
 NAME = re.compile(r"[\w-][\w.-]*")
@@ -202,7 +205,11 @@ def with_overrides(space: Space, overrides: Overrides) -> Space:
 
 
 def _as_recorded(data: dict[str, Any]) -> dict[str, Any]:
-    """Returns a recorded space with what its version took for granted: a holdout was the last rows of train."""
+    """Returns a recorded space with what its version took for granted.
+
+    There was no baseline that was not named, and a holdout was the last rows of train.
+    """
+    data = {"baselines": []} | data
     text = data.get("data")
     validation = text.get("validation") if isinstance(text, dict) else None
     if isinstance(validation, list) and len(validation) == 1:
@@ -253,7 +260,7 @@ def _parse(data: Mapping[str, Any], document: Document) -> tuple[dict[str, Any],
             problems.append(document.problem((key,), "must be given, but is missing."))
             parsed[key] = None
             continue
-        empty: object = {"baselines": [], "tracking": DEFAULT_TRACKING, "prior": None}.get(key, {})
+        empty: object = {"baselines": DEFAULT_BASELINES, "tracking": DEFAULT_TRACKING, "prior": None}.get(key, {})
         value, found = validate(kind, data.get(key, empty), (key,), document)
         parsed[key] = value
         problems += found
@@ -272,7 +279,7 @@ def _resolve(data: Mapping[str, Any], parsed: Mapping[str, Any]) -> dict[str, An
         "resources": ResourcesSection().model_dump(),
         "failures": asdict(FailureSettings()),
         "checkpoints": asdict(CheckpointSettings()),
-        "baselines": [],
+        "baselines": DEFAULT_BASELINES,
         "tracking": DEFAULT_TRACKING,
     }
     for key, default in filled.items():
