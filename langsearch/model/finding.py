@@ -6,6 +6,7 @@ from pathlib import Path
 
 from langsearch.model.hub import SMALL_FILES, HubBase, fetch, open_hub
 from langsearch.model.pickled import as_safetensors
+from langsearch.model.published import near_bases
 from langsearch.model.weights import WeightFiles, check_weights, find_weights
 from langsearch.space.problems import InputError
 from langsearch.space.settings import BaseSource
@@ -84,8 +85,11 @@ def locate_base(source: BaseSource | str) -> FoundBase:
             raise InputError(f"A base folder must hold a config.json, but {name} has none.")
         return FoundBase(source, folder, find_weights(folder))
     if name.count("/") != 1 or name.startswith((".", "/")):
-        embedded = ", ".join(sorted(folder.name for folder in EMBEDDED_FOLDER.iterdir() if folder.is_dir()))
-        raise InputError(f"A base must be an embedded name ({embedded}), a folder or a hub id, but got {name!r}.")
+        embedded = tuple(sorted(folder.name for folder in EMBEDDED_FOLDER.iterdir() if folder.is_dir()))
+        raise InputError(
+            f"A base must be an embedded name ({', '.join(embedded)}), a folder or a hub id, but got {name!r}."
+            f"{near_bases(name, embedded)}"
+        )
     return _on_hub(source, open_hub(source))
 
 

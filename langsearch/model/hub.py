@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from langsearch.model.published import near_bases
 from langsearch.model.weights import find_form, find_weights, is_index
 from langsearch.space.problems import InputError
 from langsearch.space.settings import BaseSource
@@ -118,8 +119,8 @@ def explain(error: Exception, source: BaseSource) -> str:
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     if isinstance(error, RepositoryNotFoundError) or status in (401, 403):
         return (
-            f"A base must be on the hub and open to you, but the hub says that {source.id!r} is not. Check its name; "
-            f"if it is private, {log_in}."
+            f"A base must be on the hub and open to you, but the hub says that {source.id!r} is not."
+            f"{near_bases(source.id)} Check its name; if it is private, {log_in}."
         )
     if isinstance(error, RevisionNotFoundError):
         return (
@@ -131,11 +132,12 @@ def explain(error: Exception, source: BaseSource) -> str:
     if isinstance(error, OfflineModeIsEnabled):
         return (
             f"The base {str(source)!r} is no folder here, not whole in the hub's cache, and could not be fetched from "
-            f"the hub: HF_HUB_OFFLINE is set. Unset it, or fetch the base where there is a network and give its folder."
+            f"the hub: HF_HUB_OFFLINE is set.{near_bases(source.id)} Unset it, or fetch the base where there is a "
+            "network and give its folder."
         )
     return (
-        f"The base {str(source)!r} is no folder here and could not be fetched from the hub ({type(error).__name__}). "
-        "Fetch it where there is a network and give its folder, or use an embedded base."
+        f"The base {str(source)!r} is no folder here and could not be fetched from the hub ({type(error).__name__})."
+        f"{near_bases(source.id)} Fetch it where there is a network and give its folder, or use an embedded base."
     )
 
 
