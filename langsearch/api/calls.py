@@ -55,12 +55,13 @@ def load_space(space: SpaceLike, overrides: Overrides = ()) -> Space:
         return schema.with_overrides(space, given) if isinstance(space, Space) else schema.load_space(space, given)
 
 
-def check(space: SpaceLike, overrides: Overrides = (), *, quiet: bool = False) -> dict[str, Any]:
-    """Says what a search would be: languages, sentences, dimensions, sizes, plan. Starts nothing.
+def check(space: SpaceLike, overrides: Overrides = (), *, measure: bool = True, quiet: bool = False) -> dict[str, Any]:
+    """Says what a search would be: languages, sentences, dimensions, sizes, plan, updates, time. Starts nothing.
 
     Args:
         space: As `load_space` takes it.
         overrides: Likewise.
+        measure: Measure for some seconds how long updates and translations take here.
         quiet: Print nothing.
 
     Returns:
@@ -72,6 +73,7 @@ def check(space: SpaceLike, overrides: Overrides = (), *, quiet: bool = False) -
     loaded = load_space(space, overrides)
     from langsearch.experiment.environment import check_space
     from langsearch.search.checking import check_constraints, describe_check, print_check
+    from langsearch.search.forecast import forecast
     from langsearch.search.sentence_lines import find_dirt_of
     from langsearch.search.trackers import check_tracking
 
@@ -80,9 +82,10 @@ def check(space: SpaceLike, overrides: Overrides = (), *, quiet: bool = False) -
         check_constraints(checked)
         check_tracking(loaded)
         dirt = find_dirt_of(checked)
+        found = forecast(checked, is_measured=measure)
         if not quiet:
-            print_check(_console(), checked, dirt)
-        return describe_check(checked, dirt)
+            print_check(_console(), checked, dirt, found)
+        return describe_check(checked, dirt, found)
 
 
 def search(

@@ -42,8 +42,14 @@ def check(
             help="Write a page of the data too: sizes, lengths, unknown pieces, scripts, rows in common.",
         ),
     ] = None,
+    is_measured: Annotated[
+        bool,
+        typer.Option(
+            "--measure/--no-measure", help="Measure for some seconds how long updates and translations take here."
+        ),
+    ] = True,
 ) -> None:
-    """Validate a space, and show what it is: languages, directions, dimensions, sizes, plan. Starts and writes nothing.
+    """Validate a space, and show what a search of it would be: languages, sizes, plan, updates, time. Writes nothing.
 
     Of the data it shows what was read of every source, how many rows each direction has to train on, to select by and
     to be tested on, and what is wrong with the sentences; with --report it writes a page of that. Sources are {files:
@@ -54,6 +60,7 @@ def check(
     loaded = load_with_options(space, overrides)
     from langsearch.experiment.environment import check_space
     from langsearch.search.checking import check_constraints, describe_check, print_check
+    from langsearch.search.forecast import forecast
     from langsearch.search.sentence_lines import find_dirt_of
     from langsearch.search.trackers import check_tracking
 
@@ -61,10 +68,11 @@ def check(
     check_constraints(checked)
     check_tracking(loaded)
     dirt = find_dirt_of(checked)
+    found = forecast(checked, is_measured=is_measured)
     if is_json:
-        typer.echo(json.dumps(describe_check(checked, dirt), ensure_ascii=False, indent=2))
+        typer.echo(json.dumps(describe_check(checked, dirt, found), ensure_ascii=False, indent=2))
     else:
-        print_check(out, checked, dirt)
+        print_check(out, checked, dirt, found)
     if report is not None:
         _write_data_page(checked, dirt, report, is_told=not is_json)
 

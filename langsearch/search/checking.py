@@ -17,6 +17,8 @@ from langsearch.experiment.task import summarize
 from langsearch.model.cache import cache_folder
 from langsearch.model.finding import FoundBase
 from langsearch.search.data_lines import data_lines, describe_data
+from langsearch.search.forecast import Forecast
+from langsearch.search.forecast_lines import describe_forecast, forecast_lines
 from langsearch.search.known_pieces import describe_languages, language_lines
 from langsearch.search.needs import describe_needs, memory_lines, memory_needs
 from langsearch.search.sentence_lines import describe_sentences, dirt_table, find_dirt_of, sentence_lines, worst_lines
@@ -38,8 +40,17 @@ from langsearch.space.search_sections import WORST_LOSS
 from langsearch.space.settings import DecodingSettings
 
 
-def print_check(console: Console, checked: CheckedSpace, dirt: FoundDirt | None = None) -> None:
-    """Prints languages, directions, sentences, dimensions, parameters and one sample architecture."""
+def print_check(
+    console: Console, checked: CheckedSpace, dirt: FoundDirt | None = None, found: Forecast | None = None
+) -> None:
+    """Prints languages, directions, sentences, dimensions, parameters, what a search will be, and one architecture.
+
+    Args:
+        console: Where to.
+        checked: The space.
+        dirt: What is wrong with its sentences. None: that is looked at now.
+        found: What a search of it will be. None: nothing is said of that.
+    """
     space, shape = checked.space, checked.shape
     console.print(f"[bold]{space.name}[/]: the space is right. Nothing was started.")
     _print_line(
@@ -82,6 +93,8 @@ def print_check(console: Console, checked: CheckedSpace, dirt: FoundDirt | None 
     )
     for line in memory_lines(checked, memory_needs(checked, high)):
         _print_line(console, "memory", line)
+    for label, text in forecast_lines(checked, found) if found is not None else ():
+        _print_line(console, label, text)
     sample = space.architecture(sample_point(dimensions), shape)
     which = "a sample" if dimensions else "summary"
     _print_line(console, which, f"{summarize(sample, space.classes)}: {sample.num_parameters(shape):,} parameters")
@@ -116,7 +129,9 @@ def _describe_weights(found: FoundBase) -> str:
     return text
 
 
-def describe_check(checked: CheckedSpace, dirt: FoundDirt | None = None) -> dict[str, Any]:
+def describe_check(
+    checked: CheckedSpace, dirt: FoundDirt | None = None, found: Forecast | None = None
+) -> dict[str, Any]:
     """Returns all that `print_check` shows, and the sample in full, as JSON data."""
     space, shape = checked.space, checked.shape
     dimensions = space.dimensions()
@@ -154,6 +169,7 @@ def describe_check(checked: CheckedSpace, dirt: FoundDirt | None = None) -> dict
         "dimensions": {name: json.loads(distribution_to_json(found)) for name, found in dimensions.items()},
         "adapter_parameters": {"at_least": low, "at_most": high},
         "memory": describe_needs(checked, memory_needs(checked, high)),
+        "forecast": None if found is None else describe_forecast(found),
         "sample": {
             "point": point,
             "fingerprint": sample.fingerprint,

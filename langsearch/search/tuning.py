@@ -14,7 +14,7 @@ from langsearch.cluster.nodes import may_come
 from langsearch.cluster.resources import NUM_AHEAD, Capacity, amounts, num_threads
 from langsearch.experiment.disk import DiskBudget
 from langsearch.experiment.environment import CheckedSpace, Environment, portable
-from langsearch.experiment.folder import ExperimentFolder, write_text
+from langsearch.experiment.folder import ExperimentFolder, read_rows, write_text
 from langsearch.experiment.lease import LeaseMark, RemoteLease
 from langsearch.experiment.opening import space_of_version
 from langsearch.experiment.results_parquet import ResultsFile
@@ -22,6 +22,7 @@ from langsearch.experiment.task import TrialTask, baseline_task, searched_task
 from langsearch.experiment.working_copy import WorkingCopy
 from langsearch.prior.seeding import Seeding
 from langsearch.search.display import Display
+from langsearch.search.forecast_lines import scored_warnings
 from langsearch.search.late_nodes import LateNodes, PlacedFifo, PlacedHalving
 from langsearch.search.lost_nodes import Losses, restarts
 from langsearch.search.searcher import TIME, TableSearcher
@@ -31,7 +32,7 @@ from langsearch.search.worker import TrialTrainable
 from langsearch.space.schema import Space
 from langsearch.space.search_sections import rungs
 from langsearch.study.results import parse_result
-from langsearch.study.rows import TrialRow
+from langsearch.study.rows import PRETRAINED, TrialRow
 from langsearch.study.table import TrialTable
 from langsearch.trial.failures import FAILED, PAUSED, SPENT, UNFIT
 
@@ -313,6 +314,13 @@ class _Between(tune.Callback):  # type: ignore[misc]  # Ray has no types
         self._losses.trials.pop(name, None)
         if self._search.copy is not None:
             self._pull(name)
+        if (
+            name == PRETRAINED
+            and row.result is not None
+            and (scores := self._search.folder.trial(name).scores).exists()
+        ):
+            for text in scored_warnings(row.result, read_rows(scores)):
+                self._search.display.message(f"Warning: {text}")
         if time.monotonic() - self._written < _SECONDS_BETWEEN_RESULTS:
             return
         bring_up_to_date(self._search, self._budget)

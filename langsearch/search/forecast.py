@@ -1,0 +1,191 @@
+"""What a search will be: updates, time, and what cannot teach or tell anything, put together of counts and measures."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from langsearch.cluster.resources import amounts, num_fit, num_threads
+from langsearch.data.directions import sample_directions
+from langsearch.experiment.environment import CheckedSpace
+from langsearch.experiment.task import baseline_task, searched_task
+from langsearch.model.cpus import available_cpus
+from langsearch.model.memory import available_bytes, free_memory, is_out_of_memory
+from langsearch.search.needs import memory_needs
+from langsearch.search.sizes import parameter_range, sample_point
+from langsearch.space.problems import InputError
+from langsearch.space.schema import Space
+from langsearch.space.settings import DecodingSettings, TrainerSettings
+from langsearch.space.values import Value, extremes, options
+from langsearch.train.fitting import MAX_TOKENS
+from langsearch.trial.forecast import Measured, measure
+from langsearch.trial.measuring import TranslationTime
+from langsearch.trial.update_count import Epoch, count_updates, fewest_and_most, sampled
+
+_SECONDS = 3.0
+"""How long updates are measured, and translations; final ones half as long."""
+
+_START_S = 20.0
+"""Until Ray and the first workers have started, with the base in them: 10 to 30 s on two cores."""
+
+_NUM_MEMBERS = 3
+"""So many members of a front are counted on, to be scored again and tested."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What a search will be."""
+
+    trainer: TrainerSettings
+    """That the rest is said of; what is searched is as in the sample."""
+
+    epoch: Epoch
+    fewest: int
+    """Updates of a whole training, with the settings of the space that make the fewest."""
+
+    most: int
+    measured: Measured | None
+    refusal: str | None
+    """Why nothing was measured."""
+
+    num_scored: tuple[tuple[int, int], ...]
+    """Of a trial after each epoch: directions, and translations in all of them."""
+
+    num_at_once: int
+    """Trials that this machine runs at once."""
+
+    trial_s: float | None
+    search_s: tuple[float, float] | None
+    """With early stopping as it is meant, and without."""
+
+
+def forecast(checked: CheckedSpace, *, is_measured: bool) -> Forecast:
+    """Returns what a search of a space will be.
+
+    Args:
+        checked: The space.
+        is_measured: Whether the time is measured, if that can be done here: that takes some ten seconds.
+    """
+    space = checked.space
+    task = searched_task(space, checked.shape, 0, sample_point(space.dimensions()))
+    trainer = replace(task.trainer, tokens_per_batch=task.trainer.tokens_per_batch or MAX_TOKENS)
+    measured, refusal = None, _refusal(checked) if is_measured else "that was not asked for"
+    with sampled(checked) as sample:
+        epoch = count_updates(checked, sample, trainer)
+        fewest, most = fewest_and_most(checked, sample, list(_corners(space, trainer)))
+        if refusal is None:
+            try:
+                measured = measure(checked, sample, task, num_threads(space.resources), _SECONDS)
+            except InputError as error:
+                refusal = str(error)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                free_memory()
+                refusal = "memory ran out"
+    found = Forecast(
+        trainer=trainer,
+        epoch=epoch,
+        fewest=fewest,
+        most=most,
+        measured=measured,
+        refusal=refusal,
+        num_scored=tuple(_num_scored(checked, trainer.epochs)),
+        num_at_once=_num_at_once(space),
+        trial_s=None,
+        search_s=None,
+    )
+    if measured is None:
+        return found
+    trial_s = sum(_epoch_seconds(found, measured))
+    return replace(found, trial_s=trial_s, search_s=search_seconds(checked, found, measured))
+
+
+def _refusal(checked: CheckedSpace) -> str | None:
+    """Returns why nothing can be measured here, None if something can."""
+    if checked.base.to_fetch:
+        return "the base is not here yet; `run` fetches it"
+    is_gpu = checked.space.resources.gpu > 0
+    if is_gpu and not torch.cuda.is_available():
+        return "this machine shows no GPU"
+    need = memory_needs(checked, parameter_range(checked)[1])["a trial"]
+    if need.fixed > available_bytes(torch.device("cuda" if is_gpu else "cpu")):
+        return "there is not enough memory now"
+    return None
+
+
+def _corners(space: Space, trainer: TrainerSettings) -> Iterator[TrainerSettings]:
+    """Yields the settings that make the fewest updates, and the most."""
+    section = space.trainer_section
+    for pick, other in ((min, max), (max, min)):
+        yield replace(
+            trainer,
+            epochs=int(pick(extremes(section.epochs))),
+            pairs_per_epoch=_pick(section.pairs_per_epoch, pick),
+            tokens_per_batch=_pick(section.tokens_per_batch, other) or MAX_TOKENS,
+        )
+
+
+def _pick(value: Value, pick: Callable[[Iterable[float]], float]) -> int | None:
+    if value is None or None in options(value):
+        return None
+    return int(pick(extremes(value)))
+
+
+def _num_scored(checked: CheckedSpace, epochs: int) -> Iterator[tuple[int, int]]:
+    space = checked.space
+    rungs = list(zip(space.search.rung_epochs(epochs), space.evaluation.rungs, strict=False))
+    for epoch in range(1, epochs + 1):
+        settings = next((rung for last, rung in rungs if epoch <= last), space.evaluation.search)
+        yield num_scored(checked, settings, "validation")
+
+
+def num_scored(checked: CheckedSpace, settings: DecodingSettings, part: str) -> tuple[int, int]:
+    """Returns in how many directions translations are made for a score, and how many in all of them."""
+    chosen = sample_directions(checked.directions, settings.directions, checked.space.classes)
+    rows = [getattr(checked.direction_rows[direction], part) for direction in chosen]
+    return len(rows), sum(num if settings.sentences is None else min(num, settings.sentences) for num in rows)
+
+
+def _epoch_seconds(found: Forecast, measured: Measured) -> list[float]:
+    updates_s = 0.0
+    if measured.updates is not None:
+        updates_s = found.epoch.num_microbatches * measured.updates.microbatch_s
+    return [updates_s + _score_seconds(measured.translations, *scored) for scored in found.num_scored]
+
+
+def _score_seconds(measured: TranslationTime, num_directions: int, num_sentences: int) -> float:
+    return num_sentences * measured.sentence_s + num_directions * measured.score_s
+
+
+def search_seconds(checked: CheckedSpace, found: Forecast, measured: Measured) -> tuple[float, float]:
+    """Returns how long all takes with early stopping as it is meant, and without."""
+    space, epochs = checked.space, _epoch_seconds(found, measured)
+    whole = sum(epochs)
+    rungs, share, stopped, begin = space.search.rung_epochs(len(epochs)), 1.0, 0.0, 0
+    for end in (*rungs, len(epochs)):
+        stopped += share * sum(epochs[begin:end])
+        share, begin = share / space.search.reduction_factor, end
+    baselines = 0.0
+    for baseline in space.baselines:
+        task = baseline_task(space, checked.shape, baseline.name)
+        score_s = _score_seconds(measured.translations, *num_scored(checked, space.evaluation.search, "validation"))
+        an_epoch = whole / len(epochs) if epochs else 0.0
+        baselines += task.num_epochs * an_epoch if task.num_epochs else score_s
+    final, members = space.evaluation.final, min(_NUM_MEMBERS, space.search.trials)
+    again_s, test_s = (
+        _score_seconds(measured.final, *num_scored(checked, final, part)) for part in ("validation", "test")
+    )
+    last_s = members * again_s + (members + len(space.baselines)) * test_s
+    trials = [space.search.trials * one for one in (stopped if rungs else whole, whole)]
+    low, high = (_START_S + (one + baselines + last_s) / found.num_at_once for one in trials)
+    if space.search.max_hours is not None:
+        high = min(high, 3600 * space.search.max_hours)
+    return min(low, high), high
+
+
+def _num_at_once(space: Space) -> int:
+    here = {"CPU": float(available_cpus()), "GPU": float(torch.cuda.device_count() if space.resources.gpu else 0)}
+    planned = space.search.trials + len(space.baselines)
+    return max(1, min(num_fit([here], amounts(space.resources)), math.ceil(planned)))

@@ -1,0 +1,200 @@
+"""What `langsearch check` and `run` say of a forecast: updates and time, and warnings of what cannot teach or tell."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from langsearch.experiment.environment import CheckedSpace
+from langsearch.search.forecast import Forecast
+from langsearch.study.results import TrialResult
+
+MIN_UPDATES = 50
+"""Of a whole training. Adam's second moment, with beta 0.98, looks back over as many: before that a rate is a guess."""
+
+GOOD_UPDATES = 300
+"""What a warning proposes settings for."""
+
+PUBLISHED_GAIN = 2.25
+"""spBLEU: the most that language-specific LoRA has gained over full fine-tuning (Cao et al. 2024, arXiv 2409.05224,
+abstract). An interval that is wider hides all of it."""
+
+MAX_HALF_SHARE = 0.25
+"""Half an interval that is more than such a part of the score itself hides what weaker bases gain."""
+
+NEAR_ZERO = 1.0
+"""spBLEU below which a base translates next to nothing into a language."""
+
+_MIN_SENTENCES = 4
+"""Of fewer sentences nothing is said."""
+
+
+def forecast_lines(checked: CheckedSpace, found: Forecast) -> Iterator[tuple[str, str]]:
+    """Yields a label and a text for the updates, the time, what that rests on, and each warning."""
+    yield "updates", _updates(found)
+    yield from _times(found)
+    for text in (*update_warnings(found), *measured_warnings(checked, found)):
+        yield "warning", text
+
+
+def update_warnings(found: Forecast) -> Iterator[str]:
+    """Yields a warning if a training of the space makes too few updates to learn from."""
+    if found.fewest >= MIN_UPDATES or not found.trainer.epochs:
+        return
+    trainer, per_update = found.trainer, found.epoch.num_pairs / found.epoch.num_updates
+    which = "a trial" if found.fewest == found.most else "a trial with the fewest"
+    text = (
+        f"{which} makes {found.fewest:,} updates in all, but fewer than {MIN_UPDATES} teach next to nothing. An update "
+        f"takes up to {trainer.tokens_per_batch:,} tokens, about {per_update:,.0f} pairs."
+    )
+    tokens = _proposed_tokens(found)
+    if tokens is not None:
+        more = f"trainer.tokens_per_batch={tokens} trainer.accumulation=1"
+        settings = " ".join(f"--set {one}" for one in more.split())
+        yield f"{text} Smaller ones are more: {settings}; or raise `trainer.epochs`."
+    else:
+        yield f"{text} Raise `trainer.epochs`, or bring more sentences."
+
+
+def _proposed_tokens(found: Forecast) -> int | None:
+    """Returns a batch of fewer tokens that makes `GOOD_UPDATES`; None if none does that the longest pairs fit in."""
+    tokens = found.trainer.tokens_per_batch or 0
+    wanted = 100 * (tokens * found.fewest // GOOD_UPDATES // 100)
+    least = max(found.trainer.max_length, 200)
+    return max(wanted, least) if max(wanted, least) < tokens else None
+
+
+def measured_warnings(checked: CheckedSpace, found: Forecast) -> Iterator[str]:
+    """Yields warnings of languages that the base cannot do, and of scores that tell no trials apart."""
+    if found.measured is None:
+        return
+    translated = found.measured.translations
+    weak = {name: pair for name, pair in translated.by_language.items() if pair[1] >= _MIN_SENTENCES}
+    if text := near_zero_warning(
+        {name: score for name, (score, _) in weak.items()}, min((n for _, n in weak.values()), default=0)
+    ):
+        yield text
+    scores = translated.scores
+    if scores is None or scores.num_sentences < _MIN_SENTENCES:
+        return
+    settings = checked.space.evaluation.search
+    most = max((rows.validation for rows in checked.direction_rows.values()), default=0)
+    num = min(settings.sentences or most, most)
+    half = (scores.spbleu_high - scores.spbleu_low) / 2 * math.sqrt(scores.num_sentences / max(num, 1))
+    if text := interval_warning(scores.spbleu, half, num, f"{scores.num_sentences} sentences"):
+        yield text
+
+
+def scored_warnings(result: TrialResult, by_direction: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Yields the same of the pretrained base's own scores, once a search has them.
+
+    Args:
+        result: The base's.
+        by_direction: Rows of its scores.parquet.
+    """
+    into: dict[str, list[float]] = {}
+    for row in by_direction:
+        if row["split"] == "validation":
+            into.setdefault(row["tgt"], []).append(row["spbleu"])
+    means = {language: sum(scores) / len(scores) for language, scores in into.items()}
+    if text := near_zero_warning(means, result.num_sentences):
+        yield text
+    half = (result.spbleu_high - result.spbleu_low) / 2
+    if text := interval_warning(result.spbleu, half, result.num_sentences, "the pretrained base's score"):
+        yield text
+
+
+def near_zero_warning(by_language: dict[str, float], num_sentences: int) -> str | None:
+    """Returns a warning of languages that the base translates next to nothing into; None if there is none.
+
+    Args:
+        by_language: spBLEU of the pretrained base into each language.
+        num_sentences: On so many of each, at least.
+    """
+    weak = {name: score for name, score in by_language.items() if score < NEAR_ZERO}
+    if not weak:
+        return None
+    listed = ", ".join(f"{name} {score:.1f}" for name, score in sorted(weak.items(), key=lambda item: item[1]))
+    return (
+        f"The pretrained base translates next to nothing into {listed} (spBLEU, {num_sentences} sentences each): "
+        "adapters of few parameters refine what a base can do, and teach it no language. Take a base that knows them, "
+        "or give them more sentences and higher ranks."
+    )
+
+
+def interval_warning(score: float, half: float, num_sentences: int, measured_on: str) -> str | None:
+    """Returns a warning if scores are too uncertain to tell trials apart; None if they are not.
+
+    Args:
+        score: spBLEU of the pretrained base.
+        half: Half of its 95 % interval on what trials are compared on.
+        num_sentences: Of a direction there.
+        measured_on: What that was found on.
+    """
+    if 2 * half <= PUBLISHED_GAIN and (half <= MAX_HALF_SHARE * score or score < NEAR_ZERO):
+        return None
+    stake = f"the whole gain of the published adapters is {PUBLISHED_GAIN} spBLEU"
+    if 2 * half <= PUBLISHED_GAIN:
+        stake = f"that is more than {100 * MAX_HALF_SHARE:g} % of the score"
+    return (
+        f"Trials are compared on {num_sentences:,} sentences a direction, where 95 % of a score of {score:.1f} reach "
+        f"from -{half:.1f} to +{half:.1f} spBLEU (by {measured_on}), and {stake}: chance decides between trials. "
+        "Select on more sentences or directions: `data.validation`, `evaluation.search`."
+    )
+
+
+def describe_forecast(found: Forecast) -> dict[str, Any]:
+    """Returns the same as JSON data, times in seconds."""
+    return {
+        "updates": asdict(found.epoch) | {"fewest": found.fewest, "most": found.most},
+        "tokens_per_batch": found.trainer.tokens_per_batch,
+        "num_at_once": found.num_at_once,
+        "num_translations": [num for _, num in found.num_scored],
+        "trial_s": found.trial_s,
+        "search_s": found.search_s,
+        "measured": None if found.measured is None else asdict(found.measured),
+        "not_measured_because": found.refusal,
+    }
+
+
+def _updates(found: Forecast) -> str:
+    epoch, trainer = found.epoch, found.trainer
+    about = "" if epoch.is_exact else "about "
+    text = (
+        f"{about}{epoch.num_updates:,} an epoch of {epoch.num_pairs:,} pairs, {epoch.num_updates * trainer.epochs:,} "
+        f"in all; an update takes up to {trainer.tokens_per_batch:,} tokens"
+    )
+    return text if found.fewest == found.most else f"{text}; {found.fewest:,} to {found.most:,} by what is searched"
+
+
+def _times(found: Forecast) -> Iterator[tuple[str, str]]:
+    measured = found.measured
+    if measured is None or found.trial_s is None or found.search_s is None:
+        yield "time", f"not measured: {found.refusal}"
+        return
+    updates_s = 0.0
+    if measured.updates is not None:
+        updates_s = found.trainer.epochs * found.epoch.num_microbatches * measured.updates.microbatch_s
+    num_translations = sum(num for _, num in found.num_scored)
+    yield (
+        "time",
+        f"a trial about {show_time(found.trial_s)}: updates {show_time(updates_s)}, {num_translations:,} translations "
+        f"{show_time(found.trial_s - updates_s)}",
+    )
+    low, high = (show_time(seconds) for seconds in found.search_s)
+    at_once = "one trial at a time" if found.num_at_once == 1 else f"{found.num_at_once} trials at once"
+    yield "time", f"the search about {low if low == high else f'{low} to {high}'} on this machine, {at_once}"
+    made = [f"{measured.translations.num_sentences} translations"]
+    if measured.updates is not None:
+        made.insert(0, f"{measured.updates.num_microbatches} updates")
+        if not measured.updates.is_full:
+            made[0] += " smaller than a trial's"
+    yield "measured", f"{' and '.join(made)} of the sample, alone on this machine, in {show_time(measured.seconds)}"
+
+
+def show_time(seconds: float) -> str:
+    """Returns a time with two digits: 0.5 s, 25 s, 4 min, 2.3 h, 3 days."""
+    for unit, size, limit in (("s", 1.0, 100), ("min", 60.0, 100), ("h", 3600.0, 48)):
+        if (number := seconds / size) < limit:
+            return f"{number:.1f} {unit}" if number < 9.95 and unit != "min" else f"{number:.0f} {unit}"
+    return f"{seconds / 86400:.0f} days"

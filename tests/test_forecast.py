@@ -1,0 +1,188 @@
+"""What `check` says of the night to come: updates, time, and what cannot teach or tell anything."""
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from langsearch.experiment.environment import CheckedSpace, check_space
+from langsearch.experiment.folder import read_rows
+from langsearch.search.checking import print_check
+from langsearch.search.forecast import Forecast, forecast, num_scored, search_seconds
+from langsearch.search.forecast_lines import (
+    describe_forecast,
+    forecast_lines,
+    interval_warning,
+    near_zero_warning,
+    scored_warnings,
+    show_time,
+    update_warnings,
+)
+from langsearch.space.schema import load_space
+from langsearch.trial import update_count
+from tests.search_fixtures import ResultMaker
+from tests.space_fixtures import SMALL, load
+
+pytest_plugins = ["search_fixtures"]
+
+
+@pytest.fixture(scope="module")
+def measured(checked: CheckedSpace) -> Forecast:
+    """Of the space that trains in seconds."""
+    return forecast(checked, is_measured=True)
+
+
+def counted(folder: Path, *overrides: str, text: str = SMALL) -> Forecast:
+    return forecast(check_space(load(folder, text, "evaluation.spbleu=base", *overrides)), is_measured=False)
+
+
+def test_the_updates_are_those_that_a_trial_makes(trained: Path) -> None:
+    found = forecast(check_space(load_space(trained / "space.yaml")), is_measured=False)
+    assert found.epoch.is_exact
+    (epoch,) = read_rows(trained / "trials" / "00000" / "curve.parquet")
+    assert found.epoch.num_updates == found.fewest == found.most == epoch["updates"] > 1
+
+
+def test_of_a_large_text_a_sample_says_about_how_many_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = "trainer.tokens_per_batch=400", "trainer.accumulation=2"
+    whole = counted(tmp_path, *few)
+    monkeypatch.setattr(update_count, "_MAX_SENTENCES", 300)
+    found = counted(tmp_path, *few)
+    assert whole.epoch.is_exact and not found.epoch.is_exact
+    assert found.epoch.num_pairs == pytest.approx(whole.epoch.num_pairs, rel=0.01)
+    assert found.epoch.num_updates == pytest.approx(whole.epoch.num_updates, rel=0.1)
+
+
+def test_what_is_searched_has_its_fewest_and_its_most(tmp_path: Path) -> None:
+    found = counted(tmp_path, "trainer.tokens_per_batch={choice: [500, 8000]}", "trainer.accumulation=1")
+    ends = [
+        counted(tmp_path, f"trainer.tokens_per_batch={tokens}", "trainer.accumulation=1").fewest
+        for tokens in (8000, 500)
+    ]
+    assert [found.fewest, found.most] == ends
+    assert ends[0] < ends[1]
+
+
+def test_too_few_updates_are_warned_of_with_settings_that_make_more(tmp_path: Path) -> None:
+    """500 pairs in updates of 16,000 tokens are a handful, and nothing is learned of them."""
+    few = counted(tmp_path, "trainer.pairs_per_epoch=500", "trainer.epochs=4")
+    assert few.fewest < 10
+    (warning,) = update_warnings(few)
+    assert warning.startswith(f"a trial makes {few.fewest} updates in all, but fewer than 50 teach next to nothing.")
+    words = warning.partition("Smaller ones are more: ")[2].partition(";")[0].split()
+    settings = [word for word in words if word != "--set"]
+    assert [setting.partition("=")[0] for setting in settings] == ["trainer.tokens_per_batch", "trainer.accumulation"]
+    more = counted(tmp_path, "trainer.pairs_per_epoch=500", "trainer.epochs=4", *settings)
+    assert more.fewest >= 50
+    assert list(update_warnings(more)) == []
+
+
+def test_where_no_smaller_update_helps_more_epochs_or_sentences_are_asked_for(tmp_path: Path) -> None:
+    few = counted(tmp_path, "trainer.pairs_per_epoch=8", "trainer.epochs=1", "trainer.tokens_per_batch=256")
+    (warning,) = update_warnings(few)
+    assert warning.endswith("Raise `trainer.epochs`, or bring more sentences.")
+
+
+def test_a_few_updates_and_translations_are_measured(measured: Forecast, checked: CheckedSpace) -> None:
+    assert measured.refusal is None and measured.measured is not None
+    updates, translations = measured.measured.updates, measured.measured.translations
+    assert updates is not None and updates.num_microbatches >= 2
+    assert translations.num_sentences >= 8
+    assert set(translations.by_language) == {"en", "fr", "sw"}
+    assert measured.trial_s is not None and measured.search_s is not None
+    epoch_s = measured.epoch.num_microbatches * updates.microbatch_s
+    assert measured.trial_s > 2 * epoch_s
+    assert 0 < measured.trial_s < measured.search_s[0] <= measured.search_s[1]
+    assert measured.num_scored == ((2, 6), (2, 6)), "two directions of three sentences after each of two epochs"
+    assert num_scored(checked, checked.space.evaluation.final, "test") == (2, 8)
+
+
+def test_it_is_told_in_lines_and_as_data(measured: Forecast, checked: CheckedSpace) -> None:
+    lines = dict(forecast_lines(checked, measured))
+    total = measured.epoch.num_updates * 2
+    assert f"an epoch of 24 pairs, {total} in all; an update takes up to 600 tokens" in lines["updates"]
+    assert "the search about" in lines["time"]
+    assert lines["measured"].endswith(f"in {show_time(measured.measured.seconds)}")  # type: ignore[union-attr]
+    data = json.loads(json.dumps(describe_forecast(measured)))
+    assert data["updates"]["num_updates"] == measured.epoch.num_updates
+    assert data["num_translations"] == [6, 6]
+    assert data["measured"]["translations"]["num_sentences"] >= 8
+    stream = io.StringIO()
+    print_check(Console(file=stream, width=100), checked, None, measured)
+    assert stream.getvalue().count("\ntime  ") == 2
+
+
+def test_early_stopping_takes_less_and_more_trials_take_longer(measured: Forecast, checked: CheckedSpace) -> None:
+    def search_s(*overrides: str) -> tuple[float, float]:
+        assert measured.measured is not None
+        space = load_space(checked.space.document.data, list(overrides))
+        return search_seconds(replace(checked, space=space), measured, measured.measured)
+
+    once = search_s()
+    assert once[0] == once[1]
+    assert search_s("search.trials=300")[0] > 3 * once[0]
+    low, high = search_s("search.trials=300", "search.scheduler=asha")
+    assert low < high == search_s("search.trials=300")[1]
+    assert search_s("search.trials=300", "search.max_hours=0.001") == (3.6, 3.6)
+
+
+def test_what_cannot_be_measured_is_told_with_its_reason(
+    checked: CheckedSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    absent = replace(checked, base=replace(checked.base, to_fetch={"model.safetensors": 9}))
+    assert dict(forecast_lines(checked, forecast(absent, is_measured=True)))["time"] == (
+        "not measured: the base is not here yet; `run` fetches it"
+    )
+    assert forecast(checked, is_measured=False).refusal == "that was not asked for"
+    monkeypatch.setattr("langsearch.search.forecast.available_bytes", lambda device: 1000)
+    assert forecast(checked, is_measured=True).refusal == "there is not enough memory now"
+
+
+def test_memory_that_runs_out_while_it_is_measured_is_a_reason(
+    checked: CheckedSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("langsearch.trial.forecast.time_updates", fail)
+    assert forecast(checked, is_measured=True).refusal == "memory ran out"
+
+
+def test_languages_that_the_base_cannot_say_are_warned_of() -> None:
+    assert near_zero_warning({"en": 12.0, "sw": 1.0}, 9) is None
+    warning = near_zero_warning({"en": 12.0, "wo": 0.42, "sw": 0.0}, 9)
+    assert warning is not None
+    assert "next to nothing into sw 0.0, wo 0.4 (spBLEU, 9 sentences each)" in warning
+
+
+def test_scores_that_are_less_certain_than_what_is_at_stake_are_warned_of() -> None:
+    assert interval_warning(20.0, 1.0, 100, "16 sentences") is None
+    wide = interval_warning(20.0, 1.5, 30, "16 sentences")
+    assert wide is not None
+    assert "on 30 sentences a direction, where 95 % of a score of 20.0 reach from -1.5 to +1.5" in wide
+    weak = interval_warning(2.0, 0.9, 30, "16 sentences")
+    assert weak is not None and "more than 25 % of the score" in weak
+    assert interval_warning(0.1, 0.1, 30, "16 sentences") is None, "the base is warned of already"
+
+
+def test_the_pretrained_base_s_own_scores_say_it_again(make_result: ResultMaker) -> None:
+    rows = [
+        {"split": "validation", "src": "en", "tgt": "sw", "spbleu": 0.2},
+        {"split": "test", "src": "en", "tgt": "fr", "spbleu": 0.0},
+        {"split": "validation", "src": "sw", "tgt": "fr", "spbleu": 9.0},
+    ]
+    told = list(scored_warnings(make_result(spbleu=4.6, spbleu_low=2.0, spbleu_high=8.0), rows))
+    assert "into sw 0.2 (spBLEU, 4 sentences each)" in told[0]
+    assert "(by the pretrained base's score)" in told[1]
+    assert list(scored_warnings(make_result(spbleu=20.0), [])) == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0.04, "0.0 s"), (9.94, "9.9 s"), (25, "25 s"), (240, "4 min"), (8280, "2.3 h"), (360000, "4 days")],
+)
+def test_times_have_two_digits(seconds: float, shown: str) -> None:
+    assert show_time(seconds) == shown
