@@ -181,12 +181,19 @@ def test_an_interrupted_search_raises_and_a_resumed_one_goes_on(tmp_path: Path) 
     assert len(stopped.results()) == 3
 
 
-def test_one_architecture_is_trained_from_python(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "small.yaml"
-    file.write_text(ls.load_space(SPACE).text)
+def test_one_architecture_is_trained_from_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ls.InputError, match=r"but 1 are searched: trainer\.lr\. Fix each with overrides="):
-        ls.train(file, tmp_path / "trained")
-    folder = ls.train(file, tmp_path / "trained", overrides={"trainer.lr": 0.01}, quiet=True)
-    assert folder == tmp_path / "trained"
+        ls.train(SPACE)
+    experiment = ls.train(SPACE, overrides={"trainer.lr": 0.01}, quiet=True)
+    assert (experiment.folder, experiment.state) == (Path("experiments/small-train").resolve(), "done")
+    assert experiment.results().name.tolist() == ["pretrained", "00000"]
     assert capsys.readouterr().out == ""
-    assert ls.translate(folder / "adapters", ["Good morning."], "en", "sw", beams=1)
+    assert ls.translate(experiment, ["Good morning."], "en", "sw", beams=1)
+    architecture = experiment.folder / "trials" / "00000" / "architecture.json"
+    again = ls.train(architecture, tmp_path / "again", overrides={"trainer.epochs": 1, "name": "again"}, quiet=True)
+    assert again.results().spbleu.tolist() == experiment.results().spbleu.tolist()
+    with pytest.raises(ls.InputError, match=r"resume=True"):
+        ls.train(architecture, tmp_path / "again")

@@ -23,6 +23,7 @@ COMMANDS = (
 
 
 @pytest.mark.integration
+@pytest.mark.timeout(900)
 def test_no_library_warns_on_the_terminal(tmp_path: Path) -> None:
     """With warnings that Python hides by default shown, too: they are errors of a later version."""
     text = TINY.replace("{choice: [0, 2]}", "{choice: [2, 4]}").replace("full_finetuning, shared_lora, published", "")

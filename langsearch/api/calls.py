@@ -187,44 +187,68 @@ def open_experiment(folder: str | Path) -> Experiment:
 
 
 def train(
-    target: str | Path,
-    to: str | Path,
+    target: SpaceLike,
+    to: str | Path | None = None,
     *,
     space: str | Path | None = None,
     resume: bool = False,
     overrides: Overrides = (),
     quiet: bool = False,
-) -> Path:
-    """Trains one architecture, without a search, and exports its adapters, as `langsearch train` does.
+) -> Experiment:
+    """Trains one architecture, without a search, beside the pretrained base, as `langsearch train` does.
 
-    >>> folder = ls.train("my.yaml", "trained", overrides={"architecture.rank": 8})
-    >>> ls.translate(folder / "adapters", ["Hello."], "en", "fr")
+    >>> experiment = ls.train("my.yaml", overrides={"architecture.rank": 8})
+    >>> ls.translate(experiment, ["Good morning."], "en", "fr")
 
     Args:
-        target: A space's file without searched values, or a trial's architecture.json.
-        to: The folder to write.
-        space: The space whose data and trainer an architecture uses. None: its experiment's.
+        target: A space without searched values, as `load_space` takes it, or the file of a trial's architecture.json.
+        to: The folder to write. None: experiments/NAME-train.
+        space: The file of the space whose data and trainer an architecture uses. None: its experiment's.
         resume: Go on where an earlier training stopped.
         overrides: Values to set in the space.
         quiet: Print nothing.
 
     Returns:
-        The folder that was written.
+        An experiment with that one trial; its `state` is "stopped" if somebody asked it to stop.
 
     Raises:
         InputError: If the input is wrong, or the folder is there and not to be resumed.
+        SearchStoppedError: If the loss or a score became NaN, or memory ran out.
+        LeaseLostError: If another run took over the folder.
     """
-    given = overrides
-    if isinstance(overrides, Mapping):
-        given = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]  # which is YAML too
-    folder = Path(to)
+    folder, console = None if to is None else Path(to), _console(is_quiet=quiet)
     with speaking_python():
+        is_architecture = isinstance(target, str | Path) and Path(target).suffix == ".json"
+        given = Path(target) if is_architecture else load_space(target, overrides)  # type: ignore[arg-type]
         check_target(folder)
+        from langsearch.report.page import write_report
+        from langsearch.report.terminal import print_front
         from langsearch.trial.standalone import train_single
+        from langsearch.trial.training import TrainingFailedError, TrainingStoppedError
 
-        file = None if space is None else Path(space)
-        train_single(_console(is_quiet=quiet), Path(target), file, folder, list(given), resume=resume)
-    return folder
+        file, typed = None if space is None else Path(space), _typed(overrides) if is_architecture else ()
+        try:
+            trained = train_single(console, given, file, folder, typed, resume=resume).folder
+        except TrainingFailedError as error:
+            raise SearchStoppedError(
+                f"The training failed: {str(error).rstrip('.')}. Change what led to it and train into another folder "
+                "with `to`, or try again with the same call and resume=True."
+            ) from error
+        except TrainingStoppedError:
+            console.print("Stopped on request, behind a checkpoint. Go on with the same call and resume=True.")
+            assert isinstance(given, Space) or folder is not None
+            return Experiment(folder or Path(EXPERIMENTS) / f"{given.name}-train")
+        write_report(trained)
+        experiment = Experiment(trained)
+        print_front(console, experiment.read())
+    return experiment
+
+
+def _typed(overrides: Overrides) -> list[str]:
+    """Returns overrides as `--set` has them; JSON is YAML too."""
+    if not isinstance(overrides, Mapping):
+        return [overrides] if isinstance(overrides, str) else list(overrides)
+    return [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
 
 
 def translate(
@@ -242,7 +266,7 @@ def translate(
     >>> ls.translate(experiment, ["Good morning."], "en", "sw")
 
     Args:
-        adapters: A folder that `export` wrote, or an experiment: the adapters of its best trial.
+        adapters: A folder that `export` wrote, or an experiment, whose best trial translates then.
         texts: A text, or any number of them; a warning says which translations were cut.
         src: The source language, in any code that means one of the adapters' languages.
         tgt: The target language.
@@ -253,15 +277,16 @@ def translate(
     Raises:
         InputError: If the adapters, a language or a text is wrong.
     """
-    folder = adapters.adapters() if isinstance(adapters, Experiment) else Path(adapters)
+    folder = adapters.folder if isinstance(adapters, Experiment) else Path(adapters)
     with speaking_python():
         check_adapters(folder)
+        from langsearch.trial.export import adapters_of
         from langsearch.trial.translating import CutLines, translate_lines
 
         cut = CutLines()
         lines = [texts] if isinstance(texts, str) else texts
         encoded = (text.encode("utf-8", "surrogatepass") for text in lines)
-        found = list(translate_lines(folder, encoded, src, tgt, beams, base, max_length, cut))
+        found = list(translate_lines(adapters_of(folder), encoded, src, tgt, beams, base, max_length, cut))
     if cut.words:
         warnings.warn(cut.words, stacklevel=2)
     return found

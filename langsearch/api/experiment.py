@@ -36,12 +36,12 @@ class Experiment:
     folder: Path
 
     def __post_init__(self) -> None:
-        self._read()
+        self.read()
 
     @property
     def name(self) -> str:
         """The experiment's name."""
-        return self._read().name
+        return self.read().name
 
     @property
     def state(self) -> Literal["running", "done", "stopped"]:
@@ -50,7 +50,7 @@ class Experiment:
 
         if is_held(self.folder):
             return "running"
-        return "done" if self._read().finished else "stopped"
+        return "done" if self.read().finished else "stopped"
 
     @property
     def space(self) -> "Space":
@@ -85,7 +85,7 @@ class Experiment:
         """
         from langsearch.report.showing import find_trial, trial_data
 
-        experiment = self._read()
+        experiment = self.read()
         return trial_data(experiment, find_trial(experiment, str(name)))
 
     def report(self, price_per_gpu_hour: float | None = None) -> ReportPage:
@@ -99,21 +99,21 @@ class Experiment:
         return ReportPage(write_report(self.folder, price_per_gpu_hour))
 
     def adapters(self, trial: str | int | None = None) -> Path:
-        """Returns the folder of a front member's adapters in PEFT's format, which `ls.translate` takes.
+        """Returns the folder of a trial's adapters in PEFT's format, which `ls.translate` takes.
 
         Args:
-            trial: Its name. None: the best on validation.
+            trial: A member of the front. None: the best on validation, or the one that was trained alone.
 
         Raises:
             InputError: If the trial is not on the front, or there is none yet.
         """
-        from langsearch.report.summary import summarise
+        if trial is None:
+            from langsearch.trial.export import adapters_of
 
-        best = summarise(self._read()).best
-        if trial is None and best is None:
-            raise InputError(f"Adapters are there once a search has ended with a front, but {self.folder} has none.")
-        name = str(trial if trial is not None or best is None else best.name)
-        folder = self.folder / "front" / (f"{int(name):05d}" if name.isdecimal() else name)
+            with speaking_python():
+                return adapters_of(self.folder)
+        name = f"{int(trial):05d}" if str(trial).isdecimal() else str(trial)
+        folder = self.folder / "front" / name
         if not folder.is_dir():
             raise InputError(
                 f"Adapters are exported of the front's members, but {folder} is not there. "
@@ -144,7 +144,8 @@ class Experiment:
 
         return evaluate(self.folder, split, trial, beams=beams, quiet=quiet)
 
-    def _read(self) -> "experiment_values.Experiment":
+    def read(self) -> "experiment_values.Experiment":
+        """Returns what its folder says now, as the report's values."""
         from langsearch.report.experiment_reader import read_experiment
 
         with speaking_python():
@@ -153,7 +154,7 @@ class Experiment:
     def __repr__(self) -> str:
         from langsearch.report.summary import summarise
 
-        experiment = self._read()
+        experiment = self.read()
         planned = "" if experiment.num_trials is None else f" of {experiment.num_trials}"
         return f"<Experiment {str(self.folder)!r}: {summarise(experiment).num_ended}{planned} trials, {self.state}>"
 
@@ -161,4 +162,4 @@ class Experiment:
         """Returns the front's table as HTML and text; called by Jupyter."""
         from langsearch.report.terminal import front_table
 
-        return front_table(self._read())._repr_mimebundle_(include, exclude)
+        return front_table(self.read())._repr_mimebundle_(include, exclude)
