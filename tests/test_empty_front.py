@@ -131,7 +131,7 @@ def test_the_terminal_show_and_the_report_name_the_nearest_and_what_to_change(bo
     assert found[1] == "Of 2 trials, constraints are violated as follows: `trainable_parameters <= 1 %` by 2."
     assert found[2].startswith("`trainable_parameters <= 1.4")
     assert "--accept-changed-space --set 'search.constraints=[trainable_parameters <= 1.4" in found[2]
-    assert ", spbleu >= 0]'" in found[2]
+    assert ", spbleu >= 0]'" in found[2] and "leave some room" not in found[2], "a size is not measured again"
     assert found[3].endswith(f"`langsearch export {bounded} --trial 0 --to DIR`.")
     for show in (terminal.print_front, print_experiment):
         stream = io.StringIO()
@@ -217,3 +217,20 @@ def test_final_scores_that_violate_a_constraint_are_told_as_by_how_much(
     reader.close()
     assert dict(live.rows[-1].violations or {}) == dict(stored.trials[0].violations) == {"spbleu >= 8": 0.25}
     assert sentences(stored, summarise(stored), {})[0] == "Trial 00000 comes nearest: spbleu 6, 2 below its bound of 8."
+
+
+def test_a_bound_on_scores_is_named_with_a_warning_that_they_are_taken_again(
+    trained: Path, tmp_path: Path, make_result: "ResultMaker"
+) -> None:
+    copy = tmp_path / "experiments" / "tiny"
+    shutil.copytree(trained, copy, ignore=shutil.ignore_patterns("study.db", "results.parquet", "trials"))
+    folder = ExperimentFolder(copy)
+    folder.space.write_text(load_space(folder.space, ["search.constraints=[spbleu >= 8]"]).text, encoding="utf-8")
+    space = load_space(folder.space)
+    table = open_table(folder, space)
+    table.propose(space.dimensions(), fingerprint="0")
+    table.complete("00000", make_result(spbleu=7.0))
+    write_results(folder, table, 1000)
+    experiment = read_experiment(copy)
+    (told,) = [text for text in sentences(experiment, summarise(experiment), {}) if "would admit it" in text]
+    assert told.endswith("By `evaluation.final` it is scored once more, and must keep that too: leave some room.")

@@ -6,6 +6,7 @@ from langsearch.report import wording
 from langsearch.report.experiment_values import Experiment, Trial
 from langsearch.report.quoted_commands import from_here, resume_command
 from langsearch.report.summary import Summary
+from langsearch.study.constraints import LOSS
 from langsearch.study.nearest import Nearest, Standing, find_nearest
 
 
@@ -42,10 +43,16 @@ def _counts(judged: list[Trial]) -> str:
     return f"Of {wording.counted(len(judged), 'trial')}, constraints are violated as follows: {', '.join(parts)}."
 
 
+def _is_score(metric: str) -> bool:
+    """Returns whether a metric is one that `evaluation.final` measures again."""
+    return metric in ("spbleu", "worst_class_spbleu", "chrf") or metric.startswith(LOSS)
+
+
 def _ways_out(experiment: Experiment, nearest: Nearest, judged: list[Trial]) -> list[str]:
     admitting = {str(miss.constraint): miss.admitting for miss in nearest.misses}
     number = int(nearest.name) if nearest.name.isdecimal() else nearest.name
-    is_trained = next(trial for trial in judged if trial.name == nearest.name).validation is not None
+    trial = next(trial for trial in judged if trial.name == nearest.name)
+    is_trained = trial.validation is not None
     lines = []
     if None in admitting.values():
         lines.append("More of `evaluation.search.directions` would measure what is unknown.")
@@ -56,7 +63,11 @@ def _ways_out(experiment: Experiment, nearest: Nearest, judged: list[Trial]) -> 
         command = resume_command(experiment, "--accept-changed-space", "--set", option)
         named = " and ".join(f"`{text}`" for text in admitting.values())
         what = "admit it" if is_trained else "have it trained"
-        lines.append(f"{named} would {what}: `{command}`.")
+        again = trial.final is None and any(_is_score(miss.constraint.metric) for miss in nearest.misses)
+        room = (
+            " By `evaluation.final` it is scored once more, and must keep that too: leave some room." if again else ""
+        )
+        lines.append(f"{named} would {what}: `{command}`.{room}")
     if is_trained:
         place = shlex.quote(str(from_here(experiment.folder.resolve())))
         lines.append(f"It can be exported all the same: `langsearch export {place} --trial {number} --to DIR`.")
