@@ -62,3 +62,12 @@ def test_pytorch_takes_no_more_threads_than_there_are_cpus(monkeypatch: pytest.M
     monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
     device.limit_threads()
     assert taken == [before]
+
+
+def test_threads_sleep_while_they_wait_unless_the_user_says_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    cpus.wait_passively()
+    assert os.environ["OMP_WAIT_POLICY"] == "passive"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    cpus.wait_passively()
+    assert os.environ["OMP_WAIT_POLICY"] == "active"

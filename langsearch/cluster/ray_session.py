@@ -14,7 +14,7 @@ from ray._private.authentication.authentication_token_setup import maybe_enable_
 from ray.exceptions import AuthenticationError, RayError
 
 from langsearch.experiment.places import check_writable
-from langsearch.model.cpus import available_cpus
+from langsearch.model.cpus import WAITING, available_cpus
 from langsearch.model.device import require_gpu
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space
@@ -41,6 +41,8 @@ _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     # Relative paths in a space mean the same on a worker as here.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # Threads that wait for each other sleep: spinning, they take the cores from the trials beside them.
+    **WAITING,
     # Nothing of a run is sent to anybody.
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",

@@ -5,8 +5,24 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
+WAITING = {"OMP_WAIT_POLICY": "passive"}
+"""What OpenMP reads when PyTorch is first imported: threads that wait for each other sleep.
+
+By default they spin. On cores that other processes want too, two spinning threads took 10 to 15 times as long as two
+that sleep, and five times the CPU time (tests/benchmarks/README.md).
+"""
+
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
+
+
+def wait_passively() -> None:
+    """Has the threads of this process, and of those that it starts, sleep while they wait, unless the user says else.
+
+    Called before PyTorch is imported; later it holds for processes alone that are started then.
+    """
+    for name, value in WAITING.items():
+        os.environ.setdefault(name, value)
 
 
 def available_cpus() -> int:
