@@ -10,8 +10,9 @@ from transformers import LogitsProcessorList
 from langsearch.adapters.learners import AdaptedModel, FullModel, Learner, adapt
 from langsearch.data.directions import all_directions
 from langsearch.data.store import TokenStore
-from langsearch.evaluate.beams import top_of_vocabulary
+from langsearch.evaluate import beams
 from langsearch.evaluate.decoding import DecodingQueue, DecodingRow, decode_batches, decode_rows
+from langsearch.evaluate.incremental import IncrementalDecoder
 from langsearch.evaluate.limits import LengthLimits
 from langsearch.model.base import Base
 from langsearch.space.settings import DecodingSettings
@@ -253,11 +254,22 @@ def test_weak_rows_that_run_to_their_limits_get_generates_tokens(
     assert found == [generated(learner, tiny_base, [row], beams)[0] for row in rows]
 
 
-@pytest.mark.parametrize("shape", [(3, 700), (2, 2, 1000), (4, 64), (2, 130)])
-@pytest.mark.parametrize("num", [1, 4, 10])
-def test_the_largest_of_a_vocabulary_are_found_in_chunks(shape: tuple[int, ...], num: int) -> None:
-    logits = torch.randn(shape, generator=torch.Generator().manual_seed(num))
-    best, ids = top_of_vocabulary(logits, num)
-    expected = logits.topk(num)
-    assert torch.equal(best, expected.values)
-    assert torch.equal(ids, expected.indices)
+def test_a_row_leaves_as_soon_as_its_best_cannot_be_beaten(
+    learner: AdaptedModel, embedded_base: Base, rows: list[DecodingRow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, num_read = IncrementalDecoder.step, 0
+
+    def step(decoder: IncrementalDecoder, tokens: Tensor) -> Tensor:
+        nonlocal num_read
+        num_read += tokens.numel()
+        return whole(decoder, tokens)
+
+    monkeypatch.setattr(IncrementalDecoder, "step", step)
+    model: Any = learner.model
+    monkeypatch.setattr(model.generation_config, "early_stopping", "never")
+    settings = {"beams": 5, "rows_per_batch": 5, "max_length_factor": 1.2}
+    found = decoded(learner, embedded_base, rows[:6], **settings)
+    num_needed, num_read = num_read, 0
+    monkeypatch.setattr(beams, "_ROUNDING", torch.inf)  # nothing is out of reach
+    assert found == decoded(learner, embedded_base, rows[:6], **settings)
+    assert num_needed < num_read

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from langsearch.evaluate.incremental import IncrementalDecoder, Sources
+from langsearch.evaluate.incremental import IncrementalDecoder
+from langsearch.evaluate.sources import Sources
 from langsearch.experiment.folder import ExperimentFolder, read_json
 from langsearch.experiment.task import TrialTask
 from langsearch.model.base import share_base
@@ -139,11 +141,11 @@ def test_a_trial_whose_scoring_has_little_room_decodes_row_by_row(
 ) -> None:
     whole, rows = IncrementalDecoder.add, []
 
-    def add(decoder: IncrementalDecoder, sources: Sources) -> None:
+    def add(decoder: IncrementalDecoder, sources: Sources) -> Tensor:
         if decoder._rows is not None or len(sources.ids) > 1:
             raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes.")
         rows.append(len(sources.ids))
-        whole(decoder, sources)
+        return whole(decoder, sources)
 
     monkeypatch.setattr(IncrementalDecoder, "add", add)
     steps = steps_of(start(make_task(epochs=1)))

@@ -96,9 +96,19 @@ class LanguageLoRALinear(nn.Module):
         slots = self.row_slots(x.shape[0])
         return lora_linear(x, self.base.weight, self.base.bias, self.A, self.B, slots, self.scale)
 
+    @property
+    def sides(self) -> frozenset[Side]:
+        """Whose language picks a row's pair."""
+        return frozenset({self.side})
+
     def row_slots(self, num_rows: int) -> Tensor:
         """Returns the index of each row's slot, (rows,), for so many rows in flight."""
         return self.slot_index[self.routing.rows(self.side, num_rows)]
+
+    def row_pairs(self, num_rows: int) -> tuple[Tensor, Tensor]:
+        """Returns each row's scaled A and its B transposed, (rows, rank, adapted in) and (rows, rank, adapted out)."""
+        slots = self.row_slots(num_rows)
+        return _rows_of_a(self.A, self.scale, slots, self.A.dtype), _rows_of_b(self.B, slots, self.B.dtype)
 
 
 def lora_linear(

@@ -79,16 +79,35 @@ class MixedLoRALinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the mixture for x (rows, len, in), as (rows, len, out)."""
+        a, b = self._pairs(x.shape[0])
+        base, rows = self.base, torch.arange(x.shape[0], device=x.device)
+        return lora_linear(x, base.weight, base.bias, a, b, rows, None)
+
+    @property
+    def base(self) -> nn.Linear:
+        """The frozen layer."""
+        return self.by_source.base
+
+    @property
+    def sides(self) -> frozenset[Side]:
+        """Whose languages pick a row's pair."""
+        return frozenset({"src", "tgt"})
+
+    def row_pairs(self, num_rows: int) -> tuple[Tensor, Tensor]:
+        """Returns each row's mixed A and its B transposed, (rows, rank, in) and (rows, rank, out)."""
+        a, b = self._pairs(num_rows)
+        return a, b.transpose(1, 2)
+
+    def _pairs(self, num_rows: int) -> tuple[Tensor, Tensor]:
+        """Returns each row's A (rows, rank, in) and B (rows, out, rank); two products of rank r are one of 2 r."""
         weights = torch.softmax(self.factor * self.scalars, dim=0)
         a_rows, b_rows = [], []
         for layer, weight in zip((self.by_source, self.by_target), weights, strict=True):
-            slots = layer.row_slots(x.shape[0])
+            slots = layer.row_slots(num_rows)
             a = layer.A if layer.scale is None else layer.A * layer.scale
             a_rows.append(weight * a[slots])
             b_rows.append(layer.B[slots])
-        # Two products of rank r are one of rank 2 r; every row now has a pair of its own.
-        base, rows = self.by_source.base, torch.arange(x.shape[0], device=x.device)
-        return lora_linear(x, base.weight, base.bias, torch.cat(a_rows, dim=1), torch.cat(b_rows, dim=2), rows, None)
+        return torch.cat(a_rows, dim=1), torch.cat(b_rows, dim=2)
 
 
 class MixedSides:

@@ -2,7 +2,8 @@
 
 What a row's hypotheses are, when one is finished, and when nothing can improve any more, is transformers' own rule
 (`GenerationMixin._beam_search`, with `length_penalty` and `early_stopping`), each row by itself: one that is done
-leaves the batch, where `generate` goes on until all are.
+leaves the batch, where `generate` goes on until all are. So does one whose best hypothesis cannot be beaten any more,
+where `generate` goes on until its worst cannot: the best alone is asked for.
 
 Shapes: rows = sentences in flight; beams = hypotheses of each; len = tokens of the longest.
 """
@@ -14,12 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from langsearch.evaluate.incremental import IncrementalDecoder
+from langsearch.evaluate.vocabulary import likeliest
 
 _NEVER = -1.0e9
 """The score of what does not exist, as transformers has it."""
 
-_CHUNK = 64
-"""Of the vocabulary: the best of each chunk are found first, which reads the logits once."""
+_ROUNDING = 1.0e-4
+"""By how much at least a score must be out of reach: sums of log-probabilities are rounded."""
 
 
 @dataclass(frozen=True)
@@ -77,51 +79,59 @@ class Beams:
         """Hypotheses of a row."""
         return self._settings.beams
 
-    def add(self, limits: Tensor) -> None:
-        """Takes more rows.
+    def add(
+        self, decoder: IncrementalDecoder, hidden: Tensor, limits: Tensor, marks: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Takes more rows behind those in flight and chooses their first hypotheses.
 
         Args:
-            limits: (rows,) the most tokens of each, its language and end included; the last one is the end.
+            decoder: Gives the logits.
+            hidden: (more, d) the states of what they begin with.
+            limits: (more,) the most tokens of each, its language and end included; the last one is the end.
+            marks: (more,) the token that each begins with. None: the model's choice.
+
+        Returns:
+            (more, beams) the next tokens, and (more,) True where a row is done.
         """
         num_rows, beams, device = len(limits), self.beams, limits.device
-        width = int(limits.max())
         scores = torch.full((num_rows, beams), _NEVER, device=device)
-        ended_scores = scores.clone()
-        scores[:, 0] = 0.0  # else all hypotheses would begin alike
-        tokens = limits.new_full((num_rows, beams, width), self._eos_id)
+        tokens = limits.new_full((num_rows, beams, int(limits.max())), self._eos_id)
+        lengths = torch.zeros_like(limits)
+        if marks is not None:
+            tokens[:, :, 0] = marks[:, None]
+            lengths = lengths + 1
         new = _State(
             limits=limits,
-            lengths=torch.zeros_like(limits),
+            lengths=lengths,
             tokens=tokens,
-            scores=scores,
+            scores=torch.zeros_like(scores),
             ended=tokens.clone(),
-            ended_scores=ended_scores,
+            ended_scores=scores,
             ended_lengths=limits.new_ones(num_rows, beams),
             has_ended=torch.zeros(num_rows, beams, dtype=torch.bool, device=device),
         )
+        # All hypotheses begin alike, so that the first alone goes on.
+        first, is_done, _ = self._choose(new, decoder, hidden[:, None])
         self._state = new if self._state is None else self._joined(self._state, new)
+        return first, is_done
 
-    def choose(self, decoder: IncrementalDecoder, hidden: Tensor, forced: Tensor | None) -> tuple[Tensor, Tensor]:
+    def choose(self, decoder: IncrementalDecoder, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Chooses the hypotheses of each row that go on.
 
         Args:
             decoder: Gives the logits; its caches follow the choice.
             hidden: (rows, beams, d) the last hidden states.
-            forced: (rows,) the token that a row begins with; counts where it has none yet. None: the model's choice.
 
         Returns:
             (rows, beams) the next tokens, and (rows,) True where a row is done.
         """
-        state = self._rows
-        is_first = state.lengths == 0
-        if forced is not None and bool(is_first.all()):
-            return self._begin(forced), is_first & False
-        log_probs, ids = self._continuations(decoder.logits(hidden), state)
-        if forced is not None:
-            log_probs, ids = _with_one_left(log_probs, ids, is_first[:, None, None], forced[:, None, None])
-        candidates = (state.scores[:, :, None] + log_probs).flatten(1)
-        scores, places = candidates.topk(2 * self.beams)
-        origin, tokens = places // ids.shape[2], ids.flatten(1).gather(1, places)
+        tokens, is_done, origin = self._choose(self._rows, decoder, hidden)
+        decoder.follow(origin)
+        return tokens, is_done
+
+    def _choose(self, state: _State, decoder: IncrementalDecoder, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Chooses among the continuations of as many hypotheses as have states; returns also whose those chosen are."""
+        scores, origin, tokens = self._continuations(decoder, hidden, state)
         longer = _taken(state.tokens, origin)
         # A row that is done and waits for others to leave goes on in its last place.
         here = torch.minimum(state.lengths, state.limits - 1)
@@ -131,9 +141,8 @@ class Beams:
         is_open = self._end(state, longer, scores, is_end)
         going, chosen = (scores + is_end.float() * _NEVER).topk(self.beams)
         state.tokens, state.scores = _taken(longer, chosen), going
-        decoder.follow(origin.gather(1, chosen))
         is_done = ~is_open | ~self._can_improve(state) | is_end.all(dim=1)
-        return tokens.gather(1, chosen), is_done
+        return tokens.gather(1, chosen), is_done, origin.gather(1, chosen)
 
     def found(self, rows: Tensor) -> list[list[int]]:
         """Returns the best hypothesis of rows, (ended,), from the language, if the base has one there, to the end."""
@@ -161,20 +170,22 @@ class Beams:
         pairs = {field.name: (getattr(first, field.name), getattr(second, field.name)) for field in fields(_State)}
         return _State(**{name: torch.cat([wide(one), wide(other)]) for name, (one, other) in pairs.items()})
 
-    def _begin(self, forced: Tensor) -> Tensor:
-        state = self._rows
-        state.tokens[:, :, 0] = forced[:, None]
-        state.lengths = state.lengths + 1
-        return forced[:, None].expand(-1, self.beams)
-
-    def _continuations(self, logits: Tensor, state: _State) -> tuple[Tensor, Tensor]:
-        """Returns the likeliest continuations of each hypothesis: log-probabilities and ids, (rows, beams, 2 beams)."""
-        num = min(2 * self.beams, logits.shape[-1])
-        best, ids = top_of_vocabulary(logits, num)
-        log_probs = best - logits.logsumexp(dim=-1, keepdim=True)
-        # Where a row has but one token left, it is the end.
-        is_last = (state.lengths + 1 >= state.limits)[:, None, None]
-        return _with_one_left(log_probs, ids, is_last, ids.new_tensor(self._eos_id))
+    def _continuations(
+        self, decoder: IncrementalDecoder, hidden: Tensor, state: _State
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the likeliest continuations: scores, whose they are, and their tokens, (rows, 2 beams) each."""
+        before = state.scores[:, : hidden.shape[1]]
+        scores, origin, tokens = likeliest(decoder.logits, hidden, before, decoder.vocab, 2 * self.beams)
+        # Where a row has but one token left, each hypothesis goes on with the end alone, which is certain.
+        is_last = (state.lengths + 1 >= state.limits)[:, None]
+        missing = 2 * self.beams - before.shape[1]
+        ended = F.pad(before, (0, missing), value=-torch.inf)
+        every = torch.arange(2 * self.beams, device=origin.device).clamp_max(before.shape[1] - 1)
+        return (
+            torch.where(is_last, ended, scores),
+            torch.where(is_last, every, origin),
+            tokens.masked_fill(is_last, self._eos_id),
+        )
 
     def _end(self, state: _State, longer: Tensor, scores: Tensor, is_end: Tensor) -> Tensor:
         """Takes the hypotheses that end here among the best that have; returns whether a row had room for them."""
@@ -196,39 +207,20 @@ class Beams:
         return is_open
 
     def _can_improve(self, state: _State) -> Tensor:
-        """Returns whether a hypothesis that goes on may still beat the worst of those that have ended, (rows,)."""
+        """Returns whether the best that has ended may be beaten yet, and transformers' rule lets rows go on, (rows,).
+
+        That rule compares the best hypothesis that goes on, at its present length, with the worst that has ended. A
+        hypothesis only loses probability: whatever its length will be, up to the limit, it cannot reach more than its
+        present score by the best of these lengths.
+        """
         penalty = self._settings.length_penalty
         is_never = self._settings.early_stopping == "never" and penalty > 0
-        length = (state.limits if is_never else state.lengths).float()
-        best = state.scores[:, 0] / length**penalty
+        limits, lengths = state.limits.float(), state.lengths.float()
+        best = state.scores[:, 0] / (limits if is_never else lengths) ** penalty
         worst = torch.where(state.has_ended, state.ended_scores.amin(dim=1, keepdim=True), _NEVER)
-        return (best[:, None] > worst).any(dim=1)
-
-
-def _with_one_left(log_probs: Tensor, ids: Tensor, rows: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns continuations, (rows, beams, n) each, with one alone for some rows: a token, which is certain there."""
-    only = torch.full_like(log_probs, -torch.inf)
-    only[:, :, 0] = 0.0
-    return torch.where(rows, only, log_probs), torch.where(rows, tokens, ids)
-
-
-def top_of_vocabulary(logits: Tensor, num: int) -> tuple[Tensor, Tensor]:
-    """Returns the largest logits and their ids, (…, vocab) -> (…, num) each, the largest first.
-
-    The best of each chunk are found first: the largest of all lie in the chunks whose best are largest. Reads the
-    logits once, where `topk` on a CPU sorts through all of them.
-    """
-    vocab = logits.shape[-1]
-    num_chunks = vocab // _CHUNK
-    if num_chunks <= 2 * num:
-        return tuple(logits.topk(num))  # type: ignore[return-value]
-    whole = logits[..., : num_chunks * _CHUNK].reshape(*logits.shape[:-1], num_chunks, _CHUNK)
-    chunks = whole.amax(dim=-1).topk(num).indices
-    ids = (chunks[..., None] * _CHUNK + torch.arange(_CHUNK, device=logits.device)).flatten(-2)
-    rest = torch.arange(num_chunks * _CHUNK, vocab, device=logits.device)
-    ids = torch.cat([ids, rest.expand(*ids.shape[:-1], -1)], dim=-1)
-    best, places = logits.gather(-1, ids).topk(num)
-    return best, ids.gather(-1, places)
+        reachable = state.scores[:, 0] / (limits if penalty > 0 else torch.minimum(lengths + 1, limits)) ** penalty
+        can_win = reachable >= state.ended_scores[:, 0] - _ROUNDING
+        return (best[:, None] > worst).any(dim=1) & can_win
 
 
 def _taken(tensor: Tensor, places: Tensor) -> Tensor:

@@ -13,8 +13,9 @@ from langsearch.data.batches import NUM_MARKS, BatchVocabulary, is_token, padded
 from langsearch.data.directions import Direction
 from langsearch.evaluate.beams import Beams, BeamSettings
 from langsearch.evaluate.greedy import Greedy
-from langsearch.evaluate.incremental import IncrementalDecoder, Sources
+from langsearch.evaluate.incremental import IncrementalDecoder
 from langsearch.evaluate.limits import LengthLimits, length_limits
+from langsearch.evaluate.sources import Sources
 from langsearch.model.base import BaseTokenizer
 from langsearch.model.memory import smallest_told
 from langsearch.model.positions import num_positions
@@ -23,7 +24,7 @@ from langsearch.space.settings import DecodingSettings
 _MIN_TOKENS = 64
 """What a hypothesis counts at least: however short it is, its next token has a logit for each of the vocabulary."""
 
-_MIN_SHARE_LEAVING = 0.25
+_MIN_SHARE_LEAVING = 0.125
 """Rows leave when so many have ended: those that stay are copied, which has its price."""
 
 
@@ -40,6 +41,11 @@ class DecodingRow:
     def direction(self) -> Direction:
         """From which language into which."""
         return Direction(self.src, self.tgt)
+
+    @property
+    def sentence(self) -> tuple[str, bytes]:
+        """What the rows of one sentence have in common, whatever it is translated into."""
+        return self.src, self.tokens.tobytes()
 
 
 @dataclass(frozen=True)
@@ -112,26 +118,25 @@ def decode_batches(
     search = _search(model, settings, vocabulary)
     flying: list[int] = []
     tokens: Tensor | None = None
-    forced: Tensor | None = None
+    is_done: Tensor | None = None
     while flying or queue.is_waiting:
         new = queue.take(flying)
         with smallest_told(len(flying) + len(new), "decoded"):
             if new:
                 batch = [rows[index] for index in new]
-                decoder.add(inputs.sources(batch))
-                search.add(inputs.longest(batch))
-                tokens = _more(tokens, inputs.starts(len(new), settings.beams))
-                forced = _more(forced, inputs.marks(batch))
+                hidden = decoder.add(inputs.sources(batch))
+                first, is_done_at_once = search.add(decoder, hidden, inputs.longest(batch), inputs.marks(batch))
+                tokens, is_done = _more(tokens, first), _more(is_done, is_done_at_once)
                 flying += new
-            assert tokens is not None, "rows are in flight"
-            ended, kept, tokens = _until_rows_leave(decoder, search, tokens, forced)
+            assert tokens is not None and is_done is not None, "rows are in flight"
+            ended, kept, tokens = _until_rows_leave(decoder, search, tokens, is_done)
+        is_done = torch.zeros_like(kept, dtype=torch.bool)
         yield [flying[row] for row in ended], list(ended.values())
         flying = [flying[row] for row in kept.tolist()]
-        forced = None if forced is None else forced[kept]
 
 
 def _until_rows_leave(
-    decoder: IncrementalDecoder, search: "Greedy | Beams", tokens: Tensor, forced: Tensor | None
+    decoder: IncrementalDecoder, search: "Greedy | Beams", tokens: Tensor, is_done: Tensor
 ) -> tuple[dict[int, list[int]], Tensor, Tensor]:
     """Goes on until enough rows in flight have ended, and lets these go.
 
@@ -139,7 +144,7 @@ def _until_rows_leave(
         decoder: Has read what was said before.
         search: Chooses what is said next.
         tokens: (rows, beams) what was chosen last.
-        forced: (rows,) what rows begin with. None: the model's choice.
+        is_done: (rows,) whether rows have ended with it.
 
     Returns:
         The tokens of the rows that have ended, by their place; the places of those that have not, (kept,); and what was
@@ -147,20 +152,22 @@ def _until_rows_leave(
     """
     ended: dict[int, list[int]] = {}
     with decoder.routed():
-        while len(ended) < max(1.0, _MIN_SHARE_LEAVING * len(tokens)):
-            tokens, is_done = search.choose(decoder, decoder.step(tokens), forced)
+        while True:
             places = [row for row in is_done.nonzero().flatten().tolist() if row not in ended]
             if places:
                 # At once: where a row waits for others to leave, it goes on, and nobody looks.
                 ended.update(zip(places, search.found(torch.tensor(places, device=tokens.device)), strict=True))
+            if len(ended) >= max(1.0, _MIN_SHARE_LEAVING * len(tokens)):
+                break
+            tokens, is_done = search.choose(decoder, decoder.step(tokens))
     kept = torch.tensor([row for row in range(len(tokens)) if row not in ended], dtype=torch.long, device=tokens.device)
     decoder.keep(kept)
     search.keep(kept)
     return ended, kept, tokens[kept]
 
 
-def _more(first: Tensor | None, second: Tensor | None) -> Tensor | None:
-    return second if first is None or second is None else torch.cat([first, second])
+def _more(first: Tensor | None, second: Tensor) -> Tensor:
+    return second if first is None else torch.cat([first, second])
 
 
 def _search(model: Any, settings: DecodingSettings, vocabulary: BatchVocabulary) -> Greedy | Beams:
@@ -189,7 +196,10 @@ class DecodingQueue:
     ) -> None:
         self._src = [len(row.tokens) + NUM_MARKS for row in rows]
         self._tgt = [limits.tokens(row.direction, len(row.tokens)) + NUM_MARKS for row in rows]
-        self._waiting = sorted(range(len(rows)), key=lambda index: (self._src[index], -index))
+        # The same sentence for its targets one after another, so that it is encoded once for them.
+        sentences: dict[tuple[str, bytes], int] = {}
+        numbers = [sentences.setdefault(row.sentence, index) for index, row in enumerate(rows)]
+        self._waiting = sorted(range(len(rows)), key=lambda index: (self._src[index], -numbers[index], -index))
         self._settings = settings
         self._room = settings.tokens_per_batch if settings.rows_per_batch is None else settings.rows_per_batch
         if num_parts > 1:
@@ -240,25 +250,34 @@ class _Inputs:
     device: torch.device
 
     def sources(self, batch: Sequence[DecodingRow]) -> Sources:
-        """Returns their sources, padded."""
-        marks = self.vocabulary.src_marks([row.direction for row in batch])
+        """Returns their sources, padded, and what their hypotheses begin with."""
+        directions = [row.direction for row in batch]
+        marks = self.vocabulary.src_marks(directions)
         ids, lengths = padded([row.tokens for row in batch], marks, self.vocabulary)
         mask = is_token(ids, lengths).astype(np.int64)
+        first_rows: dict[tuple[object, ...], int] = {}
+        same = [
+            first_rows.setdefault((mark, *row.sentence), place)
+            for place, (mark, row) in enumerate(zip(marks, batch, strict=True))
+        ]
+        number = {row: index for index, row in enumerate(first_rows.values())}
+        starts = [[self.vocabulary.decoder_start_id]] * len(batch)
+        if (tgt_marks := self.vocabulary.tgt_marks(directions)) is not None:
+            starts = [[*start, mark] for start, mark in zip(starts, tgt_marks, strict=True)]
         return Sources(
-            torch.from_numpy(ids).to(self.device),
-            torch.from_numpy(mask).to(self.device),
-            self._tensor([self.languages.index(row.src) for row in batch]),
-            self._tensor([self.languages.index(row.tgt) for row in batch]),
+            ids=torch.from_numpy(ids).to(self.device),
+            mask=torch.from_numpy(mask).to(self.device),
+            src_lang=self._tensor([self.languages.index(row.src) for row in batch]),
+            tgt_lang=self._tensor([self.languages.index(row.tgt) for row in batch]),
+            starts=self._tensor(starts),
+            first_rows=self._tensor(list(number)),
+            source_of=self._tensor([number[row] for row in same]),
         )
 
     def longest(self, batch: Sequence[DecodingRow]) -> Tensor:
         """Returns the most tokens of their hypotheses, (rows,), language and end included."""
         num_marks = _num_tgt_marks(self.vocabulary)
         return self._tensor([self.limits.tokens(row.direction, len(row.tokens)) + num_marks for row in batch])
-
-    def starts(self, num_rows: int, beams: int) -> Tensor:
-        """Returns what their hypotheses begin behind, (rows, beams)."""
-        return self._tensor([[self.vocabulary.decoder_start_id] * beams] * num_rows)
 
     def marks(self, batch: Sequence[DecodingRow]) -> Tensor | None:
         """Returns the tokens that their hypotheses begin with, (rows,); None where the base has none there."""

@@ -1,12 +1,13 @@
-"""Greedy search over sentences in flight: each has one hypothesis, which goes on with its likeliest token.
+"""Greedy search over sentences in flight: the likeliest token each time.
 
-The tokens are those of transformers' `generate` (shown by a test).
+Shapes: rows = sentences in flight.
 """
 
 import torch
 from torch import Tensor
 
 from langsearch.evaluate.incremental import IncrementalDecoder
+from langsearch.evaluate.vocabulary import most_likely
 
 
 class Greedy:
@@ -16,49 +17,57 @@ class Greedy:
         eos_id: The id that ends a hypothesis.
     """
 
-    beams = 1
-
     def __init__(self, eos_id: int) -> None:
         self._eos_id = eos_id
         self._tokens = torch.empty(0, 0, dtype=torch.long)
         self._limits = torch.empty(0, dtype=torch.long)
         self._lengths = torch.empty(0, dtype=torch.long)
 
-    def add(self, limits: Tensor) -> None:
-        """Takes more rows.
+    def add(
+        self, decoder: IncrementalDecoder, hidden: Tensor, limits: Tensor, marks: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Takes more rows behind those in flight and chooses their first tokens.
 
         Args:
-            limits: (rows,) the most tokens of each, its language and end included; the last one is the end.
-        """
-        width = max(self._tokens.shape[1], int(limits.max()))
-        more = limits.new_full((len(limits), width), self._eos_id)
-        if len(self._limits) == 0:
-            self._tokens, self._limits, self._lengths = more, limits, torch.zeros_like(limits)
-            return
-        held = torch.nn.functional.pad(self._tokens, (0, width - self._tokens.shape[1]), value=self._eos_id)
-        self._tokens = torch.cat([held, more])
-        self._limits = torch.cat([self._limits, limits])
-        self._lengths = torch.cat([self._lengths, torch.zeros_like(limits)])
+            decoder: Gives the logits.
+            hidden: (more, d) the states of what they begin with.
+            limits: (more,) the most tokens of each, its language and end included; the last one is the end.
+            marks: (more,) the token that each begins with. None: the model's choice.
 
-    def choose(self, decoder: IncrementalDecoder, hidden: Tensor, forced: Tensor | None) -> tuple[Tensor, Tensor]:
+        Returns:
+            (more, 1) the next tokens, and (more,) True where a row has ended with it.
+        """
+        more = Greedy(self._eos_id)
+        more._tokens = limits.new_full((len(limits), int(limits.max())), self._eos_id)
+        more._limits, more._lengths = limits, torch.zeros_like(limits)
+        if marks is not None:
+            more._tokens[:, 0] = marks
+            more._lengths = more._lengths + 1
+        first = more.choose(decoder, hidden[:, None])
+        if len(self._limits):
+            width = max(self._tokens.shape[1], more._tokens.shape[1])
+            both = [
+                torch.nn.functional.pad(tokens, (0, width - tokens.shape[1]), value=self._eos_id)
+                for tokens in (self._tokens, more._tokens)
+            ]
+            more._tokens = torch.cat(both)
+            more._limits = torch.cat([self._limits, more._limits])
+            more._lengths = torch.cat([self._lengths, more._lengths])
+        self._tokens, self._limits, self._lengths = more._tokens, more._limits, more._lengths
+        return first
+
+    def choose(self, decoder: IncrementalDecoder, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Chooses each row's next token.
 
         Args:
             decoder: Gives the logits.
             hidden: (rows, 1, d) the last hidden states.
-            forced: (rows,) the token that a row begins with; counts where it has none yet. None: the model's choice.
 
         Returns:
             (rows, 1) the next tokens, and (rows,) True where a row has ended with it.
         """
-        is_first = self._lengths == 0
-        if forced is not None and bool(is_first.all()):
-            chosen = forced
-        else:
-            chosen = decoder.logits(hidden[:, 0]).argmax(dim=-1)
-            chosen = chosen.masked_fill(self._lengths + 1 >= self._limits, self._eos_id)
-            if forced is not None:
-                chosen = torch.where(is_first, forced, chosen)
+        chosen = most_likely(decoder.logits, hidden[:, 0], decoder.vocab)
+        chosen = chosen.masked_fill(self._lengths + 1 >= self._limits, self._eos_id)
         # A row that has ended and waits for others to leave goes on in its last place.
         places = torch.minimum(self._lengths, self._limits - 1)
         self._tokens.scatter_(1, places[:, None], chosen[:, None])

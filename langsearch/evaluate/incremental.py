@@ -1,12 +1,17 @@
 """The decoder of a base one token at a time, for sentences that come and go: what transformers' decoder gives, cheaper.
 
-Shapes: rows = sentences in flight; beams = hypotheses of each, 1 where decoding is greedy; d = d_model; len = tokens of
-the longest hypothesis so far. A sentence's hypotheses go through every linear layer together, (rows, beams, d), so that
-adapters and the keys and values of the encoder stand once for a sentence, not once for a hypothesis. Only
-self-attention sees hypotheses apart.
+Shapes: rows = sentences in flight; beams = hypotheses of each, 1 where decoding is greedy; d = d_model; nodes = tokens
+that are kept of a row's hypotheses. A sentence's hypotheses go through every layer together, (rows, beams, d), so that
+adapters and the keys and values of the encoder stand once for a sentence, not once for a hypothesis.
+
+A row's hypotheses are a tree: each new token is one more node, whose keys and values are written once and never move
+with the beams. Which nodes a hypothesis has come by is a mask, and that alone follows the beams. Attention does not
+care for the order of the nodes, since positions are in what they say; nodes that no hypothesis has come by any more
+are thrown away now and then.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,33 +20,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from langsearch.adapters.learners import Learner
+from langsearch.adapters.prepared import PreparedLinear
 from langsearch.data.batches import BatchVocabulary
-
-_FIRST_LENGTH = 16
-"""Tokens that the cache of hypotheses has room for at first; it grows by half."""
-
-
-@dataclass(frozen=True)
-class Sources:
-    """Sentences to translate."""
-
-    ids: Tensor
-    """(rows, src len), padded."""
-
-    mask: Tensor
-    """(rows, src len), 1 at tokens."""
-
-    src_lang: Tensor
-    """(rows,) language indices."""
-
-    tgt_lang: Tensor
-    """(rows,) likewise."""
+from langsearch.evaluate.rows import KeysAndValues, RowsInFlight
+from langsearch.evaluate.sources import Encoded, SourceEncoder, Sources, padding_bias
 
 
 class IncrementalDecoder:
     """Sentences in flight, what the decoder has read of them, and one more token of each hypothesis at a time.
 
-    It calls the modules of the model's layers, so that whatever is mounted there, such as adapters, is called too.
+    The weights of adapters are read when rows are routed, so they must not change while this lives.
 
     Args:
         learner: The model, in evaluation mode.
@@ -53,6 +41,8 @@ class IncrementalDecoder:
         self._learner, self._beams = learner, beams
         self._model: Any = learner.model
         self._decoder = self._model.model.decoder
+        self._encoder = SourceEncoder(learner)
+        self._layers = [_Layer.of(layer) for layer in self._decoder.layers]
         self._padding_id = vocabulary.pad_id
         # M2M-100's sines are a buffer, mBART's positions an embedding; both begin two rows behind the table's start.
         positions = self._decoder.embed_positions
@@ -60,42 +50,31 @@ class IncrementalDecoder:
         self._positions: Tensor = positions.weight if self._is_learned else positions.weights
         first = positions.offset if self._is_learned else self._padding_id + 1
         self._first_position = int(first)
-        attention = self._decoder.layers[0].self_attn
-        self._num_heads = int(attention.num_heads)
+        self._num_heads = int(self._decoder.layers[0].self_attn.num_heads)
         self._is_eager = self._model.config._attn_implementation == "eager"
-        self._rows: _Rows | None = None
+        self._rows: RowsInFlight | None = None
 
     @property
-    def lengths(self) -> Tensor:
-        """Tokens that the decoder has read of each row, (rows,)."""
-        return self._in_flight.lengths
+    def vocab(self) -> int:
+        """Logits of a hypothesis."""
+        return int(self._model.lm_head.weight.shape[0])
 
-    @property
-    def _in_flight(self) -> "_Rows":
-        assert self._rows is not None, "sentences must have been added"
-        return self._rows
-
-    def add(self, sources: Sources) -> None:
-        """Encodes sentences and puts them behind those in flight."""
+    def add(self, sources: Sources) -> Tensor:
+        """Encodes sentences and puts them behind those in flight; returns the states of their last start, (rows, d)."""
+        encoded = self._encoder.encode(sources)
+        num_rows, num_starts = sources.starts.shape
         with self._learner.route(sources.src_lang, sources.tgt_lang):
-            encoded = self._model.model.encoder(input_ids=sources.ids, attention_mask=sources.mask).last_hidden_state
-            cross = [
-                (self._heads(layer.encoder_attn.k_proj(encoded)), self._heads(layer.encoder_attn.v_proj(encoded)))
-                for layer in self._decoder.layers
-            ]
-        num_rows = len(sources.ids)
-        shape = num_rows, self._beams, self._num_heads, _FIRST_LENGTH, encoded.shape[-1] // self._num_heads
-        new = _Rows(
-            src_lang=sources.src_lang,
-            tgt_lang=sources.tgt_lang,
-            src_mask=sources.mask[:, None, None, :] > 0,
-            lengths=torch.zeros(num_rows, dtype=torch.long, device=encoded.device),
-            cross=cross,
-            own=[(encoded.new_zeros(shape), encoded.new_zeros(shape)) for _ in self._decoder.layers],
-            longest=0,
-            is_even=True,
-        )
+            self._prepare(num_rows)
+            new = self._with_sources(sources, encoded)
+            new.make_room(num_starts)
+            # The first tokens are given, and all hypotheses have them: they are read at once, and once.
+            ahead = torch.ones(num_starts, num_starts, device=encoded.states.device).triu(1) > 0
+            seen = encoded.states.new_zeros(ahead.shape).masked_fill(ahead, -torch.inf)[None, None]
+            places = torch.arange(num_starts, device=ahead.device).expand(num_rows, -1)
+            hidden = self._read(new, sources.starts, places, seen if num_starts > 1 else None)
+        new.took(num_starts)
         self._rows = new if self._rows is None else self._rows.with_more(new)
+        return hidden[:, -1]
 
     def keep(self, rows: Tensor) -> None:
         """Lets all rows go but these, (kept,); what only they needed is given back."""
@@ -103,49 +82,26 @@ class IncrementalDecoder:
 
     def follow(self, beams: Tensor) -> None:
         """Has each row's hypotheses go on from those of these numbers, (rows, beams)."""
-        rows = self._in_flight
-        if bool((beams == torch.arange(self._beams, device=beams.device)).all()):
-            return
-        flat = (beams + self._beams * torch.arange(len(beams), device=beams.device)[:, None]).flatten()
-        for index, (keys, values) in enumerate(rows.own):
-            rows.own[index] = self._reordered(keys, flat), self._reordered(values, flat)
+        self._in_flight.follow(beams)
 
-    def _reordered(self, cached: Tensor, flat: Tensor) -> Tensor:
-        # Only what is read yet is copied; the room behind it is not.
-        longest = self._in_flight.longest
-        shown = cached.flatten(0, 1)
-        shown[:, :, :longest] = shown[:, :, :longest].index_select(0, flat)
-        return cached
-
-    def routed(self) -> Any:
-        """Returns a context in which the rows in flight have their languages; they must not change within it."""
-        return self._learner.route(self._in_flight.src_lang, self._in_flight.tgt_lang)
+    @contextmanager
+    def routed(self) -> Iterator[None]:
+        """Gives a context in which the rows in flight have their languages; they must not change within it."""
+        with self._learner.route(self._in_flight.src_lang, self._in_flight.tgt_lang):
+            self._prepare(len(self._in_flight.src_lang))
+            yield
 
     def step(self, tokens: Tensor) -> Tensor:
         """Reads one more token of each hypothesis, (rows, beams); returns the last hidden states, (rows, beams, d).
 
         To be called within `routed`.
         """
-        rows, decoder = self._in_flight, self._decoder
-        rows.make_room()
-        hidden = decoder.embed_tokens(tokens) + self._position(tokens)
-        if hasattr(decoder, "layernorm_embedding"):
-            hidden = decoder.layernorm_embedding(hidden)
-        seen = None
-        if not rows.is_even:
-            places = torch.arange(rows.longest + 1, device=tokens.device)
-            seen = (places <= rows.lengths[:, None])[:, None, None, :].repeat_interleave(self._beams, dim=0)
-        for index, layer in enumerate(decoder.layers):
-            normed = layer.self_attn_layer_norm(hidden)
-            hidden = hidden + self._attend_to_own(layer.self_attn, normed, rows, index, seen)
-            normed = layer.encoder_attn_layer_norm(hidden)
-            hidden = hidden + self._attend_to_source(layer.encoder_attn, normed, rows, index)
-            normed = layer.final_layer_norm(hidden)
-            hidden = hidden + layer.fc2(layer.activation_fn(layer.fc1(normed)))
-        rows.lengths = rows.lengths + 1
-        rows.longest += 1
-        out: Tensor = decoder.layer_norm(hidden)
-        return out
+        rows = self._in_flight
+        rows.make_room(self._beams)
+        rows.take_in()
+        hidden = self._read(rows, tokens, rows.lengths[:, None], rows.seen(self._beams))
+        rows.took(self._beams, 1)
+        return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Returns the logits of hidden states in fp32, (…, d) -> (…, vocab)."""
@@ -154,133 +110,117 @@ class IncrementalDecoder:
             logits = logits + bias
         return logits.float()
 
-    def _position(self, tokens: Tensor) -> Tensor:
-        """Returns the position of each hypothesis' next token, (rows, beams, d) or (rows, 1, d)."""
+    @property
+    def _in_flight(self) -> RowsInFlight:
+        assert self._rows is not None, "sentences must have been added"
+        return self._rows
+
+    def _prepare(self, num_rows: int) -> None:
+        for layer in self._layers:
+            for linear in layer.linears:
+                linear.route(num_rows)
+
+    def _with_sources(self, sources: Sources, encoded: Encoded) -> RowsInFlight:
+        d, num_rows = encoded.states.shape[-1], len(sources.ids)
+        cross = []
+        for layer in self._layers:
+            both = layer.cross(encoded.states, encoded.source_of)
+            cross.append((both[..., :d], both[..., d:]))
+        none = encoded.states.new_zeros(num_rows, 0, d)
+        return RowsInFlight(
+            src_lang=sources.src_lang,
+            tgt_lang=sources.tgt_lang,
+            src_mask=sources.mask > 0,
+            src_bias=padding_bias(sources.mask, encoded.states.dtype),
+            lengths=torch.zeros(num_rows, dtype=torch.long, device=none.device),
+            cross=cross,
+            own=[(none, none) for _ in self._layers],
+            apart=none.new_full((self._beams, self._beams), -torch.inf).fill_diagonal_(0.0),
+            hidden=none.new_zeros(num_rows, self._beams, 0),
+            used=0,
+            is_even=self._beams == 1,
+        )
+
+    def _read(self, rows: RowsInFlight, tokens: Tensor, places: Tensor, seen: Tensor | None) -> Tensor:
+        """Reads tokens, (rows, n), behind the nodes that rows have.
+
+        Args:
+            rows: Rows with room for n more nodes.
+            tokens: (rows, n).
+            places: Their positions, (rows, n) or (rows, 1), counted from 0.
+            seen: What attention adds to nodes, (rows, 1, n, nodes), or None where each sees all.
+        """
+        decoder, end = self._decoder, rows.used + tokens.shape[1]
+        hidden = decoder.embed_tokens(tokens) + self._position(tokens, places)
+        if hasattr(decoder, "layernorm_embedding"):
+            hidden = decoder.layernorm_embedding(hidden)
+        for layer, (keys, values), cross in zip(self._layers, rows.own, rows.cross, strict=True):
+            query, key, value = layer.own(layer.own_norm(hidden)).chunk(3, dim=-1)
+            keys[:, rows.used : end], values[:, rows.used : end] = key, value
+            hidden = hidden + layer.own_out(self._attention(query, (keys[:, :end], values[:, :end]), seen))
+            query = layer.cross_query(layer.cross_norm(hidden))
+            hidden = hidden + layer.cross_out(self._attention(query, cross, rows.src_bias))
+            hidden = hidden + layer.fc2(layer.activation(layer.fc1(layer.fc_norm(hidden))))
+        out: Tensor = decoder.layer_norm(hidden)
+        return out
+
+    def _position(self, tokens: Tensor, places: Tensor) -> Tensor:
+        """Returns what is added to tokens at places counted from 0, (rows, n, d) or (rows, 1, d)."""
         # A row that has ended and waits for others to leave goes on, beyond the last position if need be.
-        places = (self._in_flight.lengths + self._first_position).clamp_max(len(self._positions) - 1)[:, None]
+        places = (places + self._first_position).clamp_max(len(self._positions) - 1)
         if not self._is_learned:  # M2M-100 gives padding the row of its id, which is zero
             places = torch.where(tokens == self._padding_id, self._padding_id, places)
         return F.embedding(places, self._positions)
 
-    def _heads(self, states: Tensor) -> Tensor:
-        """(rows, len, d) -> (rows, heads, len, d / heads)."""
-        return states.view(*states.shape[:2], self._num_heads, -1).transpose(1, 2)
-
-    def _attend_to_own(self, attention: Any, hidden: Tensor, rows: "_Rows", index: int, seen: Tensor | None) -> Tensor:
-        query, key, value = attention.q_proj(hidden), attention.k_proj(hidden), attention.v_proj(hidden)
-        keys, values = rows.own[index]
-        for cached, new in ((keys, key), (values, value)):
-            split = new.view(*new.shape[:2], self._num_heads, -1)
-            if rows.is_even:
-                cached[:, :, :, rows.longest] = split
-            else:
-                every = torch.arange(len(new), device=new.device)
-                cached[every, :, :, rows.lengths] = split
-        length = rows.longest + 1
-        found = self._attention(
-            query.view(query.shape[0] * self._beams, self._num_heads, 1, -1),
-            keys.flatten(0, 1)[:, :, :length],
-            values.flatten(0, 1)[:, :, :length],
-            seen,
+    def _attention(self, query: Tensor, known: KeysAndValues, bias: Tensor | None) -> Tensor:
+        """(rows, n, d) by keys and values (rows, m, d) and what is added to the scores -> (rows, n, d)."""
+        query, keys, values = (
+            states.view(*states.shape[:2], self._num_heads, -1).transpose(1, 2) for states in (query, *known)
         )
-        out: Tensor = attention.out_proj(found.reshape(hidden.shape))
-        return out
-
-    def _attend_to_source(self, attention: Any, hidden: Tensor, rows: "_Rows", index: int) -> Tensor:
-        keys, values = rows.cross[index]
-        found = self._attention(self._heads(attention.q_proj(hidden)), keys, values, rows.src_mask)
-        out: Tensor = attention.out_proj(found.transpose(1, 2).flatten(2))
-        return out
-
-    def _attention(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        if not self._is_eager:
-            mixed: Tensor = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
-            return mixed
-        scores = query @ keys.transpose(-1, -2) * query.shape[-1] ** -0.5
-        if mask is not None:
-            scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-        summed: Tensor = scores.softmax(dim=-1) @ values
-        return summed
+        if self._is_eager:
+            scores = query @ keys.transpose(-1, -2) * query.shape[-1] ** -0.5
+            found = (scores if bias is None else scores + bias).softmax(dim=-1) @ values
+        else:
+            found = F.scaled_dot_product_attention(query, keys, values, attn_mask=bias)
+        joined: Tensor = found.transpose(1, 2).flatten(2)
+        return joined
 
 
-@dataclass
-class _Rows:
-    """What is kept of the rows in flight; keys and values are pairs, one for each layer."""
+@dataclass(frozen=True)
+class _Layer:
+    """A decoder layer's parts; linear layers that read the same input are one."""
 
-    src_lang: Tensor
-    tgt_lang: Tensor
-    src_mask: Tensor
-    """(rows, 1, 1, src len), True at tokens."""
+    own_norm: Any
+    own: PreparedLinear
+    own_out: PreparedLinear
+    cross_norm: Any
+    cross: PreparedLinear
+    cross_query: PreparedLinear
+    cross_out: PreparedLinear
+    fc_norm: Any
+    fc1: PreparedLinear
+    fc2: PreparedLinear
+    activation: Any
 
-    lengths: Tensor
-    """(rows,) tokens that were read."""
-
-    cross: list[tuple[Tensor, Tensor]]
-    """Of the source, (rows, heads, src len, d / heads)."""
-
-    own: list[tuple[Tensor, Tensor]]
-    """Of the hypotheses, (rows, beams, heads, room, d / heads)."""
-
-    longest: int
-    is_even: bool
-    """Whether all rows are equally long, so that nothing of the cache is hidden."""
-
-    def make_room(self) -> None:
-        """Sees to it that one more token fits."""
-        room = self.own[0][0].shape[3]
-        if self.longest < room:
-            return
-        more = max(_FIRST_LENGTH, room // 2)
-        for index, pair in enumerate(self.own):
-            self.own[index] = _padded(pair[0], 3, room + more), _padded(pair[1], 3, room + more)
-
-    def select(self, rows: Tensor) -> "_Rows":
-        """Returns these rows alone, (kept,)."""
-        lengths, mask = self.lengths[rows], self.src_mask[rows]
-        width = int(mask.sum(dim=-1).max())
-        longest = int(lengths.max())
-        return _Rows(
-            src_lang=self.src_lang[rows],
-            tgt_lang=self.tgt_lang[rows],
-            src_mask=mask[..., :width],
-            lengths=lengths,
-            cross=[(keys[rows, :, :width], values[rows, :, :width]) for keys, values in self.cross],
-            own=[(keys[rows], values[rows]) for keys, values in self.own],
-            longest=longest,
-            is_even=self.is_even or bool((lengths == longest).all()),
+    @classmethod
+    def of(cls, layer: Any) -> "_Layer":
+        """Takes a layer of transformers' apart, with whatever is mounted there."""
+        own, cross = layer.self_attn, layer.encoder_attn
+        return cls(
+            own_norm=layer.self_attn_layer_norm,
+            own=PreparedLinear([own.q_proj, own.k_proj, own.v_proj]),
+            own_out=PreparedLinear([own.out_proj]),
+            cross_norm=layer.encoder_attn_layer_norm,
+            cross=PreparedLinear([cross.k_proj, cross.v_proj]),
+            cross_query=PreparedLinear([cross.q_proj]),
+            cross_out=PreparedLinear([cross.out_proj]),
+            fc_norm=layer.final_layer_norm,
+            fc1=PreparedLinear([layer.fc1]),
+            fc2=PreparedLinear([layer.fc2]),
+            activation=layer.activation_fn,
         )
 
-    def with_more(self, new: "_Rows") -> "_Rows":
-        """Returns these rows and more."""
-        width = max(self.src_mask.shape[-1], new.src_mask.shape[-1])
-        room = max(self.own[0][0].shape[3], new.own[0][0].shape[3])
-        return _Rows(
-            src_lang=torch.cat([self.src_lang, new.src_lang]),
-            tgt_lang=torch.cat([self.tgt_lang, new.tgt_lang]),
-            src_mask=torch.cat([_padded(rows.src_mask, 3, width) for rows in (self, new)]),
-            lengths=torch.cat([self.lengths, new.lengths]),
-            cross=_joined(self.cross, new.cross, 2, width),
-            own=_joined(self.own, new.own, 3, room),
-            longest=self.longest,
-            is_even=self.is_even and self.longest == 0,
-        )
-
-
-def _joined(
-    first: list[tuple[Tensor, Tensor]], second: list[tuple[Tensor, Tensor]], dim: int, size: int
-) -> list[tuple[Tensor, Tensor]]:
-    def pairs() -> Iterator[tuple[Tensor, Tensor]]:
-        for one, other in zip(first, second, strict=True):
-            keys, values = ((_padded(one[side], dim, size), _padded(other[side], dim, size)) for side in (0, 1))
-            yield torch.cat(keys), torch.cat(values)
-
-    return list(pairs())
-
-
-def _padded(tensor: Tensor, dim: int, size: int) -> Tensor:
-    """Returns a tensor with zeros behind the end of a dimension, since what is hidden still meets a weight of 0."""
-    if tensor.shape[dim] == size:
-        return tensor
-    shape = list(tensor.shape)
-    shape[dim] = size - tensor.shape[dim]
-    return torch.cat([tensor, tensor.new_zeros(shape)], dim=dim)
+    @property
+    def linears(self) -> tuple[PreparedLinear, ...]:
+        """All of them."""
+        return self.own, self.own_out, self.cross, self.cross_query, self.cross_out, self.fc1, self.fc2

@@ -98,13 +98,13 @@ def floor(base: Base, batch: Tensor) -> Step:
     return step
 
 
-def adapted_model(base: Base, num_languages: int) -> AdaptedModel:
-    """Returns the base with adapters of rank 8 for so many languages, of its own modules but the base's weights."""
+def adapted_model(base: Base, num_languages: int, languages: Sequence[str] = (), rank: int = RANK) -> AdaptedModel:
+    """Returns the base with adapters for so many languages, or for these, of its own modules but the base's weights."""
     own = Base(base.name, _with_same_weights(base.model), base.tokenizer, base.shape)
-    names = [f"l{index}" for index in range(num_languages)]
+    names = list(languages) or [f"l{index}" for index in range(num_languages)]
     architecture = Architecture(
         slots=tuple((name, name) for name in names),
-        adapters=uniform_ranks(_sites(base.shape), dict.fromkeys(names, RANK)),
+        adapters=uniform_ranks(_sites(base.shape), dict.fromkeys(names, rank)),
     )
     return adapt(own, architecture, names)
 
