@@ -19,6 +19,10 @@ if TYPE_CHECKING:  # torch and transformers take seconds to import, and many tes
 # Set before anything imports torch; processes that tests start have it too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# What a terminal, a container or pytest-xdist may have set, and Rich reads once, when it is imported.
+for _name in ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+    os.environ.pop(_name, None)
+
 LANGUAGES = ("en", "fr", "de", "sw")
 """The languages of the small stores."""
 

@@ -50,7 +50,7 @@ def test_a_table_is_drawn_once_and_then_anew_in_its_place() -> None:
 def test_the_readme_s_lines_run_in_the_cells_of_a_notebook(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "search_spaces", tmp_path / "search_spaces")
     lines = "\n".join(BLOCKS).replace("\nexperiment", "\n#\nexperiment").replace("\nls.", "\n#\nls.").split("\n#\n")
-    cells = [
+    cells: list[dict[str, Any]] = [
         {
             "cell_type": "code",
             "id": f"cell-{number}",

@@ -27,7 +27,6 @@ MINIMAL: dict[str, Any] = {
     "languages": {"high": ["en", "fr"], "low": ["sw", "wo"]},
     "data": {"train": {"files": "train"}, "validation": {"files": "dev"}, "test": {"files": "test"}},
     "architecture": {"rank": {"choice": [2, 4]}, "encoder": {"source_layers": {"int": [0, 12]}}},
-    "baselines": ["pretrained"],
 }
 """What a space needs beside the block of a page."""
 

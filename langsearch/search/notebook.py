@@ -22,7 +22,7 @@ class NotebookTable:
 
         self._render = render
         self._drawn = time.monotonic()
-        self._handle: Any = display(_Drawn(render()), display_id=True)  # type: ignore[no-untyped-call]
+        self._handle: Any = display(_Drawn(render()), display_id=True)
 
     def look(self) -> None:
         """Draws anew, if that was not done within the last second."""
