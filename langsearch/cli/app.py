@@ -13,7 +13,6 @@ from langsearch.cli.console import err, out
 from langsearch.cli.experiments import dashboard, list_, report, show
 from langsearch.cli.learn import learn_sides, learn_subspace
 from langsearch.cli.search import check, run
-from langsearch.model.cpus import wait_passively
 from langsearch.space.problems import InputError
 
 logger = logging.getLogger(__name__)
@@ -49,6 +48,8 @@ def _options(
 
 def main() -> None:
     """Runs the command line and exits with its code: 0 done, 1 failed, 2 the input is wrong, 130 interrupted."""
+    from langsearch.model.cpus import wait_passively
+
     wait_passively()
     try:
         app(prog_name="langsearch")
