@@ -145,6 +145,13 @@ def test_the_space_can_say_what_quotes_are(tmp_path: Path) -> None:
 
 
 def test_columns_by_the_names_of_languages_are_told_their_codes(tmp_path: Path) -> None:
+    names = write(tmp_path, {"names.tsv": "English\tFrench\nx\ty\n"}) / "names.tsv"
+    with pytest.raises(InputError, match=r".") as caught:
+        text_of("tsv", names, "en", "de", "fra_Latn")
+    assert caught.value.problems == (
+        f"{names}: columns must be called by codes, but 'English' and 'French' are names and no codes: call them en "
+        "and fra_Latn, or write `columns: {en: English, fra_Latn: French}`.",
+    ), "and nothing of German, which another file may have"
     path = write(tmp_path, {"x.tsv": "English\tFrench\tsw\na\tb\tc\n"}) / "x.tsv"
     with pytest.raises(InputError, match=r".") as caught:
         text_of("tsv", path, "en", "fra_Latn", "sw")

@@ -7,7 +7,7 @@ from transformers.models.nllb.tokenization_nllb import FAIRSEQ_LANGUAGE_CODES as
 
 from langsearch.data.readers import read_sources
 from langsearch.space.languages import all_languages, find_language, match_code, scripts_of
-from langsearch.space.problems import InputError
+from langsearch.space.problems import InputError, near_names
 from langsearch.space.settings import Source
 
 M2M100_HUB = {"en", "fr", "zh", "ns", "no", "sw", "ar"}
@@ -169,3 +169,9 @@ def test_a_name_in_the_place_of_a_code_is_told_its_codes(name: str, hint: str) -
 def test_a_name_is_told_the_codes_that_are_known() -> None:
     with pytest.raises(InputError, match=r"among the 3 known here, but got 'English'\. Did you mean eng_Latn\?"):
         match_code("English", ["eng_Latn", "enx", "fr"])
+
+
+def test_a_code_of_two_letters_is_met_by_one_that_begins_alike_and_not_by_any_that_shares_a_letter() -> None:
+    assert near_names("sv", ["en", "sw"]) == " Did you mean sw?"
+    assert near_names("de", ["en", "sw"]) == " Valid: en, sw."
+    assert near_names("swa", ["en", "sw"]) == " Did you mean sw?"

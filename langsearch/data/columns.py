@@ -60,10 +60,28 @@ def locate(
             located[language] = aliases[_match(language, aliases)]
         except InputError:
             problems.append(f"{what} for {language} must exist.{_hint(language, file)}")
-    if problems and not located and len(languages) > 1 and len(file.names) > 1:
-        example = ", ".join(f"{code}: {name}" for code, name in zip(languages, file.names[:2], strict=False))
-        problems[-1] += f" Where names are no codes, say which is which: `columns: {{{example}}}`."
+    if problems and not located and len(file.names) > 1:
+        meant = {language: name for language in languages if (name := _match_names(language, file.names))}
+        if meant:  # of the languages that the file has; of others there is nothing to say
+            return located, [f"{file.place}: {_many(file.column)} must be called by codes, but {_by_name(meant)}"]
+        if len(languages) > 1:
+            example = ", ".join(f"{code}: {name}" for code, name in zip(languages, file.names[:2], strict=False))
+            if len(file.names) > 2 or len(languages) > 2:  # which of them are meant is not known
+                example = ", ".join(f"CODE: {name}" for name in file.names[:2])
+            problems[-1] += f" Where names are no codes, say which is which: `columns: {{{example}}}`."
     return located, problems
+
+
+def _many(column: str) -> str:
+    """Returns "columns" of "a column"."""
+    return f"{column.partition(' ')[2]}s"
+
+
+def _by_name(meant: Mapping[str, str]) -> str:
+    names, codes = (" and ".join(values) for values in ([f"{name!r}" for name in meant.values()], meant))
+    columns = ", ".join(f"{code}: {name}" for code, name in meant.items())
+    are = "are names and no codes: call them" if len(meant) > 1 else "is a name and no code: call it"
+    return f"{names} {are} {codes}, or write `columns: {{{columns}}}`."
 
 
 def _locate_given(

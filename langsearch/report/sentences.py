@@ -32,6 +32,10 @@ def headline(summary: Summary) -> str:
     share = f"{wording.percent(best.trainable_percent)} % of the parameters"
     size = "adapters alone" if best.trainable_percent is None else share
     change = gain(best, full, summary.split)
+    over_base = gain(best, summary.pretrained, summary.split)
+    if over_base is not None and over_base <= 0:
+        less = f"{wording.difference(over_base)} to it" if over_base else "as much as it"
+        return f"No adapters beat the pretrained base: the best reach {reach}, {less}, training {size}."
     if change is None:
         return f"The best adapters reach {reach}, training {size}."
     paired = best.test_to_full if summary.split == "test" else None
@@ -175,9 +179,11 @@ def _gain_sentence(gains: Mapping[str, float], words: str) -> str:
         ", ".join(f"{code} {wording.difference(gains[code])}" for code in codes)
         for codes in (order[:num], order[::-1][:num])
     )
+    gain_or_lose = "lose least" if all(change <= 0 for change in gains.values()) else "gain most"
+    worse = "lose most" if any(gains[code] < 0 for code in order[::-1][:num]) else "gain least"
     return (
-        f"Against {words}, these languages gain most (mean over the directions from and into each): {most}; "
-        f"these least: {least}."
+        f"Against {words}, these languages {gain_or_lose} (mean over the directions from and into each): {most}; "
+        f"these {worse}: {least}."
     )
 
 

@@ -60,7 +60,13 @@ def _check_source(source: SourceSection, path: KeyPath, folder: str | None) -> I
     kinds = source.kinds
     if source.holdout is not None:
         if path[1] != "validation":
-            yield (*path, "holdout"), "belongs to data.validation: it holds rows of train back for selection."
+            yield (
+                (*path, "holdout"),
+                (
+                    "belongs to data.validation: it holds rows of train back for selection. A test part has files of "
+                    "its own: cut rows off for it first, such as `tail -n 200 en-sw.tsv`, below the header line."
+                ),
+            )
         if not source.model_fields_set <= {"holdout", "rows"}:
             yield path, f"must be {{holdout: N}} alone or a source, but names {sorted(source.model_fields_set)}"
         return

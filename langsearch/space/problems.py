@@ -53,8 +53,9 @@ def near_names(name: str, valid: Iterable[str], limit: int = 3) -> str:
         limit: The most names to suggest.
     """
     names = list(valid)
-    # Any two codes of two letters that share one are alike by half: de is no slip of the finger for en.
-    close = difflib.get_close_matches(name, names, n=limit, cutoff=0.5 if len(name) > 3 else 0.6)
+    close = difflib.get_close_matches(name, names, n=limit, cutoff=0.5)
+    if len(name) == 2:  # any two codes that share a letter are alike by half: sv may mean sw, but de does not mean en
+        close = [other for other in close if len(other) != 2 or other[0] == name[0]]
     if close:
         return f" Did you mean {', '.join(close)}?"
     return f" Valid: {', '.join(names)}." if len(names) <= 20 else ""

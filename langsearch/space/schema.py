@@ -252,7 +252,8 @@ def _parse(data: Mapping[str, Any], document: Document) -> tuple[dict[str, Any],
     problems = []
     for key in data:
         if key not in _SECTIONS:
-            hint = near_names(key, _SECTIONS)
+            owners = [f"`{name}`" for name, kind in _SECTIONS.items() if key in getattr(kind, "model_fields", ())]
+            hint = f" It belongs to {' or '.join(owners)}." if owners else near_names(key, _SECTIONS)
             problems.append(document.problem((key,), f"must be a section of a space, but is none.{hint}"))
     parsed: dict[str, Any] = {}
     for key, kind in _SECTIONS.items():

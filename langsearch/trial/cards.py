@@ -90,7 +90,7 @@ def model_card(
         "",
         "## Translate with PEFT",
         "",
-        "In this folder, with the adapters of one direction active:",
+        "In this folder, with the adapters of one direction active (`pip install peft transformers sentencepiece`):",
         "",
         "```python",
         *adapter_lines(base, environment.directions, written),
