@@ -72,6 +72,8 @@ def test_a_search_returns_its_experiment_and_tells_how_it_goes(searched: Searche
     assert repr(experiment) == f"<Experiment {str(experiment.folder)!r}: 1 of 1 trials, done>"
     assert experiment.space == ls.load_space(experiment.folder / "space.yaml")
     assert "pretrained      started" in searched.printed
+    assert "Warning: a trial makes " in searched.printed
+    assert "Warning: Trials are compared on 3 sentences a direction" in searched.printed
     assert f"Report: {experiment.folder / 'report.html'}" in searched.printed
     assert ls.open_experiment(str(experiment.folder)) == experiment
     assert not ray.is_initialized()

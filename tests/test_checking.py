@@ -223,7 +223,7 @@ def test_check_shows_what_a_search_keeps_to_stops_and_survives(space_file: Path)
 
 def test_check_says_what_a_search_does_as_json(space_file: Path) -> None:
     settings = [part for item in SEARCH for part in ("--set", item)]
-    found = CliRunner().invoke(app, ["check", str(space_file), "--json", *settings])
+    found = CliRunner().invoke(app, ["check", str(space_file), "--no-measure", "--json", *settings])
     assert found.exit_code == 0
     value = json.loads(found.stdout)
     search = value["search"]
@@ -271,7 +271,9 @@ def test_a_constraint_that_some_trial_can_keep_is_taken(constraint: str, space_f
 
 
 def test_check_says_everything_as_json(space_file: Path) -> None:
-    found = CliRunner().invoke(app, ["check", str(space_file), "--json", "--set", "architecture.rank=2"])
+    found = CliRunner().invoke(
+        app, ["check", str(space_file), "--no-measure", "--json", "--set", "architecture.rank=2"]
+    )
     assert found.exit_code == 0
     value = json.loads(found.stdout)
     assert (value["name"], value["base"]["name"], value["base"]["d_model"]) == ("tiny", "tiny-m2m", 128)

@@ -34,7 +34,7 @@ def bitexts(space_file: Path) -> Path:
 
 def test_check_shows_what_was_read_and_the_rows_of_every_direction(bitexts: Path, langsearch: "Command") -> None:
     train = "data.train=[{tsv: 'en-*.tsv', max_rows: 100}, {tsv: fr-sw.tsv, weight: 2}]"
-    command = ("check", bitexts, "--set", train, "--set", "data.validation={holdout: 30}")
+    command = ("check", bitexts, "--no-measure", "--set", train, "--set", "data.validation={holdout: 30}")
     ended = langsearch(*command)
     assert (ended.code, ended.err) == (0, "")
     shown = [" ".join(line.split()) for line in ended.out.splitlines()]
@@ -52,7 +52,7 @@ def test_check_shows_what_was_read_and_the_rows_of_every_direction(bitexts: Path
 
 
 def test_check_calls_a_direction_without_training_rows_zero_shot(bitexts: Path, langsearch: "Command") -> None:
-    command = ("check", bitexts, "--set", "data.train={tsv: 'en-*.tsv'}")
+    command = ("check", bitexts, "--no-measure", "--set", "data.train={tsv: 'en-*.tsv'}")
     out = langsearch(*command).out
     assert "6 in 3 class pairs, 2 of them zero-shot" in out
     assert "zero-shot · validation 52 · test 104: fr-sw and back" in out
@@ -130,7 +130,7 @@ def test_real_english_centric_corpora_go_through_check_with_three_lines(
     evaluation = "evaluation: {spbleu: base, search: {max_length: 256}, final: {max_length: 256}}"
     head, tail = f"base: tiny-m2m\n{languages}\ndata:", "architecture: {rank: 4}"
     space = write(tmp_path, {"real.yaml": "\n".join([head, *lines, tail, evaluation, ""])}) / "real.yaml"
-    ended = langsearch("check", space)
+    ended = langsearch("check", space, "--no-measure")
     assert (ended.code, ended.err) == (0, ""), ended.err
     assert "29 files, 5,800 rows" in ended.out
     assert "870 in 4 class pairs, 812 of them zero-shot" in ended.out

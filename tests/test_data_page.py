@@ -78,12 +78,12 @@ def test_right_data_has_neither_faults_nor_overlap_on_its_page() -> None:
 
 def test_check_writes_the_page_where_it_is_told(langsearch: Command, tmp_path: Path) -> None:
     space = Path(__file__).parents[1] / "search_spaces" / "quickstart.yaml"
-    ended = langsearch("check", space, "--report", tmp_path / "data.html")
+    ended = langsearch("check", space, "--no-measure", "--report", tmp_path / "data.html")
     assert ended.code == 0 and ended.out.endswith(f"Page: {tmp_path / 'data.html'}\n")
     data = payload((tmp_path / "data.html").read_text(encoding="utf-8"))
     assert data["sizes"][0]["data"][0]["x"] == [364] * 8
     assert len(data["lengths"]) == 10
-    refused = langsearch("check", space, "--report", tmp_path / "data.html" / "below.html")
+    refused = langsearch("check", space, "--no-measure", "--report", tmp_path / "data.html" / "below.html")
     assert refused.code == 2 and "--report must name a file that can be written" in refused.err
 
 

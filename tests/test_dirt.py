@@ -149,6 +149,7 @@ data:
   validation: {files: validation}
   test: {files: test}
 architecture: {rank: 4}
+trainer: {tokens_per_batch: 100, accumulation: 1, max_length: 100}
 evaluation: {spbleu: base}
 """
 
@@ -186,19 +187,19 @@ def test_a_line_that_looks_empty_is_an_error_with_its_line(
     line: str, codes: str, folder: Path, langsearch: Command
 ) -> None:
     write(folder / "test", [*rows_of("test")[:2], ("A house.", line)])
-    ended = langsearch("check", "my.yaml")
+    ended = langsearch("check", "my.yaml", "--no-measure")
     assert ended.code == 2
     rule = f"a sentence must not be empty, but nothing in it can be seen ({codes})."
     assert f"test/fr.txt:3: {rule} Remove the row from all languages" in ended.err
 
 
 def test_faults_are_told_by_language_with_the_worst_line(folder: Path, langsearch: Command) -> None:
-    clean = langsearch("check", "my.yaml")
+    clean = langsearch("check", "my.yaml", "--no-measure")
     assert "faults" not in clean.out and "warning" not in clean.out and "worst" not in clean.out
     copied = [(f"Untranslated line {n}", f"Untranslated line {n}") for n in range(10)]
     write(folder / "train", [*rows_of("train")[:30], *copied])
     write(folder / "test", [*rows_of("test")[:39], ("The last house of them.", "Последний из домов.")])
-    ended = langsearch("check", "my.yaml")
+    ended = langsearch("check", "my.yaml", "--no-measure")
     assert ended.code == 0
     lines = [re.sub(r" +", " ", line.rstrip()) for line in ended.out.splitlines()]
     place = lines.index("sentences with faults")
@@ -211,7 +212,7 @@ def test_faults_are_told_by_language_with_the_worst_line(folder: Path, langsearc
     ]
     told = "8.33 % of the sentences of fr are the same text as their translation, more than 5 %. Mend them, or leave "
     assert f"warning {told}them out of training: data.filter: {{copies: true}}." in lines
-    faults = langsearch("check", "my.yaml", "--json").out
+    faults = langsearch("check", "my.yaml", "--no-measure", "--json").out
     assert '"worst": "test/fr.txt:40: Последний из домов."' in faults
 
 
@@ -220,7 +221,7 @@ def test_a_filter_leaves_sentences_out_of_training_alone_and_says_how_many(folde
     for part in ("train", "validation", "test"):
         write(folder / part, [*rows_of(part)[:38], *spoiled])
     rules = "data.filter={copies: true, script: true, lengths: 4, unknown: 0.2, overlap: true}"
-    told = langsearch("check", "my.yaml", "--set", rules, "--set", "data.allow_overlap=true")
+    told = langsearch("check", "my.yaml", "--no-measure", "--set", rules, "--set", "data.allow_overlap=true")
     assert told.code == 0
     counts = "copies en 1, fr 1; script fr 1; unknown fr 1; overlap en 2, fr 2"
     assert f"filter      4 sentences ({counts}); 2 rows are left out of training" in told.out

@@ -13,6 +13,7 @@ from langsearch.experiment.folder import read_rows
 from langsearch.search.checking import print_check
 from langsearch.search.forecast import Forecast, forecast, num_scored, search_seconds
 from langsearch.search.forecast_lines import (
+    counted_warnings,
     describe_forecast,
     forecast_lines,
     interval_warning,
@@ -151,6 +152,15 @@ def test_memory_that_runs_out_while_it_is_measured_is_a_reason(
     assert forecast(checked, is_measured=True).refusal == "memory ran out"
 
 
+def test_a_part_that_is_too_small_to_compare_on_is_warned_of_without_a_measure(
+    tmp_path: Path, checked: CheckedSpace
+) -> None:
+    few = list(counted_warnings(checked, forecast(checked, is_measured=False)))
+    assert few[-1].startswith("Trials are compared on 3 sentences a direction: fewer than 20 tell no trials apart")
+    many = check_space(load(tmp_path, SMALL, "evaluation.spbleu=base", "trainer.tokens_per_batch=300"))
+    assert list(counted_warnings(many, forecast(many, is_measured=False))) == []
+
+
 def test_languages_that_the_base_cannot_say_are_warned_of() -> None:
     assert near_zero_warning({"en": 12.0, "sw": 1.0}, 9) is None
     warning = near_zero_warning({"en": 12.0, "wo": 0.42, "sw": 0.0}, 9)
@@ -174,8 +184,9 @@ def test_the_pretrained_base_s_own_scores_say_it_again(make_result: ResultMaker)
         {"split": "test", "src": "en", "tgt": "fr", "spbleu": 0.0},
         {"split": "validation", "src": "sw", "tgt": "fr", "spbleu": 9.0},
     ]
-    told = list(scored_warnings(make_result(spbleu=4.6, spbleu_low=2.0, spbleu_high=8.0), rows))
-    assert "into sw 0.2 (spBLEU, 4 sentences each)" in told[0]
+    result = make_result(spbleu=4.6, spbleu_low=2.0, spbleu_high=8.0, num_sentences=30)
+    told = list(scored_warnings(result, rows))
+    assert "into sw 0.2 (spBLEU, 30 sentences each)" in told[0]
     assert "(by the pretrained base's score)" in told[1]
     assert list(scored_warnings(make_result(spbleu=20.0), [])) == []
 

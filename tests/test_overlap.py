@@ -193,13 +193,13 @@ def one_sentence(folder: Path) -> None:
 def test_parts_with_rows_in_common_are_refused_with_their_lines(
     spoil: Callable[[Path], None], expected: str, folder: Path, langsearch: Command
 ) -> None:
-    assert langsearch("check", "my.yaml").code == 0
+    assert langsearch("check", "my.yaml", "--no-measure").code == 0
     spoil(folder)
-    ended = langsearch("check", "my.yaml", "--set", "trainer.init_from=nowhere")
+    ended = langsearch("check", "my.yaml", "--no-measure", "--set", "trainer.init_from=nowhere")
     assert ended.code == 2
     assert expected in ended.err
     assert "nowhere" in ended.err, "with all other problems"
-    allowed = langsearch("check", "my.yaml", "--set", "data.allow_overlap=true")
+    allowed = langsearch("check", "my.yaml", "--no-measure", "--set", "data.allow_overlap=true")
     assert allowed.code == 0
     assert re.search(r"^overlap     \d+ of \d+ rows of (train|test) are in (test|train) too", allowed.out, re.MULTILINE)
 
@@ -214,7 +214,7 @@ def test_held_out_rows_are_named_where_they_were_written(folder: Path) -> None:
 
 def test_few_common_rows_are_told(folder: Path, langsearch: Command) -> None:
     write(folder / "test", [("train 3", "train numéro 3"), *[(f"test {n}", f"essai {n}") for n in range(99)]])
-    ended = langsearch("check", "my.yaml")
+    ended = langsearch("check", "my.yaml", "--no-measure")
     assert ended.code == 0
     shown = "1 of 100 rows of test are in train too (1 %, at most 1 %): test/en.txt:1 = train/en.txt:4\n"
     assert f"overlap     {shown}" in ended.out

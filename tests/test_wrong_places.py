@@ -50,6 +50,7 @@ NO_PLACES = {
     *(
         "overrides",
         "is_json",
+        "is_measured",
         "name",
         "trials",
         "hours",

@@ -57,7 +57,7 @@ def conduct_search(
     from langsearch.search.display import Display
     from langsearch.search.ending import Ending, ending_of
     from langsearch.search.forecast import forecast
-    from langsearch.search.forecast_lines import update_warnings
+    from langsearch.search.forecast_lines import counted_warnings
     from langsearch.search.runner import run_search
     from langsearch.search.trackers import check_tracking
 
@@ -66,7 +66,7 @@ def conduct_search(
     check_tracking(space)
     display = Display(console, space.name, space.search.trials, len(space.baselines), is_quiet=is_quiet)
     if not resume and not resume_if_begun:
-        for text in update_warnings(forecast(checked, is_measured=False)):
+        for text in counted_warnings(checked, forecast(checked, is_measured=False)):
             display.message(f"Warning: {text}")
     written: list[bool] = []
     outcome = run_search(

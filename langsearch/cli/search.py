@@ -105,6 +105,9 @@ def run(
 ) -> None:
     """Search: run the trials, test the front and the baselines, write the report.
 
+    The baselines are the pretrained base and one LoRA that all languages share, unless the space lists its own:
+    full_finetuning and published are two more, and `baselines: []` has none.
+
     Ctrl+C once: the trials stop behind a checkpoint. Twice: they stop now, and lose at most the epoch in progress.
 
     Exit codes: 0 done, or the time was up. 1 no trial could finish, the space's `failures` stopped the run, or another

@@ -25,6 +25,11 @@ MAX_HALF_SHARE = 0.25
 NEAR_ZERO = 1.0
 """spBLEU below which a base translates next to nothing into a language."""
 
+MIN_COMPARED = 20
+"""Sentences of a direction below which a resample of them says nothing of how uncertain a score is."""
+
+_MORE_SENTENCES = "`data.validation`, `evaluation.search`"
+
 _MIN_SENTENCES = 4
 """Of fewer sentences nothing is said."""
 
@@ -33,8 +38,19 @@ def forecast_lines(checked: CheckedSpace, found: Forecast) -> Iterator[tuple[str
     """Yields a label and a text for the updates, the time, what that rests on, and each warning."""
     yield "updates", _updates(found)
     yield from _times(found)
-    for text in (*update_warnings(found), *measured_warnings(checked, found)):
+    for text in (*counted_warnings(checked, found), *measured_warnings(checked, found)):
         yield "warning", text
+
+
+def counted_warnings(checked: CheckedSpace, found: Forecast) -> Iterator[str]:
+    """Yields what can be warned of before anything is measured: too few updates, or sentences to compare trials on."""
+    yield from update_warnings(found)
+    num = _num_compared(checked)
+    if num < MIN_COMPARED:
+        yield (
+            f"Trials are compared on {num:,} sentences a direction: fewer than {MIN_COMPARED} tell no trials apart, "
+            f"nor how uncertain their scores are. Select on more: {_MORE_SENTENCES}."
+        )
 
 
 def update_warnings(found: Forecast) -> Iterator[str]:
@@ -77,9 +93,9 @@ def measured_warnings(checked: CheckedSpace, found: Forecast) -> Iterator[str]:
     scores = translated.scores
     if scores is None or scores.num_sentences < _MIN_SENTENCES:
         return
-    settings = checked.space.evaluation.search
-    most = max((rows.validation for rows in checked.direction_rows.values()), default=0)
-    num = min(settings.sentences or most, most)
+    num = _num_compared(checked)
+    if num < MIN_COMPARED:
+        return
     half = (scores.spbleu_high - scores.spbleu_low) / 2 * math.sqrt(scores.num_sentences / max(num, 1))
     if text := interval_warning(scores.spbleu, half, num, f"{scores.num_sentences} sentences"):
         yield text
@@ -100,8 +116,16 @@ def scored_warnings(result: TrialResult, by_direction: Iterable[Mapping[str, Any
     if text := near_zero_warning(means, result.num_sentences):
         yield text
     half = (result.spbleu_high - result.spbleu_low) / 2
+    if result.num_sentences < MIN_COMPARED:
+        return
     if text := interval_warning(result.spbleu, half, result.num_sentences, "the pretrained base's score"):
         yield text
+
+
+def _num_compared(checked: CheckedSpace) -> int:
+    """Returns on how many sentences of a direction trials are compared, at most."""
+    most = max((rows.validation for rows in checked.direction_rows.values()), default=0)
+    return min(checked.space.evaluation.search.sentences or most, most)
 
 
 def near_zero_warning(by_language: dict[str, float], num_sentences: int) -> str | None:
@@ -139,7 +163,7 @@ def interval_warning(score: float, half: float, num_sentences: int, measured_on:
     return (
         f"Trials are compared on {num_sentences:,} sentences a direction, where 95 % of a score of {score:.1f} reach "
         f"from -{half:.1f} to +{half:.1f} spBLEU (by {measured_on}), and {stake}: chance decides between trials. "
-        "Select on more sentences or directions: `data.validation`, `evaluation.search`."
+        f"Select on more sentences or directions: {_MORE_SENTENCES}."
     )
 
 
