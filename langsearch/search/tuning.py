@@ -173,6 +173,7 @@ def run_trials(search: Search, seeding: Seeding, retry: Sequence[str]) -> Ended:
             failure_config=restarts(space.resources),
             callbacks=[between, *tracking_callbacks(space, folder, table, search.display.message)],
             verbose=0,
+            progress_reporter=tune.CLIReporter(),  # silent; the one for notebooks would clear the cell at once
         ),
     )
     with search.display.showing(), gentle_interrupts(between.interrupt):
