@@ -77,3 +77,19 @@ def test_a_nan_in_the_hidden_states_is_seen_in_the_loss() -> None:
     broken = hidden.detach().clone()
     broken[3, 2] = torch.nan
     assert torch.isnan(smoothed_cross_entropy(broken, weight, labels, 0.1))
+
+
+def test_the_mean_of_a_frozen_embedding_is_made_anew_only_where_it_has_changed() -> None:
+    hidden, weight, labels = torch.randn(5, 4), torch.randn(20, 4), torch.randint(20, (5,))
+
+    def losses() -> tuple[float, float]:
+        expected = torch.nn.functional.cross_entropy(hidden @ weight.T, labels, label_smoothing=0.3, reduction="sum")
+        return float(smoothed_cross_entropy(hidden, weight, labels, 0.3)), float(expected)
+
+    for _ in range(2):
+        found, expected = losses()
+        assert found == pytest.approx(expected, rel=1e-5)
+        assert langsearch.train.cross_entropy._mean(weight) is langsearch.train.cross_entropy._mean(weight)
+        weight[3] += 2.0  # what is frozen may still be loaded
+    trained = weight.clone().requires_grad_()
+    assert langsearch.train.cross_entropy._mean(trained) is not langsearch.train.cross_entropy._mean(trained)

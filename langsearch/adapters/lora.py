@@ -10,14 +10,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from langsearch.adapters.lora_linear import LanguageLoRALinear
+from langsearch.adapters.lora_linear import JointInput, LanguageLoRALinear
 from langsearch.adapters.mounting import linear_at, module_path
 from langsearch.adapters.protocol import PeftAdapter
 from langsearch.adapters.pruning import PruningMasks
 from langsearch.adapters.routing import Routing
 from langsearch.data.directions import Direction
 from langsearch.model.base import Base
-from langsearch.space.architecture import Architecture, Side, Site
+from langsearch.space.architecture import Architecture, Side, Site, Stack
+
+_SAME_INPUT: tuple[tuple[Stack, tuple[str, ...]], ...] = (
+    ("encoder", ("q_proj", "k_proj", "v_proj")),
+    ("decoder", ("q_proj", "k_proj", "v_proj")),
+    ("decoder", ("cross_k_proj", "cross_v_proj")),
+)
+"""Modules of a layer that read the same input, by stack."""
 
 
 class LanguageLoRA:
@@ -62,7 +69,16 @@ class LanguageLoRA:
             )
             layer.reset(architecture.init, {slot: _generator(seed, site, slot) for slot, _ in entry.ranks})
             self.layers[site] = layer
+        for stack, modules in _SAME_INPUT:
+            for number in range(base.shape.num_layers(stack)):
+                self._join([Site(stack, number, module) for module in modules])
         self.masks = PruningMasks(self.layers, architecture.pruning) if architecture.pruning else None
+
+    def _join(self, sites: Sequence[Site]) -> None:
+        """Has the adapted layers among sites that read the same input computed as one, where one side indexes them."""
+        layers = [self.layers[site] for site in sites if site in self.layers]
+        if len(layers) > 1 and len({layer.side for layer in layers}) == 1:
+            JointInput(layers)
 
     def modules(self) -> dict[str, nn.Module]:
         """Returns the adapted layer of every site."""

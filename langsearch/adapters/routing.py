@@ -2,10 +2,21 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
 
 from torch import Tensor
 
 from langsearch.space.architecture import Side
+
+
+@dataclass(frozen=True)
+class Run:
+    """Adjacent rows of one language."""
+
+    language: int
+    begin: int
+    end: int
 
 
 class Routing:
@@ -14,15 +25,18 @@ class Routing:
     def __init__(self) -> None:
         self.src: Tensor | None = None
         self.tgt: Tensor | None = None
+        self._runs: dict[Side, tuple[Run, ...] | None] = {}
 
     @contextmanager
     def languages(self, src_lang: Tensor, tgt_lang: Tensor) -> Iterator[None]:
         """Gives a context in which the rows of a batch have these languages: indices, (rows,)."""
         self.src, self.tgt = src_lang, tgt_lang
+        self._runs = {}
         try:
             yield
         finally:
             self.src = self.tgt = None
+            self._runs = {}
 
     def rows(self, side: Side, num_rows: int) -> Tensor:
         """Returns the language of one side of each row in flight, (num_rows,).
@@ -34,3 +48,21 @@ class Routing:
         if languages.shape[0] != num_rows:
             languages = languages.repeat_interleave(num_rows // languages.shape[0])
         return languages
+
+    def runs(self, side: Side, num_rows: int) -> tuple[Run, ...] | None:
+        """Returns the rows in flight by language, where each language's stand together; the same object in a context.
+
+        None where they do not, where they are repeated for beams, and on a GPU, which would have to be waited for.
+        """
+        languages = self.src if side == "src" else self.tgt
+        if languages is None or languages.is_cuda or languages.shape[0] != num_rows:
+            return None
+        if side not in self._runs:
+            found, begin = [], 0
+            for language, group in groupby(languages.tolist()):
+                end = begin + len(list(group))
+                found.append(Run(language, begin, end))
+                begin = end
+            is_sorted = len({run.language for run in found}) == len(found)
+            self._runs[side] = tuple(found) if is_sorted else None
+        return self._runs[side]

@@ -7,11 +7,13 @@ The idea is that of Liger Kernel's fused linear cross-entropy (arXiv 2410.10989,
 Shapes: tokens = target tokens that count, d = d_model, vocab = rows of the output embedding.
 """
 
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from langsearch.data.batches import Batch
 from langsearch.train.term import Need, States
@@ -62,6 +64,19 @@ def tokens_in_flight(vocab: int, *, is_cuda: bool) -> int:
     return max(_CHUNK_ELEMENTS * (16 if is_cuda else 1) // vocab, _MIN_CHUNK)
 
 
+_MEANS: MutableMapping[Tensor, tuple[int, Tensor]] = WeakTensorKeyDictionary()
+"""Of frozen embeddings, (version, mean): it is the same in every step."""
+
+
+def _mean(weight: Tensor) -> Tensor:
+    """Returns the mean embedding in fp32, (d,)."""
+    if weight.requires_grad or weight.is_inference():
+        return weight.mean(dim=0, dtype=torch.float32)
+    if weight not in _MEANS or _MEANS[weight][0] != weight._version:
+        _MEANS[weight] = weight._version, weight.mean(dim=0, dtype=torch.float32)
+    return _MEANS[weight][1]
+
+
 class _FusedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, eps: float) -> Tensor:
@@ -69,7 +84,7 @@ class _FusedCrossEntropy(torch.autograd.Function):
         dtype = hidden.dtype
         weight_cast = weight.to(dtype)
         # eps of every label's gradient and loss is spread evenly: it needs only the mean embedding.
-        mean_weight = weight.mean(dim=0, dtype=torch.float32)
+        mean_weight = _mean(weight)
         chunk = tokens_in_flight(vocab, is_cuda=hidden.is_cuda)
         grad_hidden = torch.empty_like(hidden, dtype=torch.float32)
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None

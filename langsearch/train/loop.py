@@ -24,7 +24,7 @@ from langsearch.space.settings import TrainerSettings
 from langsearch.train.checkpoint import Checkpoint
 from langsearch.train.cross_entropy import CrossEntropy
 from langsearch.train.dropout import set_dropout
-from langsearch.train.forward import run_forward
+from langsearch.train.forward import by_target, run_forward
 from langsearch.train.optimizer import learning_rate, load_optimizer_state, make_optimizer, optimizer_state
 from langsearch.train.term import Need, Term
 
@@ -251,6 +251,7 @@ class _Run:
 
     def _loss(self, batch: Batch) -> Tensor:
         """Returns the sum of all terms, a scalar."""
+        batch = by_target(batch)
         states = run_forward(self.learner, batch, self.needs, self.precision)
         losses = [term.loss(self.learner.model, states, batch) for term in self.terms]
         return sum(losses[1:], losses[0])

@@ -17,11 +17,13 @@ from transformers import AutoModelForSeq2SeqLM, GenerationConfig, M2M100Config
 
 from langsearch.adapters.learners import AdaptedModel, FullModel, adapt
 from langsearch.adapters.mounting import module_path
+from langsearch.data.batches import Batch
 from langsearch.model.base import Base
 from langsearch.model.device import Resident, settle
 from langsearch.space.architecture import Architecture, BaseShape, Side, Site, uniform_ranks
 from langsearch.space.settings import TrainerSettings
 from langsearch.train.cross_entropy import smoothed_cross_entropy
+from langsearch.train.forward import by_target, run_forward
 from langsearch.train.optimizer import make_optimizer
 
 Step = Callable[[], None]
@@ -109,18 +111,19 @@ def adapted_model(base: Base, num_languages: int, languages: Sequence[str] = (),
     return adapt(own, architecture, names)
 
 
-def adapted(base: Base, batch: Tensor, num_languages: int) -> Step:
-    """Langsearch with so many languages, mixed in the batch."""
-    learner = adapted_model(base, num_languages)
-    src = torch.randint(num_languages, (len(batch),), device=batch.device)
-    tgt = torch.randint(num_languages, (len(batch),), device=batch.device)
-    step = _stepper(learner.model, learner.parameters(), batch)
+def adapted(base: Base, batch: Tensor, num_languages: int, rank: int = RANK) -> Step:
+    """Langsearch with so many languages, mixed in the batch, as the trainer makes a step."""
+    learner = adapted_model(base, num_languages, rank=rank)
+    src, tgt = (torch.randint(num_languages, (len(batch),), device=batch.device) for _ in range(2))
+    rows = by_target(Batch(batch, torch.ones_like(batch), batch, batch, src, tgt, batch.numel()))
+    dtype = base.model.lm_head.weight.dtype
 
-    def routed() -> None:
-        with learner.route(src, tgt):
-            step()
+    def loss() -> Tensor:
+        states = run_forward(learner, rows, frozenset({"decoder"}), dtype)
+        assert states.decoder is not None and states.labels is not None
+        return smoothed_cross_entropy(states.decoder, learner.model.lm_head.weight, states.labels, 0.1) / batch.numel()
 
-    return routed
+    return _stepper(loss, learner.parameters(), dtype, batch.device)
 
 
 def shared_peft(base: Base, batch: Tensor) -> Step:
@@ -132,13 +135,13 @@ def shared_peft(base: Base, batch: Tensor) -> Step:
     model = get_peft_model(_with_same_weights(base.model), config)
     parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
     dtype = base.model.lm_head.weight.dtype
-    return _stepper(model.base_model.model, parameters, batch, autocast=None if dtype is torch.float32 else dtype)
+    return _plain_stepper(model.base_model.model, parameters, batch, autocast=None if dtype is torch.float32 else dtype)
 
 
 def full(base: Base, batch: Tensor, autocast: torch.dtype | None = None) -> Step:
     """Full fine-tuning of a copy of a base in fp32, under autocast of another type if there is one."""
     learner = FullModel(base)
-    return _stepper(learner.model, learner.parameters(), batch, autocast=autocast)
+    return _plain_stepper(learner.model, learner.parameters(), batch, autocast=autocast)
 
 
 def mask_loop(base: Base, batch: Tensor, num_languages: int) -> Step:
@@ -153,7 +156,7 @@ def mask_loop(base: Base, batch: Tensor, num_languages: int) -> Step:
         assert isinstance(linear, nn.Linear)
         setattr(model.get_submodule(parent), name, _MaskLoopLinear(linear, num_languages, languages[side == "tgt"]))
     parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    return _stepper(model, parameters, batch)
+    return _plain_stepper(model, parameters, batch)
 
 
 class _MaskLoopLinear(nn.Module):
@@ -201,17 +204,23 @@ def _loss(model: Any, batch: Tensor, autocast: torch.dtype | None, **inputs: Ten
 
 
 def _stepper(
-    model: Any, parameters: dict[str, nn.Parameter], batch: Tensor, autocast: torch.dtype | None = None
+    loss: Callable[[], Tensor], parameters: dict[str, nn.Parameter], dtype: torch.dtype, device: torch.device
 ) -> Step:
     """Returns one update, with loss scaling where products are in fp16; no gradients are left behind."""
     optimizer = make_optimizer(parameters, TrainerSettings(lr=1e-4))
-    dtype = autocast or model.lm_head.weight.dtype
-    scaler = torch.amp.GradScaler(batch.device.type, enabled=dtype is torch.float16)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
 
     def step() -> None:
-        torch.autograd.backward(scaler.scale(_loss(model, batch, autocast)))
+        torch.autograd.backward(scaler.scale(loss()))
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
 
     return step
+
+
+def _plain_stepper(
+    model: Any, parameters: dict[str, nn.Parameter], batch: Tensor, autocast: torch.dtype | None = None
+) -> Step:
+    dtype = autocast or model.lm_head.weight.dtype
+    return _stepper(lambda: _loss(model, batch, autocast), parameters, dtype, batch.device)

@@ -1,0 +1,177 @@
+"""Adapted layers as one over sorted rows are what they are one by one, each row with its own pair."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from langsearch.adapters import lora_linear
+from langsearch.adapters.joint import Part, Segment, joint_lora
+from langsearch.adapters.learners import AdaptedModel, adapt
+from langsearch.adapters.routing import Routing, Run
+from langsearch.data.batches import Batch, collate
+from langsearch.data.directions import all_directions
+from langsearch.data.store import TokenStore
+from langsearch.model.base import Base
+from langsearch.space.architecture import Architecture
+from langsearch.train.cross_entropy import CrossEntropy
+from langsearch.train.forward import by_target, run_forward
+
+LANGUAGES = ("en", "fr", "de", "sw")
+DIRECTIONS = all_directions(LANGUAGES)
+Architect = Callable[..., Architecture]
+
+
+@pytest.fixture(autouse=True)
+def few_tokens_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lora_linear, "_MIN_WORK", 0)
+
+
+@pytest.fixture
+def batch(quickstart_store: TokenStore, tiny_base: Base) -> Batch:
+    """Two sentences in each of twelve directions, in a random order."""
+    rows = [[index, row] for index in range(len(DIRECTIONS)) for row in range(2)]
+    mixed = np.random.default_rng(0).permutation(np.array(rows, np.int32))
+    return collate(quickstart_store, DIRECTIONS, mixed, tiny_base.vocabulary(LANGUAGES), LANGUAGES)
+
+
+def randomised(learner: AdaptedModel) -> AdaptedModel:
+    generator = torch.Generator().manual_seed(0)
+    for layer in learner.lora.layers.values():
+        for slot in layer.slots:
+            for matrix in layer.pair(slot):
+                matrix.copy_(torch.randn(matrix.shape, generator=generator) * 0.2)
+    return learner
+
+
+def loss_and_gradients(learner: AdaptedModel, batch: Batch) -> tuple[float, dict[str, Tensor]]:
+    states = run_forward(learner, batch, frozenset({"decoder"}), torch.float32)
+    loss = CrossEntropy(0.1).loss(learner.model, states, batch)
+    torch.autograd.backward(loss)
+    gradients = {}
+    for name, parameter in learner.parameters().items():
+        assert parameter.grad is not None
+        gradients[name], parameter.grad = parameter.grad, None
+    return float(loss.detach()), gradients
+
+
+@contextmanager
+def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Gives how many layers each joint product is of."""
+    found: list[int] = []
+
+    def joint(x: Tensor, weights: Any, *rest: Any) -> tuple[Tensor, ...]:
+        found.append(len(weights))
+        return joint_lora(x, weights, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lora_linear, "joint_lora", joint)
+        yield found
+
+
+@pytest.mark.parametrize(
+    ("fields", "num_layers"),
+    [
+        # The first encoder layer is indexed by the source; the second by the target, whose rows are not sorted there.
+        ({}, 1 + 2),
+        ({"scaling": "alpha/r", "alpha": 3.0, "ffn_slice": 40}, 1 + 2),
+        # One slot for all languages has no side.
+        ({"slots": dict.fromkeys(LANGUAGES, "all"), "ranks": {"all": 3}}, 2 + 2),
+    ],
+)
+def test_losses_and_gradients_are_those_of_rows_one_by_one(
+    fields: dict[str, Any],
+    num_layers: int,
+    tiny_base: Base,
+    batch: Batch,
+    make_architecture: Architect,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    learner = randomised(adapt(tiny_base, make_architecture(**fields), LANGUAGES))
+    with counted(monkeypatch) as sizes:
+        loss, gradients = loss_and_gradients(learner, by_target(batch))
+    assert sizes.count(3) == num_layers and sizes.count(2) == 2, "q, k and v are one, as are the encoder's k and v"
+    monkeypatch.setattr(Routing, "runs", lambda *_: None)
+    with counted(monkeypatch) as sizes:
+        expected_loss, expected = loss_and_gradients(learner, batch)
+    assert not sizes
+    assert loss == pytest.approx(expected_loss, rel=1e-6)
+    for name, gradient in expected.items():
+        scale = gradient.abs().max()
+        torch.testing.assert_close(gradients[name] / scale, gradient / scale, atol=2e-5, rtol=0)
+
+
+def test_rows_are_sorted_by_target_and_all_of_them_stay_pairs(batch: Batch) -> None:
+    ordered = by_target(batch)
+    assert ordered.tgt_lang.tolist() == sorted(batch.tgt_lang.tolist())
+
+    def pairs(one: Batch) -> list[Any]:
+        columns = one.src_ids, one.src_mask, one.decoder_input_ids, one.labels, one.src_lang, one.tgt_lang
+        return sorted(zip(*(column.tolist() for column in columns), strict=True))
+
+    assert pairs(ordered) == pairs(batch) and ordered.num_tgt_tokens == batch.num_tgt_tokens
+    assert by_target(ordered) is ordered
+
+
+def test_the_encoders_states_stand_in_the_order_of_the_batch(
+    tiny_base: Base, batch: Batch, make_architecture: Architect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = randomised(adapt(tiny_base, make_architecture(num_layers=1), LANGUAGES))
+    states = run_forward(learner, batch, frozenset({"encoder"}), torch.float32)
+    monkeypatch.setattr(Routing, "runs", lambda *_: None)
+    with learner.route(batch.src_lang, batch.tgt_lang):
+        encoder: Any = learner.model.model.encoder
+        expected = encoder(input_ids=batch.src_ids, attention_mask=batch.src_mask).last_hidden_state
+    assert states.encoder is not None
+    is_token = batch.src_mask > 0
+    torch.testing.assert_close(states.encoder[is_token], expected[is_token], atol=1e-5, rtol=1e-5)
+
+
+def test_runs_are_told_where_each_languages_rows_stand_together() -> None:
+    routing = Routing()
+    with routing.languages(torch.tensor([2, 2, 0, 1]), torch.tensor([0, 1, 0, 1])):
+        assert routing.runs("src", 4) == (Run(2, 0, 2), Run(0, 2, 3), Run(1, 3, 4))
+        assert routing.runs("src", 4) is routing.runs("src", 4)
+        assert routing.runs("tgt", 4) is None
+        assert routing.runs("src", 8) is None, "rows are repeated for beams"
+    with routing.languages(torch.tensor([1]), torch.tensor([0])):
+        assert routing.runs("src", 1) == (Run(1, 0, 1),)
+
+
+def test_layers_that_are_joined_see_new_languages_and_new_weights(
+    tiny_base: Base, make_architecture: Architect
+) -> None:
+    learner = randomised(adapt(tiny_base, make_architecture(), LANGUAGES))
+    attention: Any = tiny_base.model.model.encoder.layers[0].self_attn
+    x = torch.randn(1, 3, 32)
+    found = []
+    for language in (0, 1):
+        with learner.route(torch.tensor([language]), torch.tensor([2])):
+            attention.q_proj(x)  # the others of this input are not asked for
+            found.append(attention.q_proj(x))
+    assert not torch.equal(*found)
+    attention.q_proj.B.data.zero_()
+    with learner.route(torch.tensor([1]), torch.tensor([2])):
+        assert torch.equal(attention.q_proj(x), attention.q_proj.base(x))
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+def test_the_gradients_by_hand_pass_gradcheck(scale: float) -> None:
+    def value(*shape: int, seed: int) -> Tensor:
+        return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+    x = value(4, 2, 4, seed=0).requires_grad_()
+    a = [value(2, 3, 4, seed=1 + index).requires_grad_() for index in range(2)]
+    b = [value(2, 5, 3, seed=5 + index).requires_grad_() for index in range(2)]
+    weights, biases = [value(5, 4, seed=8), value(5, 4, seed=9)], [value(5, seed=10), None]
+    segments = [
+        Segment(0, 2, (Part(0, 1, 3, scale, 0), Part(1, 1, 2, 1.0, 3))),
+        Segment(3, 4, (Part(1, 0, 1, scale, 0),)),
+    ]
+    assert torch.autograd.gradcheck(
+        lambda x, *pairs: joint_lora(x, weights, biases, pairs[:2], pairs[2:], segments), (x, *a, *b)
+    )
