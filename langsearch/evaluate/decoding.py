@@ -24,7 +24,7 @@ from langsearch.space.settings import DecodingSettings
 _MIN_TOKENS = 64
 """What a hypothesis counts at least: however short it is, its next token has a logit for each of the vocabulary."""
 
-_MIN_SHARE_LEAVING = 0.125
+_MIN_SHARE_LEAVING = 0.25
 """Rows leave when so many have ended: those that stay are copied, which has its price."""
 
 
@@ -181,8 +181,8 @@ def _search(model: Any, settings: DecodingSettings, vocabulary: BatchVocabulary)
 class DecodingQueue:
     """Rows that wait to be decoded, longest sources first, and how many there is room for.
 
-    What a row takes is its source and its longest hypothesis, padded to those of the rows it is decoded with, times the
-    beams: so many keys and values are kept of it.
+    What a row takes is its source, and its longest hypothesis times the beams, padded to those of the rows it is
+    decoded with: so many keys and values are kept of it at most.
 
     Args:
         rows: What to translate.
@@ -234,10 +234,10 @@ class DecodingQueue:
 
     def _size(self, num_rows: int, src: int, tgt: int) -> int:
         """Returns what so many rows of these lengths take, in hypotheses or in tokens."""
-        num_hypotheses = num_rows * self._settings.beams
+        beams = self._settings.beams
         if self._settings.rows_per_batch is not None:
-            return num_hypotheses
-        return max(src + tgt, _MIN_TOKENS) * num_hypotheses
+            return num_rows * beams
+        return num_rows * max(src + beams * tgt, beams * _MIN_TOKENS)
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,8 @@ class RowsInFlight:
 
     def seen(self, num: int) -> Tensor | None:
         """Returns what attention adds to the nodes with so many more, (rows, 1, beams, nodes); None where all count."""
-        return None if self.is_even else self.hidden[:, None, :, : self.used + num]
+        # In one piece: a GPU's kernels want the rows of a mask to begin at round addresses.
+        return None if self.is_even else self.hidden[:, None, :, : self.used + num].contiguous()
 
     def took(self, num: int, steps: int | None = None) -> None:
         """Notes that so many nodes were written, of so many tokens of each hypothesis; None: of as many."""
@@ -93,7 +94,7 @@ class RowsInFlight:
             tgt_lang=self.tgt_lang[rows],
             lengths=self.lengths[rows],
             src_mask=mask[:, :width],
-            src_bias=None if self.src_bias is None else self.src_bias[rows, :, :, :width],
+            src_bias=None if self.src_bias is None else self.src_bias[rows, :, :, :width].contiguous(),
             cross=[(keys[rows, :width], values[rows, :width]) for keys, values in self.cross],
         )
 
