@@ -16,6 +16,7 @@ from langsearch.evaluate.evaluation import Evaluation, evaluate
 from langsearch.evaluate.spbleu import Scores, SpBleu
 from langsearch.experiment.earlier import load_begun_space
 from langsearch.experiment.environment import Environment, build_environment, check_space
+from langsearch.experiment.folder import STORE_FOLDER
 from langsearch.experiment.task import TrialTask
 from langsearch.model.base import Base, load_base
 from langsearch.model.device import settle
@@ -54,13 +55,16 @@ def print_evaluation(
         raise InputError(f"--split must be one of {', '.join(_SPLITS)}, but got {split!r}.")
     with TemporaryDirectory(prefix="langsearch-store-") as temporary:
         if (target / FORMAT_FILE).exists():
-            label, base, environment, learner = _open_adapters(target, space_file, Path(temporary))
+            label, base, environment, learner = _open_adapters(console, target, space_file, Path(temporary))
         else:
             label, base, environment, learner = _open_trial(target, trial)
         settings = environment.evaluation.final
         if beams is not None:
             settings = replace(settings, beams=beams)
         data = evaluation_data(base, environment, "test" if _SPLITS[split] == "test" else "full", settings)
+
+        num_sentences = sum(map(len, data.rows.values()))
+        console.print(f"Translating {num_sentences:,} sentences in {len(data.rows):,} directions …")
 
         def score(num_parts: int) -> Evaluation:
             scorer = SpBleu(environment.tokenizer)
@@ -74,7 +78,9 @@ def print_evaluation(
     return evaluation.scores
 
 
-def _open_adapters(target: Path, space_file: Path | None, store_folder: Path) -> tuple[str, Base, Environment, Learner]:
+def _open_adapters(
+    console: Console, target: Path, space_file: Path | None, store_folder: Path
+) -> tuple[str, Base, Environment, Learner]:
     exported = read_export(target)
     is_own = space_file is None
     if space_file is None:
@@ -83,6 +89,7 @@ def _open_adapters(target: Path, space_file: Path | None, store_folder: Path) ->
         space_file = next((place for place in places if place.exists()), None)
         if space_file is None:
             raise InputError(f"Scoring needs data: name a space with --space for the adapters in {target}.")
+        store_folder = space_file.parents[1] / STORE_FOLDER  # where the search has its tokens
     space = load_begun_space(space_file) if is_own else load_space(space_file)
     is_open = space.base == exported.source.id and space.base_source.revision is None
     source = replace(space.base_source, revision=exported.source.revision) if is_open else None
@@ -96,7 +103,7 @@ def _open_adapters(target: Path, space_file: Path | None, store_folder: Path) ->
     if own != theirs:
         raise InputError(f"The space must have the adapters' new languages {theirs}, but has {own}.")
     base = with_new_languages(load_base(checked.base), space.new_languages)
-    environment = build_environment(checked, base, store_folder)
+    environment = build_environment(checked, base, store_folder, console)
     base = settle(base, environment.compute.resident(space.trainer_section.precision))
     learner = adapt(base, exported.architecture, environment.languages)
     load_export(learner, target)
