@@ -17,7 +17,7 @@ pytest_plugins = ["cli_fixtures", "search_fixtures"]
 def test_evaluate_prints_the_score_with_its_signature(trained: Path, langsearch: "Command") -> None:
     ended = langsearch("evaluate", trained, "--split", "devtest", "--trial", "0")
     assert (ended.code, ended.err) == (0, "")
-    assert ended.out.startswith("tiny, trial 00000, test set, greedy\n")
+    assert "\ntiny, trial 00000, test set, greedy\n" in ended.out
     assert ended.out.splitlines()[-1].startswith("nrefs:1|")
 
 
