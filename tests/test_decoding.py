@@ -192,8 +192,7 @@ def test_as_many_rows_are_in_flight_as_their_tokens_allow(beams: int) -> None:
 
     def tokens(indices: list[int]) -> int:
         longest = max(int(lengths[index]) for index in indices)
-        # The source stands once for a sentence, whose hypotheses each have tokens of their own.
-        return len(indices) * max(longest + 2 + beams * (2 * longest + 12), beams * 64)
+        return len(indices) * beams * max(longest + 2 + 2 * longest + 12, 64)
 
     while flying or queue.is_waiting:
         new = queue.take(flying)

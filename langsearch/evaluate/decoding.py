@@ -181,8 +181,8 @@ def _search(model: Any, settings: DecodingSettings, vocabulary: BatchVocabulary)
 class DecodingQueue:
     """Rows that wait to be decoded, longest sources first, and how many there is room for.
 
-    What a row takes is its source, and its longest hypothesis times the beams, padded to those of the rows it is
-    decoded with: so many keys and values are kept of it at most.
+    What a row takes is its source and its longest hypothesis, padded to those of the rows it is decoded with, times the
+    beams: more keys and values are never kept of it.
 
     Args:
         rows: What to translate.
@@ -234,10 +234,10 @@ class DecodingQueue:
 
     def _size(self, num_rows: int, src: int, tgt: int) -> int:
         """Returns what so many rows of these lengths take, in hypotheses or in tokens."""
-        beams = self._settings.beams
+        num_hypotheses = num_rows * self._settings.beams
         if self._settings.rows_per_batch is not None:
-            return num_rows * beams
-        return num_rows * max(src + beams * tgt, beams * _MIN_TOKENS)
+            return num_hypotheses
+        return max(src + tgt, _MIN_TOKENS) * num_hypotheses
 
 
 @dataclass(frozen=True)
