@@ -69,6 +69,41 @@ def test_blocks_come_back_in_order_from_several_processes() -> None:
     assert [ids for _, ids in found] == [byte_tokens([row for row in block if row is not None]) for block in blocks]
 
 
+ORPHANS = """
+import sys, time
+from langsearch.data.encoding import Encoder
+from tests.test_token_parts import byte_tokens
+if __name__ == "__main__":
+    with Encoder(byte_tokens, 2) as encoder:
+        blocks = encoder.encode([str(number)] for number in range(10**9))
+        next(blocks)
+        print(*encoder._pool._processes, flush=True)
+        time.sleep(60)
+"""
+
+
+def test_processes_end_with_the_one_that_they_work_for(tmp_path: Path) -> None:
+    script = tmp_path / "orphans.py"
+    script.write_text(ORPHANS, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        assert parent.stdout is not None
+        children = [int(number) for number in parent.stdout.readline().split()]
+        parent.kill()
+    assert len(children) >= 1
+    deadline = time.monotonic() + 30
+    while [number for number in children if _is_alive(number)]:
+        assert time.monotonic() < deadline, "they wait for ever"
+        time.sleep(0.05)
+
+
+def _is_alive(number: int) -> bool:
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def test_another_process_splits_as_the_base_does(embedded_base: Base) -> None:
     splitter = pickle.loads(pickle.dumps(Splitter(embedded_base.tokenizer)))  # noqa: S301
     sentences = ["The house is old.", "Nyumba ni kubwa."]

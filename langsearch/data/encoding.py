@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -111,6 +112,15 @@ _tokenizes: list[Tokenize] = []
 
 def _begin(tokenize: Tokenize) -> None:
     _tokenizes.append(tokenize)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Ends this process once the one that it works for is gone, also by `kill -9`: its pool would wait for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _encode(sentences: Sequence[str]) -> list[list[int]]:
