@@ -70,6 +70,9 @@ def new_base(_loaded_base: "Base") -> "Callable[[], Base]":
         max_position_embeddings=256,
         dropout=0.0,
         attention_dropout=0.0,
+        # In training mode a layer is left out by chance otherwise, which only `set_dropout` ends.
+        encoder_layerdrop=0.0,
+        decoder_layerdrop=0.0,
         init_std=0.1,  # with the default of 0.02 so small a model says nearly the same to everything
         scale_embedding=True,
     )

@@ -4,6 +4,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,10 +17,11 @@ from langsearch.data.directions import Direction
 from langsearch.experiment.environment import Environment
 from langsearch.experiment.folder import read_json, read_rows, write_rows
 from langsearch.model.base import Base, load_base
+from langsearch.model.device import Compute
 from langsearch.space.architecture import Architecture
 from langsearch.study.results import FinalResult
 from langsearch.trial.card_examples import adapter_lines
-from langsearch.trial.cards import MIN_SENTENCES, hub_code
+from langsearch.trial.cards import MIN_SENTENCES, _precision_lines, hub_code
 from langsearch.trial.export import export_front, export_trial, open_experiment
 from langsearch.trial.scores import SCORES
 
@@ -190,3 +192,22 @@ def test_norwegian_stays_text_for_a_reader_of_yaml_1_1() -> None:
     from huggingface_hub import ModelCardData
 
     assert "'no'" in ModelCardData(language=["no"]).to_yaml()
+
+
+@pytest.mark.parametrize(
+    ("trainer", "compute", "said"),
+    [
+        ("auto", Compute(), None),
+        ("fp32", Compute(cpu_precision="bf16"), None),
+        ("auto", Compute(cpu_precision="bf16"), "with the base in bf16,"),
+        ("bf16", Compute(), "with the base in bf16,"),
+        ("auto", Compute(gpu=1), "with the base in bf16 or fp16,"),
+    ],
+)
+def test_scores_of_a_lower_precision_than_the_examples_are_told(
+    trainer: str, compute: Compute, said: str | None
+) -> None:
+    task: Any = SimpleNamespace(trainer=SimpleNamespace(precision=trainer))
+    environment: Any = SimpleNamespace(compute=compute)
+    text = " ".join(_precision_lines(environment, task))
+    assert (said is None and text == "") or (said is not None and said in text)

@@ -34,8 +34,8 @@ WRONG = {
     ),
     "an unknown language": (
         "languages.low=[swx]",
-        "A language must be among the 100 known here, but got 'swx'. Did you mean sw? One that the base has no token "
-        "for can begin as another: languages: {new: {tyv: {like: kaz}}}.\n"
+        "--set languages.low=[swx]: A language must be among the 100 known here, but got 'swx'. Did you mean sw? One "
+        "that the base has no token for can begin as another: languages: {new: {tyv: {like: kaz}}}.\n"
         "error: embedded quickstart: a column for swx must exist. Did you mean sw?",
     ),
     "files with unequal line counts": (
@@ -72,12 +72,13 @@ WRONG = {
     ),
     "an unknown base": (
         "base=tiny",
-        "A base must be an embedded name (tiny-m2m, tiny-m2m-2), a folder or a hub id, but got 'tiny'.",
+        "--set base=tiny: A base must be an embedded name (tiny-m2m, tiny-m2m-2), a folder or a hub id, but got "
+        "'tiny'.",
     ),
     "a base that cannot be fetched": (
         "base=nobody/nothing",
-        "The base 'nobody/nothing' is no folder here, not whole in the hub's cache, and could not be fetched from the "
-        "hub: HF_HUB_OFFLINE is set. Unset it, or fetch the base where there is a network and give its folder.",
+        "--set base=nobody/nothing: The base 'nobody/nothing' is no folder here, not whole in the hub's cache, and "
+        "could not be fetched from the hub: HF_HUB_OFFLINE is set. Unset it, or fetch the base where there is a network and give its folder.",
     ),
     "an unknown baseline": (
         "baselines=[pretraind]",

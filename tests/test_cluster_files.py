@@ -26,7 +26,7 @@ def read(name: str) -> dict[str, Any]:
 
 def test_every_file_is_known_to_these_tests() -> None:
     found = {path.name for path in CLUSTER.iterdir() if path.is_file()}
-    others = {"slurm.sbatch", "submit.py", "README.md", "Dockerfile"}
+    others = {"slurm.sbatch", "submit.py", "README.md", "gpu.md", "Dockerfile"}
     assert found == {f"{name}.yaml" for name in (*LAUNCHER, "kuberay")} | others
 
 

@@ -136,14 +136,15 @@ def test_only_a_single_text_has_its_last_rows_held_out(tmp_path: Path, train: st
 
 
 def test_an_experiment_from_before_keeps_its_last_rows_and_a_new_space_differs_from_it(tmp_path: Path) -> None:
-    text = SPACE.replace("{tsv: a.tsv}", "[{tsv: a.tsv}, {tsv: b.tsv}]")
+    space = f"{SPACE}baselines: []\n"  # what was recorded before there was a default
+    text = space.replace("{tsv: a.tsv}", "[{tsv: a.tsv}, {tsv: b.tsv}]")
     new = load(tmp_path, text)
     old = load_space(tmp_path / "small.yaml", is_recorded=True)
     assert (old.data.holdout_rows, new.data.holdout_rows) == ("last", "spread")
     assert old.text != new.text
     assert load(tmp_path, text.replace("{holdout: 3}", "{holdout: 3, rows: last}")).text == old.text
     # A single source means the same as ever, so that its recorded text does not change.
-    single = load(tmp_path, SPACE)
+    single = load(tmp_path, space)
     assert load_space(tmp_path / "small.yaml", is_recorded=True).text == single.text
 
 

@@ -257,7 +257,7 @@ def test_parquet_problems_come_at_once(tmp_path: Path) -> None:
     source = parquet_source(tmp_path, pa.table({"en": ["a", ""], "fr": [1, 2], "de": ["a\nb", "c"]}))
     path = tmp_path / "x.parquet"
     assert problems_of(source, "en", "fr", "de", "nl") == (
-        f"{path}: a column for nl must exist. Did you mean en?",
+        f"{path}: a column for nl must exist. Valid: en, fr, de.",
         f"{path}: column en, row 1 (from 0): a sentence must not be empty. Remove the row from all languages",
         f"{path}: column fr: a language must be a column of text, but got int64",
         f"{path}: column de, row 0 (from 0): a sentence must be one line, but holds a line break",

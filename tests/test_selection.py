@@ -19,7 +19,7 @@ pytest_plugins = ["search_fixtures"]
 
 def _search(said: list[str], table: "TrialTable", final: DecodingSettings) -> Any:
     """As much of a search as its selection says something of."""
-    checked = SimpleNamespace(corpus=SimpleNamespace(validation=range(52)), directions=range(56))
+    checked = SimpleNamespace(num_validation_sentences=52, directions=range(56))
     return SimpleNamespace(
         table=table,
         checked=checked,

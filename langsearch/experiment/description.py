@@ -34,7 +34,7 @@ def write_description(folder: ExperimentFolder, checked: CheckedSpace, signature
         "directions": [str(direction) for direction in checked.directions],
         "zero_shot": [str(direction) for direction in checked.zero_shot],
         "num_train_sentences": len(checked.corpus.train),
-        "num_validation_sentences": len(checked.corpus.validation),
+        "num_validation_sentences": checked.num_validation_sentences,
         "num_test_sentences": len(checked.corpus.test),
         "tokenizer": {"name": tokenizer.name, "stand_in": tokenizer.is_stand_in, "sha256": tokenizer.sha256},
         "signature": signature,

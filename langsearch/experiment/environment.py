@@ -89,6 +89,12 @@ class CheckedSpace:
     """What `data.filter` has left out of the training part; None: there is no filter."""
 
     @property
+    def num_validation_sentences(self) -> int:
+        """How many sentences a direction has in the validation part, that which has most; of bitexts none has all."""
+        rows = [rows.validation for rows in self.direction_rows.values()]
+        return max(rows, default=len(self.corpus.validation))
+
+    @property
     def zero_shot(self) -> tuple[Direction, ...]:
         """The directions that are scored but not trained on."""
         return tuple(direction for direction, rows in self.direction_rows.items() if rows.is_zero_shot)
@@ -110,7 +116,7 @@ def check_space(space: Space, source: BaseSource | None = None, *, is_begun: boo
     family = ""
     directions: tuple[Direction, ...] = ()
     try:
-        found = locate_base(source or space.base_source)
+        found = _located_base(space, source or space.base_source)
         problems += found.check()
         folder = found.folder
         shape = read_shape(folder, found.source.family)
@@ -171,15 +177,28 @@ def check_space(space: Space, source: BaseSource | None = None, *, is_begun: boo
     )
 
 
+def _located_base(space: Space, source: BaseSource) -> FoundBase:
+    """Returns where the base lies. Raises InputError with the place in the space where it is named."""
+    try:
+        return locate_base(source)
+    except InputError as error:
+        place = space.document.where(("base",))
+        raise InputError([f"{place}: {problem}" for problem in error.problems]) from error
+
+
 def _check_languages(space: Space, tokenizer: BaseTokenizer) -> list[str]:
     """Returns the problems of the languages with a base: those that it does not know, and those that begin in it."""
     problems = []
-    known = [language for language in space.languages if language not in space.new_languages]
-    try:
-        tokenizer.vocabulary(known, decoder_start_id=0)
-    except InputError as error:
-        way_out = "One that the base has no token for can begin as another: languages: {new: {tyv: {like: kaz}}}."
-        problems += [f"{problem} {way_out}" for problem in error.problems]
+    way_out = "One that the base has no token for can begin as another: languages: {new: {tyv: {like: kaz}}}."
+    for name, members in space.classes.items():
+        for index, language in enumerate(members):
+            if language in space.new_languages:
+                continue
+            try:
+                tokenizer.vocabulary([language], decoder_start_id=0)
+            except InputError as error:
+                place = space.document.where(("languages", name, index))
+                problems += [f"{place}: {problem} {way_out}" for problem in error.problems]
     problems += [
         space.document.problem(("languages", "new", *keys), text)
         for keys, text in check_new_languages(tokenizer, space.new_languages)

@@ -88,7 +88,7 @@ test_front.__test__ = False  # type: ignore[attr-defined]
 
 def _part(search: Search, num_sentences: int | None, num_directions: int | None) -> str:
     checked = search.checked
-    return final_part(num_sentences, num_directions, len(checked.corpus.validation), len(checked.directions))
+    return final_part(num_sentences, num_directions, checked.num_validation_sentences, len(checked.directions))
 
 
 def _run(search: Search, evaluations: Sequence[tuple[str, FinalSplit]]) -> None:

@@ -83,6 +83,7 @@ def model_card(
         "## Scores",
         "",
         *_score_lines(folder, environment, row),
+        *_precision_lines(environment, task),
         "",
         "## Data",
         "",
@@ -229,6 +230,19 @@ def _score_lines(folder: ExperimentFolder, environment: Environment, row: TrialR
     if row.result:
         yield ""
         yield f"Signature: `{row.result.signature}`"
+
+
+def _precision_lines(environment: Environment, task: TrialTask) -> Iterator[str]:
+    """Yields what a card says of scores that were decoded in another type than its example decodes in."""
+    precision: str = task.trainer.precision
+    if precision == "auto":
+        precision = "bf16 or fp16" if environment.compute.gpu else environment.compute.cpu_precision
+    if precision != "fp32":
+        yield ""
+        yield from _wrapped(
+            f"The scores are of decoding with the base in {precision}, as it was trained with. In fp32, as below, the "
+            "mean is much the same, but single sentences may be translated otherwise."
+        )
 
 
 def _counts(folder: ExperimentFolder, row: TrialRow) -> dict[str, list[int]]:
