@@ -78,7 +78,8 @@ WRONG = {
     "a base that cannot be fetched": (
         "base=nobody/nothing",
         "--set base=nobody/nothing: The base 'nobody/nothing' is no folder here, not whole in the hub's cache, and "
-        "could not be fetched from the hub: HF_HUB_OFFLINE is set. Unset it, or fetch the base where there is a network and give its folder.",
+        "could not be fetched from the hub: HF_HUB_OFFLINE is set. Unset it, or fetch the base where there is a "
+        "network and give its folder.",
     ),
     "an unknown baseline": (
         "baselines=[pretraind]",
