@@ -174,6 +174,11 @@ class Driver:
         return self._process.poll() is not None
 
     @property
+    def code(self) -> int | None:
+        """The exit code, once it has ended."""
+        return self._process.poll()
+
+    @property
     def output(self) -> str:
         """What it has printed, in one line."""
         return re.sub(r"\s+", " ", self._log.read_text(encoding="utf-8", errors="replace"))
