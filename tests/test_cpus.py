@@ -64,8 +64,15 @@ def test_pytorch_takes_no_more_threads_than_there_are_cpus(monkeypatch: pytest.M
     assert taken == [before]
 
 
-def test_threads_sleep_while_they_wait_unless_the_user_says_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_sleep_while_they_wait_where_others_want_the_cores_unless_the_user_says_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setattr(cpus, "available_cpus", lambda: 4)
+    monkeypatch.setattr(os, "getloadavg", lambda: (1.9, 9.0, 9.0))
+    cpus.wait_passively()
+    assert "OMP_WAIT_POLICY" not in os.environ, "idle cores: spinning is the faster way"
+    monkeypatch.setattr(os, "getloadavg", lambda: (2.1, 0.0, 0.0))
     cpus.wait_passively()
     assert os.environ["OMP_WAIT_POLICY"] == "passive"
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")

@@ -14,7 +14,7 @@ from ray._private.authentication.authentication_token_setup import maybe_enable_
 from ray.exceptions import AuthenticationError, RayError
 
 from langsearch.experiment.places import check_writable
-from langsearch.model.cpus import WAITING, available_cpus
+from langsearch.model.cpus import available_cpus, wait_passively
 from langsearch.model.device import require_gpu
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space
@@ -41,8 +41,6 @@ _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     # Relative paths in a space mean the same on a worker as here.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    # Threads that wait for each other sleep: spinning, they take the cores from the trials beside them.
-    **WAITING,
     # Nothing of a run is sent to anybody.
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
@@ -223,6 +221,7 @@ def set_environment() -> None:
     """Sets the variables that a search needs, where the user has not."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    wait_passively()
     # Tune would print a traceback for every lost worker and every full disk; ours says what happened in a line.
     for name in ("ray.tune.execution.experiment_state", "ray.tune.execution.tune_controller", "ray.tune.tune"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

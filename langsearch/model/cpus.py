@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 WAITING = {"OMP_WAIT_POLICY": "passive"}
 """What OpenMP reads when PyTorch is first imported: threads that wait for each other sleep.
 
-By default they spin. On cores that other processes want too, two spinning threads took 10 to 15 times as long as two
-that sleep, and five times the CPU time (tests/benchmarks/README.md).
+By default they spin. On cores that other processes want too, two spinning threads took 7 to 14 times as long as two
+that sleep, and ten times the CPU time; on idle cores they took 0.4 of it (tests/benchmarks/README.md).
 """
 
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -17,12 +17,14 @@ _OWN = Path("/proc/self/cgroup")
 
 
 def wait_passively() -> None:
-    """Has the threads of this process, and of those that it starts, sleep while they wait, unless the user says else.
+    """Has threads sleep while they wait, where other processes want the cores and unless the user says else.
 
-    Called before PyTorch is imported; later it holds for processes alone that are started then.
+    Of this process, if PyTorch is not imported yet, and of those that it starts. Others want the cores where more than
+    half of them were taken within the last minute.
     """
-    for name, value in WAITING.items():
-        os.environ.setdefault(name, value)
+    if os.getloadavg()[0] > available_cpus() / 2:
+        for name, value in WAITING.items():
+            os.environ.setdefault(name, value)
 
 
 def available_cpus() -> int:
