@@ -71,16 +71,12 @@ def check(space: SpaceLike, overrides: Overrides = (), *, measure: bool = True, 
         InputError: With all that is wrong with the space, its base and its sentences.
     """
     loaded = load_space(space, overrides)
-    from langsearch.experiment.environment import check_space
-    from langsearch.search.checking import check_constraints, describe_check, print_check
+    from langsearch.search.checking import check_search, describe_check, print_check
     from langsearch.search.forecast import forecast
     from langsearch.search.sentence_lines import find_dirt_of
-    from langsearch.search.trackers import check_tracking
 
     with speaking_python():
-        checked = check_space(loaded)
-        check_constraints(checked)
-        check_tracking(loaded)
+        checked = check_search(loaded)
         dirt = find_dirt_of(checked)
         found = forecast(checked, is_measured=measure)
         if not quiet:

@@ -52,18 +52,14 @@ def conduct_search(
         KeyboardInterrupt: At the second Ctrl+C, or the first one outside of the trials.
     """
     check_experiments(experiments, space.name)
-    from langsearch.experiment.environment import check_space
-    from langsearch.search.checking import check_constraints
+    from langsearch.search.checking import check_search
     from langsearch.search.display import Display
     from langsearch.search.ending import Ending, ending_of
     from langsearch.search.forecast import forecast
     from langsearch.search.forecast_lines import counted_warnings
     from langsearch.search.runner import run_search
-    from langsearch.search.trackers import check_tracking
 
-    checked = check_space(space)
-    check_constraints(checked)
-    check_tracking(space)
+    checked = check_search(space)
     display = Display(console, space.name, space.search.trials, len(space.baselines), is_quiet=is_quiet)
     if not resume and not resume_if_begun:
         for text in counted_warnings(checked, forecast(checked, is_measured=False)):

@@ -58,15 +58,11 @@ def check(
     of each pair, weight: W to draw them more often.
     """
     loaded = load_with_options(space, overrides)
-    from langsearch.experiment.environment import check_space
-    from langsearch.search.checking import check_constraints, describe_check, print_check
+    from langsearch.search.checking import check_search, describe_check, print_check
     from langsearch.search.forecast import forecast
     from langsearch.search.sentence_lines import find_dirt_of
-    from langsearch.search.trackers import check_tracking
 
-    checked = check_space(loaded)
-    check_constraints(checked)
-    check_tracking(loaded)
+    checked = check_search(loaded)
     dirt = find_dirt_of(checked)
     found = forecast(checked, is_measured=is_measured)
     if is_json:

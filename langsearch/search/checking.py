@@ -12,7 +12,7 @@ from rich.table import Table
 
 from langsearch.data.directions import class_pair, sample_directions
 from langsearch.experiment.dirt import FoundDirt
-from langsearch.experiment.environment import CheckedSpace
+from langsearch.experiment.environment import CheckedSpace, check_space
 from langsearch.experiment.task import summarize
 from langsearch.model.cache import cache_folder
 from langsearch.model.finding import FoundBase
@@ -23,7 +23,7 @@ from langsearch.search.known_pieces import describe_languages, language_lines
 from langsearch.search.needs import describe_needs, memory_lines, memory_needs
 from langsearch.search.sentence_lines import describe_sentences, dirt_table, find_dirt_of, sentence_lines, worst_lines
 from langsearch.search.sizes import parameter_range, sample_point
-from langsearch.search.trackers import describe_tracking
+from langsearch.search.trackers import check_tracking, describe_tracking
 from langsearch.space.architecture import Architecture, BaseShape
 from langsearch.space.plan import (
     Classes,
@@ -227,6 +227,18 @@ def _fidelity(settings: DecodingSettings) -> str:
     counts = ((settings.directions, "direction"), (settings.sentences, "sentence"))
     amounts = [f"{count or 'all'} {noun}{'' if count == 1 else 's'}" for count, noun in counts]
     return f"{' x '.join(amounts)}, {'greedy' if settings.beams == 1 else f'beam {settings.beams}'}"
+
+
+def check_search(space: Space) -> CheckedSpace:
+    """Checks a space against its base, its data and its trackers, and whether a trial can keep its constraints.
+
+    Raises:
+        InputError: With what is wrong.
+    """
+    checked = check_space(space)
+    check_constraints(checked)
+    check_tracking(space)
+    return checked
 
 
 def check_constraints(checked: CheckedSpace) -> None:
