@@ -115,7 +115,7 @@ def _hint(language: str, file: ColumnFile) -> str:
         return f" Its script must be said: {' or '.join(scripts)}"
     meant = _match_names(language, file.names)
     if meant is not None:
-        return f" {meant!r} is a name and no code: call it {language}, or write `columns: {{{language}: {meant}}}`."
+        return f" {_by_name({language: meant})}"
     codes = {name: alias for alias, name in (file.aliases or {}).items()}
     return near_names(language, [codes.get(name, name) for name in file.names])
 

@@ -98,10 +98,12 @@ class FoundDirt:
             sum(dirt.num_looked_at(language, kind) for dirt in self.parts.values()), 1
         )
 
-    def pair_share(self, pair: LanguagePair, kind: str) -> float:
-        """Returns which share of a language pair's rows has a kind of fault that is one of pairs, in [0, 1]."""
-        num = sum(dirt.num_marked_pairs.get((pair, kind), 0) for dirt in self.parts.values())
-        return num / max(sum(dirt.num_pairs.get(pair, 0) for dirt in self.parts.values()), 1)
+    def pair_share(self, kind: str, src: str, tgt: str) -> float:
+        """Returns which share of two languages' rows has a kind of fault that is one of pairs, in [0, 1]."""
+        either = ((src, tgt), (tgt, src))
+        found = [dirt.num_marked_pairs.get((pair, kind), 0) for dirt in self.parts.values() for pair in either]
+        looked_at = [dirt.num_pairs.get(pair, 0) for dirt in self.parts.values() for pair in either]
+        return sum(found) / max(sum(looked_at), 1)
 
     def num(self, language: str, kind: str) -> int:
         """Returns how many of a language's sentences have a kind of fault, of those that were looked at."""

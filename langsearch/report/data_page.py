@@ -140,15 +140,33 @@ def _matrix_figure(
 ) -> Figure:
     """Returns a matrix of source by target."""
     names = [plotly_text(language) for language in look.languages]
-    trace = {
+    hover = f"%{{y}} to %{{x}}: %{{customdata}} {unit}<extra></extra>"
+    trace = _heatmap(names, names, shades, texts, hover, colour, most) | {"customdata": texts}
+    if len(names) > 8:  # no room for words in the cells
+        trace |= {"text": None, "texttemplate": None}
+    layout = _rows_layout(look.languages, {"title": {"text": "target"}, "side": "bottom"}, per_row=1)
+    layout["yaxis"] |= {"title": {"text": "source"}}
+    return {"data": [trace], "layout": layout}
+
+
+def _heatmap(
+    columns: Sequence[str],
+    rows: Sequence[str],
+    shades: ShareMatrix,
+    texts: Sequence[Sequence[str]],
+    hover: str,
+    colour: str,
+    most: float | None,
+) -> Figure:
+    """Returns a trace of cells from the tint at 0 to a colour at `most`, or at the largest, with their texts."""
+    return {
         "type": "heatmap",
-        "x": names,
-        "y": names,
+        "x": columns,
+        "y": rows,
         "z": shades,
-        "customdata": texts,
-        "text": texts if len(names) <= 8 else None,
-        "texttemplate": "%{text}" if len(names) <= 8 else None,
-        "hovertemplate": f"%{{y}} to %{{x}}: %{{customdata}} {unit}<extra></extra>",
+        "text": texts,
+        "texttemplate": "%{text}",
+        "hovertemplate": hover,
         "hoverongaps": False,
         "showscale": False,
         "zmin": 0,
@@ -157,9 +175,6 @@ def _matrix_figure(
         "xgap": 1,
         "ygap": 1,
     }
-    layout = _rows_layout(look.languages, {"title": {"text": "target"}, "side": "bottom"}, per_row=1)
-    layout["yaxis"] |= {"title": {"text": "source"}}
-    return {"data": [trace], "layout": layout}
 
 
 def _unknown_matrix(look: DataLook) -> ShareMatrix:
@@ -262,22 +277,10 @@ def _fault_figure(look: DataLook) -> Figure | None:
     languages = [language for language in look.languages if any(fault.language == language for fault in look.faults)]
     shares = {(fault.language, fault.kind): 100 * fault.share for fault in look.faults}
     z = [[shares.get((language, kind)) for kind in _KINDS] for language in languages]
-    trace = {
-        "type": "heatmap",
-        "x": list(_KINDS.values()),
-        "y": [plotly_text(language) for language in languages],
-        "z": z,
-        "text": [["" if share is None else f"{share:.3g} %" for share in row] for row in z],
-        "texttemplate": "%{text}",
-        "hovertemplate": "%{y}, %{x}: %{text}<extra></extra>",
-        "hoverongaps": False,
-        "showscale": False,
-        "zmin": 0,
-        "zmax": 10,
-        "colorscale": [[0, "var(--tint)"], [1, "var(--worse)"]],
-        "xgap": 1,
-        "ygap": 1,
-    }
+    texts = [["" if share is None else f"{share:.3g} %" for share in row] for row in z]
+    names = [plotly_text(language) for language in languages]
+    hover = "%{y}, %{x}: %{text}<extra></extra>"
+    trace = _heatmap(list(_KINDS.values()), names, z, texts, hover, "var(--worse)", 10)
     return {"data": [trace], "layout": _rows_layout(languages, {"side": "top"}, per_row=1)}
 
 

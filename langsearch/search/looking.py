@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from langsearch.data.batches import NUM_MARKS
 from langsearch.data.dirt import KINDS, MAX_SPLIT, spaced
-from langsearch.data.overlap import LanguagePair
 from langsearch.data.parallel import ParallelText
 from langsearch.experiment.corpus import PARTS
 from langsearch.experiment.data_look import DataLook, Fault, PairMatrix
@@ -58,10 +57,7 @@ def look_at_data(checked: CheckedSpace, dirt: FoundDirt) -> DataLook:
             for kind in KINDS
             if dirt.num(language, kind)
         ],
-        faulty_shares={
-            kind: _by_direction(checked, lambda src, tgt, kind=kind: dirt.pair_share(_pair(dirt, src, tgt), kind))  # type: ignore[misc]
-            for kind in ("copies", "lengths")
-        },
+        faulty_shares={kind: _by_direction(checked, partial(dirt.pair_share, kind)) for kind in ("copies", "lengths")},
         shared_pairs={
             f"{overlap.part} in {overlap.other}": _pairs(
                 checked, [present[overlap.part][name][overlap.rows] for name in space.languages]
@@ -86,11 +82,6 @@ def _by_direction(checked: CheckedSpace, value: Callable[[str, str], _Value]) ->
     given = {(direction.src, direction.tgt) for direction in checked.directions}
     languages = checked.space.languages
     return [[value(src, tgt) if (src, tgt) in given else None for tgt in languages] for src in languages]
-
-
-def _pair(dirt: FoundDirt, src: str, tgt: str) -> LanguagePair:
-    """Returns the two languages in the order in which they were looked at."""
-    return (src, tgt) if any((src, tgt) in found.num_pairs for found in dirt.parts.values()) else (tgt, src)
 
 
 def _length_ratio(dirt: FoundDirt, src: str, tgt: str) -> float | None:
