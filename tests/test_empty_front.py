@@ -20,12 +20,13 @@ from langsearch.report.sentences import headline, sentences
 from langsearch.report.showing import print_experiment
 from langsearch.report.summary import summarise
 from langsearch.space.problems import InputError
-from langsearch.space.schema import load_space
+from langsearch.space.schema import Space, load_space
 from langsearch.space.search_sections import parse_constraint
 from langsearch.space.settings import CheckpointSettings
 from langsearch.study.constraints import Constraints
 from langsearch.study.nearest import Miss, Nearest, Standing, find_nearest
-from langsearch.study.results import FinalResult
+from langsearch.study.results import FinalResult, TrialResult
+from langsearch.study.table import TrialTable
 from langsearch.trial.export import choose_trial, export_one
 
 if TYPE_CHECKING:
@@ -184,17 +185,24 @@ def test_the_weights_of_the_nearest_stay_however_little_room_there_is(bounded: P
         export_one(bounded, "0", bounded.parent / "out", "peft")
 
 
+def bounded_at_8(trained: Path, folder: Path, result: TrialResult) -> tuple[ExperimentFolder, Space, TrialTable]:
+    """An experiment of one trial, whose spBLEU must be 8 at least."""
+    copy = folder / "experiments" / "tiny"
+    shutil.copytree(trained, copy, ignore=shutil.ignore_patterns("study.db", "results.parquet", "trials"))
+    experiment = ExperimentFolder(copy)
+    bounded = load_space(experiment.space, ["search.constraints=[spbleu >= 8]"])
+    experiment.space.write_text(bounded.text, encoding="utf-8")
+    space = load_space(experiment.space)
+    table = open_table(experiment, space)
+    table.propose(space.dimensions(), fingerprint="0")
+    table.complete("00000", result)
+    return experiment, space, table
+
+
 def test_final_scores_that_violate_a_constraint_are_told_as_by_how_much(
     trained: Path, tmp_path: Path, make_table: "TableMaker", make_result: "ResultMaker"
 ) -> None:
-    copy = tmp_path / "experiments" / "tiny"
-    shutil.copytree(trained, copy, ignore=shutil.ignore_patterns("study.db", "results.parquet", "trials"))
-    folder = ExperimentFolder(copy)
-    folder.space.write_text(load_space(folder.space, ["search.constraints=[spbleu >= 8]"]).text, encoding="utf-8")
-    space = load_space(folder.space)
-    table = open_table(folder, space)
-    table.propose(space.dimensions(), fingerprint="0")
-    table.complete("00000", make_result(spbleu=9.0))
+    folder, space, table = bounded_at_8(trained, tmp_path, make_result(spbleu=9.0))
     assert [row.name for row in table.front()] == ["00000"]
     low = FinalResult(
         full_spbleu=6.0,
@@ -210,7 +218,7 @@ def test_final_scores_that_violate_a_constraint_are_told_as_by_how_much(
     with pytest.raises(InputError, match=r"Trial 00000 comes nearest: spbleu 6, 2 below its bound of 8\. Name it with"):
         choose_trial(table, None)
     write_results(folder, table, 1000)
-    stored = read_experiment(copy)
+    stored = read_experiment(folder.path)
     reader = StudyReader(folder, space, 1000)
     live = reader.read()
     assert reader.read().rows[-1] is live.rows[-1], "a row that has not changed is the same object"
@@ -222,15 +230,8 @@ def test_final_scores_that_violate_a_constraint_are_told_as_by_how_much(
 def test_a_bound_on_scores_is_named_with_a_warning_that_they_are_taken_again(
     trained: Path, tmp_path: Path, make_result: "ResultMaker"
 ) -> None:
-    copy = tmp_path / "experiments" / "tiny"
-    shutil.copytree(trained, copy, ignore=shutil.ignore_patterns("study.db", "results.parquet", "trials"))
-    folder = ExperimentFolder(copy)
-    folder.space.write_text(load_space(folder.space, ["search.constraints=[spbleu >= 8]"]).text, encoding="utf-8")
-    space = load_space(folder.space)
-    table = open_table(folder, space)
-    table.propose(space.dimensions(), fingerprint="0")
-    table.complete("00000", make_result(spbleu=7.0))
+    folder, _, table = bounded_at_8(trained, tmp_path, make_result(spbleu=7.0))
     write_results(folder, table, 1000)
-    experiment = read_experiment(copy)
+    experiment = read_experiment(folder.path)
     (told,) = [text for text in sentences(experiment, summarise(experiment), {}) if "would admit it" in text]
     assert told.endswith("By `evaluation.final` it is scored once more, and must keep that too: leave some room.")

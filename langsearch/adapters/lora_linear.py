@@ -133,6 +133,7 @@ class JointInput:
 
     def __init__(self, layers: Sequence[LanguageLoRALinear]) -> None:
         self._layers = tuple(layers)
+        self._rank = max(max(layer.ranks) for layer in layers)
         for layer in layers:
             layer.joint = self
         self._runs: tuple[Run, ...] = ()
@@ -142,8 +143,7 @@ class JointInput:
 
     def suits(self, x: Tensor, runs: tuple[Run, ...]) -> bool:
         """Returns whether runs of rows are long enough, and ranks large enough, to be multiplied one by one."""
-        rank = max(max(layer.ranks) for layer in self._layers)
-        return x.shape[0] * x.shape[1] * rank >= _MIN_WORK * len(runs)
+        return x.shape[0] * x.shape[1] * self._rank >= _MIN_WORK * len(runs)
 
     def output(self, layer: LanguageLoRALinear, x: Tensor, runs: tuple[Run, ...]) -> Tensor:
         """Returns what a layer says to x (rows, len, in), as (rows, len, out).

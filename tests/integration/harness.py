@@ -15,6 +15,7 @@ from typing import Any
 
 from langsearch.experiment.folder import read_json, read_rows
 from langsearch.experiment.remote import local_copy
+from langsearch.model.cpus import WAITING
 
 FAULTS = Path(__file__).parent / "faults"
 """Holds the sitecustomize.py that injects faults into Ray's workers."""
@@ -105,7 +106,7 @@ class Experiment:
     def running(self, *more: str) -> Iterator["Driver"]:
         """Starts a run; one that still goes on at the end of the context is killed, with all its processes."""
         # Threads that wait spin by default; where others want the cores too, trials of a second then take minutes.
-        waiting = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+        waiting = {"OMP_NUM_THREADS": "1", **WAITING}
         environment = {**os.environ, **waiting, **self.environment}
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background; the run would ignore it too
             signal.signal(signal.SIGINT, signal.default_int_handler)
