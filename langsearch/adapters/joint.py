@@ -62,11 +62,16 @@ def joint_lora(
     Returns:
         (rows, len, out) of each, in x's type, or in autocast's type where it is on.
     """
-    device_type = x.device.type
-    dtype = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else x.dtype
-    with torch.autocast(device_type, enabled=False):
+    dtype = type_of_products(x)
+    with torch.autocast(x.device.type, enabled=False):
         y: tuple[Tensor, ...] = _JointLoRA.apply(x, dtype, segments, *weights, *biases, *a, *b)  # type: ignore[no-untyped-call]
     return y
+
+
+def type_of_products(x: Tensor) -> torch.dtype:
+    """Returns the type that products of x are made in: its own, or autocast's where it is on."""
+    device_type = x.device.type
+    return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else x.dtype
 
 
 class _JointLoRA(torch.autograd.Function):

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from langsearch.adapters.kinds import build_adapters
 from langsearch.adapters.language_rows import STATE_NAME, LanguageRows
 from langsearch.adapters.lora import LanguageLoRA
 from langsearch.adapters.mounting import mount
@@ -84,7 +85,10 @@ class AdaptedModel:
             InputError: If they are of another kind.
         """
         if not isinstance(self.adapters, LanguageLoRA):
-            raise InputError(f"This needs language-specific LoRA, but the adapters are {type(self.adapters).__name__}.")
+            raise InputError(
+                "This needs language-specific LoRA and no other adapters, but the architecture has "
+                f"{self.architecture.word}."
+            )
         return self.adapters
 
     def remove(self) -> None:
@@ -131,7 +135,7 @@ def adapt(base: Base, architecture: Architecture, languages: Sequence[str], seed
         languages: The order that the rows' language indices refer to.
         seed: Seed of the adapters' start.
     """
-    return AdaptedModel(base, LanguageLoRA(base, architecture, languages, seed))
+    return AdaptedModel(base, build_adapters(base, architecture, languages, seed))
 
 
 class FullModel:

@@ -5,14 +5,14 @@ architecture's. Checkpoints name a site's matrices "encoder.3.fc1.A" and ".B", a
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from langsearch.adapters.lora_linear import JointInput, LanguageLoRALinear
 from langsearch.adapters.mounting import linear_at, module_path
-from langsearch.adapters.protocol import PeftAdapter
+from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter
 from langsearch.adapters.pruning import PruningMasks
 from langsearch.adapters.routing import Routing
 from langsearch.data.directions import Direction
@@ -55,20 +55,10 @@ class LanguageLoRA:
         slot_of_language = [slots[language] for language in languages]
         self.layers: dict[Site, LanguageLoRALinear] = {}
         for entry in architecture.adapters:
-            site = entry.site
-            in_features, out_features = base.shape.features(site.stack, site.module, architecture.ffn_slice)
-            layer = LanguageLoRALinear(
-                linear_at(base.model, site),
-                self.routing,
-                entry.side,
-                dict(entry.ranks),
-                slot_of_language,
-                in_features=in_features,
-                out_features=out_features,
-                scales={slot: architecture.scale(rank) for slot, rank in entry.ranks},
-            )
-            layer.reset(architecture.init, {slot: _generator(seed, site, slot) for slot, _ in entry.ranks})
-            self.layers[site] = layer
+            ranks = dict(entry.ranks)
+            layer = lora_layer(base, architecture, entry.site, entry.side, ranks, slot_of_language, self.routing)
+            layer.reset(architecture.init, {slot: slot_generator(seed, entry.site, slot) for slot in ranks})
+            self.layers[entry.site] = layer
         for stack, modules in _SAME_INPUT:
             for number in range(base.shape.num_layers(stack)):
                 self._join([Site(stack, number, module) for module in modules])
@@ -97,7 +87,7 @@ class LanguageLoRA:
 
     def num_parameters(self) -> int:
         """Returns the sum of rank * (in + out) over sites and slots."""
-        return self.architecture.num_parameters(self._shape) - self.architecture.num_row_parameters(self._shape)
+        return self.architecture.num_site_parameters(self._shape)
 
     def num_nonzero(self) -> int:
         """Returns the stored parameters that no mask has pruned."""
@@ -117,7 +107,7 @@ class LanguageLoRA:
             self.masks.hold()
 
     @torch.no_grad()
-    def merged(self, direction: Direction) -> dict[str, nn.Module]:
+    def merged(self, direction: Direction, below: Below = NOTHING_BELOW) -> dict[str, nn.Module]:
         """Returns linear layers with W + s B A of the direction's adapters in place of W, computed in float64."""
         slots = dict(self.architecture.slots)
         found: dict[str, nn.Module] = {}
@@ -129,8 +119,8 @@ class LanguageLoRA:
             found[module_path(entry.site)] = merged_linear(layer.base, products)
         return found
 
-    def to_peft(self) -> list[PeftAdapter]:
-        """Returns an adapter for each slot and side, sorted."""
+    def to_peft(self, below: Sequence[PeftAdapter] = ()) -> list[PeftAdapter]:
+        """Returns an adapter for each slot and side, sorted. They stand at the bottom: nothing is below."""
         return [self._to_peft(side, slot, sites) for (side, slot), sites in sites_by_adapter(self.architecture).items()]
 
     def _to_peft(self, side: Side, slot: str, sites: Sequence[Site]) -> PeftAdapter:
@@ -174,6 +164,40 @@ def merged_linear(base: nn.Linear, products: Sequence[Tensor]) -> nn.Linear:
     return linear.train(base.training)
 
 
-def _generator(seed: int, site: Site, slot: str) -> torch.Generator:
-    digest = hashlib.sha256(f"{seed}/{site}/{slot}".encode()).digest()
+def lora_layer(
+    base: Base,
+    architecture: Architecture,
+    site: Site,
+    side: Side,
+    ranks: Mapping[str, int],
+    slot_of_language: Sequence[str],
+    routing: Routing,
+) -> LanguageLoRALinear:
+    """Returns the pairs of one site, all of them zero, around the base's own layer.
+
+    Args:
+        base: The base.
+        architecture: Says what of a layer is adapted, and the factor on a pair.
+        site: The place.
+        side: Which of the two indexes it.
+        ranks: The rank of each slot that has a pair there.
+        slot_of_language: For each language its slot's name.
+        routing: Where the rows' languages stand.
+    """
+    in_features, out_features = base.shape.features(site.stack, site.module, architecture.ffn_slice)
+    return LanguageLoRALinear(
+        linear_at(base.model, site),
+        routing,
+        side,
+        dict(ranks),
+        list(slot_of_language),
+        in_features=in_features,
+        out_features=out_features,
+        scales={slot: architecture.scale(rank) for slot, rank in ranks.items()},
+    )
+
+
+def slot_generator(seed: int, place: object, slot: str) -> torch.Generator:
+    """Returns the generator of a slot's start at a place, such as a site: it depends on no other slot or place."""
+    digest = hashlib.sha256(f"{seed}/{place}/{slot}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

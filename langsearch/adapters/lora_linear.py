@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from langsearch.adapters.joint import Part, Segment, joint_lora
+from langsearch.adapters.joint import Part, Segment, joint_lora, type_of_products
 from langsearch.adapters.routing import Routing, Run
 from langsearch.space.architecture import Init, Side
 
@@ -208,9 +208,8 @@ def lora_linear(
     Returns:
         (rows, len, out) in x's type, or in autocast's type where it is on.
     """
-    device_type = x.device.type
-    dtype = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else x.dtype
-    with torch.autocast(device_type, enabled=False):
+    dtype = type_of_products(x)
+    with torch.autocast(x.device.type, enabled=False):
         y: Tensor = _LoRALinear.apply(x, weight, bias, a, b, slots, scale, dtype)  # type: ignore[no-untyped-call]
     return y
 

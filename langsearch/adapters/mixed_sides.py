@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from langsearch.adapters.lora import LanguageLoRA, merged_linear
 from langsearch.adapters.lora_linear import LanguageLoRALinear, lora_linear
 from langsearch.adapters.mounting import module_path
-from langsearch.adapters.protocol import PeftAdapter
+from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter
 from langsearch.adapters.routing import Routing
 from langsearch.data.directions import Direction
 from langsearch.model.base import Base
@@ -188,7 +188,7 @@ class MixedSides:
         """Does nothing: nothing is pruned."""
 
     @torch.no_grad()
-    def merged(self, direction: Direction) -> dict[str, nn.Module]:
+    def merged(self, direction: Direction, below: Below = NOTHING_BELOW) -> dict[str, nn.Module]:
         """Returns linear layers with W + w_src s B_s A_s + w_tgt s B_t A_t in place of W, computed in float64."""
         slots = dict(self.architecture.slots)
         found: dict[str, nn.Module] = {}
@@ -205,7 +205,7 @@ class MixedSides:
             found[module_path(entry.site)] = merged_linear(layer.by_source.base, products)
         return found
 
-    def to_peft(self) -> list[PeftAdapter]:
+    def to_peft(self, below: Sequence[PeftAdapter] = ()) -> list[PeftAdapter]:
         """Returns an adapter for each slot and side; a side's weight is folded into B."""
         weights = {module_path(site): layer.weights() for site, layer in self.layers.items()}
         return [

@@ -6,7 +6,7 @@ alpha equals r everywhere, and any other factor is folded into B.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from langsearch.adapters.language_rows import LanguageRows
 from langsearch.adapters.learners import AdaptedModel
 from langsearch.adapters.lora import sites_by_adapter
 from langsearch.adapters.mounting import module_path
-from langsearch.adapters.protocol import TOKENS_NAME, PeftAdapter, adapter_name
+from langsearch.adapters.protocol import TOKENS_NAME, PeftAdapter, adapter_name, zero_pair
 from langsearch.adapters.tokenizer_export import write_tokenizer
 from langsearch.model.base import BaseTokenizer
 from langsearch.space.architecture import Architecture
@@ -29,7 +29,8 @@ from langsearch.space.problems import InputError
 from langsearch.space.settings import BaseSource
 
 _ROWS_KEY = "base_model.model.model.shared.token_adapter.trainable_tokens_delta"
-_ZERO_PATH = "model.encoder.layers.0.self_attn.q_proj"
+STATE_FILE = "adapters.safetensors"
+"""The adapters as langsearch keeps them, where PEFT's files would not say all of them."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,9 @@ def export_peft(
 ) -> list[str]:
     """Writes a model's adapters as PEFT adapters; the folder appears whole or not at all.
 
+    Adapters of other kinds than LoRA are also written as they are, for langsearch itself, and only so where PEFT cannot
+    hold them (`why_no_peft`).
+
     Args:
         learner: The model with its trained weights.
         folder: Where to; replaced if it is an earlier export.
@@ -58,12 +62,13 @@ def export_peft(
 
     Returns:
         The names of the adapters written, each a folder that `PeftModel.from_pretrained` takes; that with the rows of
-        new languages stands last, as PEFT must load it.
+        new languages stands last, as PEFT must load it. Where PEFT cannot hold the adapters, `STATE_FILE` stands for
+        them.
 
     Raises:
-        InputError: If the folder is there and is no export, or the adapters are of a kind that PEFT cannot hold.
+        InputError: If the folder is there and is no export.
     """
-    adapters = learner.lora.to_peft()
+    adapters, why_not = _peft_adapters(learner)
     source = BaseSource(base) if isinstance(base, str) else base
     more = {"revision": source.revision, "family": source.family}
     about: dict[str, Any] = {"base": source.id} | {key: value for key, value in more.items() if value is not None}
@@ -72,6 +77,10 @@ def export_peft(
         for adapter in adapters:
             config = peft_config(adapter, source.id, source.revision)
             _write_adapter(aside / adapter.name, peft_tensors(adapter), config)
+        if not is_plain(learner.architecture):
+            # What PEFT's files do not tell apart, or cannot hold.
+            state = {name: value.contiguous() for name, value in learner.adapters.state().items()}
+            save_file(state, aside / STATE_FILE, metadata={"format": "pt"})
         if learner.rows:
             _write_adapter(aside / TOKENS_NAME, *peft_tokens(learner.rows, source.id, source.revision))
             if tokenizer is not None:
@@ -79,7 +88,25 @@ def export_peft(
         (aside / FORMAT_FILE).write_text(_text(about), encoding="utf-8")
         (aside / "README.md").write_text(card, encoding="utf-8")
     names = [adapter.name for adapter in adapters]
-    return [*names, TOKENS_NAME] if learner.rows else names
+    return [*names, *([STATE_FILE] if why_not else []), *([TOKENS_NAME] if learner.rows else [])]
+
+
+def is_plain(architecture: Architecture) -> bool:
+    """Returns whether an architecture is of LoRA alone, so that PEFT's files say all of it."""
+    return architecture.kind == "lora" and not (architecture.layer_norm or architecture.bridge)
+
+
+def why_no_peft(learner: AdaptedModel) -> str | None:
+    """Returns a sentence on why PEFT cannot hold a model's adapters; None if it can."""
+    return _peft_adapters(learner)[1]
+
+
+def _peft_adapters(learner: AdaptedModel) -> tuple[Sequence[PeftAdapter], str | None]:
+    """Returns the adapters as PEFT's, or none and why not."""
+    try:
+        return learner.adapters.to_peft(), None
+    except InputError as error:
+        return (), "\n".join(error.problems)
 
 
 def read_export(folder: Path) -> ExportedAdapters:
@@ -111,7 +138,9 @@ def load_export(learner: AdaptedModel, folder: Path) -> None:
     """
     problems = []
     architecture = learner.architecture
-    for (side, slot), sites in sites_by_adapter(architecture).items():
+    if not is_plain(architecture):
+        problems += _load_state(learner, folder / STATE_FILE)
+    for (side, slot), sites in sites_by_adapter(architecture).items() if is_plain(architecture) else ():
         path = folder / adapter_name(side, slot) / "adapter_model.safetensors"
         try:
             tensors = load_file(path)
@@ -145,6 +174,21 @@ def load_export(learner: AdaptedModel, folder: Path) -> None:
         raise InputError(problems)
 
 
+def _load_state(learner: AdaptedModel, path: Path) -> list[str]:
+    """Loads adapters as they were stored; returns what is wrong with the file."""
+    try:
+        stored = load_file(path)
+    except (OSError, SafetensorError) as error:
+        return [f"An adapter's file must be whole, but {path} cannot be read: {error}"]
+    state = learner.adapters.state()
+    wrong = [name for name in state if name not in stored or stored[name].shape != state[name].shape]
+    if wrong or len(stored) != len(state):
+        return [f"{path} must fit the architecture beside it, but {', '.join(wrong[:3]) or 'what it has'} does not."]
+    for name, value in state.items():
+        value.copy_(stored[name])
+    return []
+
+
 def read_rows(folder: Path, shape: tuple[int, ...]) -> Tensor:
     """Returns the rows of new languages in an export's folder, (languages, d).
 
@@ -167,6 +211,9 @@ def peft_tensors(adapter: PeftAdapter) -> dict[str, Tensor]:
     for path, (a, b) in adapter.pairs.items():
         tensors[f"base_model.model.{path}.lora_A.weight"] = a
         tensors[f"base_model.model.{path}.lora_B.weight"] = b
+    for path, norm in adapter.norms.items():
+        tensors[f"base_model.model.{path}.weight"] = norm.weight.detach()
+        tensors[f"base_model.model.{path}.bias"] = norm.bias.detach()
     return tensors
 
 
@@ -199,7 +246,7 @@ def peft_config(adapter: PeftAdapter, base: str, revision: str | None = None) ->
             "use_rslora": False,
             "use_dora": False,
             "init_lora_weights": True,
-            "modules_to_save": None,
+            "modules_to_save": sorted(adapter.norms) or None,
         }
     )
 
@@ -207,8 +254,7 @@ def peft_config(adapter: PeftAdapter, base: str, revision: str | None = None) ->
 def peft_tokens(rows: LanguageRows, base: str, revision: str | None = None) -> tuple[dict[str, Tensor], str]:
     """Returns the tensors and adapter_config.json's text of the adapter that has the rows of new languages.
 
-    The embedding must have been widened for it: `model.resize_token_embeddings`. PEFT takes no LoRA without a layer, so
-    there is one that adds zero.
+    The embedding must have been widened for it: `model.resize_token_embeddings`.
 
     Args:
         rows: The rows.
@@ -216,7 +262,7 @@ def peft_tokens(rows: LanguageRows, base: str, revision: str | None = None) -> t
         revision: Its commit, if it is of the hub.
     """
     width = rows.weight.shape[1]
-    adapter = PeftAdapter("src", TOKENS_NAME, {_ZERO_PATH: (torch.zeros(1, width), torch.zeros(width, 1))})
+    adapter = PeftAdapter("src", TOKENS_NAME, zero_pair(width))
     tensors = {**peft_tensors(adapter), _ROWS_KEY: rows.weight.detach().clone()}
     # PEFT ties what is tied to this embedding: the encoder's, the decoder's, and the output projection.
     indices = {"shared": [language.index for language in rows.languages]}

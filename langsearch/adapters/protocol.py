@@ -5,9 +5,11 @@ promises below.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from langsearch.adapters.routing import Routing
@@ -25,10 +27,19 @@ class PeftAdapter:
     pairs: Mapping[str, tuple[Tensor, Tensor]]
     """A (rank, in) and B (out, rank), any factor folded into B, by the path of the linear layer in the base."""
 
+    norms: Mapping[str, nn.LayerNorm] = field(default_factory=dict)
+    """Layer norms that take the place of the base's, by their paths: PEFT's `modules_to_save`."""
+
     @property
     def name(self) -> str:
         """The adapter's folder: "src-de"."""
         return adapter_name(self.side, self.slot)
+
+
+Below = Mapping[str, nn.Module]
+"""What other kinds of adapters of the same model have merged already, by path."""
+
+NOTHING_BELOW: Below = MappingProxyType({})
 
 
 class Adapters(Protocol):
@@ -65,19 +76,31 @@ class Adapters(Protocol):
     def after_update(self) -> None:
         """Called after every update of the optimizer."""
 
-    def merged(self, direction: Direction) -> Mapping[str, nn.Module]:
+    def merged(self, direction: Direction, below: Below = NOTHING_BELOW) -> Mapping[str, nn.Module]:
         """Returns plain modules that compute the same for one direction, by path; exact but for rounding.
+
+        Args:
+            direction: From and to which language.
+            below: What stands in the place of the base's own modules already.
 
         Raises:
             InputError: If no plain module can: what the kind adds depends on more than the direction.
         """
 
-    def to_peft(self) -> Sequence[PeftAdapter]:
+    def to_peft(self, below: Sequence[PeftAdapter] = ()) -> Sequence[PeftAdapter]:
         """Returns the adapters as PEFT's; a direction activates the one of its source and the one of its target.
+
+        Args:
+            below: What other kinds of the same model have made of themselves; returned with these in them.
 
         Raises:
             InputError: If PEFT cannot hold them.
         """
+
+
+def zero_pair(d_model: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """Returns a pair that adds zero, for an adapter that has no other: PEFT takes no LoRA without a layer."""
+    return {"model.encoder.layers.0.self_attn.q_proj": (torch.zeros(1, d_model), torch.zeros(d_model, 1))}
 
 
 TOKENS_NAME = "tokens"

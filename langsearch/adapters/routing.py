@@ -1,10 +1,11 @@
 """Which languages the rows in flight have: one object that all adapted layers of a model look at."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 
+import torch
 from torch import Tensor
 
 from langsearch.space.architecture import Side
@@ -66,3 +67,38 @@ class Routing:
             is_sorted = len({run.language for run in found}) == len(found)
             self._runs[side] = tuple(found) if is_sorted else None
         return self._runs[side]
+
+
+class SlotTable:
+    """Which of a module's slots each row in flight has, if any.
+
+    Args:
+        routing: Where the rows' languages stand.
+        side: Which of the two picks a row's slot.
+        slots: Those that the module has something for.
+        slot_of_language: For each language its slot's name.
+        device: Where the rows are.
+    """
+
+    def __init__(
+        self,
+        routing: Routing,
+        side: Side,
+        slots: Sequence[str],
+        slot_of_language: Sequence[str],
+        device: torch.device,
+    ) -> None:
+        self.routing, self.side, self.slots = routing, side, tuple(slots)
+        self.slot_of_language = [self.slots.index(slot) if slot in self.slots else None for slot in slot_of_language]
+        self._index = torch.tensor([index or 0 for index in self.slot_of_language], device=device)
+        self._has = torch.tensor([float(index is not None) for index in self.slot_of_language], device=device)
+
+    def rows(self, num_rows: int) -> tuple[Tensor, Tensor]:
+        """Returns the index of each row's slot, (rows,), and 1 where the row has one, else 0."""
+        languages = self.routing.rows(self.side, num_rows)
+        return self._index[languages], self._has[languages]
+
+    def take(self, values: Tensor, num_rows: int) -> Tensor:
+        """Returns each row's own of (slots, n), as (rows, n); zeros for a row that has no slot."""
+        index, has = self.rows(num_rows)
+        return values[index] * has[:, None]

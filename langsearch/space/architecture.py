@@ -10,6 +10,18 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Literal, get_args
 
+from langsearch.space.kinds import (
+    BESIDE,
+    SITE_KINDS,
+    Bridge,
+    LayerNorms,
+    SiteKind,
+    bridge_of,
+    canonical_bridge,
+    canonical_norms,
+    norms_of,
+    plain,
+)
 from langsearch.space.sites import MODULES, BaseShape, Side, Site, Stack
 
 __all__ = [
@@ -17,7 +29,9 @@ __all__ = [
     "MODULES",
     "Architecture",
     "BaseShape",
+    "Bridge",
     "Init",
+    "LayerNorms",
     "Over",
     "Pruning",
     "Scaling",
@@ -25,6 +39,7 @@ __all__ = [
     "Side",
     "Site",
     "SiteAdapters",
+    "SiteKind",
     "Stack",
     "uniform_ranks",
 ]
@@ -95,11 +110,18 @@ class Architecture:
     """(language, like) for every language that the base has no token for: it gets one of its own, which starts as that
     of the language `like` and whose embedding row is trained with the adapters."""
 
+    kind: SiteKind = "lora"
+    """What stands at the sites."""
+
+    layer_norm: LayerNorms | None = None
+    bridge: Bridge | None = None
+
     def __post_init__(self) -> None:
         if len(dict(self.slots)) < len(self.slots):
             raise ValueError(f"A language must be named once, but got {[language for language, _ in self.slots]}")
-        for name, value in (("init", self.init), ("scaling", self.scaling)):
-            if value not in (valid := get_args({"init": Init, "scaling": Scaling}[name])):
+        words = {"init": get_args(Init), "scaling": get_args(Scaling), "kind": SITE_KINDS}
+        for name, valid in words.items():
+            if (value := getattr(self, name)) not in valid:
                 raise ValueError(f"`{name}` must be one of {', '.join(valid)}, but got {value!r}")
         if not self.alpha > 0:
             raise ValueError(f"`alpha` must be above 0, but got {self.alpha}")
@@ -109,6 +131,9 @@ class Architecture:
             raise ValueError(f"A new language must have a slot, but got {', '.join(unknown)}")
         checked = _checked_adapters(self.adapters, set(dict(self.slots).values()))
         used = {slot for entry in checked for slot, _ in entry.ranks}
+        pruned = set(used)
+        for beside in (self.layer_norm, self.bridge):
+            used |= set(beside.slots) if beside else set()
         names = _canonical_slots(dict(self.slots), used)
         # With one slot for all languages both sides pick the same adapter, so the side means nothing.
         one_slot = len(set(names.values())) == 1
@@ -125,11 +150,16 @@ class Architecture:
         set_field = object.__setattr__
         set_field(self, "slots", tuple(sorted(names.items())))
         set_field(self, "adapters", tuple(adapters))
-        set_field(self, "pruning", _canonical_pruning(self.pruning, renamed, used))
+        set_field(self, "pruning", _canonical_pruning(self.pruning, renamed, pruned))
         set_field(self, "new_languages", tuple(sorted(dict(self.new_languages).items())))
         set_field(self, "alpha", 1.0 if self.scaling == "none" else float(self.alpha))
         set_field(self, "ffn_slice", self.ffn_slice if has_ffn else None)
+        set_field(self, "layer_norm", canonical_norms(self.layer_norm, renamed, one_slot))
+        set_field(self, "bridge", canonical_bridge(self.bridge, renamed))
         if not adapters:
+            set_field(self, "kind", "lora")
+        if not any(self.pair_rank(rank) for entry in adapters for _, rank in entry.ranks):
+            set_field(self, "pruning", None)
             set_field(self, "init", "published")
             set_field(self, "scaling", "none")
             set_field(self, "alpha", 1.0)
@@ -145,11 +175,15 @@ class Architecture:
         return next((dict(entry.ranks).get(slot, 0) for entry in self.adapters if entry.site == site), 0)
 
     def num_parameters_by_slot(self, shape: BaseShape) -> dict[str, int]:
-        """Returns the stored parameters of each slot: over its sites rank * (in + out), and its new languages' rows."""
+        """Returns the stored parameters of each slot: over its sites rank * (in + out), and what it has beside them."""
         slots = dict(self.slots)
         counts = dict.fromkeys(slots.values(), 0)
         for language, _ in self.new_languages:
             counts[slots[language]] += shape.d_model
+        for beside in (self.layer_norm, self.bridge):
+            if beside is not None:
+                for slot in beside.slots:
+                    counts[slot] += beside.num_parameters(shape)
         for entry in self.adapters:
             unit = sum(shape.features(entry.site.stack, entry.site.module, self.ffn_slice))
             for slot, rank in entry.ranks:
@@ -163,6 +197,29 @@ class Architecture:
     def num_row_parameters(self, shape: BaseShape) -> int:
         """Returns those of them that are embedding rows of new languages, which are never pruned."""
         return len(self.new_languages) * shape.d_model
+
+    def num_site_parameters(self, shape: BaseShape) -> int:
+        """Returns those of them that stand at sites."""
+        return sum(
+            rank * sum(shape.features(entry.site.stack, entry.site.module, self.ffn_slice))
+            for entry in self.adapters
+            for _, rank in entry.ranks
+        )
+
+    @property
+    def word(self) -> str:
+        """What it has, as `architecture.adapter` says it: "lora+bridge"."""
+        site = (self.kind,) if self.adapters or not self.has_any else ()
+        return "+".join((*site, *(name for name in BESIDE if getattr(self, name))))
+
+    @property
+    def has_any(self) -> bool:
+        """Whether there is anything to train but rows of new languages."""
+        return bool(self.adapters or self.layer_norm or self.bridge)
+
+    def pair_rank(self, rank: int) -> int:
+        """Returns the rank of the pair that an adapter of a rank has: the scales of `factorized` count as one."""
+        return rank - 1 if self.kind == "factorized" else rank
 
     def scale(self, rank: int) -> float:
         """Returns the factor on B A x: 1 as published, or alpha / r, or alpha / sqrt(r) (rsLoRA, arXiv 2312.03732)."""
@@ -184,6 +241,9 @@ class Architecture:
         value |= {"init": self.init, "scaling": self.scaling, "alpha": self.alpha, "ffn_slice": self.ffn_slice}
         # Left out where there is none, so that older fingerprints hold.
         value |= {"new_languages": dict(self.new_languages)} if self.new_languages else {}
+        value |= {"kind": self.kind} if self.kind != "lora" else {}
+        value |= {"layer_norm": plain(self.layer_norm)} if self.layer_norm else {}
+        value |= {"bridge": plain(self.bridge)} if self.bridge else {}
         value["pruning"] = None
         if self.pruning is not None:
             pruning = self.pruning
@@ -202,8 +262,8 @@ class Architecture:
         """
         keys = ("format", "slots", "adapters", "init", "scaling", "alpha", "ffn_slice", "pruning")
         if isinstance(value, Mapping):
-            value = {"new_languages": {}, **value}
-        _check_keys("An architecture", value, (*keys, "new_languages"))
+            value = {"new_languages": {}, "kind": "lora", "layer_norm": None, "bridge": None, **value}
+        _check_keys("An architecture", value, (*keys, "new_languages", "kind", "layer_norm", "bridge"))
         if value["format"] != FORMAT_VERSION:
             raise ValueError(f"The architecture's format must be {FORMAT_VERSION}, but got {value['format']}")
         adapters = []
@@ -225,6 +285,9 @@ class Architecture:
             alpha=value["alpha"],
             ffn_slice=value["ffn_slice"],
             new_languages=tuple(value["new_languages"].items()),
+            kind=value["kind"],
+            layer_norm=norms_of(value["layer_norm"]) if value["layer_norm"] else None,
+            bridge=bridge_of(value["bridge"]) if value["bridge"] else None,
         )
 
     def to_json(self) -> str:

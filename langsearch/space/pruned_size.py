@@ -43,6 +43,6 @@ def num_nonzero(architecture: Architecture, shape: BaseShape, epoch: int) -> int
             if slot in targets:
                 # What is ranked together, as `adapters.pruning` has it.
                 key = slot if pruning.scope == "language" else (site.stack, site.layer)
-                entries[key] += num_out * rank
+                entries[key] += num_out * architecture.pair_rank(rank)
                 shares[key] = pruned_share(epoch, targets[slot], pruning.start, pruning.duration)
     return count - sum(round(shares[key] * number) for key, number in entries.items())

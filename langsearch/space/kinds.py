@@ -1,0 +1,135 @@
+"""The kinds of adapters that an architecture can have, as values: what stands at its sites, and what stands beside.
+
+At a site (a linear layer) there is one of `SITE_KINDS`. Beside these, or alone, an architecture can have layer norms of
+a language and a bridge between the stacks. A word names a whole: "lora", "factorized+layer_norm", "bridge".
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from itertools import permutations
+from typing import Any, Literal, get_args
+
+from langsearch.space.sites import BaseShape, Side, Stack
+
+SiteKind = Literal["lora", "factorized"]
+"""lora: a low-rank pair (Hu et al. 2022, arXiv 2106.09685). factorized: scales of inputs and outputs and a low-rank
+pair (Pham et al. 2021, arXiv 2105.03010); its rank counts the scales as one, so that rank r has as many parameters as a
+LoRA of rank r: scales and a pair of rank r - 1."""
+
+SITE_KINDS: tuple[SiteKind, ...] = get_args(SiteKind)
+BESIDE: tuple[str, ...] = ("layer_norm", "bridge")
+"""What can stand beside these, or alone."""
+
+
+def kind_words() -> dict[str, str]:
+    """Returns every word for what an architecture has, in whatever order its parts are written, and the usual order."""
+    found: dict[str, str] = {}
+    for site in (*SITE_KINDS, ""):
+        for beside in ((), *((name,) for name in BESIDE), BESIDE):
+            parts = [site, *beside] if site else [*beside]
+            for order in permutations(parts):
+                if order:
+                    found["+".join(order)] = "+".join(parts)
+    return found
+
+
+def site_kind(word: str) -> SiteKind | None:
+    """Returns what a word says of the sites; None: that none is adapted."""
+    return next((kind for kind in SITE_KINDS if kind in word.split("+")), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerNorms:
+    """Scale and offset of a language in every layer norm (Zhang et al. 2020, arXiv 2004.11867, section 4.2)."""
+
+    slots: tuple[str, ...]
+    """The slots that have them."""
+
+    stacks: tuple[Stack, ...] = ("encoder", "decoder")
+    side: Side = "tgt"
+    """Whose language picks them; the target's as published."""
+
+    def num_parameters(self, shape: BaseShape) -> int:
+        """Returns those of one slot: a scale and an offset of d_model entries each, for every norm."""
+        return sum(num_norms(stack, shape) for stack in self.stacks) * 2 * shape.d_model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bridge:
+    """A map of the target language on what the encoder says, I + M (Zhang et al. 2020, arXiv 2004.11867, section 4.3).
+
+    Published is a full matrix that does not start from the identity.
+    """
+
+    slots: tuple[str, ...]
+    """The slots that have one."""
+
+    rank: int | None = None
+    """Of M. None: a full matrix."""
+
+    def num_parameters(self, shape: BaseShape) -> int:
+        """Returns those of one slot: d_model squared, or twice rank times d_model."""
+        return shape.d_model * (shape.d_model if self.rank is None else 2 * self.rank)
+
+
+def num_norms(stack: Stack, shape: BaseShape) -> int:
+    """Returns the layer norms of a stack: 2 a layer of the encoder, 3 of the decoder, and one behind the last."""
+    return shape.num_layers(stack) * (2 if stack == "encoder" else 3) + 1
+
+
+def canonical_norms(norms: LayerNorms | None, renamed: Mapping[str, str], one_slot: bool) -> LayerNorms | None:
+    """Returns the same layer norms with their slots renamed and sorted; None where no slot has any.
+
+    Raises:
+        ValueError: On an unknown side, stack or slot.
+    """
+    if norms is None or not norms.slots or not norms.stacks:
+        return None
+    if norms.side not in get_args(Side):
+        raise ValueError(f"A side must be src or tgt, but the layer norms have {norms.side!r}")
+    if unknown := sorted(set(norms.stacks) - set(get_args(Stack))):
+        raise ValueError(f"A stack must be encoder or decoder, but the layer norms have {', '.join(unknown)}")
+    stacks = tuple(stack for stack in get_args(Stack) if stack in norms.stacks)
+    return LayerNorms(
+        slots=_renamed("layer norms", norms.slots, renamed), stacks=stacks, side="tgt" if one_slot else norms.side
+    )
+
+
+def canonical_bridge(bridge: Bridge | None, renamed: Mapping[str, str]) -> Bridge | None:
+    """Returns the same bridge with its slots renamed and sorted; None where no slot has one.
+
+    Raises:
+        ValueError: On a rank below 1 or an unknown slot.
+    """
+    if bridge is None or not bridge.slots:
+        return None
+    if bridge.rank is not None and (not isinstance(bridge.rank, int) or bridge.rank < 1):
+        raise ValueError(f"A bridge's rank must be a whole number, 1 or more, or None, but got {bridge.rank}")
+    return replace(bridge, slots=_renamed("bridge", bridge.slots, renamed))
+
+
+def norms_of(value: Mapping[str, Any]) -> LayerNorms:
+    """Reads what `asdict` made of layer norms. Raises ValueError on other keys."""
+    return LayerNorms(**_lists(value, ("slots", "stacks", "side")))
+
+
+def bridge_of(value: Mapping[str, Any]) -> Bridge:
+    """Reads what `asdict` made of a bridge. Raises ValueError on other keys."""
+    return Bridge(**_lists(value, ("slots", "rank")))
+
+
+def plain(value: LayerNorms | Bridge) -> dict[str, Any]:
+    """Returns the JSON form."""
+    return {key: list(part) if isinstance(part, tuple) else part for key, part in asdict(value).items()}
+
+
+def _lists(value: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or set(value) != set(keys):
+        raise ValueError(f"It has the keys {', '.join(keys)}, but got {value!r}")
+    return {key: tuple(part) if isinstance(part, list) else part for key, part in value.items()}
+
+
+def _renamed(what: str, slots: tuple[str, ...], renamed: Mapping[str, str]) -> tuple[str, ...]:
+    if unknown := sorted(set(slots) - set(renamed)):
+        raise ValueError(f"A slot must be used by a language, but the {what} name {', '.join(unknown)}")
+    return tuple(sorted({renamed[slot] for slot in slots}))
