@@ -14,7 +14,7 @@ from peft import PeftModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from langsearch.adapters.kinds import KINDS, build_adapters
+from langsearch.adapters.kinds import KINDS
 from langsearch.adapters.learners import AdaptedModel
 from langsearch.adapters.mounting import mount
 from langsearch.adapters.peft_export import peft_config, peft_tensors
@@ -23,34 +23,14 @@ from langsearch.data.batches import Batch, collate
 from langsearch.data.directions import Direction, all_directions
 from langsearch.data.store import TokenStore
 from langsearch.model.base import Base
-from langsearch.space.architecture import Architecture, Bridge, LayerNorms, Pruning
+from langsearch.space.architecture import Architecture, Pruning
 from langsearch.space.problems import InputError
+from tests.adapter_cases import CASES
 
 LANGUAGES = ("en", "fr", "de", "sw")
 DIRECTIONS = all_directions(LANGUAGES)
 NUM_ROWS = 2
 """Sentences of each direction."""
-
-OWNERS = ("en", "fr", "sw")
-"""The languages that have adapters."""
-
-NORMS, BRIDGE = LayerNorms(slots=OWNERS), Bridge(slots=OWNERS, rank=3)
-CASES: dict[str, tuple[Any, dict[str, Any]]] = {
-    "lora": (KINDS["lora"], {}),
-    "mixed_sides": (KINDS["mixed_sides"], {}),
-    "factorized": (KINDS["factorized"], {"kind": "factorized"}),
-    "layer_norm": (KINDS["layer_norm"], {"layer_norm": NORMS}),
-    "layer_norm by source": (
-        KINDS["layer_norm"],
-        {"layer_norm": LayerNorms(slots=OWNERS, stacks=("encoder",), side="src")},
-    ),
-    "bridge": (KINDS["bridge"], {"bridge": BRIDGE}),
-    "full bridge": (KINDS["bridge"], {"bridge": Bridge(slots=OWNERS)}),
-    "lora+layer_norm+bridge": (build_adapters, {"layer_norm": NORMS, "bridge": BRIDGE}),
-    "factorized+layer_norm": (build_adapters, {"kind": "factorized", "layer_norm": NORMS}),
-    "bridge alone": (build_adapters, {"ranks": {}, "bridge": BRIDGE}),
-}
-"""Every kind, some of them together, and what their architectures have beside the pairs at sites."""
 
 Architect = Callable[..., Architecture]
 NewBase = Callable[[], Base]

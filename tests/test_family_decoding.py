@@ -9,12 +9,12 @@ import pytest
 import torch
 from transformers import LogitsProcessorList
 
-from langsearch.adapters.kinds import KINDS
 from langsearch.adapters.learners import AdaptedModel
 from langsearch.evaluate.decoding import DecodingRow, decode_batches
 from langsearch.model.base import Base, load_base
 from langsearch.space.architecture import Architecture
 from langsearch.space.settings import DecodingSettings
+from tests.adapter_cases import CASES
 from tests.family_fixtures import LANGUAGES
 from tests.generate_reference import ForceLanguageAndEnd
 
@@ -24,14 +24,15 @@ TEXTS = ("bonjour", "la maison est grande", "une rue", "le chat dort", "non")
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["lora", "mixed_sides", "factorized+layer_norm", "lora+layer_norm+bridge"])
 @pytest.mark.parametrize("beams", [1, 5])
 def test_every_family_decodes_to_generates_tokens(
     beams: int, kind: str, attention: str, family_folder: Path, make_architecture: Callable[..., Architecture]
 ) -> None:
     base = load_base(str(family_folder))
     base.model.set_attn_implementation(attention)
-    learner = AdaptedModel(base, KINDS[kind](base, make_architecture(), LANGUAGES, 0))
+    build, fields = CASES[kind]
+    learner = AdaptedModel(base, build(base, make_architecture(**fields), LANGUAGES, 0))
     generator = torch.Generator().manual_seed(0)
     for parameter in learner.parameters().values():
         parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)

@@ -3,7 +3,7 @@
 Shapes: rows = sentences in flight, len = tokens, in and out = the layers' sizes; rank = those of all layers together.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,13 +15,18 @@ class PreparedLinear:
     """Layers that read the same input, as one product, with the pairs of the rows in flight gathered once.
 
     Frozen weights of several layers are copied behind one another, for as long as this lives. A layer is a plain one,
-    or an adapted one that says its frozen `base` and the `row_pairs` of the rows that are routed.
+    an adapted one that says its frozen `base` and the `row_pairs` of the rows that are routed, or one that gives itself
+    for these rows by `prepare`; beside such a one, each layer makes its own product.
 
     Args:
         layers: The layers, at least one; all have a bias or none has.
     """
 
     def __init__(self, layers: Sequence[Any]) -> None:
+        self._layers = list(layers) if any(hasattr(layer, "prepare") for layer in layers) else []
+        self._calls: list[Callable[[Tensor], Tensor]] = []
+        if self._layers:
+            return
         bases = [layer if isinstance(layer, nn.Linear) else layer.base for layer in layers]
         self._weight = bases[0].weight if len(bases) == 1 else torch.cat([base.weight for base in bases])
         biases = [base.bias for base in bases]
@@ -34,6 +39,9 @@ class PreparedLinear:
 
     def route(self, num_rows: int) -> None:
         """Gathers the pairs of so many rows, whose languages must be routed; they serve until the next call."""
+        if self._layers:
+            self._calls = [_prepared(layer, num_rows) for layer in self._layers]
+            return
         if not self._adapted:
             return
         dtype = self._weight.dtype
@@ -56,6 +64,10 @@ class PreparedLinear:
             x: The input; of sources where several rows have the same, (sources, len, in).
             source_of: (rows,) the source of each row. None: each row has its own.
         """
+        if self._layers:
+            if source_of is not None:
+                x = x.index_select(0, source_of)
+            return torch.cat([call(x) for call in self._calls], dim=-1)
         y = F.linear(x, self._weight, self._bias)
         if source_of is not None:
             y = y.index_select(0, source_of)
@@ -65,3 +77,13 @@ class PreparedLinear:
         if source_of is not None:
             x = x.index_select(0, source_of)
         return y.baddbmm_(torch.bmm(x[..., : a.shape[1]], a), b)
+
+
+def _prepared(layer: Any, num_rows: int) -> Callable[[Tensor], Tensor]:
+    """Returns a layer for so many rows: as it gives itself, or by itself alone."""
+    if hasattr(layer, "prepare"):
+        given: Callable[[Tensor], Tensor] = layer.prepare(num_rows)
+        return given
+    alone = PreparedLinear([layer])
+    alone.route(num_rows)
+    return alone

@@ -62,8 +62,10 @@ class SourceEncoder:
     def __init__(self, learner: Learner) -> None:
         self._learner = learner
         self._encoder: Any = learner.model.model.encoder
-        by_target = [index for index, layer in enumerate(self._encoder.layers) if "tgt" in sides_of(layer)]
-        self._num_shared = min(by_target, default=len(self._encoder.layers))
+        # The last norm is one more layer.
+        self._layers = [*self._encoder.layers, self._encoder.layer_norm]
+        by_target = [index for index, layer in enumerate(self._layers) if "tgt" in sides_of(layer)]
+        self._num_shared = min(by_target, default=len(self._layers))
 
     def encode(self, sources: Sources) -> Encoded:
         """Reads sentences, each once up to the first layer that looks at the target."""
@@ -81,17 +83,21 @@ class SourceEncoder:
         hidden_places = padding_bias(mask, hidden.dtype)
         num_before = self._num_shared if is_shared else 0
         with self._learner.route(src, tgt):
-            for layer in encoder.layers[:num_before]:
-                hidden = layer(hidden, hidden_places)
+            hidden = self._read(0, num_before, hidden, hidden_places)
         source_of = sources.source_of if is_shared else None
-        if num_before < len(encoder.layers):
+        if num_before < len(self._layers):
             if is_shared:
                 hidden, source_of = hidden.index_select(0, sources.source_of), None
                 hidden_places = padding_bias(sources.mask, hidden.dtype)
             with self._learner.route(sources.src_lang, sources.tgt_lang):
-                for layer in encoder.layers[num_before:]:
-                    hidden = layer(hidden, hidden_places)
-        return Encoded(encoder.layer_norm(hidden), source_of)
+                hidden = self._read(num_before, len(self._layers), hidden, hidden_places)
+        return Encoded(hidden, source_of)
+
+    def _read(self, first: int, end: int, hidden: Tensor, places: Tensor | None) -> Tensor:
+        """Runs the layers from one number to another, the last norm counted, (…, src len, d)."""
+        for number, layer in enumerate(self._layers[first:end], first):
+            hidden = layer(hidden) if number == len(self._encoder.layers) else layer(hidden, places)
+        return hidden
 
 
 def sides_of(layer: nn.Module) -> frozenset[str]:

@@ -1,0 +1,27 @@
+"""Adapters to test: every kind, and some of them together."""
+
+from typing import Any
+
+from langsearch.adapters.kinds import KINDS, build_adapters
+from langsearch.space.architecture import Bridge, LayerNorms
+
+OWNERS = ("en", "fr", "sw")
+"""The languages that have adapters."""
+
+NORMS, BRIDGE = LayerNorms(slots=OWNERS), Bridge(slots=OWNERS, rank=3)
+CASES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "lora": (KINDS["lora"], {}),
+    "mixed_sides": (KINDS["mixed_sides"], {}),
+    "factorized": (KINDS["factorized"], {"kind": "factorized"}),
+    "layer_norm": (KINDS["layer_norm"], {"layer_norm": NORMS}),
+    "layer_norm by source": (
+        KINDS["layer_norm"],
+        {"layer_norm": LayerNorms(slots=OWNERS, stacks=("encoder",), side="src")},
+    ),
+    "bridge": (KINDS["bridge"], {"bridge": BRIDGE}),
+    "full bridge": (KINDS["bridge"], {"bridge": Bridge(slots=OWNERS)}),
+    "lora+layer_norm+bridge": (build_adapters, {"layer_norm": NORMS, "bridge": BRIDGE}),
+    "factorized+layer_norm": (build_adapters, {"kind": "factorized", "layer_norm": NORMS}),
+    "bridge alone": (build_adapters, {"ranks": {}, "bridge": BRIDGE}),
+}
+"""Every kind, some of them together, and what their architectures have beside the pairs at sites."""
