@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from langsearch.adapters.lora import merged_linear, slot_generator
 from langsearch.adapters.mounting import linear_at, module_path
+from langsearch.adapters.peft_limits import why_no_peft
 from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter
 from langsearch.adapters.routing import Routing, SlotTable
 from langsearch.data.directions import Direction
@@ -190,17 +191,8 @@ class LanguageBridge:
         Raises:
             InputError: If the bridge is full, or pairs that the source picks stand where it is read.
         """
-        if self._own.rank is None:
-            raise InputError(
-                "PEFT cannot hold a full bridge: as a LoRA it would have the full rank. Give it one, `bridge: "
-                "{rank: 16}`, or merge it for one direction: --format merged --direction SRC-TGT."
-            )
-        if by_source := sorted({adapter.name for adapter in below if adapter.side == "src" and self._reads(adapter)}):
-            raise InputError(
-                "PEFT cannot hold a bridge in front of cross-attention that the source picks: their product belongs to "
-                f"a direction, not to a language, but {', '.join(by_source)} stand there. Merge it for one direction: "
-                "--format merged --direction SRC-TGT."
-            )
+        if why_not := why_no_peft(self.architecture):
+            raise InputError(why_not)
         known = {(adapter.side, adapter.slot): adapter for adapter in below}
         assert self.layer.A is not None
         for index, slot in enumerate(self._own.slots):
@@ -217,6 +209,3 @@ class LanguageBridge:
                     pairs[path] = a.clone(), of_bridge
             known["tgt", slot] = PeftAdapter("tgt", slot, pairs, mine.norms)
         return [known[key] for key in sorted(known)]
-
-    def _reads(self, adapter: PeftAdapter) -> bool:
-        return not self._readers.keys().isdisjoint(adapter.pairs)

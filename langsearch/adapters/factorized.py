@@ -22,6 +22,7 @@ from langsearch.adapters.joint import type_of_products
 from langsearch.adapters.lora import lora_layer, merged_linear, slot_generator
 from langsearch.adapters.lora_linear import LanguageLoRALinear
 from langsearch.adapters.mounting import linear_at, module_path
+from langsearch.adapters.peft_limits import why_no_peft
 from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter
 from langsearch.adapters.pruning import PruningMasks
 from langsearch.adapters.routing import Routing, SlotTable
@@ -224,7 +225,4 @@ class Factorized:
         Raises:
             InputError: Always.
         """
-        raise InputError(
-            "PEFT cannot hold factorized adapters: LoRA has no scales, and IA3 scales the input or the output of a "
-            "layer, not both. Merge them for one direction: --format merged --direction SRC-TGT."
-        )
+        raise InputError(why_no_peft(self.architecture) or "")

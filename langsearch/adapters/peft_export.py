@@ -6,7 +6,7 @@ alpha equals r everywhere, and any other factor is folded into B.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from langsearch.adapters.language_rows import LanguageRows
 from langsearch.adapters.learners import AdaptedModel
 from langsearch.adapters.lora import sites_by_adapter
 from langsearch.adapters.mounting import module_path
+from langsearch.adapters.peft_limits import is_plain, why_no_peft
 from langsearch.adapters.protocol import TOKENS_NAME, PeftAdapter, adapter_name, zero_pair
 from langsearch.adapters.tokenizer_export import write_tokenizer
 from langsearch.model.base import BaseTokenizer
@@ -68,7 +69,8 @@ def export_peft(
     Raises:
         InputError: If the folder is there and is no export.
     """
-    adapters, why_not = _peft_adapters(learner)
+    why_not = why_no_peft(learner.architecture)
+    adapters = () if why_not else learner.adapters.to_peft()
     source = BaseSource(base) if isinstance(base, str) else base
     more = {"revision": source.revision, "family": source.family}
     about: dict[str, Any] = {"base": source.id} | {key: value for key, value in more.items() if value is not None}
@@ -89,24 +91,6 @@ def export_peft(
         (aside / "README.md").write_text(card, encoding="utf-8")
     names = [adapter.name for adapter in adapters]
     return [*names, *([STATE_FILE] if why_not else []), *([TOKENS_NAME] if learner.rows else [])]
-
-
-def is_plain(architecture: Architecture) -> bool:
-    """Returns whether an architecture is of LoRA alone, so that PEFT's files say all of it."""
-    return architecture.kind == "lora" and not (architecture.layer_norm or architecture.bridge)
-
-
-def why_no_peft(learner: AdaptedModel) -> str | None:
-    """Returns a sentence on why PEFT cannot hold a model's adapters; None if it can."""
-    return _peft_adapters(learner)[1]
-
-
-def _peft_adapters(learner: AdaptedModel) -> tuple[Sequence[PeftAdapter], str | None]:
-    """Returns the adapters as PEFT's, or none and why not."""
-    try:
-        return learner.adapters.to_peft(), None
-    except InputError as error:
-        return (), "\n".join(error.problems)
 
 
 def read_export(folder: Path) -> ExportedAdapters:

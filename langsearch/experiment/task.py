@@ -9,7 +9,7 @@ from typing import Literal
 
 from langsearch.experiment.folder import TrialFolder, read_json, write_json, write_text
 from langsearch.space.architecture import Architecture, BaseShape
-from langsearch.space.plan import show_layers
+from langsearch.space.plan import show_beside, show_kind, show_layers
 from langsearch.space.pruned_size import num_nonzero
 from langsearch.space.schema import Space
 from langsearch.space.settings import TrainerSettings
@@ -66,7 +66,7 @@ class TrialTask:
     @property
     def summary(self) -> str:
         """A line on the adapters: ranks by slot, layers by side."""
-        if self.architecture is None or not self.architecture.adapters:
+        if self.architecture is None or not self.architecture.has_any:
             words = {"full": "all parameters", "none": "the base as it is", "adapters": "no adapters"}[self.method]
             new = dict(self.architecture.new_languages) if self.architecture is not None else {}
             if self.method == "none" and new:
@@ -155,6 +155,10 @@ def summarize(architecture: Architecture, classes: Mapping[str, Sequence[str]]) 
         layers[entry.site.stack].add(entry.site.layer)
     text = f"enc {show_layers(layers['encoder'])} dec {show_layers(layers['decoder'])}"
     new = f" · {_count_rows(architecture.new_languages)}" if architecture.new_languages else ""
+    beside = [show_kind(architecture), *show_beside(architecture)]
+    new = "".join(f" · {part}" for part in beside if part) + new
+    if not architecture.adapters:
+        return new.removeprefix(" · ")
     if len(largest) == 1:
         return f"shared rank {ranks[0]} · {text} · {len(architecture.adapters)} sites{new}"
     num_src = sum(entry.side == "src" for entry in architecture.adapters)

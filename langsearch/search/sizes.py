@@ -60,7 +60,7 @@ def _is_unordered(name: str, space: Space) -> bool:
     on the layer, it matters which layers there are and not only how many.
     """
     rules = [rule for stack in STACKS for rule in stack_rules(space.architecture_section, stack)]
-    if name in ("sharing", "ffn_slice"):
+    if name in ("sharing", "ffn_slice", "adapter", "layer_norm.stacks", "bridge.rank"):
         return True
     if ".overrides." in name and (".layers." in name or ".modules." in name):
         return True

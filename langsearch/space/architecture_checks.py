@@ -5,12 +5,25 @@ from typing import Any
 
 from langsearch.space.architecture import BaseShape
 from langsearch.space.document import KeyPath, show
+from langsearch.space.kinds import BESIDE, site_kind
 from langsearch.space.placement import SIDES, Layers, layer_bounds
 from langsearch.space.problems import InputError, near_names
 from langsearch.space.reach import check_reach
 from langsearch.space.rules import STACKS, Classes, SiteRule, slots_of_languages, stack_rules, stack_section
-from langsearch.space.sections import ALL, ArchitectureSection, BySide, PerClass, StackSection, TrainerSection
+from langsearch.space.sections import (
+    ALL,
+    ArchitectureSection,
+    BridgeSection,
+    BySide,
+    LayerNormSection,
+    PerClass,
+    StackSection,
+    TrainerSection,
+)
 from langsearch.space.values import Searched, Value, extremes, options
+
+_OF_SITES = {"rank", "encoder", "decoder", "pruning", "ffn_slice", "init", "scaling", "alpha"}
+"""The keys that speak of adapted linear layers alone."""
 
 Problem = tuple[KeyPath, str]
 Languages = Mapping[str, list[str]]
@@ -21,6 +34,16 @@ def check_architecture(
 ) -> Iterator[Problem]:
     """Yields the problems of the adapters, as far as they can be seen without the base."""
     path: KeyPath = ("architecture",)
+    yield from _check_beside(section, path, classes)
+    if not has_sites(section):
+        for name in sorted(section.model_fields_set & _OF_SITES):
+            yield (*path, name), f"touches nothing: `adapter` is {show(section.adapter)}, which adapts no linear layer."
+        return
+    if trainer is not None and trainer.init_from is not None and set(options(section.adapter)) != {"lora"}:
+        yield ("trainer", "init_from"), "must start LoRA alone, but `architecture.adapter` can have other adapters."
+    if "rank" not in section.model_fields_set:
+        yield (*path, "rank"), "must be given, but is missing."
+        return
     stacks: tuple[StackSection, ...] = section.encoder, section.decoder
     rules = _rules(section)
     if classes is not None:
@@ -39,6 +62,37 @@ def check_architecture(
     if section.ffn_slice is not None and not ffn:
         yield (*path, "ffn_slice"), "touches nothing: no stack adapts fc1 or fc2."
     yield from _check_pruning(section, path, classes, trainer)
+
+
+def has_sites(section: ArchitectureSection) -> bool:
+    """Returns whether linear layers are adapted at some point of a space."""
+    return any(site_kind(str(word)) for word in options(section.adapter))
+
+
+def _check_beside(section: ArchitectureSection, path: KeyPath, classes: Languages | None) -> Iterator[Problem]:
+    """Yields the problems of what stands beside the adapters at sites."""
+    words = [str(word).split("+") for word in options(section.adapter)]
+    for name in BESIDE:
+        own: LayerNormSection | BridgeSection = getattr(section, name)
+        if name in section.model_fields_set and not any(name in word for word in words):
+            yield (
+                (*path, name),
+                f"touches nothing: no `adapter` has {name}. Write `adapter: lora+{name}`, or leave it out.",
+            )
+        for index, class_name in enumerate(own.classes or ()):
+            if classes is not None and class_name not in classes:
+                hint = near_names(class_name, classes)
+                yield (*path, name, "classes", index), f"must name a class, but {show(class_name)} is none.{hint}"
+        if own.classes == []:
+            yield (*path, name, "classes"), "must name a class, but is empty. Leave it out for all."
+    sharing = options(section.sharing)
+    norms = section.layer_norm
+    if sharing == ("all",) and isinstance(norms.side, Searched):
+        yield (*path, "layer_norm", "side"), "touches nothing: with sharing all both sides have one. Leave it out."
+    if {"all", "family"} & set(sharing):
+        for name in BESIDE:
+            if getattr(section, name).classes is not None:
+                yield (*path, name, "classes"), "must be left out where languages of several classes share an adapter."
 
 
 def _rules(section: ArchitectureSection) -> list[SiteRule]:
@@ -187,6 +241,8 @@ def _searched(values: set[Any]) -> bool:
 def check_shape(section: ArchitectureSection, classes: Classes, shape: BaseShape) -> list[Problem]:
     """Returns the problems of a space's architectures with a base's sizes."""
     problems: list[Problem] = []
+    if not has_sites(section):
+        return problems
     for stack in STACKS:
         part = stack_section(section, stack)
         problems += _check_stack_shape(part, ("architecture", stack), shape.num_layers(stack))

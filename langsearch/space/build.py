@@ -13,9 +13,10 @@ from langsearch.space.architecture import (
     Stack,
     uniform_ranks,
 )
+from langsearch.space.kinds import Bridge, LayerNorms, site_kind
 from langsearch.space.placement import published_modules
 from langsearch.space.problems import InputError
-from langsearch.space.rules import Classes, StackAtPoint, slots_of_languages
+from langsearch.space.rules import STACKS, Classes, StackAtPoint, slots_of_languages
 from langsearch.space.sections import ArchitectureSection, PruningSection
 from langsearch.space.settings import Baseline
 from langsearch.space.values import pick
@@ -51,12 +52,19 @@ def build_architecture(
                 entry = section.pruning.target.entry("pruning.target", language, class_name)
                 assert entry is not None, "every class must have a target"
                 targets[slots[language]] = pick(entry.value, entry.name, point)
+    word = str(pick(section.adapter, "adapter", point))
+    kind = site_kind(word)
     return Architecture(
         slots=tuple(slots.items()),
-        adapters=(
+        adapters=()
+        if kind is None
+        else (
             *_stack_adapters("encoder", section, classes, slots, point, shape),
             *_stack_adapters("decoder", section, classes, slots, point, shape),
         ),
+        kind=kind or "lora",
+        layer_norm=_layer_norm(section, classes, slots, point) if "layer_norm" in word.split("+") else None,
+        bridge=_bridge(section, classes, slots, point) if "bridge" in word.split("+") else None,
         pruning=_pruning(section.pruning, targets, point),
         init=pick(section.init, "init", point),
         scaling=pick(section.scaling, "scaling", point),
@@ -154,6 +162,31 @@ def _pruning(section: PruningSection | None, targets: Mapping[str, float], point
         scope=pick(section.scope, "pruning.scope", point),
         over=pick(section.over, "pruning.over", point),
     )
+
+
+def _layer_norm(
+    section: ArchitectureSection, classes: Classes, slots: Mapping[str, str], point: Mapping[str, Any]
+) -> LayerNorms:
+    stacks = pick(section.layer_norm.stacks, "layer_norm.stacks", point)
+    return LayerNorms(
+        slots=_slots_of(section.layer_norm.classes, classes, slots),
+        stacks=STACKS if stacks == "both" else (stacks,),
+        side=pick(section.layer_norm.side, "layer_norm.side", point),
+    )
+
+
+def _bridge(
+    section: ArchitectureSection, classes: Classes, slots: Mapping[str, str], point: Mapping[str, Any]
+) -> Bridge:
+    return Bridge(
+        slots=_slots_of(section.bridge.classes, classes, slots), rank=pick(section.bridge.rank, "bridge.rank", point)
+    )
+
+
+def _slots_of(names: Sequence[str] | None, classes: Classes, slots: Mapping[str, str]) -> tuple[str, ...]:
+    """Returns the slots of the languages of some classes, or of all."""
+    chosen = classes if names is None else names
+    return tuple(dict.fromkeys(slots[language] for name in chosen for language in classes[name]))
 
 
 def _effective_slice(ffn_slice: int | None, shape: BaseShape) -> int | None:

@@ -80,6 +80,22 @@ def show_layers(layers: Iterable[int]) -> str:
     return ",".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts) or "-"
 
 
+def show_kind(architecture: Architecture) -> str:
+    """Returns the kind of the adapters at sites; nothing where it is LoRA, as everywhere that none is named."""
+    return "" if architecture.kind == "lora" else architecture.kind
+
+
+def show_beside(architecture: Architecture) -> tuple[str, ...]:
+    """Returns what an architecture has beside the adapters at sites: "layer norms tgt", "bridge 8"."""
+    found = []
+    if norms := architecture.layer_norm:
+        stacks = "" if len(norms.stacks) > 1 else f" {norms.stacks[0]}"
+        found.append(f"layer norms{stacks} {norms.side}")
+    if bridge := architecture.bridge:
+        found.append(f"bridge {bridge.rank or 'full'}")
+    return tuple(found)
+
+
 def shared_slots(architecture: Architecture) -> dict[str, tuple[str, ...]]:
     """Returns the languages of each slot that several languages share."""
     members: dict[str, list[str]] = {}

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from langsearch.space.document import KeyPath
+from langsearch.space.kinds import BESIDE, Bridge, LayerNorms, site_kind
 from langsearch.space.placement import layer_bounds
 from langsearch.space.rules import (
     STACKS,
@@ -161,6 +162,27 @@ def parameter_bounds(
     slots = slots_of_languages(sharing, classes)
     # One language stands for its slot: those who share have one rank.
     owners = {slots[language]: (language, name) for name, members in classes.items() for language in members}
+    words = [str(word).split("+") for word in options(section.adapter)]
+    beside = [sum(_most_beside(section, name, shape) for name in BESIDE if name in word) for word in words]
+    low, high = _site_bounds(section, owners, ffn_slice, shape)
+    at_sites = [site_kind("+".join(word)) is not None for word in words]
+    least = min(low if has_sites else 0 for has_sites in at_sites)
+    most = max(high * has_sites + len(owners) * own for has_sites, own in zip(at_sites, beside, strict=True))
+    return least, most
+
+
+def _most_beside(section: ArchitectureSection, name: str, shape: BaseShape) -> int:
+    """Returns the most parameters that a slot has of what stands beside the adapters at sites."""
+    if name == "layer_norm":
+        return LayerNorms(slots=()).num_parameters(shape)
+    rank = None if None in options(section.bridge.rank) else int(extremes(section.bridge.rank)[1])
+    return Bridge(slots=(), rank=rank).num_parameters(shape)
+
+
+def _site_bounds(
+    section: ArchitectureSection, owners: Mapping[str, tuple[str, str]], ffn_slice: int | None, shape: BaseShape
+) -> tuple[int, int]:
+    """Returns the bounds of what stands at sites; the owners are a language and its class for each slot."""
     least = most = 0
     for stack in STACKS:
         for site in possible_sites(section, stack, shape.num_layers(stack)):

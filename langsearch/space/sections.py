@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Discriminator, PlainValidator, Tag, model_validator
 
+from langsearch.space.kinds import BESIDE, SITE_KINDS, kind_words
 from langsearch.space.placement import (
     SIDE,
     SIDES,
@@ -28,6 +29,15 @@ from langsearch.space.values import SEARCH_KEYS, Rule, Value
 
 ALL = "<all>"
 """Stands for every class where one value is given for all of them."""
+
+_KINDS = kind_words()
+ADAPTER = Rule(
+    kind="text",
+    names=tuple(dict.fromkeys(_KINDS.values())),
+    words={word: usual for word, usual in _KINDS.items() if word != usual},
+    form=f"{' or '.join(SITE_KINDS)}, or {' or '.join(BESIDE)}, or some of these joined by + (one of the first two)",
+)
+"""What `architecture.adapter` accepts: parts in any order."""
 
 _DEFAULT = TrainerSettings()
 _WHOLE = Rule(kind="int", low=1)
@@ -241,10 +251,32 @@ class PruningSection(Section):
     over: Annotated[Value, _words("b", "product")] = "b"
 
 
+class LayerNormSection(Section):
+    """`architecture.layer_norm`; see `kinds.LayerNorms`."""
+
+    stacks: Annotated[Value, _words("both", "encoder", "decoder")] = "both"
+    side: Annotated[Value, _words(*SIDES)] = "tgt"
+    classes: list[str] | None = None
+    """Whose languages have norms of their own. None: all."""
+
+
+class BridgeSection(Section):
+    """`architecture.bridge`; see `kinds.Bridge`."""
+
+    rank: Annotated[Value, PlainValidator(Rule(kind="int", low=1, words={"full": None}))] = None
+    classes: list[str] | None = None
+    """Whose languages, as targets, have a bridge. None: all."""
+
+
 class ArchitectureSection(Section):
     """`architecture`."""
 
-    rank: RankSection
+    rank: RankSection = RankSection.model_validate(0)
+    adapter: Annotated[Value, PlainValidator(ADAPTER)] = "lora"
+    """What there is: one kind at the sites, and what stands beside it, joined by +."""
+
+    layer_norm: LayerNormSection = LayerNormSection()
+    bridge: BridgeSection = BridgeSection()
     encoder: EncoderSection = EncoderSection()
     decoder: DecoderSection = DecoderSection()
     pruning: PruningSection | None = None

@@ -100,6 +100,9 @@ class Rule:
 
     is_searchable: bool = True
 
+    form: str = ""
+    """What the key accepts in words, where a list of its names would be too long."""
+
     def __call__(self, raw: object) -> Value:
         """Returns the value, checked.
 
@@ -121,6 +124,8 @@ class Rule:
         return self._choice(raw) if kinds == ["choice"] else self._range(raw)
 
     def __str__(self) -> str:
+        if self.form:
+            return self.form
         either = self.names or {"int": ("a whole number",), "float": ("a number",), "text": ("text",)}[self.kind]
         text = ", ".join((*either, *self.words))
         if self.kind == "text":

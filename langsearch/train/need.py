@@ -112,8 +112,13 @@ def first_layers(architecture: Architecture | None, config: Any) -> tuple[int, i
     if architecture is None:
         return 0, 0
     layers = {stack: [e.site.layer for e in architecture.adapters if e.site.stack == stack] for stack in MODULES}
+    if architecture.layer_norm:
+        for stack in architecture.layer_norm.stacks:
+            layers[stack].append(0)
     if layers["encoder"]:
         return min(layers["encoder"]), 0  # what the encoder says, every decoder layer looks at
+    if architecture.bridge:
+        return int(config.encoder_layers), 0
     return int(config.encoder_layers), min(layers["decoder"], default=int(config.decoder_layers))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from langsearch.adapters.peft_limits import is_plain, why_no_peft
 from langsearch.adapters.protocol import TOKENS_NAME
 from langsearch.data.directions import Direction
 from langsearch.data.store import TokenStore
@@ -18,7 +19,7 @@ from langsearch.experiment.task import TrialTask
 from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture
 from langsearch.space.languages import find_language
-from langsearch.space.plan import plan_rows, show_layers, show_modules, show_ranks
+from langsearch.space.plan import plan_rows, show_beside, show_kind, show_layers, show_modules, show_ranks
 from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space
 from langsearch.space.settings import DataSettings, Source
@@ -56,16 +57,16 @@ def model_card(
     """
     space = load_space(folder.space, is_recorded=True)
     data = space.data
+    why_not = why_no_peft(written)
     count = written.num_parameters(base.shape)
     percent = 100 * count / base.shape.num_parameters
     languages = environment.languages
     lines = [
-        f"# Language-specific LoRA for {base.name}: trial {row.name}",
+        f"# {_title(written)} for {base.name}: trial {row.name}",
         "",
         *_wrapped(
-            f"{count:,} stored parameters, {percent:.2f} % of the base: one PEFT adapter for each language and side. A "
-            "translation activates the source side's adapter of its source language together with the target side's "
-            f"of its target language. Trial {row.name} of the langsearch experiment {space.name}."
+            f"{count:,} stored parameters, {percent:.2f} % of the base{_form(why_not)} "
+            f"Trial {row.name} of the langsearch experiment {space.name}."
         ),
         "",
         "## Languages",
@@ -89,6 +90,34 @@ def model_card(
         "",
         *_data_lines(folder, environment, data),
         "",
+        *_use(base, environment, written, why_not),
+    ]
+    content = "\n".join(lines)
+    return f"---\n{_front_matter(base, environment, folder, data, row, space.name)}\n---\n\n{content}\n"
+
+
+def _title(architecture: Architecture) -> str:
+    return "Language-specific LoRA" if is_plain(architecture) else f"Adapters of languages ({architecture.word})"
+
+
+def _form(why_not: str | None) -> str:
+    """Returns how a folder holds the adapters, behind their size."""
+    if why_not is not None:
+        return ", in langsearch's own format."
+    return (
+        ": one PEFT adapter for each language and side. A translation activates the source side's adapter of its "
+        "source language together with the target side's of its target language."
+    )
+
+
+def _use(base: Base, environment: Environment, written: Architecture, why_not: str | None) -> Iterator[str]:
+    """Yields how to translate with the adapters."""
+    languages = environment.languages
+    own = f"`langsearch translate . --from {languages[0]} --to {languages[-1]}`"
+    if why_not is not None:
+        yield from ("## Translate", "", *_wrapped(f"{why_not} With langsearch: {own}."))
+        return
+    yield from (
         "## Translate with PEFT",
         "",
         "In this folder, with the adapters of one direction active (`pip install peft transformers sentencepiece`):",
@@ -97,10 +126,8 @@ def model_card(
         *adapter_lines(base, environment.directions, written),
         "```",
         "",
-        f"Or with langsearch: `langsearch translate . --from {languages[0]} --to {languages[-1]}`.",
-    ]
-    content = "\n".join(lines)
-    return f"---\n{_front_matter(base, environment, folder, data, row, space.name)}\n---\n\n{content}\n"
+        f"Or with langsearch: {own}.",
+    )
 
 
 def _new_lines(base: Base, architecture: Architecture) -> Iterator[str]:
@@ -185,6 +212,9 @@ def _license(base: Base) -> str | None:
 def _plan(architecture: Architecture, classes: Mapping[str, Sequence[str]]) -> Iterator[str]:
     yield f"| layers | modules | side | rank {';'.join(classes)} |"
     yield "|---|---|---|---|"
+    for beside in (show_kind(architecture), *show_beside(architecture)):
+        if beside:
+            yield f"| | {beside} | | |"
     for plan in plan_rows(architecture):
         where = f"{plan.stack} {show_layers(plan.layers)}"
         yield f"| {where} | {show_modules(plan.modules)} | {plan.side} | {show_ranks(plan.ranks, classes)} |"

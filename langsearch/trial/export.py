@@ -13,6 +13,7 @@ from langsearch.adapters.export_folder import FORMAT_FILE
 from langsearch.adapters.learners import AdaptedModel, adapt
 from langsearch.adapters.merged_export import export_merged, marked_language
 from langsearch.adapters.peft_export import export_peft, load_export, read_export
+from langsearch.adapters.peft_limits import why_no_peft
 from langsearch.adapters.tokenizer_export import setting_lines
 from langsearch.data.directions import Direction, parse_directions
 from langsearch.experiment.description import recorded_precision
@@ -155,6 +156,8 @@ def _export(
                 note(f"Tell the merged model's tokenizer of the new language, as its card says: {'; '.join(lines)}")
             return [str(direction)]
         if not form.is_compact and form.energy is None:
+            if why_not := why_no_peft(learner.architecture):
+                note(f"Written in langsearch's own format, for `langsearch translate` and `evaluate`. {why_not}")
             return export_peft(learner, target, base.source, card(learner.architecture), base.tokenizer)
         learner, compaction = compact(base, learner, form.energy)
         note(f"Compacted: {compaction.summary}.")
