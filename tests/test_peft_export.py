@@ -10,11 +10,13 @@ from torch import Tensor
 
 from langsearch.adapters.export_folder import FORMAT_FILE
 from langsearch.adapters.learners import AdaptedModel, adapt
-from langsearch.adapters.peft_export import export_peft, load_export, read_export
+from langsearch.adapters.peft_export import STATE_FILE, export_peft, load_export, read_export
+from langsearch.adapters.peft_limits import why_no_peft
 from langsearch.adapters.protocol import adapter_name
 from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture, Site, SiteAdapters
 from langsearch.space.problems import InputError
+from tests.adapter_cases import CASES as KIND_CASES
 
 LANGUAGES = ("en", "fr", "de", "sw")
 Architect = Callable[..., Architecture]
@@ -116,6 +118,27 @@ def test_an_export_loads_back(
     load_export(other, tmp_path / "out")
     for name, value in learner.parameters().items():
         torch.testing.assert_close(other.parameters()[name], value, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("case", ["factorized+layer_norm", "lora+layer_norm+bridge", "full bridge", "bridge alone"])
+def test_an_export_of_other_kinds_loads_back_to_the_bit(
+    case: str, new_base: Callable[[], Base], make_architecture: Architect, tmp_path: Path
+) -> None:
+    learner = adapt(new_base(), make_architecture(**KIND_CASES[case][1]), LANGUAGES)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in learner.parameters().values():
+        parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    names = export_peft(learner, tmp_path / "out", "tiny-random", CARD)
+    why_not = why_no_peft(learner.architecture)
+    assert names == [STATE_FILE] if why_not else STATE_FILE not in names and "tgt-sw" in names
+    export = read_export(tmp_path / "out")
+    other = adapt(new_base(), export.architecture, export.languages, seed=5)
+    load_export(other, tmp_path / "out")
+    for name, value in learner.state().items():
+        assert torch.equal(other.state()[name], value)
+    (tmp_path / "out" / STATE_FILE).write_bytes(b"torn")
+    with pytest.raises(InputError, match=r"An adapter's file must be whole, but .*adapters.safetensors cannot be read"):
+        load_export(other, tmp_path / "out")
 
 
 @pytest.fixture
