@@ -12,6 +12,8 @@ NORMS, BRIDGE = LayerNorms(slots=OWNERS), Bridge(slots=OWNERS, rank=3)
 CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "lora": (KINDS["lora"], {}),
     "mixed_sides": (KINDS["mixed_sides"], {}),
+    "shared_lora": (KINDS["shared_lora"], {"shared_rank": 2}),
+    "shared_lora+bridge": (build_adapters, {"shared_rank": 2, "bridge": BRIDGE}),
     "factorized": (KINDS["factorized"], {"kind": "factorized"}),
     "layer_norm": (KINDS["layer_norm"], {"layer_norm": NORMS}),
     "layer_norm by source": (

@@ -9,12 +9,14 @@ from langsearch.adapters.lora import LanguageLoRA
 from langsearch.adapters.mixed_sides import MixedSides
 from langsearch.adapters.protocol import Adapters
 from langsearch.adapters.routing import Routing
+from langsearch.adapters.shared_lora import SharedLoRA
 from langsearch.adapters.together import Together
 from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture
 
 KINDS: Mapping[str, Callable[[Base, Architecture, Sequence[str], int], Adapters]] = {
     "lora": LanguageLoRA,
+    "shared_lora": SharedLoRA,
     "factorized": Factorized,
     "layer_norm": LanguageLayerNorms,
     "bridge": LanguageBridge,
@@ -36,6 +38,8 @@ def build_adapters(base: Base, architecture: Architecture, languages: Sequence[s
     parts: list[Adapters] = []
     if architecture.kind == "factorized":
         parts.append(Factorized(base, architecture, languages, seed, routing=routing))
+    elif architecture.shared_rank:
+        parts.append(SharedLoRA(base, architecture, languages, seed, routing=routing))
     elif architecture.adapters or not architecture.has_any:
         parts.append(LanguageLoRA(base, architecture, languages, seed, routing=routing))
     if architecture.layer_norm:

@@ -87,7 +87,7 @@ class AdaptedModel:
         if not isinstance(self.adapters, LanguageLoRA):
             raise InputError(
                 "This needs language-specific LoRA and no other adapters, but the architecture has "
-                f"{self.architecture.word}."
+                f"{self.architecture.word}{' over a shared one' if self.architecture.shared_rank else ''}."
             )
         return self.adapters
 

@@ -97,6 +97,12 @@ class LanguageLoRALinear(nn.Module):
         rank = self.ranks[index]
         return self.A.data[index, :rank], self.B.data[index, :, :rank]
 
+    def pair_of(self, slot: str) -> tuple[Tensor, Tensor]:
+        """Returns (A, scaled B) of one slot without its padding, with gradients: (rank, in) and (out, rank)."""
+        index = self.slots.index(slot)
+        rank = self.ranks[index]
+        return self.A[index, :rank], self.B[index, :, :rank] * self.scales[index]
+
     def forward(self, x: Tensor) -> Tensor:
         """Returns W x + b + s B A x, with each row's own A and B.
 

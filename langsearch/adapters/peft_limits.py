@@ -7,7 +7,8 @@ _WAY_OUT = "Merge it for one direction: --format merged --direction SRC-TGT."
 
 def is_plain(architecture: Architecture) -> bool:
     """Returns whether an architecture is of LoRA alone, so that PEFT's files say all of it."""
-    return architecture.kind == "lora" and not (architecture.layer_norm or architecture.bridge)
+    beside = architecture.layer_norm or architecture.bridge or architecture.shared_rank
+    return architecture.kind == "lora" and not beside
 
 
 def why_no_peft(architecture: Architecture) -> str | None:
@@ -36,6 +37,8 @@ def why_no_peft(architecture: Architecture) -> str | None:
 def adapter_slots(architecture: Architecture) -> set[tuple[Side, str]]:
     """Returns the side and slot of every adapter that an architecture has in PEFT's form."""
     found: set[tuple[Side, str]] = {(entry.side, slot) for entry in architecture.adapters for slot, _ in entry.ranks}
+    if architecture.shared_rank:
+        found |= {(entry.side, slot) for entry in architecture.adapters for _, slot in architecture.slots}
     if norms := architecture.layer_norm:
         found |= {(norms.side, slot) for slot in norms.slots}
     if bridge := architecture.bridge:

@@ -113,6 +113,9 @@ class Architecture:
     kind: SiteKind = "lora"
     """What stands at the sites."""
 
+    shared_rank: int = 0
+    """lora: the rank of a pair that all languages have at every site, under their own. 0: there is none."""
+
     layer_norm: LayerNorms | None = None
     bridge: Bridge | None = None
 
@@ -154,6 +157,11 @@ class Architecture:
         set_field(self, "new_languages", tuple(sorted(dict(self.new_languages).items())))
         set_field(self, "alpha", 1.0 if self.scaling == "none" else float(self.alpha))
         set_field(self, "ffn_slice", self.ffn_slice if has_ffn else None)
+        if not isinstance(self.shared_rank, int) or self.shared_rank < 0:
+            raise ValueError(f"`shared_rank` must be a whole number, 0 or more, but got {self.shared_rank}")
+        if self.shared_rank and (one_slot or self.kind != "lora"):
+            raise ValueError("A shared rank needs LoRA that languages do not share already, but got `shared_rank`")
+        set_field(self, "shared_rank", self.shared_rank if adapters else 0)
         set_field(self, "layer_norm", canonical_norms(self.layer_norm, renamed, one_slot))
         set_field(self, "bridge", canonical_bridge(self.bridge, renamed))
         if not adapters:
@@ -175,11 +183,16 @@ class Architecture:
         return next((dict(entry.ranks).get(slot, 0) for entry in self.adapters if entry.site == site), 0)
 
     def num_parameters_by_slot(self, shape: BaseShape) -> dict[str, int]:
-        """Returns the stored parameters of each slot: over its sites rank * (in + out), and what it has beside them."""
+        """Returns the stored parameters of each slot: over its sites rank * (in + out), and what it has beside them.
+
+        Those of pairs that all languages have under their own stand under "all".
+        """
         slots = dict(self.slots)
         counts = dict.fromkeys(slots.values(), 0)
         for language, _ in self.new_languages:
             counts[slots[language]] += shape.d_model
+        if self.shared_rank:
+            counts["all"] = self.num_shared_parameters(shape)
         for beside in (self.layer_norm, self.bridge):
             if beside is not None:
                 for slot in beside.slots:
@@ -198,8 +211,14 @@ class Architecture:
         """Returns those of them that are embedding rows of new languages, which are never pruned."""
         return len(self.new_languages) * shape.d_model
 
+    def num_shared_parameters(self, shape: BaseShape) -> int:
+        """Returns those of them that are the pairs of all languages under their own."""
+        return self.shared_rank * sum(
+            sum(shape.features(entry.site.stack, entry.site.module, self.ffn_slice)) for entry in self.adapters
+        )
+
     def num_site_parameters(self, shape: BaseShape) -> int:
-        """Returns those of them that stand at sites."""
+        """Returns those of them that stand at sites, the languages' own."""
         return sum(
             rank * sum(shape.features(entry.site.stack, entry.site.module, self.ffn_slice))
             for entry in self.adapters
@@ -242,6 +261,7 @@ class Architecture:
         # Left out where there is none, so that older fingerprints hold.
         value |= {"new_languages": dict(self.new_languages)} if self.new_languages else {}
         value |= {"kind": self.kind} if self.kind != "lora" else {}
+        value |= {"shared_rank": self.shared_rank} if self.shared_rank else {}
         value |= {"layer_norm": plain(self.layer_norm)} if self.layer_norm else {}
         value |= {"bridge": plain(self.bridge)} if self.bridge else {}
         value["pruning"] = None
@@ -262,8 +282,8 @@ class Architecture:
         """
         keys = ("format", "slots", "adapters", "init", "scaling", "alpha", "ffn_slice", "pruning")
         if isinstance(value, Mapping):
-            value = {"new_languages": {}, "kind": "lora", "layer_norm": None, "bridge": None, **value}
-        _check_keys("An architecture", value, (*keys, "new_languages", "kind", "layer_norm", "bridge"))
+            value = {"new_languages": {}, "kind": "lora", "shared_rank": 0, "layer_norm": None, "bridge": None, **value}
+        _check_keys("An architecture", value, (*keys, "new_languages", "kind", "shared_rank", "layer_norm", "bridge"))
         if value["format"] != FORMAT_VERSION:
             raise ValueError(f"The architecture's format must be {FORMAT_VERSION}, but got {value['format']}")
         adapters = []
@@ -286,6 +306,7 @@ class Architecture:
             ffn_slice=value["ffn_slice"],
             new_languages=tuple(value["new_languages"].items()),
             kind=value["kind"],
+            shared_rank=value["shared_rank"],
             layer_norm=norms_of(value["layer_norm"]) if value["layer_norm"] else None,
             bridge=bridge_of(value["bridge"]) if value["bridge"] else None,
         )

@@ -22,7 +22,7 @@ from langsearch.space.sections import (
 )
 from langsearch.space.values import Searched, Value, extremes, options
 
-_OF_SITES = {"rank", "encoder", "decoder", "pruning", "ffn_slice", "init", "scaling", "alpha"}
+_OF_SITES = {"rank", "shared_rank", "encoder", "decoder", "pruning", "ffn_slice", "init", "scaling", "alpha"}
 """The keys that speak of adapted linear layers alone."""
 
 Problem = tuple[KeyPath, str]
@@ -39,8 +39,17 @@ def check_architecture(
         for name in sorted(section.model_fields_set & _OF_SITES):
             yield (*path, name), f"touches nothing: `adapter` is {show(section.adapter)}, which adapts no linear layer."
         return
-    if trainer is not None and trainer.init_from is not None and set(options(section.adapter)) != {"lora"}:
+    if (
+        trainer is not None
+        and trainer.init_from is not None
+        and (set(options(section.adapter)) != {"lora"} or extremes(section.shared_rank)[1] > 0)
+    ):
         yield ("trainer", "init_from"), "must start LoRA alone, but `architecture.adapter` can have other adapters."
+    if extremes(section.shared_rank)[1] > 0:
+        if not any(site_kind(str(word)) == "lora" for word in options(section.adapter)):
+            yield (*path, "shared_rank"), "touches nothing: no `adapter` has lora. Leave it out."
+        if "all" in options(section.sharing):
+            yield (*path, "shared_rank"), "must be left out where sharing can be all: one adapter is shared already."
     if "rank" not in section.model_fields_set:
         yield (*path, "rank"), "must be given, but is missing."
         return

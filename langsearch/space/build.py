@@ -63,6 +63,7 @@ def build_architecture(
             *_stack_adapters("decoder", section, classes, slots, point, shape),
         ),
         kind=kind or "lora",
+        shared_rank=pick(section.shared_rank, "shared_rank", point) if kind == "lora" else 0,
         layer_norm=_layer_norm(section, classes, slots, point) if "layer_norm" in word.split("+") else None,
         bridge=_bridge(section, classes, slots, point) if "bridge" in word.split("+") else None,
         pruning=_pruning(section.pruning, targets, point),

@@ -25,7 +25,7 @@ def search_dimensions(architecture: ArchitectureSection, trainer: TrainerSection
 
     Names: rank, rank.CLASS, rank.LANGUAGE; encoder.layers.first, .last, or .start and .length of a window;
     encoder.source_layers; encoder.modules.MODULE; pruning.target as rank; pruning.start, .duration, .scope, .over;
-    init, scaling, alpha, ffn_slice, sharing, adapter; layer_norm.stacks, .side; bridge.rank;
+    init, scaling, alpha, ffn_slice, sharing, adapter, shared_rank; layer_norm.stacks, .side; bridge.rank;
     trainer.FIELD. The decoder as the encoder.
     """
     values = [*_architecture_values(architecture), *_trainer_values(trainer)]
@@ -113,7 +113,7 @@ def _architecture_values(section: ArchitectureSection) -> Iterator[tuple[str, Va
         for name in PruningSection.model_fields:
             if name != "target":
                 yield f"pruning.{name}", getattr(section.pruning, name)
-    for name in ("init", "scaling", "alpha", "ffn_slice", "sharing", "adapter"):
+    for name in ("init", "scaling", "alpha", "ffn_slice", "sharing", "adapter", "shared_rank"):
         yield name, getattr(section, name)
     yield "layer_norm.stacks", section.layer_norm.stacks
     yield "layer_norm.side", section.layer_norm.side

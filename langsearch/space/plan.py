@@ -82,7 +82,8 @@ def show_layers(layers: Iterable[int]) -> str:
 
 def show_kind(architecture: Architecture) -> str:
     """Returns the kind of the adapters at sites; nothing where it is LoRA, as everywhere that none is named."""
-    return "" if architecture.kind == "lora" else architecture.kind
+    shared = f"over a shared rank {architecture.shared_rank}" if architecture.shared_rank else ""
+    return shared if architecture.kind == "lora" else architecture.kind
 
 
 def show_beside(architecture: Architecture) -> tuple[str, ...]:
@@ -114,7 +115,7 @@ def num_parameters_by_class(
         owners.setdefault(slot, set()).add(class_of[language])
     counts, shared = dict.fromkeys(classes, 0), 0
     for slot, count in architecture.num_parameters_by_slot(shape).items():
-        if len(owners[slot]) == 1:
+        if slot in owners and len(owners[slot]) == 1:
             counts[next(iter(owners[slot]))] += count
         else:
             shared += count

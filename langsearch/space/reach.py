@@ -192,4 +192,5 @@ def _site_bounds(
                 ranks = [rank for entry in found for rank in extremes(entry.value)]
                 least += int(min(ranks)) * unit if site.is_sure else 0
                 most += int(max(ranks)) * unit
+            most += int(extremes(section.shared_rank)[1]) * unit
     return least, most

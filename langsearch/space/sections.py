@@ -275,6 +275,9 @@ class ArchitectureSection(Section):
     adapter: Annotated[Value, PlainValidator(ADAPTER)] = "lora"
     """What there is: one kind at the sites, and what stands beside it, joined by +."""
 
+    shared_rank: Annotated[Value, PlainValidator(_COUNT)] = 0
+    """lora: the rank of a pair that all languages have at every site, under their own."""
+
     layer_norm: LayerNormSection = LayerNormSection()
     bridge: BridgeSection = BridgeSection()
     encoder: EncoderSection = EncoderSection()
