@@ -3,17 +3,25 @@
 from typing import Any
 
 from langsearch.adapters.kinds import KINDS, build_adapters
-from langsearch.space.architecture import Bridge, LayerNorms
+from langsearch.space.architecture import Bridge, LayerNorms, Pool
 
 OWNERS = ("en", "fr", "sw")
 """The languages that have adapters."""
 
 NORMS, BRIDGE = LayerNorms(slots=OWNERS), Bridge(slots=OWNERS, rank=3)
+POOL = {
+    "slots": dict.fromkeys(("en", "fr", "de", "sw"), "all"),
+    "ranks": {"all": 2},
+    "pool": Pool(size=3),
+    "pruning": None,
+}
 CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "lora": (KINDS["lora"], {}),
     "mixed_sides": (KINDS["mixed_sides"], {}),
     "shared_lora": (KINDS["shared_lora"], {"shared_rank": 2}),
     "shared_lora+bridge": (build_adapters, {"shared_rank": 2, "bridge": BRIDGE}),
+    "pool": (KINDS["pool"], POOL),
+    "pool+layer_norm": (build_adapters, {**POOL, "layer_norm": LayerNorms(slots=("all",))}),
     "factorized": (KINDS["factorized"], {"kind": "factorized"}),
     "layer_norm": (KINDS["layer_norm"], {"layer_norm": NORMS}),
     "layer_norm by source": (

@@ -18,6 +18,7 @@ from langsearch.adapters.kinds import KINDS
 from langsearch.adapters.learners import AdaptedModel
 from langsearch.adapters.mounting import mount
 from langsearch.adapters.peft_export import peft_config, peft_tensors
+from langsearch.adapters.peft_limits import active_adapters
 from langsearch.adapters.protocol import Adapters
 from langsearch.data.batches import Batch, collate
 from langsearch.data.directions import Direction, all_directions
@@ -257,11 +258,10 @@ class TestKind:
             else:
                 peft.load_adapter(folder, adapter_name=adapter.name)
         peft.eval()
-        slots = dict(learner.architecture.slots)
         for src, tgt in (("en", "fr"), ("fr", "en"), ("sw", "de"), ("de", "sw")):
             one = batch_of(quickstart_store, base, [Direction(src, tgt)], num_rows=4)
-            pair = {("src", slots[src]), ("tgt", slots[tgt])}
-            names = [one.name for one in adapters if (one.side, one.slot) in pair]
+            active = active_adapters(learner.architecture, Direction(src, tgt))
+            names = [one.name for one in adapters if (one.side, one.slot) in active]
             if names:
                 peft.base_model.set_adapter(names)
             # PEFT cannot activate none of its adapters, but can turn them all off.

@@ -119,7 +119,7 @@ def test_the_bounds_of_a_space_hold_every_point_of_it(tmp_path: Path) -> None:
         ),
         (
             ["architecture.adapter={choice: [lora, factorized]}", "trainer.init_from=somewhere"],
-            "must start LoRA alone, but `architecture.adapter` can have other adapters",
+            "must start LoRA alone, but `architecture` can have other adapters",
         ),
         (
             [
@@ -127,11 +127,51 @@ def test_the_bounds_of_a_space_hold_every_point_of_it(tmp_path: Path) -> None:
                 "architecture.sharing=all",
                 "architecture.layer_norm.side={choice: [src, tgt]}",
             ],
-            "touches nothing: with sharing all both sides have one",
+            "touches nothing: all languages share one, as source and as target",
         ),
     ],
 )
 def test_a_mistake_is_told(overrides: list[str], message: str, tmp_path: Path) -> None:
+    assert message in "\n".join(problems(tmp_path, SMALL, *overrides))
+
+
+def test_a_pool_is_counted_with_its_maps_and_stands_in_one_slot(tmp_path: Path) -> None:
+    pool = ["architecture.sharing={choice: [language, pool]}", "architecture.pool={size: {int: [2, 5]}}"]
+    space = load(tmp_path, SMALL, *pool)
+    point = {"sharing": "pool", "pool.size": 3}
+    found, one = (space.architecture({**point, "pool.size": size}, TINY) for size in (3, 5))
+    shared = load(tmp_path, SMALL, "architecture.sharing=all").architecture({}, TINY)
+    # One map for sources, who index the encoder, and one for targets; three languages each.
+    assert found.num_parameters(TINY) == 3 * (shared.num_parameters(TINY) + 2 * 3)
+    assert found.num_parameters_by_slot(TINY) == {"all": found.num_parameters(TINY)}
+    assert {entry.side for entry in found.adapters} == {"src", "tgt"}
+    assert Architecture.from_json(found.to_json()) == found != one
+    low, high = parameter_bounds(space.architecture_section, space.classes, "pool", None, TINY)
+    assert low <= space.architecture({**point, "pool.size": 2}, TINY).num_parameters(TINY)
+    assert high == one.num_parameters(TINY)
+    assert space.architecture({**point, "sharing": "language"}, TINY).pool is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["architecture.pool.size=3"], "`architecture.pool` touches nothing: `sharing` is never pool."),
+        (["architecture.sharing=pool", "architecture.pool.size=1"], "must be a whole number of at least 2"),
+        (
+            ["architecture.sharing=pool", "architecture.rank={high: 2, low: 4}"],
+            "one value for all where sharing can be",
+        ),
+        (["architecture.sharing=pool", "architecture.adapter=factorized"], "can be pool only with LoRA"),
+        (["architecture.sharing=pool", "architecture.shared_rank=2"], "`architecture.shared_rank` must be left out"),
+        (["architecture.sharing=pool", "architecture.pruning.target=0.5"], "a pool's pairs are not pruned"),
+        (["architecture.sharing=all", "architecture.shared_rank=2"], "pairs are shared already"),
+        (
+            ["architecture.adapter=factorized", "architecture.shared_rank=2"],
+            "`architecture.shared_rank` touches nothing",
+        ),
+    ],
+)
+def test_a_mistake_in_what_is_shared_is_told(overrides: list[str], message: str, tmp_path: Path) -> None:
     assert message in "\n".join(problems(tmp_path, SMALL, *overrides))
 
 

@@ -20,6 +20,7 @@ from langsearch.space.settings import TrainerSettings
 from langsearch.train.checkpoint import Checkpoint, read_newest_checkpoint, write_checkpoint
 from langsearch.train.cross_entropy import smoothed_cross_entropy
 from langsearch.train.loop import NonFiniteLossError, Progress, TrainingData, train
+from tests.adapter_cases import CASES
 
 LANGUAGES = ("en", "fr", "de", "sw")
 DIRECTIONS = all_directions(LANGUAGES)
@@ -48,7 +49,7 @@ def copy_data(tiny_base: Base, tmp_path: Path) -> TrainingData:
     return TrainingData(store, DIRECTIONS, LANGUAGES, tiny_base.vocabulary(LANGUAGES))
 
 
-@pytest.fixture(params=["adapters", "full"])
+@pytest.fixture(params=["adapters", "full", "pool", "factorized+layer_norm", "lora+layer_norm+bridge"])
 def new_learner(
     request: pytest.FixtureRequest, new_base: Callable[[], Base], make_architecture: Architect
 ) -> Callable[[int], Learner]:
@@ -57,6 +58,8 @@ def new_learner(
     def make(seed: int) -> Learner:
         if request.param == "full":
             return FullModel(new_base())
+        if request.param in CASES:
+            return adapt(new_base(), make_architecture(**CASES[request.param][1]), LANGUAGES, seed)
         return adapt(new_base(), make_architecture(pruning=PRUNING), LANGUAGES, seed)
 
     return make

@@ -104,7 +104,9 @@ def test_lora_finds_a_sum_of_rank_one_that_scales_miss(seed: int) -> None:
     pairs = torch.randn(len(LANGUAGES), 2, d, generator=generator) * d**-0.5
 
     def target(rows: Tensor, language: int) -> Tensor:
-        return rows @ base.weight.T + (rows @ pairs[language, 0])[..., None] * pairs[language, 1] * 4
+        added = (rows @ pairs[language, 0])[..., None] * pairs[language, 1] * 4
+        found: Tensor = rows @ base.weight.T + added
+        return found
 
     assert error_left(lora(base, 1, seed), x, target) <= 0.05
     assert error_left(scales(base), x, target) >= 0.5

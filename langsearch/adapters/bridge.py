@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from langsearch.adapters.lora import merged_linear, slot_generator
 from langsearch.adapters.mounting import linear_at, module_path
 from langsearch.adapters.peft_limits import why_no_peft
-from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter
+from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter, Unscheduled
 from langsearch.adapters.routing import Routing, SlotTable
 from langsearch.data.directions import Direction
 from langsearch.model.base import Base
@@ -101,7 +101,7 @@ class BridgedNorm(nn.Module):
         return b if self.A is None else b @ self.A.data[index].double()
 
 
-class LanguageBridge:
+class LanguageBridge(Unscheduled):
     """The bridges of an architecture's slots; one of the kinds of `Adapters`.
 
     Args:
@@ -164,12 +164,6 @@ class LanguageBridge:
     def num_nonzero(self) -> int:
         """Returns the same: bridges are never pruned."""
         return self.num_parameters()
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Does nothing."""
-
-    def after_update(self) -> None:
-        """Does nothing."""
 
     @torch.no_grad()
     def merged(self, direction: Direction, below: Below = NOTHING_BELOW) -> dict[str, nn.Module]:

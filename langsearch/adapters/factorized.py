@@ -23,7 +23,7 @@ from langsearch.adapters.lora import lora_layer, merged_linear, slot_generator
 from langsearch.adapters.lora_linear import LanguageLoRALinear
 from langsearch.adapters.mounting import linear_at, module_path
 from langsearch.adapters.peft_limits import why_no_peft
-from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter
+from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter, Unscheduled
 from langsearch.adapters.pruning import PruningMasks
 from langsearch.adapters.routing import Routing, SlotTable
 from langsearch.data.directions import Direction
@@ -112,7 +112,7 @@ class FactorizedLinear(nn.Module):
         return y if self.base.bias is None else y + self.base.bias.to(x.dtype)
 
 
-class Factorized:
+class Factorized(Unscheduled):
     """The scales and pairs of all sites and slots of an architecture; one of the kinds of `Adapters`.
 
     Args:

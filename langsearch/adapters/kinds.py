@@ -7,6 +7,7 @@ from langsearch.adapters.factorized import Factorized
 from langsearch.adapters.layer_norm import LanguageLayerNorms
 from langsearch.adapters.lora import LanguageLoRA
 from langsearch.adapters.mixed_sides import MixedSides
+from langsearch.adapters.pool import PooledLoRA
 from langsearch.adapters.protocol import Adapters
 from langsearch.adapters.routing import Routing
 from langsearch.adapters.shared_lora import SharedLoRA
@@ -17,6 +18,7 @@ from langsearch.space.architecture import Architecture
 KINDS: Mapping[str, Callable[[Base, Architecture, Sequence[str], int], Adapters]] = {
     "lora": LanguageLoRA,
     "shared_lora": SharedLoRA,
+    "pool": PooledLoRA,
     "factorized": Factorized,
     "layer_norm": LanguageLayerNorms,
     "bridge": LanguageBridge,
@@ -38,6 +40,8 @@ def build_adapters(base: Base, architecture: Architecture, languages: Sequence[s
     parts: list[Adapters] = []
     if architecture.kind == "factorized":
         parts.append(Factorized(base, architecture, languages, seed, routing=routing))
+    elif architecture.pool:
+        parts.append(PooledLoRA(base, architecture, languages, seed, routing=routing))
     elif architecture.shared_rank:
         parts.append(SharedLoRA(base, architecture, languages, seed, routing=routing))
     elif architecture.adapters or not architecture.has_any:

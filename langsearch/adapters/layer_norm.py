@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter, zero_pair
+from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter, Unscheduled, zero_pair
 from langsearch.adapters.routing import Routing, SlotTable
 from langsearch.data.directions import Direction
 from langsearch.model.base import Base
@@ -60,7 +60,7 @@ class LanguageLayerNorm(nn.Module):
         return y + (normed * scale + offset).to(y.dtype)
 
 
-class LanguageLayerNorms:
+class LanguageLayerNorms(Unscheduled):
     """The layer norms of an architecture's slots; one of the kinds of `Adapters`.
 
     Args:
@@ -118,12 +118,6 @@ class LanguageLayerNorms:
     def num_nonzero(self) -> int:
         """Returns the same: norms are never pruned."""
         return self.num_parameters()
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Does nothing."""
-
-    def after_update(self) -> None:
-        """Does nothing."""
 
     @torch.no_grad()
     def merged(self, direction: Direction, below: Below = NOTHING_BELOW) -> dict[str, nn.Module]:

@@ -39,6 +39,12 @@ class Learner(Protocol):
     def begin_epoch(self, epoch: int) -> None:
         """Called once before an epoch's first update, epochs counted from 1."""
 
+    def before_update(self, progress: float) -> None:
+        """Called before every update with how much of the training is done, from 0 to below 1."""
+
+    def penalty(self) -> Tensor | None:
+        """Returns what is added to the mean loss of a target token, after a forward pass; None: nothing."""
+
     def after_update(self) -> None:
         """Called after every update of the optimizer."""
 
@@ -117,6 +123,14 @@ class AdaptedModel:
         """Tells the adapters that an epoch begins."""
         self.adapters.begin_epoch(epoch)
 
+    def before_update(self, progress: float) -> None:
+        """Tells the adapters how much of the training is done."""
+        self.adapters.before_update(progress)
+
+    def penalty(self) -> Tensor | None:
+        """Returns what the adapters add to the mean loss."""
+        return self.adapters.penalty()
+
     def after_update(self) -> None:
         """Tells the adapters that the optimizer has changed them."""
         self.adapters.after_update()
@@ -172,6 +186,13 @@ class FullModel:
 
     def begin_epoch(self, epoch: int) -> None:
         """Does nothing."""
+
+    def before_update(self, progress: float) -> None:
+        """Does nothing."""
+
+    def penalty(self) -> Tensor | None:
+        """Returns nothing."""
+        return None
 
     def after_update(self) -> None:
         """Does nothing."""

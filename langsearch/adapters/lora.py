@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from langsearch.adapters.lora_linear import JointInput, LanguageLoRALinear
 from langsearch.adapters.mounting import linear_at, module_path
-from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter
+from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter, Unscheduled
 from langsearch.adapters.pruning import PruningMasks
 from langsearch.adapters.routing import Routing
 from langsearch.data.directions import Direction
@@ -27,7 +27,7 @@ _SAME_INPUT: tuple[tuple[Stack, tuple[str, ...]], ...] = (
 """Modules of a layer that read the same input, by stack."""
 
 
-class LanguageLoRA:
+class LanguageLoRA(Unscheduled):
     """The pairs of all sites and slots of an architecture; one of the kinds of `Adapters`.
 
     Args:

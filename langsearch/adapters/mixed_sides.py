@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from langsearch.adapters.lora import LanguageLoRA, merged_linear
 from langsearch.adapters.lora_linear import LanguageLoRALinear, lora_linear
 from langsearch.adapters.mounting import module_path
-from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter
+from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter, Unscheduled
 from langsearch.adapters.routing import Routing
 from langsearch.data.directions import Direction
 from langsearch.model.base import Base
@@ -110,7 +110,7 @@ class MixedLoRALinear(nn.Module):
         return torch.cat(a_rows, dim=1), torch.cat(b_rows, dim=2)
 
 
-class MixedSides:
+class MixedSides(Unscheduled):
     """Adapters of both sides at every site; one of the kinds of `Adapters`.
 
     Args:

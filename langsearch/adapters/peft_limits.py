@@ -1,5 +1,6 @@
 """What plain PEFT can hold of an architecture, and by which names; known before anything is trained."""
 
+from langsearch.data.directions import Direction
 from langsearch.space.architecture import Architecture, Side
 
 _WAY_OUT = "Merge it for one direction: --format merged --direction SRC-TGT."
@@ -7,8 +8,8 @@ _WAY_OUT = "Merge it for one direction: --format merged --direction SRC-TGT."
 
 def is_plain(architecture: Architecture) -> bool:
     """Returns whether an architecture is of LoRA alone, so that PEFT's files say all of it."""
-    beside = architecture.layer_norm or architecture.bridge or architecture.shared_rank
-    return architecture.kind == "lora" and not beside
+    more = architecture.layer_norm or architecture.bridge or architecture.shared_rank or architecture.pool
+    return architecture.kind == "lora" and not more
 
 
 def why_no_peft(architecture: Architecture) -> str | None:
@@ -31,12 +32,25 @@ def why_no_peft(architecture: Architecture) -> str | None:
             "PEFT cannot hold a bridge before cross-attention that the source picks: their product belongs to a "
             f"direction, not to a language. {_WAY_OUT}"
         )
+    if readers and architecture.pool:
+        return f"PEFT cannot hold a bridge before a pool's cross-attention: their product belongs to both. {_WAY_OUT}"
     return None
+
+
+def active_adapters(architecture: Architecture, direction: Direction) -> list[tuple[Side, str]]:
+    """Returns the side and slot of the adapters that a direction activates, in PEFT's form."""
+    slots, known = dict(architecture.slots), adapter_slots(architecture)
+    sides: tuple[tuple[Side, str], ...] = (("src", direction.src), ("tgt", direction.tgt))
+    # What a pool makes of itself is by language, also where everything else is by slot.
+    found = [(side, slot) for side, language in sides for slot in dict.fromkeys((language, slots[language]))]
+    return [adapter for adapter in found if adapter in known]
 
 
 def adapter_slots(architecture: Architecture) -> set[tuple[Side, str]]:
     """Returns the side and slot of every adapter that an architecture has in PEFT's form."""
     found: set[tuple[Side, str]] = {(entry.side, slot) for entry in architecture.adapters for slot, _ in entry.ranks}
+    if architecture.pool:
+        found = {(entry.side, language) for entry in architecture.adapters for language in architecture.languages}
     if architecture.shared_rank:
         found |= {(entry.side, slot) for entry in architecture.adapters for _, slot in architecture.slots}
     if norms := architecture.layer_norm:

@@ -73,6 +73,19 @@ class Adapters(Protocol):
     def begin_epoch(self, epoch: int) -> None:
         """Called once before an epoch's first update, epochs counted from 1."""
 
+    def before_update(self, progress: float) -> None:
+        """Called before every update; what is drawn at random here is the same in a resumed run.
+
+        Args:
+            progress: How much of the training is done, from 0 to below 1: schedules are functions of it.
+        """
+
+    def penalty(self) -> Tensor | None:
+        """Returns what the kind adds to the mean loss of a target token, a scalar; called after a forward pass.
+
+        None: nothing, as of all kinds that learn from the translations alone.
+        """
+
     def after_update(self) -> None:
         """Called after every update of the optimizer."""
 
@@ -96,6 +109,23 @@ class Adapters(Protocol):
         Raises:
             InputError: If PEFT cannot hold them.
         """
+
+
+class Unscheduled:
+    """The answers of a kind that nothing happens to between updates."""
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Does nothing."""
+
+    def before_update(self, progress: float) -> None:
+        """Does nothing."""
+
+    def penalty(self) -> Tensor | None:
+        """Returns nothing."""
+        return None
+
+    def after_update(self) -> None:
+        """Does nothing."""
 
 
 def zero_pair(d_model: int) -> dict[str, tuple[Tensor, Tensor]]:

@@ -16,7 +16,7 @@ from langsearch.adapters.joint import type_of_products
 from langsearch.adapters.lora import LanguageLoRA, lora_layer, merged_linear, slot_generator
 from langsearch.adapters.lora_linear import LanguageLoRALinear
 from langsearch.adapters.mounting import module_path
-from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter
+from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter, Unscheduled
 from langsearch.adapters.routing import Routing
 from langsearch.data.directions import Direction
 from langsearch.model.base import Base
@@ -64,7 +64,7 @@ class SharedLoRALinear(nn.Module):
         return a, b
 
 
-class SharedLoRA:
+class SharedLoRA(Unscheduled):
     """Both pairs of all sites of an architecture; one of the kinds of `Adapters`.
 
     Args:

@@ -57,6 +57,16 @@ class Together:
         for part in self.parts:
             part.begin_epoch(epoch)
 
+    def before_update(self, progress: float) -> None:
+        """Tells all parts."""
+        for part in self.parts:
+            part.before_update(progress)
+
+    def penalty(self) -> Tensor | None:
+        """Returns the sum over the parts that have one."""
+        found = [penalty for part in self.parts if (penalty := part.penalty()) is not None]
+        return sum(found[1:], found[0]) if found else None
+
     def after_update(self) -> None:
         """Tells all parts."""
         for part in self.parts:

@@ -24,12 +24,15 @@ from langsearch.space.kinds import (
     SITE_KINDS,
     Bridge,
     LayerNorms,
+    Pool,
     SiteKind,
     bridge_of,
     canonical_bridge,
     canonical_norms,
+    canonical_pool,
     norms_of,
     plain,
+    pool_of,
 )
 from langsearch.space.sites import MODULES, BaseShape, Side, Site, Stack
 
@@ -42,6 +45,7 @@ __all__ = [
     "Init",
     "LayerNorms",
     "Over",
+    "Pool",
     "Pruning",
     "Scaling",
     "Scope",
@@ -93,6 +97,9 @@ class Architecture:
     shared_rank: int = 0
     """lora: the rank of a pair that all languages have at every site, under their own. 0: there is none."""
 
+    pool: Pool | None = None
+    """lora, in one slot for all: how many pairs a site has, and how languages learn which of them are theirs."""
+
     layer_norm: LayerNorms | None = None
     bridge: Bridge | None = None
 
@@ -121,7 +128,7 @@ class Architecture:
         adapters = [
             SiteAdapters(
                 entry.site,
-                "tgt" if one_slot else entry.side,
+                "tgt" if one_slot and not self.pool else entry.side,
                 tuple(sorted((renamed[slot], rank) for slot, rank in entry.ranks)),
             )
             for entry in sorted(checked, key=lambda entry: entry.site.order)
@@ -138,6 +145,9 @@ class Architecture:
             raise ValueError(f"`shared_rank` must be a whole number, 0 or more, but got {self.shared_rank}")
         if self.shared_rank and (one_slot or self.kind != "lora"):
             raise ValueError("A shared rank needs LoRA that languages do not share already, but got `shared_rank`")
+        set_field(self, "pool", canonical_pool(self.pool) if adapters else None)
+        if self.pool and (not one_slot or self.kind != "lora" or self.shared_rank or self.pruning):
+            raise ValueError("A pool needs unpruned LoRA in one slot for all languages, and no shared rank")
         set_field(self, "shared_rank", self.shared_rank if adapters else 0)
         set_field(self, "layer_norm", canonical_norms(self.layer_norm, renamed, one_slot))
         set_field(self, "bridge", canonical_bridge(self.bridge, renamed))
@@ -174,6 +184,9 @@ class Architecture:
             if beside is not None:
                 for slot in beside.slots:
                     counts[slot] += beside.num_parameters(shape)
+        if self.pool:
+            counts["all"] += self.num_site_parameters(shape)
+            return counts
         for entry in self.adapters:
             unit = sum(shape.features(entry.site.stack, entry.site.module, self.ffn_slice))
             for slot, rank in entry.ranks:
@@ -196,11 +209,14 @@ class Architecture:
 
     def num_site_parameters(self, shape: BaseShape) -> int:
         """Returns those of them that stand at sites, the languages' own."""
-        return sum(
+        pairs = sum(
             rank * sum(shape.features(entry.site.stack, entry.site.module, self.ffn_slice))
             for entry in self.adapters
             for _, rank in entry.ranks
         )
+        if self.pool is None:
+            return pairs
+        return self.pool.size * (pairs + len(self.slots) * len({entry.side for entry in self.adapters}))
 
     @property
     def word(self) -> str:
@@ -239,6 +255,7 @@ class Architecture:
         value |= {"new_languages": dict(self.new_languages)} if self.new_languages else {}
         value |= {"kind": self.kind} if self.kind != "lora" else {}
         value |= {"shared_rank": self.shared_rank} if self.shared_rank else {}
+        value |= {"pool": plain(self.pool)} if self.pool else {}
         value |= {"layer_norm": plain(self.layer_norm)} if self.layer_norm else {}
         value |= {"bridge": plain(self.bridge)} if self.bridge else {}
         value["pruning"] = None
@@ -259,8 +276,18 @@ class Architecture:
         """
         keys = ("format", "slots", "adapters", "init", "scaling", "alpha", "ffn_slice", "pruning")
         if isinstance(value, Mapping):
-            value = {"new_languages": {}, "kind": "lora", "shared_rank": 0, "layer_norm": None, "bridge": None, **value}
-        _check_keys("An architecture", value, (*keys, "new_languages", "kind", "shared_rank", "layer_norm", "bridge"))
+            value = {
+                "new_languages": {},
+                "kind": "lora",
+                "shared_rank": 0,
+                "pool": None,
+                "layer_norm": None,
+                "bridge": None,
+                **value,
+            }
+        _check_keys(
+            "An architecture", value, (*keys, "new_languages", "kind", "shared_rank", "pool", "layer_norm", "bridge")
+        )
         if value["format"] != FORMAT_VERSION:
             raise ValueError(f"The architecture's format must be {FORMAT_VERSION}, but got {value['format']}")
         adapters = []
@@ -284,6 +311,7 @@ class Architecture:
             new_languages=tuple(value["new_languages"].items()),
             kind=value["kind"],
             shared_rank=value["shared_rank"],
+            pool=pool_of(value["pool"]) if value["pool"] else None,
             layer_norm=norms_of(value["layer_norm"]) if value["layer_norm"] else None,
             bridge=bridge_of(value["bridge"]) if value["bridge"] else None,
         )

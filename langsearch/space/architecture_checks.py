@@ -39,17 +39,16 @@ def check_architecture(
         for name in sorted(section.model_fields_set & _OF_SITES):
             yield (*path, name), f"touches nothing: `adapter` is {show(section.adapter)}, which adapts no linear layer."
         return
-    if (
-        trainer is not None
-        and trainer.init_from is not None
-        and (set(options(section.adapter)) != {"lora"} or extremes(section.shared_rank)[1] > 0)
-    ):
-        yield ("trainer", "init_from"), "must start LoRA alone, but `architecture.adapter` can have other adapters."
+    has_more = extremes(section.shared_rank)[1] > 0 or "pool" in options(section.sharing)
+    is_lora = set(options(section.adapter)) == {"lora"} and not has_more
+    if trainer is not None and trainer.init_from is not None and not is_lora:
+        yield ("trainer", "init_from"), "must start LoRA alone, but `architecture` can have other adapters."
     if extremes(section.shared_rank)[1] > 0:
         if not any(site_kind(str(word)) == "lora" for word in options(section.adapter)):
             yield (*path, "shared_rank"), "touches nothing: no `adapter` has lora. Leave it out."
-        if "all" in options(section.sharing):
-            yield (*path, "shared_rank"), "must be left out where sharing can be all: one adapter is shared already."
+        if {"all", "pool"} & set(options(section.sharing)):
+            yield (*path, "shared_rank"), "must be left out where sharing can be all or pool: pairs are shared already."
+    yield from _check_pool(section, path)
     if "rank" not in section.model_fields_set:
         yield (*path, "rank"), "must be given, but is missing."
         return
@@ -71,6 +70,17 @@ def check_architecture(
     if section.ffn_slice is not None and not ffn:
         yield (*path, "ffn_slice"), "touches nothing: no stack adapts fc1 or fc2."
     yield from _check_pruning(section, path, classes, trainer)
+
+
+def _check_pool(section: ArchitectureSection, path: KeyPath) -> Iterator[Problem]:
+    if "pool" not in options(section.sharing):
+        if "pool" in section.model_fields_set:
+            yield (*path, "pool"), "touches nothing: `sharing` is never pool. Write `sharing: pool`, or leave it out."
+        return
+    if not all(site_kind(str(word)) == "lora" for word in options(section.adapter)):
+        yield (*path, "sharing"), "can be pool only with LoRA, but `adapter` can be without it."
+    if section.pruning is not None:
+        yield (*path, "pruning"), "must be left out where sharing can be pool: a pool's pairs are not pruned."
 
 
 def has_sites(section: ArchitectureSection) -> bool:
@@ -96,9 +106,12 @@ def _check_beside(section: ArchitectureSection, path: KeyPath, classes: Language
             yield (*path, name, "classes"), "must name a class, but is empty. Leave it out for all."
     sharing = options(section.sharing)
     norms = section.layer_norm
-    if sharing == ("all",) and isinstance(norms.side, Searched):
-        yield (*path, "layer_norm", "side"), "touches nothing: with sharing all both sides have one. Leave it out."
-    if {"all", "family"} & set(sharing):
+    if set(sharing) <= {"all", "pool"} and isinstance(norms.side, Searched):
+        yield (
+            (*path, "layer_norm", "side"),
+            "touches nothing: all languages share one, as source and as target. Leave it out.",
+        )
+    if {"all", "family", "pool"} & set(sharing):
         for name in BESIDE:
             if getattr(section, name).classes is not None:
                 yield (*path, name, "classes"), "must be left out where languages of several classes share an adapter."
@@ -188,10 +201,10 @@ def _check_sharing(section: ArchitectureSection, path: KeyPath, classes: Languag
         per_class.append(((*path, "pruning", "target"), section.pruning.target))
     sharing = set(options(section.sharing))
     for inner, values in per_class:
-        if values.by_language and sharing & {"class", "all"}:
+        if values.by_language and sharing & {"class", "all", "pool"}:
             yield (*inner, "languages"), "needs sharing language: a language that shares cannot differ from the others."
-        if ALL not in values.by_class and "all" in sharing:
-            yield inner, "must be one value for all where sharing can be all."
+        if ALL not in values.by_class and (whole := [word for word in ("all", "pool") if word in sharing]):
+            yield inner, f"must be one value for all where sharing can be {' or '.join(whole)}."
         elif "all" in sharing and any(isinstance(value, BySide) for value in values.by_class.values()):
             yield inner, "must be one value for both sides where sharing can be all: both have one adapter."
     if "family" in sharing and classes is not None:

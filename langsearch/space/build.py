@@ -13,11 +13,11 @@ from langsearch.space.architecture import (
     Stack,
     uniform_ranks,
 )
-from langsearch.space.kinds import Bridge, LayerNorms, site_kind
+from langsearch.space.kinds import Bridge, LayerNorms, Pool, site_kind
 from langsearch.space.placement import published_modules
 from langsearch.space.problems import InputError
 from langsearch.space.rules import STACKS, Classes, StackAtPoint, slots_of_languages
-from langsearch.space.sections import ArchitectureSection, PruningSection
+from langsearch.space.sections import ArchitectureSection, PoolSection, PruningSection
 from langsearch.space.settings import Baseline
 from langsearch.space.values import pick
 
@@ -44,7 +44,8 @@ def build_architecture(
         ValueError: If the point lacks a dimension.
         InputError: If a layer lies outside the base, or the family of a language is asked for and not known.
     """
-    slots = slots_of_languages(pick(section.sharing, "sharing", point), classes)
+    sharing = pick(section.sharing, "sharing", point)
+    slots = slots_of_languages(sharing, classes)
     targets = {}
     if section.pruning is not None:
         for class_name, languages in classes.items():
@@ -63,6 +64,7 @@ def build_architecture(
             *_stack_adapters("decoder", section, classes, slots, point, shape),
         ),
         kind=kind or "lora",
+        pool=_pool(section, point) if kind == "lora" and sharing == "pool" else None,
         shared_rank=pick(section.shared_rank, "shared_rank", point) if kind == "lora" else 0,
         layer_norm=_layer_norm(section, classes, slots, point) if "layer_norm" in word.split("+") else None,
         bridge=_bridge(section, classes, slots, point) if "bridge" in word.split("+") else None,
@@ -163,6 +165,10 @@ def _pruning(section: PruningSection | None, targets: Mapping[str, float], point
         scope=pick(section.scope, "pruning.scope", point),
         over=pick(section.over, "pruning.over", point),
     )
+
+
+def _pool(section: ArchitectureSection, point: Mapping[str, Any]) -> Pool:
+    return Pool(**{name: pick(getattr(section.pool, name), f"pool.{name}", point) for name in PoolSection.model_fields})
 
 
 def _layer_norm(

@@ -12,6 +12,7 @@ from langsearch.space.sections import (
     ArchitectureSection,
     OverrideSection,
     PerClass,
+    PoolSection,
     PruningSection,
     StackSection,
     TrainerSection,
@@ -25,7 +26,8 @@ def search_dimensions(architecture: ArchitectureSection, trainer: TrainerSection
 
     Names: rank, rank.CLASS, rank.LANGUAGE; encoder.layers.first, .last, or .start and .length of a window;
     encoder.source_layers; encoder.modules.MODULE; pruning.target as rank; pruning.start, .duration, .scope, .over;
-    init, scaling, alpha, ffn_slice, sharing, adapter, shared_rank; layer_norm.stacks, .side; bridge.rank;
+    init, scaling, alpha, ffn_slice, sharing, adapter, shared_rank;
+    pool.size, .soft_share, .disparity; layer_norm.stacks, .side; bridge.rank;
     trainer.FIELD. The decoder as the encoder.
     """
     values = [*_architecture_values(architecture), *_trainer_values(trainer)]
@@ -115,6 +117,8 @@ def _architecture_values(section: ArchitectureSection) -> Iterator[tuple[str, Va
                 yield f"pruning.{name}", getattr(section.pruning, name)
     for name in ("init", "scaling", "alpha", "ffn_slice", "sharing", "adapter", "shared_rank"):
         yield name, getattr(section, name)
+    for name in PoolSection.model_fields:
+        yield f"pool.{name}", getattr(section.pool, name)
     yield "layer_norm.stacks", section.layer_norm.stacks
     yield "layer_norm.side", section.layer_norm.side
     yield "bridge.rank", section.bridge.rank

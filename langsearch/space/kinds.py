@@ -55,6 +55,20 @@ class LayerNorms:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pool:
+    """A few pairs at every site, and a learned map from languages to them (HLT-MT, arXiv 2207.04906, section 3)."""
+
+    size: int
+    """Pairs at a site, at least 2."""
+
+    soft_share: float = 0.6
+    """The part of the training in which a language's pair is a mixture; then it is the one that it gives most."""
+
+    disparity: float = 0.1
+    """Weight of what keeps languages from all having the same pair, in the mean loss of a token."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Bridge:
     """A map of the target language on what the encoder says, I + M (Zhang et al. 2020, arXiv 2004.11867, section 4.3).
 
@@ -108,6 +122,26 @@ def canonical_bridge(bridge: Bridge | None, renamed: Mapping[str, str]) -> Bridg
     return replace(bridge, slots=_renamed("bridge", bridge.slots, renamed))
 
 
+def canonical_pool(pool: Pool | None) -> Pool | None:
+    """Returns a pool that is right; one pair alone is no pool.
+
+    Raises:
+        ValueError: On a size below 1, a share outside [0, 1] or a weight below 0.
+    """
+    if pool is None or pool.size == 1:
+        return None
+    if not isinstance(pool.size, int) or pool.size < 1 or not 0 <= pool.soft_share <= 1 or pool.disparity < 0:
+        raise ValueError(
+            f"A pool needs a size of 1 or more, a share in [0, 1] and a weight of 0 or more, but got {pool}"
+        )
+    return Pool(size=pool.size, soft_share=float(pool.soft_share), disparity=float(pool.disparity))
+
+
+def pool_of(value: Mapping[str, Any]) -> Pool:
+    """Reads what `asdict` made of a pool. Raises ValueError on other keys."""
+    return Pool(**_lists(value, ("size", "soft_share", "disparity")))
+
+
 def norms_of(value: Mapping[str, Any]) -> LayerNorms:
     """Reads what `asdict` made of layer norms. Raises ValueError on other keys."""
     return LayerNorms(**_lists(value, ("slots", "stacks", "side")))
@@ -118,7 +152,7 @@ def bridge_of(value: Mapping[str, Any]) -> Bridge:
     return Bridge(**_lists(value, ("slots", "rank")))
 
 
-def plain(value: LayerNorms | Bridge) -> dict[str, Any]:
+def plain(value: LayerNorms | Bridge | Pool) -> dict[str, Any]:
     """Returns the JSON form."""
     return {key: list(part) if isinstance(part, tuple) else part for key, part in asdict(value).items()}
 

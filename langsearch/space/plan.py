@@ -82,6 +82,8 @@ def show_layers(layers: Iterable[int]) -> str:
 
 def show_kind(architecture: Architecture) -> str:
     """Returns the kind of the adapters at sites; nothing where it is LoRA, as everywhere that none is named."""
+    if pool := architecture.pool:
+        return f"pool of {pool.size}"
     shared = f"over a shared rank {architecture.shared_rank}" if architecture.shared_rank else ""
     return shared if architecture.kind == "lora" else architecture.kind
 

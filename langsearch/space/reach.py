@@ -165,6 +165,11 @@ def parameter_bounds(
     words = [str(word).split("+") for word in options(section.adapter)]
     beside = [sum(_most_beside(section, name, shape) for name in BESIDE if name in word) for word in words]
     low, high = _site_bounds(section, owners, ffn_slice, shape)
+    if sharing == "pool":
+        smallest, largest = (int(size) for size in extremes(section.pool.size))
+        num_languages = sum(map(len, classes.values()))
+        # A map for one side at least, and for both at most.
+        low, high = smallest * (low + num_languages), largest * (high + 2 * num_languages)
     at_sites = [site_kind("+".join(word)) is not None for word in words]
     least = min(low if has_sites else 0 for has_sites in at_sites)
     most = max(high * has_sites + len(owners) * own for has_sites, own in zip(at_sites, beside, strict=True))

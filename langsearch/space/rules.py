@@ -100,7 +100,7 @@ def slots_of_languages(sharing: str, classes: Classes) -> dict[str, str]:
     """Returns the slot of each language.
 
     Args:
-        sharing: Who shares a slot: language (nobody), class, family or all.
+        sharing: Who shares a slot: language (nobody), class, family, all, or by a learned map all (pool).
         classes: The languages of each class.
 
     Raises:
@@ -113,7 +113,7 @@ def slots_of_languages(sharing: str, classes: Classes) -> dict[str, str]:
                 return class_name
             case "family":
                 return find_language(language).family
-            case "all":
+            case "all" | "pool":
                 return "all"
         return language
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Discriminator, PlainValidator, Tag, model_validator
 
-from langsearch.space.kinds import BESIDE, SITE_KINDS, kind_words
+from langsearch.space.kinds import BESIDE, SITE_KINDS, Pool, kind_words
 from langsearch.space.placement import (
     SIDE,
     SIDES,
@@ -40,6 +40,7 @@ ADAPTER = Rule(
 """What `architecture.adapter` accepts: parts in any order."""
 
 _DEFAULT = TrainerSettings()
+_POOL = Pool(size=4)
 _WHOLE = Rule(kind="int", low=1)
 _COUNT = Rule(kind="int", low=0)
 _SHARE = Rule(kind="float", low=0, high=1)
@@ -251,6 +252,14 @@ class PruningSection(Section):
     over: Annotated[Value, _words("b", "product")] = "b"
 
 
+class PoolSection(Section):
+    """`architecture.pool`, of `sharing: pool`; see `kinds.Pool`."""
+
+    size: Annotated[Value, PlainValidator(Rule(kind="int", low=2))] = 4
+    soft_share: Annotated[Value, PlainValidator(_SHARE)] = _POOL.soft_share
+    disparity: Annotated[Value, PlainValidator(_ZERO_OR_MORE)] = _POOL.disparity
+
+
 class LayerNormSection(Section):
     """`architecture.layer_norm`; see `kinds.LayerNorms`."""
 
@@ -296,8 +305,11 @@ class ArchitectureSection(Section):
     ] = "none"
     alpha: Annotated[Value, PlainValidator(_POSITIVE)] = 1.0
     ffn_slice: Annotated[Value, PlainValidator(Rule(kind="int", low=1, words={"none": None}))] = None
-    sharing: Annotated[Value, _words("language", "class", "family", "all")] = "language"
-    """Who shares a slot, and with it an adapter: nobody, the languages of a class, those of a family, or all."""
+    sharing: Annotated[Value, _words("language", "class", "family", "all", "pool")] = "language"
+    """Who shares a slot, and with it an adapter: nobody, the languages of a class, those of a family, or all; or whom a
+    learned map gives the same pair of a pool."""
+
+    pool: PoolSection = PoolSection()
 
 
 class TrainerSection(Section):

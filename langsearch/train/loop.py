@@ -183,6 +183,8 @@ class _Run:
             while self.microbatch < len(plan.microbatches):
                 group = plan.microbatches[self.microbatch : self.microbatch + settings.accumulation]
                 started = time.perf_counter()
+                done = self.epoch - 1 + self.microbatch / len(plan.microbatches)
+                self.learner.before_update(done / settings.epochs)
                 self._update(
                     [
                         collate(
@@ -254,6 +256,8 @@ class _Run:
         batch = by_target(batch)
         states = run_forward(self.learner, batch, self.needs, self.precision)
         losses = [term.loss(self.learner.model, states, batch) for term in self.terms]
+        if (penalty := self.learner.penalty()) is not None:
+            losses.append(penalty * batch.num_tgt_tokens)
         return sum(losses[1:], losses[0])
 
     def _checkpoint(self, rng: dict[str, Tensor], num_microbatches: int) -> Checkpoint:

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from langsearch.adapters.merged_export import NUM_BEAMS, marked_language, most_new_tokens
-from langsearch.adapters.peft_limits import adapter_slots
+from langsearch.adapters.peft_limits import active_adapters
 from langsearch.adapters.protocol import TOKENS_NAME, adapter_name
 from langsearch.adapters.tokenizer_export import PlainTokenizer, plain_tokenizer
 from langsearch.data.directions import Direction
 from langsearch.model.base import Base
 from langsearch.model.finding import EMBEDDED_FOLDER
-from langsearch.space.architecture import Architecture, Side
+from langsearch.space.architecture import Architecture
 from langsearch.space.languages import find_language
 from langsearch.space.problems import InputError
 
@@ -112,10 +112,7 @@ def _settings(base: Base) -> list[str]:
 
 def _active(architecture: Architecture, direction: Direction) -> list[str]:
     """Returns the names of the adapters that a direction activates."""
-    slots = dict(architecture.slots)
-    used = adapter_slots(architecture)
-    sides: tuple[tuple[Side, str], ...] = (("src", direction.src), ("tgt", direction.tgt))
-    return [adapter_name(side, slots[name]) for side, name in sides if (side, slots.get(name)) in used]
+    return [adapter_name(side, slot) for side, slot in active_adapters(architecture, direction)]
 
 
 def _sentence(direction: Direction) -> str:
