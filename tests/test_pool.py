@@ -46,7 +46,8 @@ class Task:
         x = torch.randn(len(LANGUAGES), 16, D, generator=self.generator)
         with self.routing.languages(LANGUAGES, LANGUAGES):
             found = self.layer(x)
-        return (found - torch.bmm(x, self.wanted[LANGUAGES].transpose(1, 2))).square().mean()
+        error: Tensor = (found - torch.bmm(x, self.wanted[LANGUAGES].transpose(1, 2))).square().mean()
+        return error
 
     def train(self, disparity: float = 0.0) -> None:
         """Trains with the schedule that `PooledLoRA` has: soft for 60 %, with hard steps between."""

@@ -1,11 +1,13 @@
-from dataclasses import replace
+import hashlib
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from langsearch.experiment.environment import CheckedSpace, check_space
-from langsearch.experiment.folder import TrialFolder
+from langsearch.experiment.folder import TrialFolder, read_json, write_json
 from langsearch.experiment.task import TrialTask, baseline_task, searched_task, summarize
 from langsearch.space.architecture import Architecture, SiteAdapters
 from langsearch.space.problems import InputError
@@ -113,6 +115,25 @@ def test_a_start_is_in_the_fingerprint_and_no_start_is_not(make_task: "TaskMaker
     task = make_task(init_from="adapters")
     task.write(TrialFolder(tmp_path))
     assert TrialTask.read(TrialFolder(tmp_path)) == task
+
+
+def test_encoding_once_is_in_the_fingerprint_and_tasks_from_before_there_was_it_keep_theirs(
+    make_task: "TaskMaker", tmp_path: Path
+) -> None:
+    task, once = make_task(), make_task(encode_once=True)
+    assert once.fingerprint != task.fingerprint
+    trainer = {name: value for name, value in asdict(task.trainer).items() if name not in ("init_from", "encode_once")}
+    assert task.architecture is not None
+    text = json.dumps([task.architecture.fingerprint, "adapters", trainer], sort_keys=True)
+    assert task.fingerprint == hashlib.sha256(text.encode()).hexdigest()[:16]
+    folder = TrialFolder(tmp_path)
+    task.write(folder)
+    written = read_json(folder.task)
+    del written["trainer"]["encode_once"]
+    write_json(folder.task, written)
+    assert TrialTask.read(folder) == task
+    once.write(folder)
+    assert TrialTask.read(folder) == once
 
 
 def test_a_space_s_start_is_absolute_and_for_searched_tasks_alone(

@@ -89,6 +89,13 @@ class Batch:
     sentences: Tensor | None = None
     """(rows,) int64: which row of the store each pair is; only where a loss term needs it."""
 
+    source_of: Tensor | None = None
+    """(rows,) int64: which sentence each row's source is, those of one language one after the other; only where asked
+    for. Rows of one number have the same source, token by token."""
+
+    first_rows: Tensor | None = None
+    """(sources,) int64: a row of each source, by its number. None where no source stands in two rows."""
+
     def to(self, device: torch.device | str) -> "Batch":
         """Returns the batch on a device."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -106,6 +113,7 @@ def collate(
     languages: Sequence[str],
     *,
     with_sentences: bool = False,
+    with_sources: bool = False,
 ) -> Batch:
     """Returns the tensors of a microbatch.
 
@@ -116,6 +124,7 @@ def collate(
         vocabulary: The special tokens.
         languages: The order that `src_lang` and `tgt_lang` count in: the slots of the adapters.
         with_sentences: Say also which row of the store each pair is.
+        with_sources: Say also which rows have the same source.
 
     Raises:
         ValueError: If a sentence is missing in its language.
@@ -145,7 +154,21 @@ def collate(
         tgt_lang=torch.tensor([position[d.tgt] for d, _ in pairs], dtype=torch.int64),
         num_tgt_tokens=int(is_label.sum()),
         sentences=torch.from_numpy(rows[:, 1].astype(np.int64)) if with_sentences else None,
+        source_of=_source_of(pairs, vocabulary.src_marks(of_rows), position) if with_sources else None,
     )
+
+
+def _source_of(pairs: Sequence[tuple[Direction, int]], marks: Sequence[int], position: Mapping[str, int]) -> Tensor:
+    """Returns the number of each row's source, (rows,); where sources begin with their target, these tell them apart.
+
+    Args:
+        pairs: The direction of each row, and the row of the store.
+        marks: The token that the source of each begins with.
+        position: Where each language stands.
+    """
+    sources = [(position[d.src], row, mark) for (d, row), mark in zip(pairs, marks, strict=True)]
+    number = {source: index for index, source in enumerate(sorted(set(sources)))}
+    return torch.tensor([number[source] for source in sources], dtype=torch.int64)
 
 
 def padded(

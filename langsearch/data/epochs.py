@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from langsearch.data.batches import NUM_MARKS
 from langsearch.data.directions import Direction
+from langsearch.data.source_groups import cut_groups, drawn_alike, source_numbers
 from langsearch.space.problems import InputError
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ def plan_epoch(
     pairs_per_epoch: int | None,
     max_length: int,
     weights: SourceWeights | None = None,
+    by_source: bool = False,
 ) -> EpochPlan:
     """Returns the microbatches of an epoch; the arguments alone decide them, so that a run resumes at any epoch.
 
@@ -110,6 +112,9 @@ def plan_epoch(
         max_length: Pairs with a side of more tokens (with language and end), or above `max_tokens`, are left out.
         weights: Pairs of a source of weight w count w times, in what is drawn of a direction and in its size; then
             no pair comes again before all of its direction and source have come. None: all pairs count once.
+        by_source: Directions of one source language draw the same sentences, as far as all of them have these and as
+            many are drawn of each; and pairs with the same source stand in one microbatch, or in two where the first is
+            full. False: each direction draws its own.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -120,7 +125,7 @@ def plan_epoch(
         raise ValueError(f"epoch, seed >= 0, temperature > 0 and pairs_per_epoch >= 1 must hold, but got {got}")
     limit = min(max_length, max_tokens)
     usable, num_left_out = _usable_pairs(store, directions, limit)
-    streams = _streams(usable, weights)
+    streams = _streams(usable, weights, source_numbers(directions) if by_source else np.arange(len(directions)))
     sizes = np.array([len(stream.rows) for stream in streams])
     if not sizes.sum():
         rule = f"Training needs a pair with both sides of at most {limit} tokens"
@@ -133,19 +138,29 @@ def plan_epoch(
     of_direction = np.empty(num_pairs, np.uint16)
     rows = np.empty(num_pairs, np.int32)
     longest = np.empty(num_pairs, np.int32 if limit > np.iinfo(np.uint16).max else np.uint16)
+    groups = np.empty(num_pairs if by_source else 0, np.int64)
     end = 0
     for stream, start, count in zip(streams, starts.tolist(), counts[-1].tolist(), strict=True):
         if not count:
             continue
         begin, end = end, end + count
-        drawn = _draw(len(stream.rows), start, count, (seed, _ROWS_STREAM, *stream.entropy))
         of_direction[begin:end] = stream.direction
-        rows[begin:end] = stream.rows[drawn]
+        entropy = (seed, _ROWS_STREAM, *stream.entropy)
+        if by_source:
+            rows[begin:end], passes = drawn_alike(stream.rows, start, count, store.num_sentences, entropy)
+            # A pair that comes again in an epoch is of another group than when it came first.
+            groups[begin:end] = (passes * len(directions) + stream.entropy[0]) * store.num_sentences + rows[begin:end]
+        else:
+            rows[begin:end] = stream.rows[_draw(len(stream.rows), start, count, entropy)]
         for first in range(begin, end, _ROWS_PER_BLOCK):
             block = slice(first, min(first + _ROWS_PER_BLOCK, end))
             longest[block] = _longer(store, directions[stream.direction], rows[block])
     rng = np.random.default_rng((seed, _ORDER_STREAM, epoch))
-    order, ends = _cut(longest, max_tokens, rng)
+    order: NDArray[np.integer[Any]]
+    if by_source:
+        order, ends = cut_groups(groups, longest.astype(np.int32), max_tokens, _MICROBATCHES_PER_CHUNK, rng)
+    else:
+        order, ends = _cut(longest, max_tokens, rng)
     shown = Microbatches(of_direction[order], rows[order], ends, rng.permutation(len(ends) - 1))
     return EpochPlan(shown, num_pairs, num_left_out)
 
@@ -197,14 +212,17 @@ class _Stream:
         return self.weight * len(self.rows)
 
 
-def _streams(usable: Sequence[NDArray[np.int32]], weights: SourceWeights | None) -> list[_Stream]:
+def _streams(
+    usable: Sequence[NDArray[np.int32]], weights: SourceWeights | None, alike: NDArray[np.int64]
+) -> list[_Stream]:
+    """Returns the streams of directions; those of one number in `alike`, (directions,), have the same entropy."""
     streams = []
-    for direction, rows in enumerate(usable):
+    for direction, (rows, number) in enumerate(zip(usable, alike.tolist(), strict=True)):
         if weights is None:
-            streams.append(_Stream(direction, rows, 1.0, (direction,)))
+            streams.append(_Stream(direction, rows, 1.0, (number,)))
             continue
         parts = zip(np.split(rows, np.searchsorted(rows, weights.ends[:-1])), weights.weights, strict=True)
-        streams += [_Stream(direction, *part, (direction, source)) for source, part in enumerate(parts)]
+        streams += [_Stream(direction, *part, (number, source)) for source, part in enumerate(parts)]
     return streams
 
 

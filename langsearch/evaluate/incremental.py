@@ -23,7 +23,8 @@ from langsearch.adapters.learners import Learner
 from langsearch.adapters.prepared import PreparedLinear
 from langsearch.data.batches import BatchVocabulary
 from langsearch.evaluate.rows import KeysAndValues, RowsInFlight
-from langsearch.evaluate.sources import Encoded, SourceEncoder, Sources, padding_bias
+from langsearch.evaluate.sources import Encoded, SourceEncoder, Sources
+from langsearch.model.encoder import padding_bias
 
 
 class IncrementalDecoder:

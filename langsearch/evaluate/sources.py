@@ -9,10 +9,10 @@ Shapes: rows = sentences to translate, each into one language; sources = those t
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from langsearch.adapters.learners import Learner
+from langsearch.model.encoder import embed_source, layers_of, num_by_source, padding_bias, run_layers
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,8 @@ class SourceEncoder:
     def __init__(self, learner: Learner) -> None:
         self._learner = learner
         self._encoder: Any = learner.model.model.encoder
-        # The last norm is one more layer.
-        self._layers = [*self._encoder.layers, self._encoder.layer_norm]
-        by_target = [index for index, layer in enumerate(self._layers) if "tgt" in sides_of(layer)]
-        self._num_shared = min(by_target, default=len(self._layers))
+        self._num_shared = num_by_source(self._encoder)
+        self._num_layers = len(layers_of(self._encoder))
 
     def encode(self, sources: Sources) -> Encoded:
         """Reads sentences, each once up to the first layer that looks at the target."""
@@ -74,47 +72,16 @@ class SourceEncoder:
         ids, mask, src, tgt = sources.ids, sources.mask, sources.src_lang, sources.tgt_lang
         if is_shared:
             ids, mask, src, tgt = ids[first], mask[first], src[first], tgt[first]
-        hidden = encoder.embed_tokens(ids)
-        # M2M-100's sines count the tokens before each; mBART's positions want a shape alone.
-        is_learned = isinstance(encoder.embed_positions, nn.Embedding)
-        hidden = hidden + (encoder.embed_positions(ids) if is_learned else encoder.embed_positions(ids, hidden))
-        if hasattr(encoder, "layernorm_embedding"):
-            hidden = encoder.layernorm_embedding(hidden)
+        hidden = embed_source(encoder, ids)
         hidden_places = padding_bias(mask, hidden.dtype)
         num_before = self._num_shared if is_shared else 0
         with self._learner.route(src, tgt):
-            hidden = self._read(0, num_before, hidden, hidden_places)
+            hidden = run_layers(encoder, 0, num_before, hidden, hidden_places)
         source_of = sources.source_of if is_shared else None
-        if num_before < len(self._layers):
+        if num_before < self._num_layers:
             if is_shared:
                 hidden, source_of = hidden.index_select(0, sources.source_of), None
                 hidden_places = padding_bias(sources.mask, hidden.dtype)
             with self._learner.route(sources.src_lang, sources.tgt_lang):
-                hidden = self._read(num_before, len(self._layers), hidden, hidden_places)
+                hidden = run_layers(encoder, num_before, self._num_layers, hidden, hidden_places)
         return Encoded(hidden, source_of)
-
-    def _read(self, first: int, end: int, hidden: Tensor, places: Tensor | None) -> Tensor:
-        """Runs the layers from one number to another, the last norm counted, (…, src len, d)."""
-        for number, layer in enumerate(self._layers[first:end], first):
-            hidden = layer(hidden) if number == len(self._encoder.layers) else layer(hidden, places)
-        return hidden
-
-
-def sides_of(layer: nn.Module) -> frozenset[str]:
-    """Returns whose languages the modules of a layer look at: "src", "tgt", both or none.
-
-    What is neither of PyTorch nor of transformers and does not say its `sides` is taken to look at both.
-    """
-    found: set[str] = set()
-    for module in layer.modules():
-        if not type(module).__module__.startswith(("torch.", "transformers.")):
-            found |= getattr(module, "sides", {"src", "tgt"})
-    return frozenset(found)
-
-
-def padding_bias(mask: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """Returns what attention adds to padding, (rows, 1, 1, len): minus infinity. None where nothing is padded."""
-    if bool(mask.all()):
-        return None
-    bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(mask == 0, -torch.inf)
-    return bias[:, None, None, :]

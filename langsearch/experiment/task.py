@@ -40,8 +40,11 @@ class TrialTask:
         """16 hexadecimal digits over all that decides the result: equal tasks train once."""
         adapters = self.architecture.fingerprint if self.architecture else self.method
         trainer = asdict(self.trainer)
+        # What is newer than the first tasks and is not used stays out, so that their fingerprints are as they were.
         if trainer["init_from"] is None:
-            del trainer["init_from"]  # so that the fingerprints of tasks without a start stay as they were
+            del trainer["init_from"]
+        if not trainer["encode_once"]:
+            del trainer["encode_once"]
         text = json.dumps([adapters, self.method, trainer], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -334,3 +334,4 @@ class TrainerSection(Section):
     precision: Annotated[str, fixed("text", names=("auto", "fp32", "bf16", "fp16"))] = _DEFAULT.precision
     seed: Annotated[int, fixed("int", low=0)] = _DEFAULT.seed
     init_from: Annotated[str | None, fixed("text", words={"none": None})] = _DEFAULT.init_from
+    encode_once: bool = _DEFAULT.encode_once

@@ -110,6 +110,7 @@ def _worst(learner: Learner, data: TrainingData, settings: TrainerSettings) -> l
         pairs_per_epoch=settings.pairs_per_epoch,
         max_length=min(settings.max_length, num_positions(learner.model.config)),
         weights=data.weights,
+        by_source=settings.encode_once,
     )
 
     def longest(rows: NDArray[np.int32]) -> int:

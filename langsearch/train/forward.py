@@ -3,38 +3,79 @@
 Adapted layers are cheapest where the rows of a language stand together (`adapters.joint`). So the rows of a batch are
 sorted by their target, as the decoder's adapters want them, and while the encoder runs by their source, unless most of
 its adapters are picked by the target too. The order of rows changes nothing but rounding.
+
+Where a batch says which rows have the same source, each source goes once through the encoder's lowest layers, up to the
+first that looks at the target, and is spread over its rows from there on. Without dropout that changes nothing but
+rounding either. With dropout the rows of a source share what is dropped of it in those layers, as if the sentence had
+been drawn once with several targets; from there on each row has its own.
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from langsearch.adapters.learners import Learner
 from langsearch.data.batches import IGNORED_LABEL, Batch
+from langsearch.model.encoder import embed_source, layers_of, num_by_source, padding_bias, run_layers
 from langsearch.train.term import Need, States
+
+
+@dataclass(frozen=True)
+class EncoderSides:
+    """Whose languages the adapters of an encoder look at; it is so for all batches."""
+
+    most: str | None
+    """The side that picks most of the adapters. None: there are none."""
+
+    num_by_source: int
+    """Lowest layers that look at no target."""
+
+    most_above: str | None
+    """The side that picks most of the adapters above those."""
+
+    @classmethod
+    def of(cls, learner: Learner) -> "EncoderSides":
+        """Looks through all modules of a model's encoder."""
+        encoder: Any = learner.model.model.encoder
+        num = num_by_source(encoder)
+        return cls(_picked_by([encoder]), num, _picked_by(layers_of(encoder)[num:]))
 
 
 def by_target(batch: Batch) -> Batch:
     """Returns a batch with its rows sorted by target language, those of one target by source language.
 
-    On a GPU, which would have to be waited for, it stays as it is.
+    Where it says which rows have the same source, it also gets a row of each. On a GPU, which would have to be waited
+    for, it stays as it is.
     """
     if batch.tgt_lang.is_cuda:
         return batch
     order = _order(batch.tgt_lang * (int(batch.src_lang.max()) + 1) + batch.src_lang)
-    if order is None:
+    if order is not None:
+        values = {field.name: getattr(batch, field.name) for field in fields(batch)}
+        of_rows = {name: value for name, value in values.items() if isinstance(value, Tensor) and name != "first_rows"}
+        moved: dict[str, Any] = {name: value[order] for name, value in of_rows.items()}
+        batch = replace(batch, **moved)
+    if batch.source_of is None:
         return batch
-    values = {field.name: getattr(batch, field.name) for field in fields(batch)}
-    moved: dict[str, Any] = {name: value[order] for name, value in values.items() if isinstance(value, Tensor)}
-    return replace(batch, **moved)
+    first_rows = np.unique(batch.source_of.numpy(), return_index=True)[1]
+    is_shared = len(first_rows) < len(batch.source_of)
+    return replace(batch, first_rows=torch.from_numpy(first_rows) if is_shared else None)
 
 
-def run_forward(learner: Learner, batch: Batch, needs: AbstractSet[Need], precision: torch.dtype) -> States:
+def run_forward(
+    learner: Learner,
+    batch: Batch,
+    needs: AbstractSet[Need],
+    precision: torch.dtype,
+    sides: EncoderSides | None = None,
+) -> States:
     """Returns the states that are needed of a batch, with gradients.
 
     Args:
@@ -42,6 +83,7 @@ def run_forward(learner: Learner, batch: Batch, needs: AbstractSet[Need], precis
         batch: On its device.
         needs: What the terms need, all together. Without "decoder" the decoder is not run.
         precision: The type that products are made in: the base's own, or by autocast where that is fp32.
+        sides: Those of the model's encoder. None: they are looked up.
     """
     autocast: AbstractContextManager[Any] = nullcontext()
     if precision is not learner.model.lm_head.weight.dtype:
@@ -50,7 +92,7 @@ def run_forward(learner: Learner, batch: Batch, needs: AbstractSet[Need], precis
         return States(None, None, None)
     model: Any = learner.model.model
     with autocast:
-        encoded = _encoded(learner, batch)
+        encoded = _encoded(learner, batch, sides or EncoderSides.of(learner))
         if "decoder" not in needs:
             return States(encoded, None, None)
         with learner.route(batch.src_lang, batch.tgt_lang):
@@ -69,11 +111,13 @@ def run_forward(learner: Learner, batch: Batch, needs: AbstractSet[Need], precis
     )
 
 
-def _encoded(learner: Learner, batch: Batch) -> Tensor:
+def _encoded(learner: Learner, batch: Batch, sides: EncoderSides) -> Tensor:
     """Returns what the encoder says, (rows, src_len, d)."""
+    if batch.first_rows is not None and sides.num_by_source > 0:
+        return _encoded_once(learner, batch, sides)
     encoder: Any = learner.model.model.encoder
     ids, mask, src, tgt = batch.src_ids, batch.src_mask, batch.src_lang, batch.tgt_lang
-    order = _order(src) if _picked_by(encoder) == "src" else None
+    order = _order(src) if sides.most == "src" else None
     if order is not None:
         ids, mask, src, tgt = ids[order], mask[order], src[order], tgt[order]
     with learner.route(src, tgt):
@@ -81,9 +125,33 @@ def _encoded(learner: Learner, batch: Batch) -> Tensor:
     return encoded if order is None else encoded.index_select(0, order.argsort())
 
 
-def _picked_by(stack: Any) -> str | None:
-    """Returns the side that picks most of a stack's adapters. None: it has none."""
-    sides = Counter(side for module in stack.modules() for side in getattr(module, "sides", ()))
+def _encoded_once(learner: Learner, batch: Batch, sides: EncoderSides) -> Tensor:
+    """Returns what the encoder says, (rows, src_len, d), each source read once as far as it can be."""
+    encoder: Any = learner.model.model.encoder
+    first, source_of = batch.first_rows, batch.source_of
+    assert first is not None and source_of is not None
+    # Sources are numbered by their language, so that each language's stand together.
+    with learner.route(batch.src_lang[first], batch.tgt_lang[first]):
+        hidden = embed_source(encoder, batch.src_ids[first])
+        bias = padding_bias(batch.src_mask[first], hidden.dtype)
+        hidden = run_layers(encoder, 0, sides.num_by_source, hidden, bias)
+    num_layers = len(layers_of(encoder))
+    if sides.num_by_source == num_layers:
+        return hidden.index_select(0, source_of)
+    mask, src, tgt = batch.src_mask, batch.src_lang, batch.tgt_lang
+    order = _order(src) if sides.most_above == "src" else None
+    if order is not None:
+        source_of, mask, src, tgt = source_of[order], mask[order], src[order], tgt[order]
+    hidden = hidden.index_select(0, source_of)
+    bias = padding_bias(mask, hidden.dtype)
+    with learner.route(src, tgt):
+        encoded = run_layers(encoder, sides.num_by_source, num_layers, hidden, bias)
+    return encoded if order is None else encoded.index_select(0, order.argsort())
+
+
+def _picked_by(parts: Iterable[nn.Module]) -> str | None:
+    """Returns the side that picks most adapters of some modules. None: they have none."""
+    sides = Counter(side for part in parts for module in part.modules() for side in getattr(module, "sides", ()))
     return max(sides, key=sides.__getitem__) if sides else None
 
 

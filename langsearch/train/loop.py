@@ -24,7 +24,7 @@ from langsearch.space.settings import TrainerSettings
 from langsearch.train.checkpoint import Checkpoint
 from langsearch.train.cross_entropy import CrossEntropy
 from langsearch.train.dropout import set_dropout
-from langsearch.train.forward import by_target, run_forward
+from langsearch.train.forward import EncoderSides, by_target, run_forward
 from langsearch.train.optimizer import learning_rate, load_optimizer_state, make_optimizer, optimizer_state
 from langsearch.train.term import Need, Term
 
@@ -131,8 +131,7 @@ def try_microbatch(learner: Learner, data: TrainingData, settings: TrainerSettin
     learner.model.train()
     try:
         moments = [torch.empty_like(parameter) for parameter in run.parameters.values() for _ in range(2)]
-        batch = collate(data.store, data.directions, rows, data.vocabulary, data.languages)
-        loss = run._loss(batch.to(run.device))
+        loss = run._loss(run._collated(rows).to(run.device))
         run.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         del moments
     finally:
@@ -147,6 +146,7 @@ class _Run:
         self.learner, self.data, self.settings, self.num_parts = learner, data, settings, num_parts
         self.terms = tuple(terms)
         self.needs = frozenset[Need]().union(*(term.needs for term in self.terms))
+        self.sides = EncoderSides.of(learner)
         self.parameters = learner.parameters()
         self.optimizer = make_optimizer(self.parameters, settings)
         self.device = next(iter(self.parameters.values())).device
@@ -177,6 +177,7 @@ class _Run:
                 pairs_per_epoch=settings.pairs_per_epoch,
                 max_length=min(settings.max_length, num_positions(self.learner.model.config)),
                 weights=self.data.weights,
+                by_source=settings.encode_once,
             )
             if self.microbatch == 0:
                 self.learner.begin_epoch(self.epoch)
@@ -187,14 +188,7 @@ class _Run:
                 self.learner.before_update(done / settings.epochs)
                 self._update(
                     [
-                        collate(
-                            self.data.store,
-                            self.data.directions,
-                            rows,
-                            self.data.vocabulary,
-                            self.data.languages,
-                            with_sentences="sentences" in self.needs,
-                        )
+                        self._collated(rows)
                         for microbatch in group
                         for rows in np.array_split(microbatch, min(self.num_parts, len(microbatch)))
                     ]
@@ -206,6 +200,20 @@ class _Run:
                 if should_yield() or is_due or ended:
                     yield from self._yield(len(plan.microbatches))
             self.epoch, self.microbatch, self.loss_sum, self.num_tokens = self.epoch + 1, 0, 0.0, 0
+
+    def _collated(self, rows: NDArray[np.int32]) -> Batch:
+        """Returns the tensors of a microbatch or a part of one, rows as in `EpochPlan.microbatches`."""
+        data = self.data
+        batch = collate(
+            data.store,
+            data.directions,
+            rows,
+            data.vocabulary,
+            data.languages,
+            with_sentences="sentences" in self.needs,
+            with_sources=self.settings.encode_once,
+        )
+        return by_target(batch)
 
     def _yield(self, num_microbatches: int) -> Iterator[Progress]:
         rng = _rng_state(self.device)
@@ -253,8 +261,7 @@ class _Run:
 
     def _loss(self, batch: Batch) -> Tensor:
         """Returns the sum of all terms, a scalar."""
-        batch = by_target(batch)
-        states = run_forward(self.learner, batch, self.needs, self.precision)
+        states = run_forward(self.learner, batch, self.needs, self.precision, self.sides)
         losses = [term.loss(self.learner.model, states, batch) for term in self.terms]
         if (penalty := self.learner.penalty()) is not None:
             losses.append(penalty * batch.num_tgt_tokens)

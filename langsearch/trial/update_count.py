@@ -87,6 +87,7 @@ def count_updates(checked: CheckedSpace, sample: Sample, settings: TrainerSettin
             pairs_per_epoch=pairs_per_epoch,
             max_length=min(settings.max_length, checked.lengths.positions),
             weights=sample.weights,
+            by_source=settings.encode_once,
         )
         return planned.num_pairs, len(planned.microbatches)
 

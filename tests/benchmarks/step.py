@@ -7,11 +7,15 @@ are the process's own, which other work on the machine moves less than the clock
 
 Variants: langsearch with 1, 4, 12 and 30 languages, and with 12 of rank 32; PEFT's LoRA, one for all; full fine-tuning;
 a loop over the languages with a mask, as the published code does it, on plain autograd.
+
+With `--encode-once` instead: a batch of sentences with all their targets, encoded for each of them and once for all, of
+8 and of 12 languages, where all encoder layers are indexed by the source and where the lower half of them is.
 """
 
 import argparse
 import json
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -24,6 +28,7 @@ from tests.benchmarks.step_variants import (
     floor,
     full,
     mask_loop,
+    multi_parallel,
     random_base,
     random_batch,
     shared_peft,
@@ -45,6 +50,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=96, help="rows of a batch")
     parser.add_argument("--length", type=int, default=24, help="tokens of a side")
     parser.add_argument("--width", type=int, default=256, choices=_SIZES, help="d_model")
+    parser.add_argument(
+        "--encode-once", action="store_true", help="what encoding a sentence once for its targets saves"
+    )
     parser.add_argument("--no-slow", action="store_true", help="without full fine-tuning and the mask loop")
     parser.add_argument("--warm", type=int, default=2, help="rounds before those that are timed")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -53,22 +61,20 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     device = torch.device(arguments.device)
-    steps = _variants(_SIZES[arguments.width], arguments.rows, arguments.length, device)
+    variants = _encode_once if arguments.encode_once else _variants
+    steps, ratios_of = variants(_SIZES[arguments.width], arguments.rows, arguments.length, device)
     if arguments.no_slow:
         steps = {name: step for name, step in steps.items() if name not in _SLOW}
     seconds = time_in_turn(steps, device, num_rounds=arguments.rounds, num_warm=arguments.warm)
     frozen = seconds["floor"]
     figures = {}
-    print(f"{'variant':<28}{'over the floor':>16}{'min':>8}{'max':>8}{'ms':>10}")
+    print(f"{'variant':<36}{'over the floor':>16}{'min':>8}{'max':>8}{'ms':>10}")
     for name, times in seconds.items():
         ratios = [a / b for a, b in zip(times, frozen, strict=True)]
         median, milliseconds = statistics.median(ratios), 1000 * statistics.median(times)
         figures[name] = {"ratio": median, "min": min(ratios), "max": max(ratios), "milliseconds": milliseconds}
-        print(f"{name:<28}{median:>16.3f}{min(ratios):>8.2f}{max(ratios):>8.2f}{milliseconds:>10.1f}")
-    for name, other in (
-        ("langsearch, 12 languages", "PEFT, one shared LoRA"),
-        ("langsearch, 30 languages", "langsearch, 1 language"),
-    ):
+        print(f"{name:<36}{median:>16.3f}{min(ratios):>8.2f}{max(ratios):>8.2f}{milliseconds:>10.1f}")
+    for name, other in ratios_of:
         ratio = statistics.median([a / b for a, b in zip(seconds[name], seconds[other], strict=True)])
         figures[f"{name} / {other}"] = {"ratio": ratio}
         print(f"{name} / {other}: {ratio:.3f}")
@@ -76,7 +82,11 @@ def main() -> None:
         arguments.json.write_text(json.dumps({"torch": torch.__version__, "figures": figures}, indent=1) + "\n")
 
 
-def _variants(size: Size, rows: int, length: int, device: torch.device) -> dict[str, Step]:
+Variants = tuple[dict[str, Step], Sequence[tuple[str, str]]]
+"""Steps by name, and pairs of them whose ratios are told."""
+
+
+def _variants(size: Size, rows: int, length: int, device: torch.device) -> Variants:
     base = random_base(size, Resident(device, torch.float32))
     batch = random_batch(size, rows, length, device)
     steps = {"floor": floor(base, batch)}
@@ -88,7 +98,25 @@ def _variants(size: Size, rows: int, length: int, device: torch.device) -> dict[
     full_tuning, masked = _SLOW
     steps[full_tuning] = full(base, batch)
     steps[masked] = mask_loop(base, batch, 12)
-    return steps
+    ratios_of = [
+        ("langsearch, 12 languages", "PEFT, one shared LoRA"),
+        ("langsearch, 30 languages", "langsearch, 1 language"),
+    ]
+    return steps, ratios_of
+
+
+def _encode_once(size: Size, rows: int, length: int, device: torch.device) -> Variants:
+    base = random_base(size, Resident(device, torch.float32))
+    batch = random_batch(size, rows, length, device)
+    steps = {"floor": floor(base, batch)}
+    ratios_of = []
+    for num_languages in (8, 12):
+        for num_by_source in sorted({size.layers, (size.layers + 1) // 2}, reverse=True):
+            of = f"{num_languages} languages, {num_by_source} of {size.layers} by src"
+            for way, once in (("each", False), ("once", True)):
+                steps[f"{of}, {way}"] = multi_parallel(base, batch, num_languages, num_by_source, once=once)
+            ratios_of.append((f"{of}, once", f"{of}, each"))
+    return steps, ratios_of
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from langsearch.model.device import Resident, settle
 from langsearch.space.architecture import Architecture, BaseShape, Side, Site, uniform_ranks
 from langsearch.space.settings import TrainerSettings
 from langsearch.train.cross_entropy import smoothed_cross_entropy
-from langsearch.train.forward import by_target, run_forward
+from langsearch.train.forward import EncoderSides, by_target, run_forward
 from langsearch.train.optimizer import make_optimizer
 
 Step = Callable[[], None]
@@ -100,30 +100,78 @@ def floor(base: Base, batch: Tensor) -> Step:
     return step
 
 
-def adapted_model(base: Base, num_languages: int, languages: Sequence[str] = (), rank: int = RANK) -> AdaptedModel:
-    """Returns the base with adapters for so many languages, or for these, of its own modules but the base's weights."""
+def adapted_model(
+    base: Base,
+    num_languages: int,
+    languages: Sequence[str] = (),
+    rank: int = RANK,
+    num_by_source: int | None = None,
+) -> AdaptedModel:
+    """Returns the base with adapters for so many languages, or for these, of its own modules but the base's weights.
+
+    Args:
+        base: The base.
+        num_languages: How many.
+        languages: Their names.
+        rank: Of all adapters.
+        num_by_source: Encoder layers that are indexed by the source, the lowest. None: all.
+    """
     own = Base(base.name, _with_same_weights(base.model), base.tokenizer, base.shape)
     names = list(languages) or [f"l{index}" for index in range(num_languages)]
     architecture = Architecture(
         slots=tuple((name, name) for name in names),
-        adapters=uniform_ranks(_sites(base.shape), dict.fromkeys(names, rank)),
+        adapters=uniform_ranks(_sites(base.shape, num_by_source), dict.fromkeys(names, rank)),
     )
     return adapt(own, architecture, names)
 
 
 def adapted(base: Base, batch: Tensor, num_languages: int, rank: int = RANK) -> Step:
     """Langsearch with so many languages, mixed in the batch, as the trainer makes a step."""
-    learner = adapted_model(base, num_languages, rank=rank)
     src, tgt = (torch.randint(num_languages, (len(batch),), device=batch.device) for _ in range(2))
-    rows = by_target(Batch(batch, torch.ones_like(batch), batch, batch, src, tgt, batch.numel()))
-    dtype = base.model.lm_head.weight.dtype
+    rows = Batch(batch, torch.ones_like(batch), batch, batch, src, tgt, batch.numel())
+    return _learning(base, adapted_model(base, num_languages, rank=rank), rows)
+
+
+def multi_parallel(base: Base, batch: Tensor, num_languages: int, num_by_source: int, *, once: bool) -> Step:
+    """Langsearch with so many languages, each sentence of the batch with all its targets, as far as there are rows.
+
+    Args:
+        base: The base.
+        batch: As `random_batch` has it; its first rows are the sentences.
+        num_languages: How many.
+        num_by_source: Encoder layers that are indexed by the source, the lowest.
+        once: Encode each sentence once up to the first layer that is indexed by the target.
+    """
+    num_rows, num_targets = len(batch), num_languages - 1
+    source_of = torch.arange(num_rows) // num_targets
+    src = source_of % num_languages
+    tgt = (src + 1 + torch.arange(num_rows) % num_targets) % num_languages
+    # Sources are numbered by their language.
+    number = torch.unique(src * num_rows + source_of, return_inverse=True)[1]
+    rows = Batch(
+        batch[source_of],
+        torch.ones_like(batch),
+        batch,
+        batch,
+        src,
+        tgt,
+        batch.numel(),
+        source_of=number if once else None,
+    )
+    return _learning(base, adapted_model(base, num_languages, num_by_source=num_by_source), rows)
+
+
+def _learning(base: Base, learner: AdaptedModel, rows: Batch) -> Step:
+    """Returns a step as the trainer makes it."""
+    rows, sides, dtype = by_target(rows), EncoderSides.of(learner), base.model.lm_head.weight.dtype
+    num_tokens, device = rows.num_tgt_tokens, rows.src_ids.device
 
     def loss() -> Tensor:
-        states = run_forward(learner, rows, frozenset({"decoder"}), dtype)
+        states = run_forward(learner, rows, frozenset({"decoder"}), dtype, sides)
         assert states.decoder is not None and states.labels is not None
-        return smoothed_cross_entropy(states.decoder, learner.model.lm_head.weight, states.labels, 0.1) / batch.numel()
+        return smoothed_cross_entropy(states.decoder, learner.model.lm_head.weight, states.labels, 0.1) / num_tokens
 
-    return _stepper(loss, learner.parameters(), dtype, batch.device)
+    return _stepper(loss, learner.parameters(), dtype, device)
 
 
 def shared_peft(base: Base, batch: Tensor) -> Step:
@@ -176,10 +224,11 @@ class _MaskLoopLinear(nn.Module):
         return y
 
 
-def _sites(shape: BaseShape) -> list[tuple[Site, Side]]:
+def _sites(shape: BaseShape, num_by_source: int | None = None) -> list[tuple[Site, Side]]:
     sites: list[tuple[Site, Side]] = []
     for layer in range(shape.encoder_layers):
-        sites += [(Site("encoder", layer, module), "src") for module in _MODULES["encoder"]]
+        side: Side = "src" if num_by_source is None or layer < num_by_source else "tgt"
+        sites += [(Site("encoder", layer, module), side) for module in _MODULES["encoder"]]
     for layer in range(shape.decoder_layers):
         sites += [(Site("decoder", layer, module), "tgt") for module in _MODULES["decoder"]]
     return sites
