@@ -271,7 +271,7 @@ def test_score_and_rank_matrices_are_those_of_the_files(folder: Path, page: Page
     matrix = scores["members"][scores["labels"].index(best)]
     for row in pq.read_table(folder / "trials" / best / "scores.parquet").to_pylist():
         if row["split"] == "test":
-            assert matrix[languages.index(row["src"])][languages.index(row["tgt"])] == round(row["spbleu"], 2)
+            assert matrix[languages.index(row["src"])][languages.index(row["tgt"])] == round(row["spbleu"], 4)
     assert [matrix[index][index] for index in range(8)] == [None] * 8
     architecture = Architecture.from_json((folder / "trials" / best / "architecture.json").read_text(encoding="utf-8"))
     ranks = page.data["ranks"]

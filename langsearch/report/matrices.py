@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from langsearch.report import wording
 from langsearch.report.experiment_values import Experiment
 from langsearch.report.summary import DirectionScores
 from langsearch.space.architecture import Architecture, Site
@@ -40,12 +41,7 @@ def class_by_language(experiment: Experiment) -> dict[str, str]:
 
 def score_matrix(scores: DirectionScores, languages: Sequence[str]) -> tuple[tuple[float | None, ...], ...]:
     """Returns scores with a row for each source and a column for each target, None where not measured."""
-
-    def cell(src: str, tgt: str) -> float | None:
-        score = scores.get((src, tgt))
-        return None if score is None else round(score, 2)
-
-    return tuple(tuple(cell(src, tgt) for tgt in languages) for src in languages)
+    return tuple(tuple(wording.for_script(scores.get((src, tgt))) for tgt in languages) for src in languages)
 
 
 def class_pair_averages(experiment: Experiment, scores: DirectionScores) -> dict[tuple[str, str], float]:

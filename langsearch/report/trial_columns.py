@@ -45,14 +45,14 @@ def trial_columns(
         "full": [_score(trial.final) for trial in trials],
         "test": [_score(trial.test) for trial in trials],
         "parameters": [trial.trainable_parameters for trial in trials],
-        "percent": [_rounded(trial.trainable_percent, 4) for trial in trials],
+        "percent": [wording.for_script(trial.trainable_percent) for trial in trials],
         "nonzero": [trial.nonzero_parameters for trial in trials],
         "epochs": [trial.epochs for trial in trials],
         "max_epochs": [trial.max_epochs for trial in trials],
-        "seconds": [_rounded(trial.seconds, 1) for trial in trials],
+        "seconds": [_seconds(trial.seconds) for trial in trials],
         "memory": [trial.peak_memory_bytes for trial in trials],
-        "chrf": [_rounded(trial.metrics.get("chrf"), 3) for trial in trials],
-        "worst": [_rounded(trial.metrics.get("worst_class_spbleu"), 3) for trial in trials],
+        "chrf": [wording.for_script(trial.metrics.get("chrf")) for trial in trials],
+        "worst": [wording.for_script(trial.metrics.get("worst_class_spbleu")) for trial in trials],
         "feasible": [trial.is_feasible for trial in trials],
         "violations": [_violations(trial) for trial in trials],
         "cause": [_cut(trial.cause, MAX_NOTE_CHARS) for trial in trials],
@@ -62,7 +62,8 @@ def trial_columns(
         "started": [_minute(trial.started) for trial in trials],
         "summary": [_cut(trial.summary, MAX_SUMMARY_CHARS) for trial in trials],
         "curve": [
-            [[point.epoch, _rounded(point.spbleu, 3)] for point in curves.get(trial.name, ())] for trial in trials
+            [[point.epoch, wording.for_script(point.spbleu)] for point in curves.get(trial.name, ())]
+            for trial in trials
         ],
         "pairs": [_pair_averages(experiment, scores.get(trial.name), pairs) for trial in trials],
     }
@@ -74,7 +75,7 @@ def trial_columns(
         "state_words": STATE_WORDS,
         "split_words": {split: wording.split_words(split, experiment) for split in SPLITS},
         "objectives": {
-            name: [_rounded(trial.metrics.get(name), 4) for trial in trials]
+            name: [wording.for_script(trial.metrics.get(name)) for trial in trials]
             for name in ("spbleu", "trainable_parameters")
         },
     }
@@ -83,7 +84,7 @@ def trial_columns(
 def _score(score: Score | None) -> list[float | int | None] | None:
     if score is None:
         return None
-    ends = [_rounded(value, 4) for value in (score.spbleu, score.low, score.high)]
+    ends = [wording.for_script(value) for value in (score.spbleu, score.low, score.high)]
     return [*ends, score.num_sentences, score.num_directions]
 
 
@@ -93,7 +94,7 @@ def _pair_averages(
     if not scores:
         return None
     averages = class_pair_averages(experiment, scores)
-    return [_rounded(averages.get(pair), 3) for pair in pairs]
+    return [wording.for_script(averages.get(pair)) for pair in pairs]
 
 
 def _links(trial: Trial) -> str | None:
@@ -128,8 +129,9 @@ def _plain(value: object) -> object:
     return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
-def _rounded(value: float | None, digits: int) -> float | None:
-    return None if value is None else round(value, digits)
+def _seconds(value: float | None) -> float | None:
+    """Returns seconds as `wording.duration` rounds them, once."""
+    return None if value is None else round(value, 1 if value < 59.95 else 0)
 
 
 def _cut(text: str | None, most: int) -> str | None:

@@ -1,5 +1,8 @@
 """Numbers and names as people read them, the same in the terminal and on the page."""
 
+import math
+from decimal import ROUND_HALF_UP, Decimal
+
 from langsearch.report.experiment_values import Experiment, Score, Split, Trial
 from langsearch.study.results import final_part
 
@@ -66,6 +69,24 @@ def of_zero_shot(experiment: Experiment, num_directions: int) -> str:
 def spbleu(value: float | None) -> str:
     """Returns a score with two digits."""
     return MISSING if value is None else f"{value:.2f}"
+
+
+def for_script(value: float | None, digits: int = 4) -> float | None:
+    """Returns a number in few digits for the page's script, which writes it with one or two as `spbleu` does.
+
+    20.244978 is 20.24, but rounded to 20.2450 first it would read 20.25.
+    """
+    if value is None or not math.isfinite(value):
+        return value
+    for short in (round(value, digits), value):
+        if all(f"{value:.{shown}f}" == _in_script(short, shown) for shown in (1, 2)):
+            return short
+    return math.nextafter(value, 0)  # a tie such as 0.125, which Python rounds to even, and JavaScript up
+
+
+def _in_script(value: float, digits: int) -> str:
+    """Returns what JavaScript's `toFixed` gives."""
+    return str(Decimal(value).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP))
 
 
 def interval(score: Score | None) -> str:
