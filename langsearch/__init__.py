@@ -13,19 +13,19 @@ export; and open_experiment, for what is there already. Importing the package lo
 
 import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from langsearch.api.calls import check, evaluate, export, load_space, open_experiment, search, train, translate
     from langsearch.api.experiment import Experiment
-    from langsearch.space.problems import InputError, SearchStoppedError
+    from langsearch.space.problems import InputError, LeaseLostError, SearchStoppedError
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Experiment",
     "InputError",
+    "LeaseLostError",
     "SearchStoppedError",
     "check",
     "evaluate",
@@ -49,6 +49,7 @@ if sys.platform == "win32":
 _OWNERS = {
     "Experiment": "langsearch.api.experiment",
     "InputError": "langsearch.space.problems",
+    "LeaseLostError": "langsearch.space.problems",
     "SearchStoppedError": "langsearch.space.problems",
 }
 """Where a public name is defined, if not in `_CALLS`."""
@@ -56,31 +57,46 @@ _OWNERS = {
 _CALLS = "langsearch.api.calls"
 
 
-class _CallableStation(ModuleType):
-    """A station that has its name in common with a function: `langsearch.train` holds modules, and can be called.
+class Command:
+    """A function that has its name in common with a station: `ls.train` trains, and `langsearch.train` holds modules.
 
-    Python sets a package's attribute to the station whenever a module of it is imported, so the function cannot take
-    its place.
+    To `help` and `inspect` it is the function, which is loaded at its first use; the station's modules are its
+    attributes, as for every package.
     """
+
+    def __init__(self, name: str) -> None:
+        self.__name__ = self.__qualname__ = name
+        self.__module__ = __name__
+        self._station = import_module(f"{__name__}.{name}")  # an `__init__` that holds nothing
 
     @property
     def __wrapped__(self) -> Any:
-        """The function, for `inspect.signature`."""
-        return getattr(import_module(_CALLS), self.__name__.rpartition(".")[2])
-
-    def __getattribute__(self, name: str) -> Any:
-        """Returns an attribute; as its docstring the function's, for `help`."""
-        return self.__wrapped__.__doc__ if name == "__doc__" else super().__getattribute__(name)
+        """The function."""
+        return getattr(import_module(_CALLS), self.__name__)
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         return self.__wrapped__(*arguments, **options)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return import_module, (self.__name__,)
+    def __get__(self, instance: object, owner: type | None = None) -> "Command":
+        """Returns itself: what has this method is a function to `inspect.isroutine`, and so to `help`."""
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        """Returns a module of the station: Python finds `import langsearch.train.loop as loop` so."""
+        return getattr(self._station, name)
+
+    def __repr__(self) -> str:
+        return f"<function {__name__}.{self.__name__}>"
+
+    def __reduce__(self) -> str:
+        return self.__name__
 
 
-for _name in ("search", "train", "evaluate"):  # each of these is an `__init__` that holds nothing
-    import_module(f"langsearch.{_name}").__class__ = _CallableStation
+Command.__doc__ = property(lambda command: command.__wrapped__.__doc__)  # type: ignore[assignment]  # of its instances
+
+for _name in ("search", "train", "evaluate"):
+    # Python sets a package's attribute to a station when that is imported first, which has happened then.
+    globals()[_name] = Command(_name)
 
 
 def __getattr__(name: str) -> Any:

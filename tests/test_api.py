@@ -2,6 +2,8 @@
 
 import inspect
 import pickle
+import pydoc
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +15,7 @@ import pytest
 from ruamel.yaml import YAML
 
 import langsearch as ls
-import langsearch.search.runner  # sets the package's attribute `search`, which is a function's name too
+import langsearch.search.runner  # of a station that has its name in common with a function
 from langsearch.api import calls
 from langsearch.api.words import in_python
 from langsearch.experiment.folder import ExperimentFolder
@@ -56,16 +58,38 @@ for call in (
 
 @pytest.mark.parametrize("name", ["search", "train", "evaluate"])
 def test_a_name_that_is_a_station_too_is_the_function_and_still_the_station(name: str) -> None:
-    station, function = getattr(ls, name), getattr(calls, name)
-    assert inspect.signature(station) == inspect.signature(function)
-    assert inspect.unwrap(station) is function
-    assert pickle.loads(pickle.dumps(station)) is station  # noqa: S301  # our own
-    assert vars(ls.search)["runner"] is sys.modules["langsearch.search.runner"]
+    command, function = getattr(ls, name), getattr(calls, name)
+    assert inspect.signature(command) == inspect.signature(function)
+    assert inspect.unwrap(command) is function
+    assert pickle.loads(pickle.dumps(command)) is command  # noqa: S301  # our own
+    assert ls.search.runner is sys.modules["langsearch.search.runner"]  # type: ignore[attr-defined]  # of the station
+    assert repr(command) == f"<function langsearch.{name}>"
+
+
+@pytest.mark.parametrize("name", ls.__all__)
+def test_help_of_a_public_name_is_its_text_and_names_no_module_of_a_station(name: str) -> None:
+    value = getattr(ls, name)
+    text = pydoc.plain(pydoc.render_doc(value))
+    assert text.splitlines()[0].endswith("in module langsearch")
+    assert inspect.cleandoc(inspect.getdoc(value) or "").splitlines()[0] in text
+    assert "langsearch." not in text and "pathlib." not in text and "collections.abc" not in text
+    assert "PACKAGE CONTENTS" not in text
+    if not inspect.isclass(value):
+        assert text.splitlines()[2].startswith(f"{name}(")
+
+
+def test_help_of_the_package_has_every_public_name() -> None:
+    text = pydoc.plain(pydoc.render_doc(ls))
+    for name in ls.__all__:
+        assert re.search(rf"^    (class )?{name}\(", text, flags=re.MULTILINE), name
+    _, _, told = text.partition("\nCLASSES\n")
+    told, _, _ = told.partition("\nFILE\n")
+    assert "langsearch." not in told
 
 
 def test_every_public_name_has_a_docstring_and_every_other_name_is_refused() -> None:
     for name in ls.__all__:
-        assert inspect.getdoc(inspect.unwrap(getattr(ls, name)))
+        assert inspect.getdoc(getattr(ls, name))
         assert name in dir(ls)
     with pytest.raises(AttributeError, match="no attribute 'serach'"):
         _ = ls.serach

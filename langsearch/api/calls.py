@@ -3,6 +3,8 @@
 Wrong input raises InputError with every problem that there is, in the words of the command line.
 """
 
+from __future__ import annotations  # `help` shows annotations as they are written here
+
 import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -217,6 +219,7 @@ def train(
         is_architecture = isinstance(target, str | Path) and Path(target).suffix == ".json"
         given = Path(target) if is_architecture else load_space(target, overrides)  # type: ignore[arg-type]
         check_target(folder)
+        from langsearch.report.experiment_reader import read_experiment
         from langsearch.report.page import write_report
         from langsearch.report.terminal import print_front
         from langsearch.trial.standalone import train_single
@@ -236,7 +239,7 @@ def train(
             return Experiment(folder or Path(EXPERIMENTS) / f"{given.name}-train")
         write_report(trained)
         experiment = Experiment(trained)
-        print_front(console, experiment.read())
+        print_front(console, read_experiment(trained))
     return experiment
 
 
@@ -296,7 +299,7 @@ def evaluate(
     space: str | Path | None = None,
     beams: int | None = None,
     quiet: bool = False,
-) -> "Scores":
+) -> Scores:
     """Scores a trial, or exported adapters, again: spBLEU by direction, with its interval and its signature.
 
     >>> ls.evaluate("experiments/quickstart", "test", 3).spbleu
@@ -381,3 +384,7 @@ def _found(target: str | Path | Experiment) -> Path:
 
 def _text(trial: str | int | None) -> str | None:
     return None if trial is None else str(trial)
+
+
+for _function in (load_space, check, search, open_experiment, train, translate, evaluate, export):
+    _function.__module__ = "langsearch"  # where users have it from

@@ -1,7 +1,8 @@
 """An experiment as Python sees it: a folder, and what can be asked of it."""
 
+from __future__ import annotations  # `help` shows annotations as they are written here
+
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 # What takes seconds to load is imported where it is needed.
 
 
-@dataclass(frozen=True, repr=False)
 class Experiment:
     """An experiment's folder: what a search has left there, or leaves while it goes on.
 
@@ -33,15 +33,21 @@ class Experiment:
         InputError: If it holds no experiment.
     """
 
-    folder: Path
+    __module__ = "langsearch"  # where users have it from
 
-    def __post_init__(self) -> None:
-        self.read()
+    def __init__(self, folder: str | Path) -> None:
+        self._folder = Path(folder)
+        self._read()
+
+    @property
+    def folder(self) -> Path:
+        """Its folder."""
+        return self._folder
 
     @property
     def name(self) -> str:
         """The experiment's name."""
-        return self.read().name
+        return self._read().name
 
     @property
     def state(self) -> Literal["running", "done", "stopped"]:
@@ -50,16 +56,16 @@ class Experiment:
 
         if is_held(self.folder):
             return "running"
-        return "done" if self.read().finished else "stopped"
+        return "done" if self._read().finished else "stopped"
 
     @property
-    def space(self) -> "Space":
+    def space(self) -> Space:
         """The space that it searches, with its defaults filled in."""
         from langsearch.experiment.earlier import load_begun_space
 
         return load_begun_space(self.folder / "space.yaml")
 
-    def results(self) -> "pd.DataFrame":
+    def results(self) -> pd.DataFrame:
         """Returns a row for each trial and baseline, as results.parquet has them; the README lists the columns."""
         import pandas as pd
 
@@ -69,7 +75,7 @@ class Experiment:
         found: pd.DataFrame = pd.read_parquet(file) if file.exists() else RESULTS.empty_table().to_pandas()
         return found
 
-    def front(self) -> "pd.DataFrame":
+    def front(self) -> pd.DataFrame:
         """Returns the rows of `results` that are on the Pareto front, the best on validation first."""
         results = self.results()
         return results[results.is_front.astype(bool)].sort_values("spbleu", ascending=False, ignore_index=True)
@@ -85,7 +91,7 @@ class Experiment:
         """
         from langsearch.report.showing import find_trial, trial_data
 
-        experiment = self.read()
+        experiment = self._read()
         return trial_data(experiment, find_trial(experiment, str(name)))
 
     def report(self, price_per_gpu_hour: float | None = None) -> ReportPage:
@@ -138,23 +144,29 @@ class Experiment:
 
     def evaluate(
         self, split: str = "test", trial: str | int | None = None, *, beams: int | None = None, quiet: bool = False
-    ) -> "Scores":
+    ) -> Scores:
         """Scores a trial again; see `ls.evaluate`."""
         from langsearch.api.calls import evaluate
 
         return evaluate(self.folder, split, trial, beams=beams, quiet=quiet)
 
-    def read(self) -> "experiment_values.Experiment":
+    def _read(self) -> experiment_values.Experiment:
         """Returns what its folder says now, as the report's values."""
         from langsearch.report.experiment_reader import read_experiment
 
         with speaking_python():
             return read_experiment(self.folder)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Experiment) and self.folder == other.folder
+
+    def __hash__(self) -> int:
+        return hash(self.folder)
+
     def __repr__(self) -> str:
         from langsearch.report.summary import summarise
 
-        experiment = self.read()
+        experiment = self._read()
         planned = "" if experiment.num_trials is None else f" of {experiment.num_trials}"
         return f"<Experiment {str(self.folder)!r}: {summarise(experiment).num_ended}{planned} trials, {self.state}>"
 
@@ -162,4 +174,4 @@ class Experiment:
         """Returns the front's table as HTML and text; called by Jupyter."""
         from langsearch.report.terminal import front_table
 
-        return front_table(self.read())._repr_mimebundle_(include, exclude)
+        return front_table(self._read())._repr_mimebundle_(include, exclude)

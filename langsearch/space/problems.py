@@ -1,5 +1,7 @@
 """The errors that the command line says in a sentence: wrong input, and an experiment that another run has now."""
 
+from __future__ import annotations  # `help` shows annotations as they are written here
+
 import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,6 +15,8 @@ class InputError(ValueError):
         problems: One sentence a problem: the rule, then the value, then the way out.
     """
 
+    __module__ = "langsearch"  # where users have it from; a traceback names it so
+
     def __init__(self, problems: Iterable[str] | str) -> None:
         self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
         assert self.problems, "an InputError without a problem"
@@ -25,12 +29,16 @@ class SearchStoppedError(Exception):
     The command line says it in a sentence, and exits with code 1.
     """
 
+    __module__ = "langsearch"
+
 
 class LeaseLostError(Exception):
     """Another run has taken over the experiment, or may have: this one must write nothing more, and ends.
 
     It is no OSError, so that nothing that goes on without a file goes on without this.
     """
+
+    __module__ = "langsearch"
 
 
 @contextmanager
