@@ -13,11 +13,14 @@ from langsearch.adapters.learners import AdaptedModel, adapt
 from langsearch.adapters.merged_export import merge
 from langsearch.adapters.peft_export import export_peft
 from langsearch.data.directions import Direction
+from langsearch.data.parallel import ParallelText
+from langsearch.data.store import TokenStore
 from langsearch.model.base import Base, load_base
 from langsearch.model.finding import EMBEDDED_FOLDER, find_base, locate_base
 from langsearch.model.new_languages import with_new_languages
 from langsearch.space.architecture import Architecture
-from langsearch.trial.card_examples import adapter_lines
+from langsearch.trial.card_examples import _input_line, adapter_lines, merged_lines
+from langsearch.trial.example_sentences import example_sentence
 from langsearch.trial.export import ExportForm, export_again
 from langsearch.trial.translating import translate_lines
 
@@ -176,3 +179,27 @@ def test_the_card_of_a_merged_trial_runs_as_it_stands(
     export_again(adapters, tmp_path / "merged", ExportForm("merged", "en-sw"))
     (expected,) = translate_lines(adapters, [SENTENCE.encode()], "en", "sw")
     assert run(code_of(tmp_path / "merged" / "README.md"), tmp_path / "merged", monkeypatch, capsys) == f"{expected}\n"
+
+
+def test_a_card_from_another_language_than_english_translates_a_free_sentence_in_it(
+    new_base: Callable[[], Base],
+) -> None:
+    (line,) = [line for line in merged_lines(new_base(), Direction("fra_Latn", "en")) if "inputs" in line]
+    assert line == 'inputs = tokenizer(["Pourquoi y a-t-il une statue de cheval dans le parc ?"], return_tensors="pt")'
+
+
+def test_a_card_of_a_language_that_the_embedded_data_lack_shows_a_short_sentence_of_validation(tmp_path: Path) -> None:
+    sentences = {
+        "tyv": ["x" * 200, None, "```\nimport os\n```", "a\tb c d e f", 'Бажың "бичии", \\ дыр.', "Өске домак."],
+        "en": ["One."] * 6,
+    }
+    store = TokenStore.build(
+        ParallelText(("tyv", "en"), sentences, "own"), lambda texts: [[1] for _ in texts], "test", tmp_path
+    )
+    assert example_sentence("tyv", store) == ('Бажың "бичии", \\ дыр.', "a sentence in tyv of the validation part")
+    assert example_sentence("tyv") == ("...", "a sentence in tyv")
+    assert example_sentence("eng_Latn", store)[0] == SENTENCE
+    line = _input_line(Direction("tyv", "en"), store)
+    said: list[Any] = []
+    exec(line, {"tokenizer": lambda texts, **_: said.extend(texts)})  # escaped, as Python reads it
+    assert said == ['Бажың "бичии", \\ дыр.'] and "Бажың" in line

@@ -173,7 +173,7 @@ def test_a_hub_base_is_named_in_lines_of_plain_peft_and_transformers(
         'model = peft.PeftModel.from_pretrained(base, "src-fr", adapter_name="src-fr")',
         'model.load_adapter("tgt-sw", adapter_name="tgt-sw")',
         'model.base_model.set_adapter(["src-fr", "tgt-sw"])',
-        'inputs = tokenizer(["..."], return_tensors="pt")',
+        'inputs = tokenizer(["Pourquoi y a-t-il une statue de cheval dans le parc ?"], return_tensors="pt")',
         'target = tokenizer.convert_tokens_to_ids("__sw__")',
         "ids = model.eval().generate(**inputs, forced_bos_token_id=target, num_beams=5, max_new_tokens=254)",
         "print(tokenizer.batch_decode(ids, skip_special_tokens=True)[0])",

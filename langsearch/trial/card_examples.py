@@ -9,27 +9,32 @@ from langsearch.adapters.peft_limits import active_adapters
 from langsearch.adapters.protocol import TOKENS_NAME, adapter_name
 from langsearch.adapters.tokenizer_export import PlainTokenizer, plain_tokenizer
 from langsearch.data.directions import Direction
+from langsearch.data.store import TokenStore
 from langsearch.model.base import Base
 from langsearch.model.finding import EMBEDDED_FOLDER
 from langsearch.space.architecture import Architecture
-from langsearch.space.languages import find_language
-from langsearch.space.problems import InputError
-
-_ENGLISH = "The house is small."
-_OTHER = "..."
+from langsearch.trial.example_sentences import example_sentence, is_english
 
 
-def adapter_lines(base: Base, directions: Sequence[Direction], architecture: Architecture) -> list[str]:
+def adapter_lines(
+    base: Base, directions: Sequence[Direction], architecture: Architecture, store: TokenStore | None = None
+) -> list[str]:
     """Returns the lines that translate a sentence with exported adapters, run in their folder.
 
     They load the base in fp32, its tokenizer and the adapters of one direction: one with adapters on both sides and
     from English, if there is one. Where languages are new to the base, they widen it and load their rows, and the
     tokenizer that has their tokens.
+
+    Args:
+        base: The base.
+        directions: Of which one is translated.
+        architecture: Of the adapters.
+        store: Sentences of which a short one may be shown where the embedded data lack its language.
     """
     new = dict(architecture.new_languages)
 
     def rate(direction: Direction) -> tuple[int, bool, bool]:
-        return len(_active(architecture, direction)), direction.tgt in new, _is_english(direction.src)
+        return len(_active(architecture, direction)), direction.tgt in new, is_english(direction.src)
 
     direction = max(directions, key=rate)
     # PEFT cannot load an adapter without rows once it has one with them.
@@ -51,22 +56,22 @@ def adapter_lines(base: Base, directions: Sequence[Direction], architecture: Arc
         f'model = peft.PeftModel.from_pretrained(base, "{active[0]}", adapter_name="{active[0]}")',
         *[f'model.load_adapter("{name}", adapter_name="{name}")' for name in active[1:]],
         f"model.base_model.set_adapter({json.dumps(active)})",
-        f'inputs = tokenizer([{json.dumps(_sentence(direction))}], return_tensors="pt")',
+        _input_line(direction, store),
         *_target_lines(base, direction, plain),
         f"ids = model.eval().generate(**inputs, {', '.join(_settings(base))})",
         "print(tokenizer.batch_decode(ids, skip_special_tokens=True)[0])",
     ]
 
 
-def merged_lines(base: Base, direction: Direction) -> list[str]:
-    """Returns the lines that translate a sentence with a merged model, run in its folder."""
+def merged_lines(base: Base, direction: Direction, store: TokenStore | None = None) -> list[str]:
+    """Returns the lines that translate a sentence with a merged model, run in its folder; see `adapter_lines`."""
     plain = plain_tokenizer(base.tokenizer, marked_language(base, direction), direction.tgt)
     return [
         "import torch, transformers",
         'tokenizer = transformers.AutoTokenizer.from_pretrained(".")',
         *plain.lines,
         'model = transformers.AutoModelForSeq2SeqLM.from_pretrained(".", dtype=torch.float32)',
-        f'inputs = tokenizer([{json.dumps(_sentence(direction))}], return_tensors="pt")',
+        _input_line(direction, store),
         "print(tokenizer.batch_decode(model.generate(**inputs), skip_special_tokens=True)[0])",
     ]
 
@@ -115,12 +120,8 @@ def _active(architecture: Architecture, direction: Direction) -> list[str]:
     return [adapter_name(side, slot) for side, slot in active_adapters(architecture, direction)]
 
 
-def _sentence(direction: Direction) -> str:
-    return _ENGLISH if _is_english(direction.src) else _OTHER
-
-
-def _is_english(language: str) -> bool:
-    try:
-        return find_language(language).iso639_3 == "eng"
-    except InputError:
-        return False
+def _input_line(direction: Direction, store: TokenStore | None) -> str:
+    """Returns the line that encodes a sentence, and says which one it is if it is the user's own."""
+    sentence, origin = example_sentence(direction.src, store)
+    line = f'inputs = tokenizer([{json.dumps(sentence, ensure_ascii=False)}], return_tensors="pt")'
+    return f"{line}  # {origin}" if origin else line

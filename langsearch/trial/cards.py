@@ -123,7 +123,7 @@ def _use(base: Base, environment: Environment, written: Architecture, why_not: s
         "In this folder, with the adapters of one direction active (`pip install peft transformers sentencepiece`):",
         "",
         "```python",
-        *adapter_lines(base, environment.directions, written),
+        *adapter_lines(base, environment.directions, written, environment.validation),
         "```",
         "",
         f"Or with langsearch: {own}.",

@@ -16,6 +16,7 @@ from langsearch.adapters.peft_export import export_peft, load_export, read_expor
 from langsearch.adapters.peft_limits import why_no_peft
 from langsearch.adapters.tokenizer_export import setting_lines
 from langsearch.data.directions import Direction, parse_directions
+from langsearch.data.store import TokenStore
 from langsearch.experiment.description import recorded_precision
 from langsearch.experiment.earlier import load_begun_space
 from langsearch.experiment.environment import CheckedSpace, Environment, build_environment, check_space, computing_in
@@ -108,6 +109,7 @@ def export_trial(
         partial(model_card, base, environment, folder, row, task),
         f"trial {row.name}",
         note,
+        environment.validation,
     )
 
 
@@ -136,6 +138,7 @@ def _export(
     card: Callable[[Architecture], str],
     what: str,
     note: Note,
+    store: TokenStore | None = None,
 ) -> list[str]:
     """Writes a model in a form and takes its adapters out of the base.
 
@@ -147,11 +150,12 @@ def _export(
         card: Gives the text of README.md for PEFT, for the architecture that is written.
         what: What the adapters are, for the card of a merged model.
         note: Called with a sentence on what compacting lost.
+        store: Sentences of which the card of a merged model may show a short one.
     """
     try:
         if form.direction is not None:
             direction = parse_directions([form.direction], learner.languages)[0]
-            export_merged(learner, base, direction, target, _merged_card(base, direction, what))
+            export_merged(learner, base, direction, target, _merged_card(base, direction, what, store))
             if lines := setting_lines(base.tokenizer, marked_language(base, direction)):
                 note(f"Tell the merged model's tokenizer of the new language, as its card says: {'; '.join(lines)}")
             return [str(direction)]
@@ -230,11 +234,11 @@ def missing_weights(folder: ExperimentFolder, row: TrialRow, what: str) -> str:
     return f"{begin}: {ended}, and {kept} (`keep: all` keeps all).{train}"
 
 
-def _merged_card(base: Base, direction: Direction, what: str) -> str:
+def _merged_card(base: Base, direction: Direction, what: str, store: TokenStore | None) -> str:
     vocabulary = base.vocabulary([direction.src, direction.tgt])
     first = vocabulary.src_marks([direction])[0]
     prefix = ""
-    lines = "\n".join(merged_lines(base, direction))
+    lines = "\n".join(merged_lines(base, direction, store))
     if vocabulary.form.has_tgt_mark:
         token = base.tokenizer.language_token(direction.tgt)
         prefix = f',\nand `target_prefix=[["{token}"]]` for each sentence'
