@@ -184,7 +184,8 @@ def test_the_card_of_a_merged_trial_runs_as_it_stands(
 def test_a_card_from_another_language_than_english_translates_a_free_sentence_in_it(
     new_base: Callable[[], Base],
 ) -> None:
-    (line,) = [line for line in merged_lines(new_base(), Direction("fra_Latn", "en")) if "inputs" in line]
+    (line,) = [line for line in merged_lines(new_base(), Direction("fr", "en")) if line.startswith("inputs")]
+    assert example_sentence("fra_Latn") == example_sentence("fr")
     assert line == 'inputs = tokenizer(["Pourquoi y a-t-il une statue de cheval dans le parc ?"], return_tensors="pt")'
 
 

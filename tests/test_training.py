@@ -8,18 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 from rich.console import Console
+from torch import Tensor
 
+from langsearch.api.conducting import conduct_training
+from langsearch.data.batches import Batch
 from langsearch.experiment.folder import ExperimentFolder, read_json, read_rows, write_json
 from langsearch.experiment.lock import hold
 from langsearch.experiment.opening import check_start
 from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space
-from langsearch.train.loop import NonFiniteLossError
+from langsearch.train.loop import NonFiniteLossError, _Run
 from langsearch.trial.monitor import TrialMonitor
 from langsearch.trial.standalone import Training, train_single
 from langsearch.trial.training import TrainingFailedError, TrainingStoppedError
 from langsearch.trial.trial import run_trial
+from tests.test_tracking import events
 
 if TYPE_CHECKING:
     from tests.cli_fixtures import Command
@@ -197,3 +202,73 @@ def test_a_training_that_is_asked_to_stop_goes_on_behind_its_checkpoint(
     assert rows["00000"]["state"] == "running"
     result = train(space_file, tmp_path / "alone", resume=True).result
     assert (result.spbleu, result.train_loss) == (trained_alone.result.spbleu, trained_alone.result.train_loss)
+
+
+def test_where_memory_runs_out_the_batches_are_halved_down_to_single_pairs_as_in_a_search(
+    space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, rows, said = _Run._loss, [], io.StringIO()
+
+    def loss(run: _Run, batch: Batch) -> Tensor:
+        if batch.src_ids.shape[0] > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
+        rows.append(batch.src_ids.shape[0])
+        return whole(run, batch)
+
+    monkeypatch.setattr(_Run, "_loss", loss)
+    training = train_single(Console(file=said, width=300), space_file, None, tmp_path / "to", FIXED)
+    assert training.result.finished and set(rows) == {1}
+    lines = [line for line in said.getvalue().splitlines() if line.startswith("Out of memory in epoch 1: accumulation")]
+    assert len(lines) > 1 and training.result.note == lines[-1].rstrip(".").replace("Out", "out")
+    (row,) = [row for row in read_rows(ExperimentFolder(tmp_path / "to").results) if row["kind"] == "searched"]
+    assert (row["state"], row["note"]) == ("complete", training.result.note)
+
+
+def test_a_single_pair_without_room_fails_as_in_a_search(
+    space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loss(run: _Run, batch: Batch) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
+
+    monkeypatch.setattr(_Run, "_loss", loss)
+    with pytest.raises(TrainingFailedError, match="out of memory: A single row must have room to be trained"):
+        train(space_file, tmp_path / "to")
+
+
+def test_failures_fail_at_once_where_the_space_says_so(
+    space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def loss(run: _Run, batch: Batch) -> Tensor:
+        calls.append(batch.src_ids.shape[0])
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(_Run, "_loss", loss)
+    with pytest.raises(TrainingFailedError, match="out of memory"):
+        train(space_file, tmp_path / "to", "failures.out_of_memory=fail")
+    assert len(calls) == 1
+
+
+def test_it_writes_event_files_as_a_search_does_and_none_where_the_space_has_no_tracking(
+    space_file: Path, tmp_path: Path
+) -> None:
+    for name, tracking, wanted in (("with", "[tensorboard]", {"00000", "pretrained"}), ("without", "[]", set())):
+        console = Console(file=io.StringIO())
+        overrides = [*FIXED, f"tracking={tracking}"]
+        folder, told = conduct_training(console, space_file, None, tmp_path / name, overrides)
+        curve = read_rows(folder / "trials" / "00000" / "curve.parquet")
+        assert {path.name for path in folder.glob("tensorboard/*")} == wanted
+        assert told[-1] == f"Report: {folder / 'report.html'}"
+        if wanted:
+            losses = events(folder / "tensorboard" / "00000")["ray/tune/train_loss"]
+            assert losses == pytest.approx({row["epoch"]: row["train_loss"] for row in curve}, rel=1e-6)
+
+
+def test_a_tracker_that_is_not_installed_is_refused_before_a_training_writes_anything(
+    space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="asks for MLflow, but it is not installed"):
+        conduct_training(Console(quiet=True), space_file, None, tmp_path / "to", [*FIXED, "tracking=[mlflow]"])
+    assert not (tmp_path / "to").exists()

@@ -218,29 +218,16 @@ def train(
     with speaking_python():
         is_architecture = isinstance(target, str | Path) and Path(target).suffix == ".json"
         given = Path(target) if is_architecture else load_space(target, overrides)  # type: ignore[arg-type]
-        check_target(folder)
-        from langsearch.report.experiment_reader import read_experiment
-        from langsearch.report.page import write_report
-        from langsearch.report.terminal import print_front
-        from langsearch.trial.standalone import train_single
-        from langsearch.trial.training import TrainingFailedError, TrainingStoppedError
+        from langsearch.api.conducting import conduct_training
 
         file, typed = None if space is None else Path(space), _typed(overrides) if is_architecture else ()
         try:
-            trained = train_single(console, given, file, folder, typed, resume=resume).folder
-        except TrainingFailedError as error:
-            raise SearchStoppedError(
-                f"The training failed: {str(error).rstrip('.')}. Change what led to it and train into another folder "
-                "with `to`, or try again with the same call and resume=True."
-            ) from error
-        except TrainingStoppedError:
-            console.print("Stopped on request, behind a checkpoint. Go on with the same call and resume=True.")
-            assert isinstance(given, Space) or folder is not None
-            return Experiment(folder or Path(EXPERIMENTS) / f"{given.name}-train")
-        write_report(trained)
-        experiment = Experiment(trained)
-        print_front(console, read_experiment(trained))
-    return experiment
+            trained, told = conduct_training(console, given, file, folder, typed, resume=resume)
+        except SearchStoppedError as error:
+            raise SearchStoppedError(in_python(str(error))) from error
+    for sentence in told:
+        console.print(in_python(sentence), markup=False, soft_wrap=True)
+    return Experiment(trained)
 
 
 def _typed(overrides: Overrides) -> list[str]:

@@ -1,28 +1,33 @@
-"""A whole search: the space is checked, the trials run, the front is exported, the report is written."""
+"""A whole search, or a single training: the space is checked, the trials run, what they leave is written."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from langsearch.experiment.places import check_experiments
-from langsearch.space.problems import InputError
+from langsearch.experiment.places import check_experiments, check_target
+from langsearch.space.problems import InputError, SearchStoppedError
 from langsearch.space.schema import Space
 
 if TYPE_CHECKING:
     from langsearch.experiment.environment import CheckedSpace
+    from langsearch.experiment.folder import ExperimentFolder
     from langsearch.search.ending import Ending
     from langsearch.search.runner import Outcome
+    from langsearch.search.tracking import SpaceTracker
+    from langsearch.study.table import TrialTable
 
 # What takes seconds to load is imported where it is needed: a wrong place is told before.
+
+Tell = Callable[[str], None]
 
 
 def conduct_search(
     space: Space,
     experiments: str,
     console: Console,
-    fail: Callable[[str], None],
+    fail: Tell,
     *,
     resume: bool = False,
     resume_if_begun: bool = False,
@@ -82,7 +87,7 @@ def conduct_search(
     return outcome.folder.path, ending
 
 
-def _write_results(checked: "CheckedSpace", outcome: "Outcome", console: Console, fail: Callable[[str], None]) -> bool:
+def _write_results(checked: "CheckedSpace", outcome: "Outcome", console: Console, fail: Tell) -> bool:
     """Writes the front's adapters and the report; returns whether they could be, which a full disk prevents."""
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
@@ -108,3 +113,65 @@ def _write_results(checked: "CheckedSpace", outcome: "Outcome", console: Console
         return False
     console.print(f"Report: {report}", markup=False, soft_wrap=True)
     return True
+
+
+def conduct_training(
+    console: Console,
+    target: Path | Space,
+    space_file: Path | None = None,
+    to: Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    resume: bool = False,
+) -> tuple[Path, tuple[str, ...]]:
+    """Trains one architecture, writes its report and shows its table; returns its folder, and what is to be told.
+
+    Args:
+        console: Shows what happens.
+        target: What `standalone.train_single` takes.
+        space_file: Likewise.
+        to: Likewise.
+        overrides: Likewise.
+        resume: Likewise.
+
+    Raises:
+        InputError: If the input is wrong, or the folder is there and not to be resumed.
+        SearchStoppedError: If the training failed.
+        LeaseLostError: If another run took over the folder.
+    """
+    check_target(to)
+    from langsearch.report.experiment_reader import read_experiment
+    from langsearch.report.page import write_report
+    from langsearch.report.terminal import print_front
+    from langsearch.search.trackers import check_tracking, describe_tracking
+    from langsearch.trial.standalone import Open, train_single
+    from langsearch.trial.training import TrainingFailedError, TrainingStoppedError
+
+    def track(space: Space) -> Open:
+        check_tracking(space)
+
+        def opened(
+            folder: "ExperimentFolder", table: "TrialTable", tell: Callable[[str], None]
+        ) -> "list[SpaceTracker]":
+            if not describe_tracking(space.tracking):
+                return []  # Ray is not loaded for nothing
+            from langsearch.search.tracking import training_trackers
+
+            return training_trackers(space, folder, table, tell)
+
+        return opened
+
+    try:
+        training = train_single(console, target, space_file, to, overrides, resume=resume, track=track)
+    except TrainingFailedError as error:
+        raise SearchStoppedError(
+            f"The training failed: {str(error).rstrip('.')}. Change what led to it and train into another folder with "
+            "--to DIR, or try again with the same command and --resume."
+        ) from error
+    except TrainingStoppedError as stopped:
+        told = "Stopped on request, behind a checkpoint. Go on with the same command and --resume."
+        return stopped.folder, (told,)
+    report = write_report(training.folder)
+    print_front(console, read_experiment(training.folder))
+    adapters = [] if training.adapters is None else [f"Adapters: {training.adapters}"]
+    return training.folder, (*adapters, f"Report: {report}")

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from langsearch.cli.console import err, out, print_text
-from langsearch.cli.experiments import print_front
 from langsearch.cli.options import (
     ExperimentOrAdapters,
     Overrides,
@@ -16,7 +15,7 @@ from langsearch.cli.options import (
     check_target,
     load_with_options,
 )
-from langsearch.space.problems import LeaseLostError
+from langsearch.space.problems import LeaseLostError, SearchStoppedError
 
 
 def train(
@@ -29,38 +28,25 @@ def train(
     """Train one architecture, without a search, beside the pretrained base, and export its adapters.
 
     Leaves an experiment with that one trial, which list, show, report, export, translate and evaluate take as they take
-    a search's. It is scored on validation alone; the test set is scored by evaluate, when you ask for it.
+    a search's. It is scored on validation alone; the test set is scored by evaluate, when you ask for it. The space's
+    `tracking` and `failures` hold as in a search: event files for TensorBoard, halved batches where memory runs out.
 
     Ctrl+C loses at most the epoch in progress; --resume goes on, also with what earlier versions wrote.
     """
     if target.suffix != ".json":
         load_with_options(target, overrides)
-    check_target(to)
-    from langsearch.report.page import write_report
-    from langsearch.trial.standalone import train_single
-    from langsearch.trial.training import TrainingFailedError, TrainingStoppedError
+    from langsearch.api.conducting import conduct_training
 
     try:
-        training = train_single(out, target, space, to, overrides or (), resume=resume)
-    except TrainingFailedError as error:
-        err.print(
-            f"The training failed: {str(error).rstrip('.')}. Change what led to it and train into another folder with "
-            "--to DIR, or try again with the same command and --resume.",
-            markup=False,
-            soft_wrap=True,
-        )
+        _, told = conduct_training(out, target, space, to, overrides or (), resume=resume)
+    except SearchStoppedError as error:
+        err.print(str(error), markup=False, soft_wrap=True)
         raise typer.Exit(1) from None
-    except TrainingStoppedError:
-        print_text("Stopped on request, behind a checkpoint. Go on with the same command and --resume.")
-        return
     except LeaseLostError as error:
         err.print(f"Stopped: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(1) from None
-    report = write_report(training.folder)
-    print_front(training.folder)
-    if training.adapters is not None:
-        print_text(f"Adapters: {training.adapters}")
-    print_text(f"Report: {report}")
+    for sentence in told:
+        print_text(sentence)
 
 
 def evaluate(

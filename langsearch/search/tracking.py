@@ -35,7 +35,7 @@ _RUN_TAG = "langsearch_run"
 
 def tracking_callbacks(
     space: Space, folder: ExperimentFolder, table: TrialTable, tell: Callable[[str], None]
-) -> list[tune.Callback]:
+) -> list["SpaceTracker"]:
     """Returns the callbacks that write a search's trials for the trackers that its space names.
 
     Args:
@@ -49,12 +49,12 @@ def tracking_callbacks(
     """
     tracking, path = space.tracking, folder.path.resolve()
     run = _run_id(folder)
-    found: list[tune.Callback] = []
+    found: list[SpaceTracker] = []
 
     def add(
         name: str, log: Any, place: Callable[[str], Path], is_known: Callable[[Any], None] = lambda _: None
     ) -> None:
-        found.append(_Tracker(name, log, _Views(space.name, run, folder, table, place), tell, is_known))
+        found.append(SpaceTracker(name, log, _Views(space.name, run, folder, table, place), tell, is_known))
 
     for name, value in PRIVACY.items():
         os.environ.setdefault(name, value)
@@ -68,6 +68,16 @@ def tracking_callbacks(
     if tracking.wandb is not None:
         add("Weights & Biases", wandb_logger(tracking.wandb, space.name, path), lambda trial: path)
     return found
+
+
+def training_trackers(
+    space: Space, folder: ExperimentFolder, table: TrialTable, tell: Callable[[str], None]
+) -> "list[SpaceTracker]":
+    """Returns what writes a single training for the trackers that its space names; as `tracking_callbacks`."""
+    trackers = tracking_callbacks(space, folder, table, tell)
+    for tracker in trackers:
+        tracker.setup()
+    return trackers
 
 
 def _run_id(folder: ExperimentFolder) -> str:
@@ -157,7 +167,7 @@ class _Views:
         return self.known[name]
 
 
-class _Tracker(tune.Callback):  # type: ignore[misc]  # Ray has no types
+class SpaceTracker(tune.Callback):  # type: ignore[misc]  # Ray has no types
     """Passes trials on to one of Ray's logger callbacks. A tracker that fails is left out; the search goes on.
 
     Args:
@@ -183,38 +193,55 @@ class _Tracker(tune.Callback):  # type: ignore[misc]  # Ray has no types
         """Tune pickles its callbacks into its own folder; nobody reads that, so nothing goes in."""
         return {}
 
-    def setup(self, **info: Any) -> None:
-        """Called by Tune before the first trial."""
-        self._try(self._log.setup)
+    def start(self, name: str) -> None:
+        """Begins a trial, or goes on with it."""
 
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         def start() -> None:
-            view = self._views.view(trial.config["name"])
+            view = self._views.view(name)
             self._before(view)
             self._log.log_trial_start(view)
 
         self._try(start)
 
+    def log(self, name: str, result: TrialResult) -> None:
+        """Writes an epoch."""
+        self._try(lambda: self._log.log_trial_result(result.epoch, self._views.view(name), tracked_values(result)))
+
+    def end(self, name: str, *, is_failed: bool) -> None:
+        """Ends a trial."""
+        self._try(lambda: self._log.log_trial_end(self._views.view(name), failed=is_failed))
+
+    def close(self) -> None:
+        """Waits for what is still being sent."""
+        self._try(lambda: self._log.on_experiment_end([]))
+
+    def setup(self, **info: Any) -> None:
+        """Called by Tune before the first trial."""
+        self._try(self._log.setup)
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Called by Tune when a trial starts, or goes on."""
+        self.start(trial.config["name"])
+
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
+        """Called by Tune after each epoch."""
         parsed = parse_result(result)
         if parsed is not None:
-            values = tracked_values(parsed)
-            self._try(lambda: self._log.log_trial_result(iteration, self._views.view(trial.config["name"]), values))
+            self.log(trial.config["name"], parsed)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._end(trial, FAILED in (trial.last_result or {}))
+        """Called by Tune when a trial ends."""
+        self.end(trial.config["name"], is_failed=FAILED in (trial.last_result or {}))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._end(trial, True)
+        """Called by Tune when a worker is lost for good."""
+        self.end(trial.config["name"], is_failed=True)
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        """Called by Tune in the end: what is still being sent is waited for."""
-        self._try(lambda: self._log.on_experiment_end([]))
-
-    def _end(self, trial: Any, is_failed: bool) -> None:
-        self._try(lambda: self._log.log_trial_end(self._views.view(trial.config["name"]), failed=is_failed))
+        """Called by Tune in the end."""
+        self.close()
 
     def _try(self, call: Callable[[], Any]) -> None:
         if not self._is_open:

@@ -20,12 +20,12 @@ from langsearch.experiment.task import TrialTask
 from langsearch.experiment.working_copy import RequestLook, WorkingCopy
 from langsearch.model.base import Base, SharedBase, attach_base
 from langsearch.model.device import Resident, settle
-from langsearch.model.memory import MAX_PARTS, free_memory
+from langsearch.model.memory import free_memory
 from langsearch.search.late_nodes import UnfitNodeError, check_here
 from langsearch.space.problems import LeaseLostError
 from langsearch.space.settings import FailureSettings
 from langsearch.study.results import TrialResult
-from langsearch.trial.attempts import read_attempts
+from langsearch.trial.attempts import next_attempts, read_attempts
 from langsearch.trial.failures import (
     CUDA_ERROR,
     FAILED,
@@ -37,7 +37,6 @@ from langsearch.trial.failures import (
     Failure,
     StalledError,
     as_failure,
-    reaction,
     record_failure,
     spends,
 )
@@ -222,20 +221,18 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]  # Ray has no types
     def _tries_again(self, cause: str, *, can_halve: bool = True) -> bool:
         """Returns whether the trial goes on after a failure, and writes down that it was tried again."""
         assert self._task is not None
-        what, epoch = reaction(self._failures, cause), max(self._epoch, 0) + 1
-        if what == "halve" and can_halve and self._attempts.num_parts < MAX_PARTS:
-            accumulation, is_trained = self._task.trainer.accumulation, self._task.num_epochs > 0
-            self._attempts = self._attempts.halved(cause, epoch, accumulation, is_trained=is_trained)
-        elif what == "retry" and self._attempts.counts.get(cause, 0) < self._max_failures:
-            where = "before" if cause == STALLED else f"in epoch {epoch}"
-            self._attempts = self._attempts.plus(cause, f"{cause} {where}: tried again")
-        else:
-            return False
-        try:
-            self._attempts.write(self._trial)
-        except OSError:  # a full disk; this process knows it anyway
-            logger.exception("The attempts of trial %s could not be written", self._trial.name)
-        return True
+        found = next_attempts(
+            self._attempts,
+            self._trial,
+            self._task,
+            self._failures,
+            cause,
+            epoch=max(self._epoch, 0) + 1,
+            max_failures=self._max_failures,
+            can_halve=can_halve,
+        )
+        self._attempts = found or self._attempts
+        return found is not None
 
     def _failed(self, failure: Failure) -> dict[str, Any]:
         record_failure(self._trial, failure)

@@ -1,11 +1,18 @@
 """How often a trial was tried again and what was changed for it, as a file in its folder."""
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from langsearch.experiment.folder import TrialFolder, read_json, write_json
+from langsearch.experiment.task import TrialTask
+from langsearch.model.memory import MAX_PARTS
+from langsearch.space.settings import FailureSettings
+from langsearch.trial.failures import STALLED, reaction
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +67,44 @@ class Attempts:
     def write(self, trial: TrialFolder) -> None:
         """Writes them into the trial's folder in one step. Raises OSError if the disk is full."""
         write_json(_attempts_file(trial), asdict(self))
+
+
+def next_attempts(
+    attempts: Attempts,
+    trial: TrialFolder,
+    task: TrialTask,
+    failures: FailureSettings,
+    cause: str,
+    *,
+    epoch: int,
+    max_failures: int,
+    can_halve: bool = True,
+) -> Attempts | None:
+    """Returns what a trial is tried again with after a failure, written into its folder; None: it is not.
+
+    Args:
+        attempts: Those before.
+        trial: The trial's folder.
+        task: What it trains.
+        failures: What a space says to do about failures.
+        cause: The kind of the failure.
+        epoch: In which it happened, from 1.
+        max_failures: How often a kind of failure is tried again where `failures` says retry.
+        can_halve: Whether smaller batches can help.
+    """
+    what = reaction(failures, cause)
+    if what == "halve" and can_halve and attempts.num_parts < MAX_PARTS:
+        found = attempts.halved(cause, epoch, task.trainer.accumulation, is_trained=task.num_epochs > 0)
+    elif what == "retry" and attempts.counts.get(cause, 0) < max_failures:
+        where = "before" if cause == STALLED else f"in epoch {epoch}"
+        found = attempts.plus(cause, f"{cause} {where}: tried again")
+    else:
+        return None
+    try:
+        found.write(trial)
+    except OSError:  # a full disk; this process knows it anyway
+        logger.exception("The attempts of trial %s could not be written", trial.name)
+    return found
 
 
 def read_attempts(trial: TrialFolder) -> Attempts:

@@ -1,6 +1,6 @@
 """`langsearch train`: one architecture through a trial as a search's, without Ray, beside the pretrained base."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,15 +23,23 @@ from langsearch.space.schema import Space, load_space
 from langsearch.space.settings import TrainerSettings
 from langsearch.study.results import TrialResult, cut_words, kept_words
 from langsearch.study.rows import PRETRAINED
+from langsearch.study.table import TrialTable
 from langsearch.trial.export import export_trial
 from langsearch.trial.training import (
     RunningTraining,
+    Tracker,
     check_training,
     held_training,
     pretrained_task,
     training_space,
 )
 from langsearch.trial.trial import resident
+
+Open = Callable[[ExperimentFolder, TrialTable, Callable[[str], None]], Sequence[Tracker]]
+"""Opens trackers of an experiment; what they have to say goes to the last argument."""
+
+Track = Callable[[Space], Open]
+"""Checks the trackers that a space names, before anything is written. Raises InputError if one is not installed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +67,7 @@ def train_single(
     overrides: Sequence[str] = (),
     *,
     resume: bool = False,
+    track: Track | None = None,
 ) -> Training:
     """Trains one architecture, scores the pretrained base beside it, and exports its adapters.
 
@@ -73,6 +82,7 @@ def train_single(
         to: The folder to write. None: experiments/NAME-train.
         overrides: `key=value` for the space's file.
         resume: Go on in a folder that is there.
+        track: Opens the trackers that the space names. None: there are none.
 
     Raises:
         InputError: If the input is wrong, or the folder is there and not to be resumed.
@@ -85,6 +95,7 @@ def train_single(
     architecture, trainer = (None, None) if given is None else _given_architecture(given, space)
     space = with_earlier_defaults(ExperimentFolder(path), training_space(space, path.name, trainer))
     checked = check_space(space, recorded_source(path, space.base_source))
+    open_trackers = None if track is None else track(space)
     shape = checked.shape
     if architecture is not None and given is not None:
         _check_fits(architecture, shape, given)
@@ -123,9 +134,17 @@ def train_single(
                 progress.update(bar, completed=result.epoch, description=f"spBLEU {result.spbleu:.2f}")
                 console.print(_epoch_line(told, result))
 
-            running = RunningTraining(checked, folder, table, base, environment, tell)
-            pretrained = running.run(PRETRAINED, pretrained_task(checked))
-            result = running.run(name, task)
+            def warn(text: str) -> None:
+                console.print(text, markup=False, soft_wrap=True)
+
+            trackers = () if open_trackers is None else open_trackers(folder, table, warn)
+            running = RunningTraining(checked, folder, table, base, environment, tell, warn, trackers)
+            try:
+                pretrained = running.run(PRETRAINED, pretrained_task(checked))
+                result = running.run(name, task)
+            finally:
+                for tracker in trackers:
+                    tracker.close()
         adapters = None
         if task.num_trainable(shape):
             adapters = folder.adapters

@@ -1,12 +1,12 @@
 """A single training as an experiment: its folder, begun or gone on with, and the table of its two trials."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from langsearch.evaluate.spbleu import SpBleu
 from langsearch.experiment.description import write_description
@@ -28,6 +28,7 @@ from langsearch.experiment.recorded_base import check_recorded, record_base
 from langsearch.experiment.results_parquet import write_results
 from langsearch.experiment.task import TrialTask, baseline_task
 from langsearch.model.base import Base
+from langsearch.model.memory import free_memory
 from langsearch.space.problems import InputError, LeaseLostError
 from langsearch.space.schema import NAME, Space, space_of
 from langsearch.space.settings import TrainerSettings
@@ -35,7 +36,8 @@ from langsearch.study.mirror import Proposal
 from langsearch.study.results import TrialResult
 from langsearch.study.rows import PRETRAINED, State, TrialRow
 from langsearch.study.table import TrialTable
-from langsearch.trial.failures import as_failure, record_failure
+from langsearch.trial.attempts import Attempts, next_attempts, read_attempts
+from langsearch.trial.failures import CUDA_ERROR, OUT_OF_MEMORY, Failure, as_failure, record_failure
 from langsearch.trial.monitor import TrialMonitor
 from langsearch.trial.stalls import stall_file
 from langsearch.trial.trial import run_trial
@@ -55,7 +57,31 @@ class TrainingFailedError(Exception):
 
 
 class TrainingStoppedError(Exception):
-    """A training was asked to stop, and did behind a checkpoint."""
+    """A training was asked to stop, and did behind a checkpoint.
+
+    Args:
+        folder: Its experiment.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(str(folder))
+        self.folder = folder
+
+
+class Tracker(Protocol):
+    """Writes a training for somebody else's tool, such as TensorBoard. Called with the names of trials."""
+
+    def start(self, name: str) -> None:
+        """Called when a trial begins, or goes on."""
+
+    def log(self, name: str, result: TrialResult) -> None:
+        """Called after each epoch."""
+
+    def end(self, name: str, *, is_failed: bool) -> None:
+        """Called when a trial ends, by whatever."""
+
+    def close(self) -> None:
+        """Called in the end: what is still being sent is waited for."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +96,16 @@ class RunningTraining:
     tell: Callable[[TrialTask, TrialResult], None]
     """Hears of a trial's result after each epoch."""
 
+    warn: Callable[[str], None]
+    """Shows a sentence to the user."""
+
+    trackers: Sequence[Tracker] = ()
+
     def run(self, name: str, task: TrialTask) -> TrialResult:
         """Brings a trial of the table to its end, and returns its result.
+
+        A failure is answered as a search does, by the space's `failures`: where memory runs out the batches are
+        halved, down to single pairs.
 
         Raises:
             TrainingFailedError: If it failed.
@@ -84,25 +118,73 @@ class RunningTraining:
         task.write(trial)
         trial.failure.unlink(missing_ok=True)
         trial.stop_request.unlink(missing_ok=True)
-        monitor = TrialMonitor([self.folder.stop_request, trial.stop_request], stall_file(trial), None)
         result = None
+        for tracker in self.trackers:
+            tracker.start(name)
         try:
-            # Without a search there are no rungs: every epoch is scored alike.
-            environment = replace(self.environment, rung_epochs=())
-            for result in run_trial(self.base, environment, task, trial, monitor=monitor):
+            for result in self._results(name, task, trial):
                 self.tell(task, result)
                 self.table.report(name, result)
-        except (InputError, OSError, LeaseLostError):
-            raise  # nothing is wrong with the trial itself
-        except Exception as error:
-            failure = as_failure(error)
-            record_failure(trial, failure)
-            self.table.fail(name, failure.text)
-            raise TrainingFailedError(failure.text) from error
+                for tracker in self.trackers:
+                    tracker.log(name, result)
+        finally:
+            for tracker in self.trackers:
+                tracker.end(name, is_failed=trial.failure.exists())
         if result is None or not result.finished:
-            raise TrainingStoppedError
+            raise TrainingStoppedError(self.folder.path)
         self.table.complete(name, result)
         return result
+
+    def _results(self, name: str, task: TrialTask, trial: TrialFolder) -> Iterator[TrialResult]:
+        """Yields the result of each epoch once, over all tries."""
+        attempts, epoch = read_attempts(trial), -1
+        while True:
+            try:
+                for result in self._try(task, trial, attempts):
+                    if result.finished or result.epoch != epoch:  # after another try the last one comes again
+                        epoch = result.epoch
+                        yield result
+            except (InputError, LeaseLostError):
+                raise  # nothing is wrong with the trial itself
+            except Exception as error:
+                failure = as_failure(error)
+                if isinstance(error, OSError) and failure.cause != OUT_OF_MEMORY:
+                    raise
+                found = self._next(attempts, task, trial, failure, max(epoch, 0) + 1)
+                if found is None:
+                    record_failure(trial, failure)
+                    self.table.fail(name, failure.text)
+                    raise TrainingFailedError(failure.text) from error
+            else:
+                return
+            # Behind the handler: the error holds on to all that ran.
+            free_memory()
+            attempts = found
+            self.warn(f"{attempts.notes[-1][:1].upper()}{attempts.notes[-1][1:]}.")
+
+    def _try(self, task: TrialTask, trial: TrialFolder, attempts: Attempts) -> Iterator[TrialResult]:
+        monitor = TrialMonitor([self.folder.stop_request, trial.stop_request], stall_file(trial), None)
+        # Without a search there are no rungs: every epoch is scored alike.
+        environment = replace(self.environment, rung_epochs=())
+        return run_trial(self.base, environment, task, trial, monitor=monitor, attempts=attempts)
+
+    def _next(
+        self, attempts: Attempts, task: TrialTask, trial: TrialFolder, failure: Failure, epoch: int
+    ) -> Attempts | None:
+        """Returns what the trial is tried again with; None: it has failed. What has lost its GPU cannot go on here."""
+        space = self.checked.space
+        if failure.cause == CUDA_ERROR:
+            return None
+        return next_attempts(
+            attempts,
+            trial,
+            task,
+            space.failures,
+            failure.cause,
+            epoch=epoch,
+            max_failures=space.resources.max_failures,
+            can_halve=not failure.is_smallest,
+        )
 
 
 def training_space(space: Space, name: str, trainer: TrainerSettings | None) -> Space:
@@ -118,7 +200,7 @@ def training_space(space: Space, name: str, trainer: TrainerSettings | None) -> 
     """
     data = space.document.data
     search = {**(data.get("search") or {}), "trials": 1, "storage": None, "plateau": "none"}
-    changed: dict[str, Any] = {"baselines": [PRETRAINED], "search": search, "tracking": []}
+    changed: dict[str, Any] = {"baselines": [PRETRAINED], "search": search}
     if NAME.fullmatch(name):
         changed["name"] = name
     if trainer is not None:
