@@ -190,7 +190,7 @@ def test_a_card_from_another_language_than_english_translates_a_free_sentence_in
 
 
 def test_a_card_of_a_language_that_the_embedded_data_lack_shows_a_short_sentence_of_validation(tmp_path: Path) -> None:
-    sentences = {
+    sentences: dict[str, list[str | None]] = {
         "tyv": ["x" * 200, None, "```\nimport os\n```", "a\tb c d e f", 'Бажың "бичии", \\ дыр.', "Өске домак."],
         "en": ["One."] * 6,
     }

@@ -22,7 +22,8 @@ from langsearch.experiment.places import (
     check_target,
 )
 from langsearch.space import schema
-from langsearch.space.problems import SearchStoppedError
+from langsearch.space.draft import WrongSpaceError
+from langsearch.space.problems import InputError, SearchStoppedError
 from langsearch.space.schema import Space
 from langsearch.space.settings import EXPERIMENTS
 
@@ -57,6 +58,19 @@ def load_space(space: SpaceLike, overrides: Overrides = ()) -> Space:
         return schema.with_overrides(space, given) if isinstance(space, Space) else schema.load_space(space, given)
 
 
+def _load(space: SpaceLike, overrides: Overrides) -> Space:
+    """Loads a space to run it. One that is wrong tells also what its base and its files say of the rest of it."""
+    try:
+        return load_space(space, overrides)
+    except InputError as error:
+        wrong = error.__cause__
+        if not isinstance(wrong, WrongSpaceError) or not wrong.draft.has_more_to_check:
+            raise
+    from langsearch.search.checking import all_problems
+
+    raise InputError(map(in_python, all_problems(wrong)))
+
+
 def check(space: SpaceLike, overrides: Overrides = (), *, measure: bool = True, quiet: bool = False) -> dict[str, Any]:
     """Says what a search would be: languages, sentences, dimensions, sizes, plan, updates, time. Starts nothing.
 
@@ -72,7 +86,7 @@ def check(space: SpaceLike, overrides: Overrides = (), *, measure: bool = True, 
     Raises:
         InputError: With all that is wrong with the space, its base and its sentences.
     """
-    loaded = load_space(space, overrides)
+    loaded = _load(space, overrides)
     from langsearch.search.checking import check_search, describe_check, print_check
     from langsearch.search.forecast import forecast
     from langsearch.search.sentence_lines import find_dirt_of
@@ -134,9 +148,7 @@ def search(
         LeaseLostError: If another run took over the experiment.
     """
     options = {"name": name, "search.trials": trials, "search.max_hours": hours}
-    loaded = load_space(
-        load_space(space, overrides), {key: value for key, value in options.items() if value is not None}
-    )
+    loaded = load_space(_load(space, overrides), {key: value for key, value in options.items() if value is not None})
     from langsearch.api.conducting import conduct_search
 
     failures: list[str] = []
@@ -217,7 +229,7 @@ def train(
     folder, console = None if to is None else Path(to), _console(is_quiet=quiet)
     with speaking_python():
         is_architecture = isinstance(target, str | Path) and Path(target).suffix == ".json"
-        given = Path(target) if is_architecture else load_space(target, overrides)  # type: ignore[arg-type]
+        given = Path(target) if is_architecture else _load(target, overrides)  # type: ignore[arg-type]
         from langsearch.api.conducting import conduct_training
 
         file, typed = None if space is None else Path(space), _typed(overrides) if is_architecture else ()

@@ -59,7 +59,7 @@ def submit(
         resume=resume, resume_if_begun=resume_if_begun, retry=retry, accept_changed_space=accept_changed_space
     )
     options += ["--quiet"] if quiet else []
-    loaded = load_with_options(space, overrides, name=name, trials=trials, hours=hours)
+    loaded = load_with_options(space, overrides, name=name, trials=trials, hours=hours, is_here=False)
     from langsearch.cluster.jobs import Jobs
 
     jobs = Jobs(address)

@@ -136,11 +136,22 @@ def load_with_options(
     name: str | None = None,
     trials: int | None = None,
     hours: float | None = None,
+    is_here: bool = True,
 ) -> "Space":
     """Loads a space with what options set in it; problems with these name the options as they were typed.
 
     A command does this before it imports what runs it: a mistake is told at once, and not after seconds of loading.
+    Only where a space is wrong and has a base or data that can be looked at, these are, so that all is told.
+
+    Args:
+        path: The space's file.
+        overrides: As `--set` has them.
+        name: --name.
+        trials: --trials.
+        hours: --hours.
+        is_here: Whether its base and its data are on this machine.
     """
+    from langsearch.space.draft import WrongSpaceError
     from langsearch.space.schema import load_space
 
     options = {}
@@ -155,6 +166,10 @@ def load_with_options(
         return load_space(path, [*(overrides or ()), *options])
     except InputError as error:
         problems = error.problems
+        if is_here and isinstance(error, WrongSpaceError) and error.draft.has_more_to_check:
+            from langsearch.search.checking import all_problems
+
+            problems = tuple(all_problems(error))
         for setting, option in options.items():
             begin = f"--set {setting}: "
             problems = tuple(

@@ -112,8 +112,9 @@ def run(
     options = resumption(
         resume=resume, resume_if_begun=resume_if_begun, retry=retry, accept_changed_space=accept_changed_space
     )
-    loaded = load_with_options(space, overrides, name=name, trials=trials, hours=hours)
-    if address is not None and address.startswith("ray://"):
+    is_sent = address is not None and address.startswith("ray://")
+    loaded = load_with_options(space, overrides, name=name, trials=trials, hours=hours, is_here=not is_sent)
+    if address is not None and is_sent:
         from langsearch.cluster.client import run_on_head
 
         options += ["--quiet"] if quiet else []

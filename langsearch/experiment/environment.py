@@ -9,13 +9,13 @@ from typing import Any
 
 from rich.console import Console
 
-from langsearch.adapters.peft_import import read_adapters
 from langsearch.data.directions import Direction, parse_directions
 from langsearch.data.epochs import SourceWeights
 from langsearch.data.overlap import Overlap
 from langsearch.data.parallel import ParallelText
 from langsearch.data.store import TokenStore
-from langsearch.evaluate.spbleu import ScoreTokenizer, find_tokenizer
+from langsearch.evaluate.spbleu import ScoreTokenizer
+from langsearch.experiment.base_checks import check_base
 from langsearch.experiment.corpus import Corpus, DirectionRows, count_rows, read_corpus, row_problems
 from langsearch.experiment.dirt import Filtered, filter_training
 from langsearch.experiment.folder import STORE_FOLDER
@@ -23,12 +23,11 @@ from langsearch.experiment.leaks import find_leaks, language_pairs, leak_problem
 from langsearch.experiment.lengths import Lengths, check_lengths
 from langsearch.experiment.tokenizing import tokenizing
 from langsearch.experiment.working_copy import WorkingCopy
-from langsearch.model.base import Base, BaseTokenizer, read_shape
+from langsearch.model.base import Base, BaseTokenizer
 from langsearch.model.cpu_precision import MeasuredPrecision
 from langsearch.model.device import Compute
 from langsearch.model.families import read_config
-from langsearch.model.finding import FoundBase, locate_base
-from langsearch.model.new_languages import check_new_languages
+from langsearch.model.finding import FoundBase
 from langsearch.model.positions import num_positions
 from langsearch.model.splitter import Splitter
 from langsearch.space.architecture import BaseShape
@@ -111,24 +110,11 @@ def check_space(space: Space, source: BaseSource | None = None, *, is_begun: boo
     Raises:
         InputError: With the problems of all of them together.
     """
-    problems: list[str] = []
-    found = shape = tokenizer = corpus = base_tokenizer = lengths = None
-    family = ""
+    base = check_base(space.draft, source or space.base_source)
+    problems = list(base.problems)
+    base_tokenizer = base.tokenizer
+    corpus = lengths = None
     directions: tuple[Direction, ...] = ()
-    try:
-        found = _located_base(space, source or space.base_source)
-        problems += found.check()
-        folder = found.folder
-        shape = read_shape(folder, found.source.family)
-        problems += space.check(shape)
-        if space.trainer_section.init_from is not None:
-            read_adapters(Path(space.trainer_section.init_from), shape)
-        base_tokenizer = BaseTokenizer(folder, found.source.family)
-        family = base_tokenizer.family.name
-        problems += _check_languages(space, base_tokenizer)
-        tokenizer = find_tokenizer(space.evaluation.spbleu, base_tokenizer.spm_path)
-    except InputError as error:
-        problems += error.problems
     try:
         directions = parse_directions(space.data.directions, space.languages)
     except InputError as error:
@@ -159,51 +145,22 @@ def check_space(space: Space, source: BaseSource | None = None, *, is_begun: boo
         counts = count_rows(corpus, directions)
     if problems:
         raise InputError(problems)
-    assert found is not None and shape is not None and corpus is not None and tokenizer is not None
-    assert lengths is not None and base_tokenizer is not None
+    assert base.found is not None and base.shape is not None and base.score_tokenizer is not None
+    assert corpus is not None and lengths is not None and base_tokenizer is not None
     return CheckedSpace(
         space,
-        found,
-        family,
-        shape,
+        base.found,
+        base_tokenizer.family.name,
+        base.shape,
         corpus,
         directions,
-        tokenizer,
+        base.score_tokenizer,
         lengths,
         base_tokenizer,
         counts,
         overlaps,
         filtered,
     )
-
-
-def _located_base(space: Space, source: BaseSource) -> FoundBase:
-    """Returns where the base lies. Raises InputError with the place in the space where it is named."""
-    try:
-        return locate_base(source)
-    except InputError as error:
-        place = space.document.where(("base",))
-        raise InputError([f"{place}: {problem}" for problem in error.problems]) from error
-
-
-def _check_languages(space: Space, tokenizer: BaseTokenizer) -> list[str]:
-    """Returns the problems of the languages with a base: those that it does not know, and those that begin in it."""
-    problems = []
-    way_out = "One that the base has no token for can begin as another: languages: {new: {tyv: {like: kaz}}}."
-    for name, members in space.classes.items():
-        for index, language in enumerate(members):
-            if language in space.new_languages:
-                continue
-            try:
-                tokenizer.vocabulary([language], decoder_start_id=0)
-            except InputError as error:
-                place = space.document.where(("languages", name, index))
-                problems += [f"{place}: {problem} {way_out}" for problem in error.problems]
-    problems += [
-        space.document.problem(("languages", "new", *keys), text)
-        for keys, text in check_new_languages(tokenizer, space.new_languages)
-    ]
-    return problems
 
 
 def build_environment(

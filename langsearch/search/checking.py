@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from langsearch.data.directions import class_pair, sample_directions
+from langsearch.experiment.base_checks import draft_problems
 from langsearch.experiment.dirt import FoundDirt
 from langsearch.experiment.environment import CheckedSpace, check_space
 from langsearch.experiment.task import summarize
@@ -23,8 +24,9 @@ from langsearch.search.known_pieces import describe_languages, language_lines
 from langsearch.search.needs import describe_needs, memory_lines, memory_needs
 from langsearch.search.sentence_lines import describe_sentences, dirt_table, find_dirt_of, sentence_lines, worst_lines
 from langsearch.search.sizes import parameter_range, sample_point
-from langsearch.search.trackers import check_tracking, describe_tracking
+from langsearch.search.trackers import describe_tracking, tracking_problems
 from langsearch.space.architecture import Architecture, BaseShape
+from langsearch.space.draft import WrongSpaceError
 from langsearch.space.plan import (
     Classes,
     num_parameters_by_class,
@@ -235,10 +237,25 @@ def check_search(space: Space) -> CheckedSpace:
     Raises:
         InputError: With what is wrong.
     """
-    checked = check_space(space)
-    check_constraints(checked)
-    check_tracking(space)
+    problems: list[str] = []
+    checked = None
+    try:
+        checked = check_space(space)
+        check_constraints(checked)
+    except InputError as error:
+        problems += error.problems
+    if problems := [*problems, *tracking_problems(space.draft)]:
+        raise InputError(problems)
+    assert checked is not None
     return checked
+
+
+def all_problems(error: WrongSpaceError) -> list[str]:
+    """Returns the problems of a space that is wrong by itself, and what its base, files and trackers say of the rest.
+
+    Nothing in it only follows from another problem: what depends on a section that is wrong is not looked at.
+    """
+    return [*error.problems, *draft_problems(error.draft), *tracking_problems(error.draft)]
 
 
 def check_constraints(checked: CheckedSpace) -> None:

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from langsearch.space.draft import Draft
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space
 from langsearch.space.tracking import MlflowSettings, TrackingSettings, WandbSettings
@@ -33,29 +34,31 @@ def describe_tracking(tracking: TrackingSettings) -> dict[str, str]:
 
 
 def check_tracking(space: Space) -> None:
-    """Checks that the trackers that a space names are installed, and that Weights & Biases has a key to send with.
+    """Checks the trackers that a space names; see `tracking_problems`. Raises InputError if one is missing."""
+    if problems := tracking_problems(space.draft):
+        raise InputError(problems)
 
-    Raises:
-        InputError: If one is missing.
-    """
-    tracking = space.tracking
-    problems = []
+
+def tracking_problems(draft: Draft) -> list[str]:
+    """Returns which trackers are not installed, and whether Weights & Biases has no key to send with."""
+    tracking, problems = draft.tracking, list[str]()
+    if tracking is None:
+        return problems
     for name, module, is_asked in (
         ("MLflow", "mlflow", tracking.mlflow is not None),
         ("Weights & Biases", "wandb", tracking.wandb is not None),
     ):
         if is_asked and importlib.util.find_spec(module) is None:
             text = f"asks for {name}, but it is not installed. pip install 'langsearch[{module}]'"
-            problems.append(space.document.problem(("tracking",), text))
+            problems.append(draft.document.problem(("tracking",), text))
     if not problems and tracking.wandb is not None:
         try:
-            wandb_logger(tracking.wandb, space.name, Path()).setup()
+            wandb_logger(tracking.wandb, draft.name, Path()).setup()
         except ValueError as error:
             text = f"asks for Weights & Biases, but there is no key to send with ({error})."
             way_out = "Log in with `wandb login`, set WANDB_API_KEY, or write {wandb: {mode: offline}}"
-            problems.append(space.document.problem(("tracking",), f"{text} {way_out}"))
-    if problems:
-        raise InputError(problems)
+            problems.append(draft.document.problem(("tracking",), f"{text} {way_out}"))
+    return problems
 
 
 def mlflow_uri(settings: MlflowSettings) -> str | None:

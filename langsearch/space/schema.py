@@ -9,15 +9,15 @@ from typing import Annotated, Any
 from optuna.distributions import BaseDistribution
 
 from langsearch.space.architecture import Architecture, BaseShape
-from langsearch.space.architecture_checks import check_shape
 from langsearch.space.base_section import BaseItem, written
 from langsearch.space.build import baseline_architecture, build_architecture
-from langsearch.space.checks import Parsed, check_baseline_shape, check_space
+from langsearch.space.checks import Parsed, check_space
 from langsearch.space.dimensions import baseline_trainer_settings, search_dimensions, trainer_settings
 from langsearch.space.document import Document, Overrides, document_of, dump, overridden, read_document, show
+from langsearch.space.draft import Draft, WrongSpaceError, draft_of
 from langsearch.space.language_section import LanguagesSection
-from langsearch.space.prior_section import PriorSection, check_prior_shape
-from langsearch.space.problems import InputError, near_names
+from langsearch.space.prior_section import PriorSection
+from langsearch.space.problems import near_names
 from langsearch.space.run_sections import (
     BaselineItem,
     DataSection,
@@ -101,6 +101,9 @@ class Space:
     document: Document = field(repr=False, compare=False)
     """What was read, for messages with lines."""
 
+    draft: Draft = field(repr=False, compare=False)
+    """What of it a base, files and trackers are checked against."""
+
     @property
     def base(self) -> str:
         """A hub id, a folder, or an embedded name."""
@@ -159,10 +162,7 @@ class Space:
 
     def check(self, shape: BaseShape) -> list[str]:
         """Returns the problems that depend on the base: layers, ranks and widths that it does not have."""
-        problems = check_shape(self.architecture_section, self.classes, shape)
-        problems += check_baseline_shape(self.baselines, shape)
-        problems += check_prior_shape(self.prior, self.architecture_section, shape)
-        return [self.document.problem(path, text) for path, text in problems]
+        return self.draft.check(shape)
 
     def _baseline(self, name: str) -> Baseline:
         for baseline in self.baselines:
@@ -223,9 +223,11 @@ def space_of(document: Document) -> Space:
     """Returns the space of a document that has a name. Raises InputError as `load_space` does."""
     data = document.data
     parsed, problems = _parse(data, document)
-    problems += [document.problem(key, text) for key, text in check_space(Parsed(**parsed))]
+    between = check_space(Parsed(**parsed))
+    problems += [document.problem(key, text) for key, text in between]
+    draft = draft_of(document, parsed, {str(key[0]) for key, _ in between})
     if problems:
-        raise InputError(problems)
+        raise WrongSpaceError(problems, draft)
     return Space(
         name=data["name"],
         base_source=parsed["base"].settings(),
@@ -244,6 +246,7 @@ def space_of(document: Document) -> Space:
         architecture_section=parsed["architecture"],
         trainer_section=parsed["trainer"],
         document=document,
+        draft=draft,
     )
 
 
