@@ -9,10 +9,13 @@ import pytest
 import torch
 from rich.console import Console
 
+from langsearch.adapters.learners import Learner
+from langsearch.evaluate.evaluation import Evaluation
 from langsearch.evaluate.spbleu import Scores
 from langsearch.experiment.folder import ExperimentFolder, read_json, write_json
 from langsearch.experiment.task import TrialTask
 from langsearch.space.problems import InputError
+from langsearch.trial import rescoring
 from langsearch.trial.export import open_experiment
 from langsearch.trial.rescoring import print_evaluation
 from langsearch.trial.trial import resident
@@ -87,6 +90,31 @@ def test_adapters_of_a_front_find_their_data_and_score_as_their_trial(
     assert evaluate(adapters)[0] == evaluate(trained, trial="0")[0]
     assert files(trained.parent) == before
     assert list(tmp_path.iterdir()) == [], "nothing is written where the command runs"
+
+
+def test_exported_adapters_say_word_for_word_what_the_trial_says_in_its_search_s_precision(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _front(trained)
+    experiment = Path(shutil.copytree(trained, tmp_path / "experiments" / trained.name))
+    description, trial = read_json(experiment / "experiment.json"), ExperimentFolder(experiment).trial("00000")
+    write_json(experiment / "experiment.json", {**description, "cpu_precision": {"name": "bf16", "ratio": 0.5}})
+    task = read_json(trial.task)
+    write_json(trial.task, {**task, "trainer": {**task["trainer"], "precision": "auto"}})
+    space = (experiment / "space.yaml").read_text(encoding="utf-8")
+    (experiment / "space.yaml").write_text(re.sub("precision: fp32", "precision: auto", space), encoding="utf-8")
+    said: list[tuple[object, object]] = []
+
+    def watch(learner: Learner, *rest: object, **named: object) -> Evaluation:
+        found = whole(learner, *rest, **named)  # type: ignore[arg-type]
+        said.append((learner.model.dtype, found.hypotheses))
+        return found
+
+    whole = rescoring.evaluate
+    monkeypatch.setattr(rescoring, "evaluate", watch)
+    by_trial, by_adapters = evaluate(experiment, trial="0")[0], evaluate(experiment / "front" / "00000")[0]
+    assert said[0] == said[1] and said[0][0] is torch.bfloat16
+    assert by_trial == by_adapters
 
 
 def test_adapters_elsewhere_need_a_space(

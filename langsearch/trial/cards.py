@@ -270,8 +270,9 @@ def _precision_lines(environment: Environment, task: TrialTask) -> Iterator[str]
     if precision != "fp32":
         yield ""
         yield from _wrapped(
-            f"The scores are of decoding with the base in {precision}, as it was trained with. In fp32, as below, the "
-            "mean is much the same, but single sentences may be translated otherwise."
+            f"The scores are of decoding with the base in {precision}, as it was trained with, in which these adapters "
+            "translate as the search did. In fp32, as below, the mean is much the same, but that rounding is missing, "
+            "and many sentences may be translated otherwise."
         )
 
 

@@ -14,9 +14,10 @@ from langsearch.adapters.peft_export import load_export, read_export
 from langsearch.data.directions import Direction
 from langsearch.evaluate.evaluation import Evaluation, evaluate
 from langsearch.evaluate.spbleu import Scores, SpBleu
+from langsearch.experiment.description import recorded_precision
 from langsearch.experiment.earlier import load_begun_space
-from langsearch.experiment.environment import Environment, build_environment, check_space
-from langsearch.experiment.folder import STORE_FOLDER
+from langsearch.experiment.environment import Environment, build_environment, check_space, computing_in
+from langsearch.experiment.folder import STORE_FOLDER, ExperimentFolder
 from langsearch.experiment.task import TrialTask
 from langsearch.model.base import Base, load_base
 from langsearch.model.device import settle
@@ -104,6 +105,8 @@ def _open_adapters(
         raise InputError(f"The space must have the adapters' new languages {theirs}, but has {own}.")
     base = with_new_languages(load_base(checked.base), space.new_languages)
     environment = build_environment(checked, base, store_folder, console)
+    if is_own:
+        environment = computing_in(environment, recorded_precision(ExperimentFolder(space_file.parent)))
     base = settle(base, environment.compute.resident(space.trainer_section.precision))
     learner = adapt(base, exported.architecture, environment.languages)
     load_export(learner, target)
