@@ -1,4 +1,6 @@
 import ast
+import gc
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -6,7 +8,10 @@ from pathlib import Path
 import pytest
 
 import langsearch
+from langsearch.cli.importing import quick_imports
 from tests.dashboard_fixtures import LiveSearch
+
+pytest_plugins = ["search_fixtures"]
 
 PACKAGE = Path(langsearch.__file__).parent
 TESTS = Path(__file__).parent
@@ -217,3 +222,27 @@ def test_trainer_and_decoder_need_neither_ray_nor_optuna_nor_peft() -> None:
     code = f"sys.modules.update(dict.fromkeys({absent}))\n" + "\n".join(f"import {name}" for name in modules)
     code += f"\nfor name in {absent}: sys.modules.pop(name)"
     assert loaded(code, absent) == []
+
+
+def test_translating_loads_nothing_that_it_does_not_need_and_the_collector_runs_again(adapters: Path) -> None:
+    code = f"""{CALL}
+import gc, io
+sys.stdin = io.TextIOWrapper(io.BytesIO(b"Good morning.\\n"))
+call("translate", {str(adapters)!r}, "--from", "en", "--to", "fr", "--beams", "1")
+assert gc.isenabled() and gc.get_freeze_count() > 100_000
+"""
+    without = ["ray", "optuna", "pandas", "plotly", "sacrebleu", "peft", "pyarrow", "tensorboardX", "sqlalchemy"]
+    assert loaded(code, without) == []
+
+
+def test_a_collector_that_was_off_stays_off_and_a_failed_import_turns_it_on_again() -> None:
+    with pytest.raises(ModuleNotFoundError), quick_imports():
+        assert not gc.isenabled()
+        importlib.import_module("langsearch.no_such_module")
+    assert gc.isenabled()
+    gc.disable()
+    with quick_imports():
+        pass
+    assert not gc.isenabled()
+    gc.enable()
+    gc.unfreeze()

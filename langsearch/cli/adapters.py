@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from langsearch.cli.console import err, out, print_text
+from langsearch.cli.importing import quick_imports
 from langsearch.cli.options import (
     ExperimentOrAdapters,
     Overrides,
@@ -61,7 +62,8 @@ def evaluate(
 
     folder = brought_here(target)
     check_experiment_or_adapters(folder)
-    from langsearch.trial.rescoring import print_evaluation
+    with quick_imports():
+        from langsearch.trial.rescoring import print_evaluation
 
     print_evaluation(out, folder, split, trial, space, beams)
 
@@ -89,10 +91,12 @@ def translate(
 
     check_adapters(adapters)
     if not (adapters / FORMAT_FILE).exists():
-        from langsearch.trial.export import adapters_of
+        with quick_imports():
+            from langsearch.trial.export import adapters_of
 
         adapters = adapters_of(adapters)
-    from langsearch.trial.translating import CutLines, translate_lines
+    with quick_imports():
+        from langsearch.trial.translating import CutLines, translate_lines
 
     cut = CutLines()
     for line in translate_lines(adapters, sys.stdin.buffer, src, tgt, beams, base, max_length, cut):
@@ -124,7 +128,8 @@ def export(
     folder = brought_here(source)
     check_experiment_or_adapters(folder)
     check_target(to)
-    from langsearch.trial.export import export_one
+    with quick_imports():
+        from langsearch.trial.export import export_one
 
     names = export_one(
         folder,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from langsearch.cli.console import err, out, print_text, write
+from langsearch.cli.importing import quick_imports
 from langsearch.cli.options import (
     AcceptChangedSpace,
     ExperimentName,
@@ -58,9 +59,10 @@ def check(
     of each pair, weight: W to draw them more often.
     """
     loaded = load_with_options(space, overrides)
-    from langsearch.search.checking import check_search, describe_check, print_check
-    from langsearch.search.forecast import forecast
-    from langsearch.search.sentence_lines import find_dirt_of
+    with quick_imports():
+        from langsearch.search.checking import check_search, describe_check, print_check
+        from langsearch.search.forecast import forecast
+        from langsearch.search.sentence_lines import find_dirt_of
 
     checked = check_search(loaded)
     dirt = find_dirt_of(checked)
