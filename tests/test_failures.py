@@ -12,7 +12,7 @@ from langsearch.experiment.folder import TrialFolder
 from langsearch.model.memory import SmallestBatchError, smallest_told
 from langsearch.search.lost_nodes import lost_cause
 from langsearch.space.settings import FailureSettings, Reaction
-from langsearch.train.loop import NonFiniteLossError
+from langsearch.train.losses import NonFiniteLossError
 from langsearch.trial.attempts import Attempts, read_attempts
 from langsearch.trial.failures import failure_cause, kind_of, plain_cause, reaction
 from langsearch.trial.stalls import stall_file, take_stall

@@ -19,7 +19,8 @@ from langsearch.space.architecture import Architecture, Pruning
 from langsearch.space.settings import TrainerSettings
 from langsearch.train.checkpoint import Checkpoint, read_newest_checkpoint, write_checkpoint
 from langsearch.train.cross_entropy import smoothed_cross_entropy
-from langsearch.train.loop import NonFiniteLossError, Progress, TrainingData, train
+from langsearch.train.loop import Progress, TrainingData, train
+from langsearch.train.losses import NonFiniteLossError
 from tests.adapter_cases import CASES
 
 LANGUAGES = ("en", "fr", "de", "sw")

@@ -5,7 +5,13 @@ import torch
 from torch import nn
 
 from langsearch.space.settings import TrainerSettings
-from langsearch.train.optimizer import learning_rate, load_optimizer_state, make_optimizer, optimizer_state
+from langsearch.train.optimizer import (
+    _is_fused,
+    learning_rate,
+    load_optimizer_state,
+    make_optimizer,
+    optimizer_state,
+)
 
 
 def new_parameters() -> dict[str, nn.Parameter]:
@@ -67,3 +73,37 @@ def test_an_optimizers_state_goes_into_another(name: Any) -> None:
         step(other, others, seed)
     assert all(torch.equal(parameters[key], others[key]) for key in parameters)
     assert float(state["encoder.0.fc1.A/step"]) == 1, "what was given is not changed by later steps"
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+@pytest.mark.parametrize(("before", "after"), [(False, True), (True, False), (True, True)])
+def test_a_fused_optimizer_goes_on_where_another_stopped(
+    name: Any, before: bool, after: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = TrainerSettings(optimizer=name, lr=0.1, weight_decay=0.1)
+
+    def made(is_fused: bool) -> tuple[dict[str, nn.Parameter], torch.optim.Optimizer]:
+        monkeypatch.setattr("langsearch.train.optimizer._is_fused", lambda _: is_fused)
+        parameters = new_parameters()
+        return parameters, make_optimizer(parameters, settings)
+
+    plain, plain_optimizer = made(is_fused=False)
+    parameters, optimizer = made(before)
+    for seed in (1, 2):
+        step(plain_optimizer, plain, seed)
+        step(optimizer, parameters, seed)
+    state = {key: value.clone() for key, value in optimizer_state(optimizer, parameters).items()}
+    resumed, optimizer = made(after)
+    for key, parameter in resumed.items():
+        parameter.data.copy_(parameters[key].data)
+    load_optimizer_state(optimizer, resumed, state)
+    step(plain_optimizer, plain, 3)
+    step(optimizer, resumed, 3)
+    assert bool(optimizer.defaults["fused"]) == after
+    for key, parameter in plain.items():
+        torch.testing.assert_close(resumed[key].data, parameter.data, atol=1e-6, rtol=1e-6)
+
+
+def test_an_optimizer_is_fused_on_a_gpu_alone() -> None:
+    assert not make_optimizer(new_parameters(), TrainerSettings()).defaults["fused"]
+    assert _is_fused({"cuda"}) and not _is_fused({"cpu"}) and not _is_fused({"cuda", "cpu"})

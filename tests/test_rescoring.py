@@ -11,11 +11,11 @@ from rich.console import Console
 
 from langsearch.adapters.learners import Learner
 from langsearch.evaluate.evaluation import Evaluation
+from langsearch.evaluate.evaluation import evaluate as whole
 from langsearch.evaluate.spbleu import Scores
 from langsearch.experiment.folder import ExperimentFolder, read_json, write_json
 from langsearch.experiment.task import TrialTask
 from langsearch.space.problems import InputError
-from langsearch.trial import rescoring
 from langsearch.trial.export import open_experiment
 from langsearch.trial.rescoring import print_evaluation
 from langsearch.trial.trial import resident
@@ -110,8 +110,7 @@ def test_exported_adapters_say_word_for_word_what_the_trial_says_in_its_search_s
         said.append((learner.model.dtype, found.hypotheses))
         return found
 
-    whole = rescoring.evaluate
-    monkeypatch.setattr(rescoring, "evaluate", watch)
+    monkeypatch.setattr("langsearch.trial.rescoring.evaluate", watch)
     by_trial, by_adapters = evaluate(experiment, trial="0")[0], evaluate(experiment / "front" / "00000")[0]
     assert said[0] == said[1] and said[0][0] is torch.bfloat16
     assert by_trial == by_adapters

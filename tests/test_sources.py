@@ -10,7 +10,7 @@ from langsearch.adapters.learners import AdaptedModel, FullModel, adapt
 from langsearch.adapters.mixed_sides import MixedSides
 from langsearch.evaluate.sources import SourceEncoder, Sources
 from langsearch.model.base import Base, load_base
-from langsearch.model.encoder import sides_of
+from langsearch.model.layers import sides_of
 from langsearch.space.architecture import MODULES, Architecture, Side, Site, uniform_ranks
 from tests.family_fixtures import LANGUAGES
 

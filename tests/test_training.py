@@ -19,7 +19,8 @@ from langsearch.experiment.lock import hold
 from langsearch.experiment.opening import check_start
 from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space
-from langsearch.train.loop import NonFiniteLossError, _Run
+from langsearch.train.loop import _Run
+from langsearch.train.losses import NonFiniteLossError
 from langsearch.trial.monitor import TrialMonitor
 from langsearch.trial.standalone import Training, train_single
 from langsearch.trial.training import TrainingFailedError, TrainingStoppedError

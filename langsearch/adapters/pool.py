@@ -53,7 +53,8 @@ class PoolMap:
     def __init__(self, num_languages: int, size: int, generator: torch.Generator, device: torch.device) -> None:
         start = torch.randn(num_languages, size, generator=generator) * (_START / _SPEED)
         self.weight = nn.Parameter(start.to(device))
-        self.is_over = torch.zeros((), dtype=torch.bool, device=device)
+        # On the CPU, where it is read: a GPU would have to be waited for.
+        self.is_over = torch.zeros((), dtype=torch.bool)
         """Whether the soft part has ended; a checkpoint has it."""
 
         self.is_hard = False

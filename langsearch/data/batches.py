@@ -3,7 +3,7 @@
 Sizes in shapes: rows = pairs in a batch, src_len and tgt_len = longest side with its language and end token.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -96,13 +96,24 @@ class Batch:
     first_rows: Tensor | None = None
     """(sources,) int64: a row of each source, by its number. None where no source stands in two rows."""
 
+    counted: Tensor | None = None
+    """(num_tgt_tokens,) int64: where labels count, in the order of the flattened labels. None: not looked up."""
+
+    is_src_padded: bool = True
+    """Whether `src_mask` has a 0, or may have one."""
+
+    def pinned(self) -> "Batch":
+        """Returns the batch in memory from which a GPU copies while the host goes on."""
+        return self._each(Tensor.pin_memory)
+
     def to(self, device: torch.device | str) -> "Batch":
         """Returns the batch on a device."""
+        return self._each(lambda value: value.to(device, non_blocking=True))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved: dict[str, Any] = {
-            name: value.to(device, non_blocking=True) for name, value in values.items() if isinstance(value, Tensor)
-        }
-        return replace(self, **moved)
+        changed: dict[str, Any] = {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **changed)
 
 
 def collate(
@@ -114,6 +125,8 @@ def collate(
     *,
     with_sentences: bool = False,
     with_sources: bool = False,
+    length_multiple: int = 1,
+    max_length: int | None = None,
 ) -> Batch:
     """Returns the tensors of a microbatch.
 
@@ -125,18 +138,18 @@ def collate(
         languages: The order that `src_lang` and `tgt_lang` count in: the slots of the adapters.
         with_sentences: Say also which row of the store each pair is.
         with_sources: Say also which rows have the same source.
+        length_multiple: Both lengths are padded up to a multiple of this.
+        max_length: But not above this. None: however long that is.
 
     Raises:
         ValueError: If a sentence is missing in its language.
     """
     pairs = [(directions[index], row) for index, row in rows.tolist()]
     of_rows = [direction for direction, _ in pairs]
-    src_ids, src_lengths = padded(
-        [store.tokens(d.src, row) for d, row in pairs], vocabulary.src_marks(of_rows), vocabulary
-    )
-    tgt_ids, tgt_lengths = padded(
-        [store.tokens(d.tgt, row) for d, row in pairs], vocabulary.tgt_marks(of_rows), vocabulary
-    )
+    src_texts, tgt_texts = zip(*((store.tokens(d.src, row), store.tokens(d.tgt, row)) for d, row in pairs), strict=True)
+    round_up = length_multiple, max_length
+    src_ids, src_lengths = padded(src_texts, vocabulary.src_marks(of_rows), vocabulary, *round_up)
+    tgt_ids, tgt_lengths = padded(tgt_texts, vocabulary.tgt_marks(of_rows), vocabulary, *round_up)
     decoder_input_ids = np.empty_like(tgt_ids)
     decoder_input_ids[:, 0] = vocabulary.decoder_start_id
     decoder_input_ids[:, 1:] = tgt_ids[:, :-1]
@@ -154,6 +167,7 @@ def collate(
         tgt_lang=torch.tensor([position[d.tgt] for d, _ in pairs], dtype=torch.int64),
         num_tgt_tokens=int(is_label.sum()),
         sentences=torch.from_numpy(rows[:, 1].astype(np.int64)) if with_sentences else None,
+        is_src_padded=bool(src_lengths.min() < src_ids.shape[1]),
         source_of=_source_of(pairs, vocabulary.src_marks(of_rows), position) if with_sources else None,
     )
 
@@ -172,7 +186,11 @@ def _source_of(pairs: Sequence[tuple[Direction, int]], marks: Sequence[int], pos
 
 
 def padded(
-    texts: Sequence[NDArray[np.int32]], marks: Sequence[int] | None, vocabulary: BatchVocabulary
+    texts: Sequence[NDArray[np.int32]],
+    marks: Sequence[int] | None,
+    vocabulary: BatchVocabulary,
+    multiple: int = 1,
+    most: int | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Returns ids (rows, length) as [mark] text [eos] pads, and lengths (rows,).
 
@@ -180,10 +198,15 @@ def padded(
         texts: The pieces of each row, (num_tokens,).
         marks: The token that each row begins with. None: the rows begin with their text.
         vocabulary: The special tokens.
+        multiple: The length is rounded up to a multiple of this.
+        most: But not above this. None: however long that is.
     """
     first = 0 if marks is None else 1
     lengths = np.fromiter((len(tokens) for tokens in texts), np.int64, len(texts)) + first + 1
-    ids = np.full((len(texts), int(lengths.max())), vocabulary.pad_id, np.int64)
+    longest = int(lengths.max())
+    rounded = -(-longest // multiple) * multiple
+    length = rounded if most is None else max(min(rounded, most), longest)
+    ids = np.full((len(texts), length), vocabulary.pad_id, np.int64)
     place = np.arange(ids.shape[1])
     is_text = (place >= first) & (place < lengths[:, None] - 1)
     # A mask is filled row by row, which is the order of the joined texts.

@@ -24,7 +24,7 @@ from langsearch.adapters.prepared import PreparedLinear
 from langsearch.data.batches import BatchVocabulary
 from langsearch.evaluate.rows import KeysAndValues, RowsInFlight
 from langsearch.evaluate.sources import Encoded, SourceEncoder, Sources
-from langsearch.model.encoder import padding_bias
+from langsearch.model.layers import padding_bias
 
 
 class IncrementalDecoder:

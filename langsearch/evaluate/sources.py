@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from langsearch.adapters.learners import Learner
-from langsearch.model.encoder import embed_source, layers_of, num_by_source, padding_bias, run_layers
+from langsearch.model.layers import embedded, layers_of, num_by_source, padding_bias, run_layers
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class SourceEncoder:
         ids, mask, src, tgt = sources.ids, sources.mask, sources.src_lang, sources.tgt_lang
         if is_shared:
             ids, mask, src, tgt = ids[first], mask[first], src[first], tgt[first]
-        hidden = embed_source(encoder, ids)
+        hidden = embedded(encoder, ids)
         hidden_places = padding_bias(mask, hidden.dtype)
         num_before = self._num_shared if is_shared else 0
         with self._learner.route(src, tgt):

@@ -25,7 +25,8 @@ from langsearch.space.schema import Space
 from langsearch.space.settings import SidesPrior, SubspacePrior, TrainerSettings
 from langsearch.space.values import pick
 from langsearch.train.checkpoint import read_newest_checkpoint, write_checkpoint
-from langsearch.train.loop import NonFiniteLossError, Progress, TrainingData, train
+from langsearch.train.loop import Progress, TrainingData, train
+from langsearch.train.losses import NonFiniteLossError
 from langsearch.trial.batch_size import settled_trainer
 
 STACKS: tuple[Stack, Stack] = ("encoder", "decoder")

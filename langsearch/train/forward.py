@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from langsearch.adapters.learners import Learner
 from langsearch.data.batches import IGNORED_LABEL, Batch
-from langsearch.model.encoder import embed_source, layers_of, num_by_source, padding_bias, run_layers
+from langsearch.model.layers import decoded, embedded, layers_of, num_by_source, padding_bias, run_layers
 from langsearch.train.term import Need, States
 
 
@@ -54,7 +54,7 @@ def by_target(batch: Batch) -> Batch:
     Where it says which rows have the same source, it also gets a row of each. On a GPU, which would have to be waited
     for, it stays as it is.
     """
-    if batch.tgt_lang.is_cuda:
+    if _is_apart(batch.tgt_lang):
         return batch
     order = _order(batch.tgt_lang * (int(batch.src_lang.max()) + 1) + batch.src_lang)
     if order is not None:
@@ -69,6 +69,12 @@ def by_target(batch: Batch) -> Batch:
     return replace(batch, first_rows=torch.from_numpy(first_rows) if is_shared else None)
 
 
+def ready(batch: Batch) -> Batch:
+    """Returns a batch, still on the CPU, sorted by target and with all looked up that a device would be waited for."""
+    batch = by_target(batch)
+    return replace(batch, counted=_counted(batch.labels))
+
+
 def run_forward(
     learner: Learner,
     batch: Batch,
@@ -80,7 +86,7 @@ def run_forward(
 
     Args:
         learner: The model, in training mode.
-        batch: On its device.
+        batch: On its device; where that is a GPU, made by `ready`, so that it is not waited for.
         needs: What the terms need, all together. Without "decoder" the decoder is not run.
         precision: The type that products are made in: the base's own, or by autocast where that is fp32.
         sides: Those of the model's encoder. None: they are looked up.
@@ -96,18 +102,21 @@ def run_forward(
         if "decoder" not in needs:
             return States(encoded, None, None)
         with learner.route(batch.src_lang, batch.tgt_lang):
-            output = model(
-                encoder_outputs=(encoded,),
-                attention_mask=batch.src_mask,
-                decoder_input_ids=batch.decoder_input_ids,
-                use_cache=False,
-            )
-    counts = batch.labels != IGNORED_LABEL
+            if _is_apart(encoded):
+                states = decoded(model.decoder, batch.decoder_input_ids, encoded, _mask(learner, batch))
+            else:
+                states = model(
+                    encoder_outputs=(encoded,),
+                    attention_mask=batch.src_mask,
+                    decoder_input_ids=batch.decoder_input_ids,
+                    use_cache=False,
+                ).last_hidden_state
+    counted = _counted(batch.labels) if batch.counted is None else batch.counted
     return States(
         encoder=encoded if "encoder" in needs else None,
         # Autocast's last layer norm gives fp32, with which the largest product of all would be made in fp32 too.
-        decoder=output.last_hidden_state[counts].to(precision),
-        labels=batch.labels[counts],
+        decoder=states.flatten(0, 1).index_select(0, counted).to(precision),
+        labels=batch.labels.flatten().index_select(0, counted),
     )
 
 
@@ -116,10 +125,10 @@ def _encoded(learner: Learner, batch: Batch, sides: EncoderSides) -> Tensor:
     if batch.first_rows is not None and sides.num_by_source > 0:
         return _encoded_once(learner, batch, sides)
     encoder: Any = learner.model.model.encoder
-    ids, mask, src, tgt = batch.src_ids, batch.src_mask, batch.src_lang, batch.tgt_lang
+    ids, mask, src, tgt = batch.src_ids, _mask(learner, batch), batch.src_lang, batch.tgt_lang
     order = _order(src) if sides.most == "src" else None
     if order is not None:
-        ids, mask, src, tgt = ids[order], mask[order], src[order], tgt[order]
+        ids, mask, src, tgt = ids[order], None if mask is None else mask[order], src[order], tgt[order]
     with learner.route(src, tgt):
         encoded: Tensor = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
     return encoded if order is None else encoded.index_select(0, order.argsort())
@@ -132,8 +141,9 @@ def _encoded_once(learner: Learner, batch: Batch, sides: EncoderSides) -> Tensor
     assert first is not None and source_of is not None
     # Sources are numbered by their language, so that each language's stand together.
     with learner.route(batch.src_lang[first], batch.tgt_lang[first]):
-        hidden = embed_source(encoder, batch.src_ids[first])
-        bias = padding_bias(batch.src_mask[first], hidden.dtype)
+        hidden = embedded(encoder, batch.src_ids[first])
+        is_padded = batch.is_src_padded if _is_apart(hidden) else None
+        bias = padding_bias(batch.src_mask[first], hidden.dtype, is_padded=is_padded)
         hidden = run_layers(encoder, 0, sides.num_by_source, hidden, bias)
     num_layers = len(layers_of(encoder))
     if sides.num_by_source == num_layers:
@@ -143,7 +153,7 @@ def _encoded_once(learner: Learner, batch: Batch, sides: EncoderSides) -> Tensor
     if order is not None:
         source_of, mask, src, tgt = source_of[order], mask[order], src[order], tgt[order]
     hidden = hidden.index_select(0, source_of)
-    bias = padding_bias(mask, hidden.dtype)
+    bias = padding_bias(mask, hidden.dtype, is_padded=is_padded)
     with learner.route(src, tgt):
         encoded = run_layers(encoder, sides.num_by_source, num_layers, hidden, bias)
     return encoded if order is None else encoded.index_select(0, order.argsort())
@@ -155,9 +165,29 @@ def _picked_by(parts: Iterable[nn.Module]) -> str | None:
     return max(sides, key=sides.__getitem__) if sides else None
 
 
+def _mask(learner: Learner, batch: Batch) -> Tensor | None:
+    """Returns the mask of the sources: what the base's own code takes apart, or where that has to wait, as it is used.
+
+    Transformers look whether anything is padded, unless they are given what attention adds.
+    """
+    if not _is_apart(batch.src_mask):
+        return batch.src_mask
+    return padding_bias(batch.src_mask, learner.model.lm_head.weight.dtype, is_padded=batch.is_src_padded)
+
+
+def _counted(labels: Tensor) -> Tensor:
+    """Returns where labels count, in the order of the flattened labels."""
+    return (labels != IGNORED_LABEL).flatten().nonzero().squeeze(1)
+
+
+def _is_apart(tensor: Tensor) -> bool:
+    """Returns whether a tensor is on a device that the host would have to wait for to look at it."""
+    return tensor.is_cuda
+
+
 def _order(keys: Tensor) -> Tensor | None:
     """Returns what sorts rows by their keys, (rows,), those of one key as they stand; None if they are sorted."""
-    if keys.is_cuda:
+    if _is_apart(keys):
         return None
     order = keys.argsort(stable=True)
     return None if bool((order[1:] > order[:-1]).all()) else order

@@ -4,7 +4,8 @@ Resumes bitwise: from a checkpoint it goes through the same batches and the same
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,16 +22,15 @@ from langsearch.model.device import product_dtype
 from langsearch.model.memory import smallest_told
 from langsearch.model.positions import num_positions
 from langsearch.space.settings import TrainerSettings
+from langsearch.train.ahead import made_ahead
 from langsearch.train.checkpoint import Checkpoint
 from langsearch.train.cross_entropy import CrossEntropy
 from langsearch.train.dropout import set_dropout
-from langsearch.train.forward import EncoderSides, by_target, run_forward
+from langsearch.train.forward import EncoderSides, ready, run_forward
+from langsearch.train.losses import EpochLosses, UpdateLoss
 from langsearch.train.optimizer import learning_rate, load_optimizer_state, make_optimizer, optimizer_state
+from langsearch.train.pace import Pace
 from langsearch.train.term import Need, Term
-
-
-class NonFiniteLossError(ArithmeticError):
-    """The loss became NaN or infinite; more training cannot mend it."""
 
 
 @dataclass(frozen=True)
@@ -152,8 +152,9 @@ class _Run:
         self.device = next(iter(self.parameters.values())).device
         self.precision = _precision(learner, settings, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision is torch.float16)
+        self.pace = Pace.of(self.device)
         self.epoch, self.microbatch, self.updates = 1, 0, 0
-        self.loss_sum, self.num_tokens, self.train_seconds = 0.0, 0, 0.0
+        self.losses, self.train_seconds = EpochLosses(self.pace.losses_behind), 0.0
         self.lr = settings.lr
 
     def go(
@@ -181,25 +182,34 @@ class _Run:
             )
             if self.microbatch == 0:
                 self.learner.begin_epoch(self.epoch)
-            while self.microbatch < len(plan.microbatches):
-                group = plan.microbatches[self.microbatch : self.microbatch + settings.accumulation]
-                started = time.perf_counter()
-                done = self.epoch - 1 + self.microbatch / len(plan.microbatches)
-                self.learner.before_update(done / settings.epochs)
-                self._update(
-                    [
-                        self._collated(rows)
-                        for microbatch in group
-                        for rows in np.array_split(microbatch, min(self.num_parts, len(microbatch)))
-                    ]
-                )
-                self.train_seconds += time.perf_counter() - started
-                self.microbatch += len(group)
-                ended = self.microbatch == len(plan.microbatches)
-                is_due = updates_between_yields is not None and self.updates % updates_between_yields == 0
-                if should_yield() or is_due or ended:
-                    yield from self._yield(len(plan.microbatches))
-            self.epoch, self.microbatch, self.loss_sum, self.num_tokens = self.epoch + 1, 0, 0.0, 0
+            with closing(self._batches(plan.microbatches)) as batches:
+                while self.microbatch < len(plan.microbatches):
+                    done = self.epoch - 1 + self.microbatch / len(plan.microbatches)
+                    with self._timed():
+                        self.learner.before_update(done / settings.epochs)
+                        self._update(next(batches))
+                    self.microbatch = min(self.microbatch + settings.accumulation, len(plan.microbatches))
+                    ended = self.microbatch == len(plan.microbatches)
+                    is_due = updates_between_yields is not None and self.updates % updates_between_yields == 0
+                    if should_yield() or is_due or ended:
+                        # Before anything of it is kept: what was read later could be of an update that is.
+                        with self._timed():
+                            self.losses.read_all()
+                        yield from self._yield(len(plan.microbatches))
+            self.epoch, self.microbatch, self.losses = self.epoch + 1, 0, EpochLosses(self.pace.losses_behind)
+
+    def _batches(self, microbatches: Sequence[NDArray[np.int32]]) -> Generator[list[Batch]]:
+        """Yields the batches of each update that the epoch still has; made ahead where the pace says so."""
+        first, accumulation = self.microbatch, self.settings.accumulation
+
+        def make() -> Iterator[list[Batch]]:
+            with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
+                for start in range(first, len(microbatches), accumulation):
+                    group = microbatches[start : start + accumulation]
+                    parts = [part for rows in group for part in np.array_split(rows, min(self.num_parts, len(rows)))]
+                    yield [self._collated(rows) for rows in parts]
+
+        yield from made_ahead(make, self.pace.batches_ahead) if self.pace.batches_ahead else make()
 
     def _collated(self, rows: NDArray[np.int32]) -> Batch:
         """Returns the tensors of a microbatch or a part of one, rows as in `EpochPlan.microbatches`."""
@@ -212,8 +222,18 @@ class _Run:
             data.languages,
             with_sentences="sentences" in self.needs,
             with_sources=self.settings.encode_once,
+            length_multiple=self.pace.length_multiple,
+            max_length=num_positions(self.learner.model.config),
         )
-        return by_target(batch)
+        batch = ready(batch)
+        return batch.pinned() if self.device.type == "cuda" else batch
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Gives a context whose seconds are those of training."""
+        started = time.perf_counter()
+        yield
+        self.train_seconds += time.perf_counter() - started
 
     def _yield(self, num_microbatches: int) -> Iterator[Progress]:
         rng = _rng_state(self.device)
@@ -223,7 +243,7 @@ class _Run:
             microbatch=self.microbatch,
             num_microbatches=num_microbatches,
             updates=self.updates,
-            train_loss=self.loss_sum / max(self.num_tokens, 1),
+            train_loss=self.losses.loss_sum / max(self.losses.num_tokens, 1),
             lr=self.lr,
             train_seconds=self.train_seconds,
             checkpoint=lambda: self._checkpoint(rng, num_microbatches),
@@ -240,12 +260,7 @@ class _Run:
                 self.scaler.scale(loss / num_tokens).backward()  # type: ignore[no-untyped-call]
                 loss_sum += loss.detach()
         self.updates += 1
-        value = float(loss_sum)
-        if not torch.isfinite(loss_sum):
-            raise NonFiniteLossError(
-                f"The loss must stay finite, but it is {value} at update {self.updates} (epoch {self.epoch}, learning "
-                f"rate {self.lr:.2g}). Lower `trainer.lr`, set `trainer.clip_norm`, or lengthen the warmup."
-            )
+        self.losses.add(UpdateLoss(loss_sum, num_tokens, self.updates, self.epoch, self.lr))
         self.lr = learning_rate(self.updates, self.settings)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
@@ -256,8 +271,6 @@ class _Run:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.learner.after_update()
-        self.loss_sum += value
-        self.num_tokens += num_tokens
 
     def _loss(self, batch: Batch) -> Tensor:
         """Returns the sum of all terms, a scalar."""
@@ -279,8 +292,8 @@ class _Run:
                 "epoch": self.epoch + ended,
                 "microbatch": 0 if ended else self.microbatch,
                 "updates": self.updates,
-                "loss_sum": 0.0 if ended else self.loss_sum,
-                "num_tokens": 0 if ended else self.num_tokens,
+                "loss_sum": 0.0 if ended else self.losses.loss_sum,
+                "num_tokens": 0 if ended else self.losses.num_tokens,
                 "train_seconds": self.train_seconds,
                 "lr": self.lr,
                 "scaler": self.scaler.state_dict(),
@@ -297,7 +310,7 @@ class _Run:
         load_optimizer_state(self.optimizer, self.parameters, part("optimizer/"))
         _set_rng_state(part("rng/"))
         self.epoch, self.microbatch, self.updates = state["epoch"], state["microbatch"], state["updates"]
-        self.loss_sum, self.num_tokens = state["loss_sum"], state["num_tokens"]
+        self.losses = EpochLosses(self.pace.losses_behind, state["loss_sum"], state["num_tokens"])
         self.train_seconds, self.lr = state["train_seconds"], state["lr"]
         self.scaler.load_state_dict(state["scaler"])
 

@@ -16,7 +16,7 @@ from langsearch.experiment.folder import TrialFolder, write_json
 from langsearch.experiment.object_store import StorageError
 from langsearch.model.memory import SmallestBatchError, is_out_of_memory
 from langsearch.space.settings import FailureSettings, Reaction
-from langsearch.train.loop import NonFiniteLossError
+from langsearch.train.losses import NonFiniteLossError
 
 logger = logging.getLogger(__name__)
 

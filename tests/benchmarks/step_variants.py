@@ -23,7 +23,7 @@ from langsearch.model.device import Resident, settle
 from langsearch.space.architecture import Architecture, BaseShape, Side, Site, uniform_ranks
 from langsearch.space.settings import TrainerSettings
 from langsearch.train.cross_entropy import smoothed_cross_entropy
-from langsearch.train.forward import EncoderSides, by_target, run_forward
+from langsearch.train.forward import EncoderSides, ready, run_forward
 from langsearch.train.optimizer import make_optimizer
 
 Step = Callable[[], None]
@@ -128,7 +128,7 @@ def adapted_model(
 def adapted(base: Base, batch: Tensor, num_languages: int, rank: int = RANK) -> Step:
     """Langsearch with so many languages, mixed in the batch, as the trainer makes a step."""
     src, tgt = (torch.randint(num_languages, (len(batch),), device=batch.device) for _ in range(2))
-    rows = Batch(batch, torch.ones_like(batch), batch, batch, src, tgt, batch.numel())
+    rows = Batch(batch, torch.ones_like(batch), batch, batch, src, tgt, batch.numel(), is_src_padded=False)
     return _learning(base, adapted_model(base, num_languages, rank=rank), rows)
 
 
@@ -157,14 +157,15 @@ def multi_parallel(base: Base, batch: Tensor, num_languages: int, num_by_source:
         tgt,
         batch.numel(),
         source_of=number if once else None,
+        is_src_padded=False,
     )
     return _learning(base, adapted_model(base, num_languages, num_by_source=num_by_source), rows)
 
 
 def _learning(base: Base, learner: AdaptedModel, rows: Batch) -> Step:
     """Returns a step as the trainer makes it."""
-    rows, sides, dtype = by_target(rows), EncoderSides.of(learner), base.model.lm_head.weight.dtype
     num_tokens, device = rows.num_tgt_tokens, rows.src_ids.device
+    rows, sides, dtype = ready(rows.to("cpu")).to(device), EncoderSides.of(learner), base.model.lm_head.weight.dtype
 
     def loss() -> Tensor:
         states = run_forward(learner, rows, frozenset({"decoder"}), dtype, sides)

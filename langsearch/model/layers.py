@@ -1,7 +1,7 @@
-"""A base's encoder layer by layer, so that a sentence can be read once for several targets.
+"""A base's encoder and decoder layer by layer: a sentence is read once for several targets, and no value is looked at.
 
-The lower layers whose adapters are picked by the source alone say the same of a sentence whatever it is translated
-into. From the first layer that looks at the target on, each row is by itself.
+The encoder's lower layers whose adapters are picked by the source alone say the same of a sentence whatever it is
+translated into. From the first layer that looks at the target on, each row is by itself.
 
 Shapes: rows = sentences that are read; d = d_model.
 """
@@ -13,15 +13,37 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def embed_source(encoder: Any, ids: Tensor) -> Tensor:
-    """Returns what an encoder's first layer reads, (rows, len) -> (rows, len, d); with dropout in training mode."""
-    hidden = encoder.embed_tokens(ids)
+def embedded(stack: Any, ids: Tensor) -> Tensor:
+    """Returns what a stack's first layer reads, (rows, len) -> (rows, len, d); with dropout in training mode."""
+    hidden = stack.embed_tokens(ids)
     # M2M-100's sines count the tokens before each; mBART's positions want a shape alone.
-    is_learned = isinstance(encoder.embed_positions, nn.Embedding)
-    hidden = hidden + (encoder.embed_positions(ids) if is_learned else encoder.embed_positions(ids, hidden))
-    if hasattr(encoder, "layernorm_embedding"):
-        hidden = encoder.layernorm_embedding(hidden)
-    return F.dropout(hidden, encoder.dropout, encoder.training)
+    is_learned = isinstance(stack.embed_positions, nn.Embedding)
+    hidden = hidden + (stack.embed_positions(ids) if is_learned else stack.embed_positions(ids, hidden))
+    if hasattr(stack, "layernorm_embedding"):
+        hidden = stack.layernorm_embedding(hidden)
+    return F.dropout(hidden, stack.dropout, stack.training)
+
+
+def decoded(decoder: Any, ids: Tensor, encoded: Tensor, bias: Tensor | None) -> Tensor:
+    """Returns a decoder's last states, (rows, tgt len, d).
+
+    They are those of its own code, which looks at its masks, whether they hide anything: a GPU has to be waited for.
+
+    Args:
+        decoder: Of a base; its layers are never dropped.
+        ids: (rows, tgt len), padded behind their ends alone, where states are of no use.
+        encoded: What the encoder says, (rows, src len, d).
+        bias: What attention adds to the source's padding; see `padding_bias`.
+    """
+    hidden = embedded(decoder, ids)
+    ahead = None  # without a mask PyTorch's fused attention knows by itself what is ahead
+    if decoder.config._attn_implementation == "eager":
+        length = ids.shape[1]
+        ahead = torch.full((length, length), -torch.inf, dtype=hidden.dtype, device=ids.device).triu(1)[None, None]
+    for layer in decoder.layers:
+        hidden = layer(hidden, ahead, encoded, encoder_attention_mask=bias, use_cache=False)
+    states: Tensor = decoder.layer_norm(hidden)
+    return states
 
 
 def layers_of(encoder: Any) -> list[nn.Module]:
