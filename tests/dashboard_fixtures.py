@@ -21,8 +21,8 @@ from langsearch.experiment.lock import hold
 from langsearch.experiment.opening import open_table, start_experiment
 from langsearch.experiment.results_parquet import write_results
 from langsearch.experiment.task import TrialTask, baseline_task, searched_task
-from langsearch.model.base import read_shape
 from langsearch.model.finding import find_base
+from langsearch.model.shape import read_shape
 from langsearch.space.architecture import BaseShape
 from langsearch.space.schema import load_space
 from langsearch.study.results import TestResult

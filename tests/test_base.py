@@ -12,13 +12,20 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoTokenizer, M2M100ForConditionalGeneration
+from transformers import (
+    AutoTokenizer,
+    M2M100Config,
+    M2M100ForConditionalGeneration,
+    MBartConfig,
+    MBartForConditionalGeneration,
+)
 
 from langsearch.data.batches import collate
 from langsearch.data.directions import all_directions
 from langsearch.data.store import TokenStore
-from langsearch.model.base import Base, attach_base, load_base, read_shape, share_base
+from langsearch.model.base import Base, BaseTokenizer, attach_base, load_base, share_base
 from langsearch.model.finding import EMBEDDED_FOLDER, find_base
+from langsearch.model.shape import read_shape
 from langsearch.space.problems import InputError
 
 SENTENCES = ["The house is red.", "La maison est rouge.", "Nyumba ni nyekundu."]
@@ -70,6 +77,34 @@ def test_a_shape_is_read_without_the_weights(tmp_path: Path) -> None:
     shape = read_shape(tmp_path)
     assert (shape.encoder_layers, shape.decoder_layers, shape.d_model) == (3, 3, 128)
     assert (shape.encoder_ffn_dim, shape.decoder_ffn_dim, shape.num_parameters) == (512, 512, 2_427_264)
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "model"),
+    [(M2M100Config, M2M100ForConditionalGeneration), (MBartConfig, MBartForConditionalGeneration)],
+)
+def test_a_shape_counts_the_weights_that_the_model_has(kind: Any, model: Any, is_tied: bool, tmp_path: Path) -> None:
+    config = kind(
+        **{"vocab_size": 50, "d_model": 16, "encoder_layers": 1, "decoder_layers": 3, "max_position_embeddings": 30},
+        **{"encoder_ffn_dim": 24, "decoder_ffn_dim": 40, "tie_word_embeddings": is_tied},
+        **{"encoder_attention_heads": 2, "decoder_attention_heads": 2, "tokenizer_class": "MBart50Tokenizer"},
+    )
+    config.save_pretrained(tmp_path)
+    with torch.device("meta"):
+        parameters = list(model(config).parameters())
+    assert read_shape(tmp_path).num_parameters == sum(parameter.numel() for parameter in parameters)
+
+
+def test_pieces_that_are_remembered_are_those_of_a_fresh_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    sentences = ["Where is it?", "Where is it?", "", "Hier.", *(f"Room {number}" for number in range(5))]
+    fresh = [BaseTokenizer(EMBEDDED_FOLDER / "tiny-m2m").encode([sentence])[0] for sentence in sentences]
+    for most in (0, 3, 100):  # more than are remembered, more than fit beside those of before, all
+        monkeypatch.setattr("langsearch.model.base._MAX_KNOWN", most)
+        tokenizer = BaseTokenizer(EMBEDDED_FOLDER / "tiny-m2m")
+        for start in (0, 2, 7, 0):
+            assert tokenizer.encode(sentences[start : start + 4]) == fresh[start : start + 4]
+        assert tokenizer.encode(sentences) == tokenizer.encode(sentences) == fresh
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

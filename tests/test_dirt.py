@@ -8,7 +8,7 @@ import pytest
 
 from langsearch.data.dirt import Dirt, find_dirt, length_proportions
 from langsearch.data.parallel import ParallelText
-from langsearch.data.scripts import foreign_share, scripts_of_language
+from langsearch.data.scripts import _LATIN, _letters, foreign_share, scripts_of_language
 from langsearch.experiment.earlier import load_begun_space, with_earlier_defaults
 from langsearch.experiment.environment import build_environment, check_space
 from langsearch.experiment.folder import ExperimentFolder
@@ -284,3 +284,8 @@ def test_an_experiment_from_before_keeps_its_sentences_as_they_were_read(folder:
     check_start(begun.path, with_earlier_defaults(begun, space), resume=True)
     with pytest.raises(InputError, match=r"data\.normalize: nfc -> nfkc"):
         check_start(begun.path, load_space("my.yaml", ["data.normalize=nfkc"]), resume=True)
+
+
+def test_what_passes_for_latin_at_a_glance_has_letters_of_no_other_script() -> None:
+    words = {word for word, codes in _letters().items() for code in codes if _LATIN.fullmatch(chr(code))}
+    assert words == {"LATIN"}

@@ -101,6 +101,27 @@ def test_a_few_updates_and_translations_are_measured(measured: Forecast, checked
     assert num_scored(checked, checked.space.evaluation.final, "test") == (2, 8)
 
 
+def test_what_was_measured_is_kept_until_something_that_it_depends_on_changes(
+    checked: CheckedSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LANGSEARCH_CACHE", str(tmp_path))
+
+    def looked(*overrides: str, is_measured: bool | None = None) -> Forecast:
+        space = load_space(checked.space.document.data, list(overrides))
+        return forecast(check_space(space), is_measured=is_measured)
+
+    first, again = looked(), looked("search.trials=2", "search.sampler=tpe")
+    assert not first.is_kept and again.is_kept
+    assert again.measured == first.measured and again.trial_s == first.trial_s
+    assert dict(forecast_lines(checked, again))["measured"].endswith("UTC; --measure measures anew")
+    assert json.loads(json.dumps(describe_forecast(again)))["measured_before"] is True
+    assert not looked(is_measured=True).is_kept, "asked for anew"
+    assert not looked("trainer.tokens_per_batch=500").is_kept
+    for file in (tmp_path / "measured").glob("*.json"):
+        file.write_text(file.read_text()[:-9])
+    assert not looked().is_kept, "a torn file is as none"
+
+
 def test_it_is_told_in_lines_and_as_data(measured: Forecast, checked: CheckedSpace) -> None:
     lines = dict(forecast_lines(checked, measured))
     total = measured.epoch.num_updates * 2

@@ -21,6 +21,8 @@ ORDER = (
 )
 """The stations on the way of the data; each imports only from those before it."""
 
+SPACES = PACKAGE.parent / "search_spaces"
+
 MAX_LINES = 400
 
 
@@ -161,6 +163,14 @@ for command in ("check", "run", "train", "learn sides", "learn subspace", "docto
         raise AssertionError(command)
 """
     assert loaded(code, HEAVY) == []
+
+
+def test_looking_at_a_space_imports_no_model() -> None:
+    """That would take as long as all the rest; only what is measured needs it."""
+    code = f"""{CALL}
+call("check", {str(SPACES / "quickstart.yaml")!r}, "--no-measure")
+"""
+    assert loaded(code, ["transformers.modeling_utils", "torch._dynamo", "ray"]) == []
 
 
 # Ctrl+C comes once the dashboard has shown the experiment, and what has changed since.

@@ -27,8 +27,8 @@ from langsearch.experiment.lock import clear_leftovers, hold
 from langsearch.experiment.opening import open_table, space_of_version, start_experiment
 from langsearch.experiment.results_parquet import ResultsFile
 from langsearch.experiment.task import TrialTask, baseline_task, searched_task
-from langsearch.model.base import read_shape
 from langsearch.model.finding import find_base
+from langsearch.model.shape import read_shape
 from langsearch.search.searcher import TableSearcher
 from langsearch.space.architecture import BaseShape
 from langsearch.space.schema import Space, load_space

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from langsearch.model.base import read_shape
+from langsearch.model.shape import read_shape
 from langsearch.search.checking import print_plan
 from langsearch.space.architecture import Architecture, BaseShape
 from langsearch.space.plan import num_parameters_by_class

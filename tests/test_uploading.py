@@ -15,8 +15,8 @@ from langsearch.experiment.remote import Remote
 from langsearch.experiment.study_pieces import StudyUpload
 from langsearch.experiment.task import TrialTask, searched_task
 from langsearch.experiment.working_copy import WorkingCopy
-from langsearch.model.base import read_shape
 from langsearch.model.finding import find_base
+from langsearch.model.shape import read_shape
 from langsearch.search.tuning import _PushingSearcher
 from langsearch.search.uploading import PROPOSALS, Uploads, add_missing
 from langsearch.space.schema import Space, load_space

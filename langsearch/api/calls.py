@@ -71,13 +71,16 @@ def _load(space: SpaceLike, overrides: Overrides) -> Space:
     raise InputError(map(in_python, all_problems(wrong)))
 
 
-def check(space: SpaceLike, overrides: Overrides = (), *, measure: bool = True, quiet: bool = False) -> dict[str, Any]:
+def check(
+    space: SpaceLike, overrides: Overrides = (), *, measure: bool | None = None, quiet: bool = False
+) -> dict[str, Any]:
     """Says what a search would be: languages, sentences, dimensions, sizes, plan, updates, time. Starts nothing.
 
     Args:
         space: As `load_space` takes it.
         overrides: Likewise.
-        measure: Measure for some seconds how long updates and translations take here.
+        measure: Measure for some seconds how long updates and translations take here. None: unless the same was
+            measured here before.
         quiet: Print nothing.
 
     Returns:

@@ -44,11 +44,14 @@ def check(
         ),
     ] = None,
     is_measured: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--measure/--no-measure", help="Measure for some seconds how long updates and translations take here."
+            "--measure/--no-measure",
+            help="Measure for some seconds how long updates and translations take here, or don't. Without either that "
+            "is done once for a space, and kept in the cache.",
+            show_default=False,
         ),
-    ] = True,
+    ] = None,
 ) -> None:
     """Validate a space, and show what a search of it would be: languages, sizes, plan, updates, time. Writes nothing.
 

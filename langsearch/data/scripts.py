@@ -91,6 +91,9 @@ _TRADITIONAL = frozenset(
 )
 """Frequent characters that the two ways of writing Chinese do not have in common: hardly a long sentence has none."""
 
+_LATIN = re.compile(r"[\u0000-\u036f\u1e00-\u1eff\u2000-\u206f]*")
+"""Of all scripts here these characters have letters of Latin alone: what is written in them needs no closer look."""
+
 _MIN_OF_CHINESE = 3
 _DENSE = frozenset({"Hans", "Hant", "Jpan", "Hang"})
 _WIDTH = 3
@@ -124,7 +127,7 @@ def foreign_share(sentence: str, scripts: frozenset[str]) -> tuple[float, int]:
         sentence: Any text.
         scripts: As `scripts_of_language` returns them.
     """
-    if sentence.isascii() and "Latn" in scripts:
+    if "Latn" in scripts and (sentence.isascii() or _LATIN.fullmatch(sentence)):
         return 0.0, 0
     pattern = _foreign(scripts)
     num_foreign = sum(map(len, pattern.findall(sentence))) if pattern.search(sentence) else 0

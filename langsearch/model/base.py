@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from langsearch.data.batches import BatchVocabulary
 from langsearch.model.families import Family, TranslationModel, find_family, read_config
 from langsearch.model.finding import FoundBase, locate_base, provide_weights
+from langsearch.model.shape import read_shape
 from langsearch.space.architecture import BaseShape
 from langsearch.space.languages import match_code
 from langsearch.space.problems import InputError
@@ -35,6 +36,9 @@ TOKENIZER_FILES = (
     "tokenizer_config.json",
     "vocab.json",
 )
+
+_MAX_KNOWN = 20_000
+"""Sentences whose pieces a tokenizer remembers: some 10 MB."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ class BaseTokenizer:
         self.fingerprint = _fingerprint(folder)
         """16 hexadecimal digits over the vocabulary and the SentencePiece model: equal pieces, equal fingerprint."""
         self.new_languages: tuple[NewLanguage, ...] = ()
+        self._known: dict[str, list[int]] = {}
 
     @property
     def spm_path(self) -> Path:
@@ -104,9 +109,20 @@ class BaseTokenizer:
         return extended
 
     def encode(self, sentences: Sequence[str]) -> list[list[int]]:
-        """Returns the ids of each sentence's pieces, without language and end tokens."""
-        ids: list[list[int]] = self._tokenizer(list(sentences), add_special_tokens=False)["input_ids"]
-        return ids
+        """Returns the ids of each sentence's pieces, without language and end tokens; not to be changed.
+
+        Those of the last sentences are remembered: before a search starts, the same ones are looked at several times.
+        """
+        known = self._known
+        new = [sentence for sentence in dict.fromkeys(sentences) if sentence not in known]
+        ids: list[list[int]] = self._tokenizer(new, add_special_tokens=False)["input_ids"] if new else []
+        found = dict(zip(new, ids, strict=True))
+        # Nothing is ever taken out of a dictionary that another thread may read.
+        if len(known) + len(found) <= _MAX_KNOWN:
+            known.update(found)
+        else:
+            self._known = found if len(found) <= _MAX_KNOWN else {}
+        return [found[sentence] if sentence in found else known[sentence] for sentence in sentences]
 
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """Returns the text of each row; language, padding and end tokens are dropped."""
@@ -189,28 +205,11 @@ class SharedBase:
     new_languages: tuple[NewLanguage, ...] = ()
 
 
-def read_shape(folder: Path, family: str | None = None) -> BaseShape:
-    """Returns a base's sizes from its configuration alone; the weights are counted on the meta device.
-
-    Args:
-        folder: The base's folder.
-        family: Its family, where it is told. None: as the files say.
-    """
-    config = read_config(folder)
-    with torch.device("meta"):
-        model = find_family(folder, family).model_class(config)
-    return BaseShape(
-        encoder_layers=config.encoder_layers,
-        decoder_layers=config.decoder_layers,
-        d_model=config.d_model,
-        encoder_ffn_dim=config.encoder_ffn_dim,
-        decoder_ffn_dim=config.decoder_ffn_dim,
-        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
-    )
-
-
 def load_base(
-    source: FoundBase | BaseSource | str, dtype: torch.dtype = torch.float32, weights: Path | None = None
+    source: FoundBase | BaseSource | str,
+    dtype: torch.dtype = torch.float32,
+    weights: Path | None = None,
+    tokenizer: BaseTokenizer | None = None,
 ) -> Base:
     """Loads a base, frozen and in evaluation mode; fetches its weights, and turns pickles to safetensors, where needed.
 
@@ -221,6 +220,7 @@ def load_base(
         source: An embedded name, a folder or a hub id; or what was found of it.
         dtype: The type that its weights are held in.
         weights: The folder with its weights that `provide_weights` has returned. None: they are provided now.
+        tokenizer: The base's, where it was read already.
 
     Raises:
         InputError: If there is no such base, it is of another family, or a file is torn or lacks something.
@@ -229,7 +229,7 @@ def load_base(
     folder, told = found.folder, found.source.family
     find_family(folder, told)  # before anything is fetched
     model = _load_model(found, weights or provide_weights(found), dtype)
-    tokenizer = BaseTokenizer(folder, told)
+    tokenizer = tokenizer or BaseTokenizer(folder, told)
     return Base(found.source.id, _freeze(model), tokenizer, read_shape(folder, told), found.commit)
 
 

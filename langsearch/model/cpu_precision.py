@@ -10,7 +10,6 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from transformers import M2M100Config, M2M100ForConditionalGeneration
 
 from langsearch.model.base import Base
 from langsearch.model.device import CpuPrecision, Resident, settle
@@ -66,6 +65,8 @@ def measure_cpu_precision(base: Base, num_threads: int) -> MeasuredPrecision:
 
 
 def _step(base: Base, dtype: torch.dtype) -> Callable[[], None]:
+    from transformers import M2M100Config, M2M100ForConditionalGeneration  # takes a second, and is seldom needed
+
     shape: BaseShape = base.shape
     config = M2M100Config(
         vocab_size=64,

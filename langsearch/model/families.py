@@ -18,21 +18,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from transformers import (
-    AutoConfig,
-    M2M100ForConditionalGeneration,
-    M2M100Tokenizer,
-    MBart50Tokenizer,
-    MBartForConditionalGeneration,
-    NllbTokenizer,
-)
+import transformers
+from transformers import AutoConfig, M2M100Tokenizer, MBart50Tokenizer, NllbTokenizer
 
 from langsearch.data.batches import SentenceForm
 from langsearch.space.problems import InputError
 
-TranslationModel: TypeAlias = M2M100ForConditionalGeneration | MBartForConditionalGeneration
+if TYPE_CHECKING:
+    from transformers import M2M100ForConditionalGeneration, MBartForConditionalGeneration
+
+TranslationModel: TypeAlias = "M2M100ForConditionalGeneration | MBartForConditionalGeneration"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +41,8 @@ class Family:
     model_type: str
     """`model_type` of config.json."""
 
-    model_class: type[Any]
+    model_name: str
+    """The class of its model in transformers."""
 
     tokenizer_names: tuple[str, ...]
     """What `tokenizer_class` of config.json or tokenizer_config.json names; () for any that no other family names."""
@@ -59,6 +57,12 @@ class Family:
     """The token of a code."""
 
     form: SentenceForm
+
+    @property
+    def model_class(self) -> type[Any]:
+        """The model's class, imported at its first use: that takes longer than all else that looks at a space."""
+        found: type[Any] = getattr(transformers, self.model_name)
+        return found
 
     def read_language_ids(self, tokenizer: Any, vocab_size: int) -> dict[str, int]:
         """Returns the token of each language that a base has an embedding for, by the base's own code.
@@ -80,7 +84,7 @@ class Family:
 _M2M100 = Family(
     name="m2m100",
     model_type="m2m_100",
-    model_class=M2M100ForConditionalGeneration,
+    model_name="M2M100ForConditionalGeneration",
     tokenizer_names=(),
     tokenizer_class=M2M100Tokenizer,
     language_token=re.compile(r"__([A-Za-z_]+?)__"),
@@ -92,7 +96,7 @@ FAMILIES = (
     Family(
         name="small100",
         model_type="m2m_100",
-        model_class=M2M100ForConditionalGeneration,
+        model_name="M2M100ForConditionalGeneration",
         tokenizer_names=("SMALL100Tokenizer",),
         tokenizer_class=M2M100Tokenizer,
         language_token=_M2M100.language_token,
@@ -102,7 +106,7 @@ FAMILIES = (
     Family(
         name="nllb",
         model_type="m2m_100",
-        model_class=M2M100ForConditionalGeneration,
+        model_name="M2M100ForConditionalGeneration",
         tokenizer_names=("NllbTokenizer",),
         tokenizer_class=NllbTokenizer,
         language_token=re.compile(r"([a-z]{3}_[A-Z][a-z]{3})"),
@@ -112,7 +116,7 @@ FAMILIES = (
     Family(
         name="mbart50",
         model_type="mbart",
-        model_class=MBartForConditionalGeneration,
+        model_name="MBartForConditionalGeneration",
         tokenizer_names=("MBart50Tokenizer",),
         tokenizer_class=MBart50Tokenizer,
         language_token=re.compile(r"([a-z]{2,3}_[A-Z]{2})"),

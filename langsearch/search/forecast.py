@@ -20,11 +20,12 @@ from langsearch.space.settings import DecodingSettings, TrainerSettings
 from langsearch.space.values import Value, extremes, options
 from langsearch.train.fitting import MAX_TOKENS
 from langsearch.trial.forecast import Measured, measure
+from langsearch.trial.kept_measures import keep_measured, measure_key, read_measured
 from langsearch.trial.measuring import TranslationTime
 from langsearch.trial.update_count import Epoch, count_updates, fewest_and_most, sampled
 
-_SECONDS = 3.0
-"""How long updates are measured, and translations; final ones half as long."""
+_SECONDS = 0.5
+"""How long updates are measured; translations, which tell of the base's quality too, twice as long."""
 
 _START_S = 20.0
 """Until Ray and the first workers have started, with the base in them: 10 to 30 s on two cores."""
@@ -46,6 +47,9 @@ class Forecast:
 
     most: int
     measured: Measured | None
+    is_kept: bool
+    """Whether it was measured before, and nothing that it depends on has changed since."""
+
     refusal: str | None
     """Why nothing was measured."""
 
@@ -60,23 +64,30 @@ class Forecast:
     """With early stopping as it is meant, and without."""
 
 
-def forecast(checked: CheckedSpace, *, is_measured: bool) -> Forecast:
+def forecast(checked: CheckedSpace, *, is_measured: bool | None) -> Forecast:
     """Returns what a search of a space will be.
 
     Args:
         checked: The space.
-        is_measured: Whether the time is measured, if that can be done here: that takes some ten seconds.
+        is_measured: Whether the time is measured, if that can be done here: that takes some seconds. None: it is,
+            unless the same was measured on this machine before.
     """
     space = checked.space
     task = searched_task(space, checked.shape, 0, sample_point(space.dimensions()))
     trainer = replace(task.trainer, tokens_per_batch=task.trainer.tokens_per_batch or MAX_TOKENS)
-    measured, refusal = None, _refusal(checked) if is_measured else "that was not asked for"
+    measured, is_kept = None, False
+    refusal = "that was not asked for" if is_measured is False else _refusal(checked)
     with sampled(checked) as sample:
         epoch = count_updates(checked, sample, trainer)
         fewest, most = fewest_and_most(checked, sample, list(_corners(space, trainer)))
         if refusal is None:
             try:
-                measured = measure(checked, sample, task, num_threads(space.resources), _SECONDS)
+                key = measure_key(checked, sample, task, num_threads(space.resources))
+                measured = None if is_measured else read_measured(key)
+                is_kept = measured is not None
+                if measured is None:
+                    measured = measure(checked, sample, task, num_threads(space.resources), _SECONDS)
+                    keep_measured(key, measured)
             except InputError as error:
                 refusal = str(error)
             except Exception as error:
@@ -90,6 +101,7 @@ def forecast(checked: CheckedSpace, *, is_measured: bool) -> Forecast:
         fewest=fewest,
         most=most,
         measured=measured,
+        is_kept=is_kept,
         refusal=refusal,
         num_scored=tuple(_num_scored(checked, trainer.epochs)),
         num_at_once=_num_at_once(space),

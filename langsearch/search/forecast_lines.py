@@ -177,6 +177,7 @@ def describe_forecast(found: Forecast) -> dict[str, Any]:
         "trial_s": found.trial_s,
         "search_s": found.search_s,
         "measured": None if found.measured is None else asdict(found.measured),
+        "measured_before": found.is_kept,
         "not_measured_because": found.refusal,
     }
 
@@ -213,7 +214,9 @@ def _times(found: Forecast) -> Iterator[tuple[str, str]]:
         made.insert(0, f"{measured.updates.num_microbatches} updates")
         if not measured.updates.is_full:
             made[0] += " smaller than a trial's"
-    yield "measured", f"{' and '.join(made)} of the sample, alone on this machine, in {show_time(measured.seconds)}"
+    kept = f", at {measured.at} UTC; --measure measures anew" if found.is_kept else ""
+    took = show_time(measured.seconds)
+    yield "measured", f"{' and '.join(made)} of the sample, alone on this machine, in {took}{kept}"
 
 
 def show_time(seconds: float) -> str:

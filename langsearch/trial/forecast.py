@@ -6,14 +6,14 @@ Everything is made of the space's own base and sentences.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from datetime import UTC, datetime
 
 import torch
 
 from langsearch.adapters.learners import AdaptedModel
 from langsearch.data.directions import Direction
 from langsearch.data.dirt import spaced
+from langsearch.data.parallel import ParallelText
 from langsearch.evaluate.evaluation import evaluation_set
 from langsearch.evaluate.spbleu import SpBleu
 from langsearch.experiment.environment import CheckedSpace, build_environment, computing_in
@@ -52,6 +52,9 @@ class Measured:
     seconds: float
     """How long all of it took, the base's loading included."""
 
+    at: str
+    """When, as "2026-11-26 20:15" of UTC."""
+
 
 def measure(checked: CheckedSpace, sample: Sample, task: TrialTask, num_threads: int, seconds: float) -> Measured:
     """Makes some updates and translations as a trial does.
@@ -61,56 +64,66 @@ def measure(checked: CheckedSpace, sample: Sample, task: TrialTask, num_threads:
         sample: Of its training text.
         task: Whose architecture and settings are measured.
         num_threads: Of PyTorch in a trial's worker.
-        seconds: How long updates may take, and translations; loading the base comes on top.
+        seconds: How long updates may take; translations may take twice as long, final ones as long. Loading the base
+            comes on top.
 
     Raises:
         Exception: If memory runs out; see `model.memory.is_out_of_memory`.
     """
     began = time.perf_counter()
-    space, corpus, before = checked.space, checked.corpus, torch.get_num_threads()
-    validation = corpus.validation.select(spaced(len(corpus.validation), _MAX_ROWS))
-    part = replace(corpus, train=sample.text, validation=validation, test=validation, weights=sample.weights)
+    space, before, validation = checked.space, torch.get_num_threads(), validation_sample(checked)
+    part = replace(checked.corpus, train=sample.text, validation=validation, test=validation, weights=sample.weights)
     torch.set_num_threads(num_threads)
     try:
-        with TemporaryDirectory(prefix="langsearch-forecast-") as folder:
-            base = with_new_languages(load_base(checked.base), space.new_languages)
-            environment = build_environment(replace(checked, corpus=part), base, Path(folder))
-            if space.resources.gpu == 0 and space.trainer_section.precision == "auto":
-                environment = computing_in(environment, measure_cpu_precision(base, num_threads))
-            base = settle(base, resident(environment, task))
-            torch.set_num_threads(num_threads)
-            vocabulary = base.vocabulary(space.languages)
-            data = evaluation_set(
-                environment.validation,
-                _one_each(checked.directions),
-                DecodingSettings(sentences=_SENTENCES),
-                space.classes,
-                vocabulary,
-                environment.train,
-            )
-            learner = build_learner(base, environment, task)
-            try:
-                # Untrained adapters change nothing: these are translations of the pretrained base.
-                scorer = SpBleu(checked.tokenizer)
-                search, final = space.evaluation.search, space.evaluation.final
-                found = time_translations(learner, data, search, base.tokenizer, scorer, seconds)
-                is_same = replace(search, directions=final.directions, sentences=final.sentences) == final
-                last = (
-                    found if is_same else time_translations(learner, data, final, base.tokenizer, scorer, seconds / 2)
+        base = load_base(checked.base, tokenizer=checked.base_tokenizer)
+        base = with_new_languages(base, space.new_languages)
+        environment = build_environment(replace(checked, corpus=part), base, sample.folder)
+        if space.resources.gpu == 0 and space.trainer_section.precision == "auto":
+            environment = computing_in(environment, measure_cpu_precision(base, num_threads))
+        base = settle(base, resident(environment, task))
+        torch.set_num_threads(num_threads)
+        vocabulary = base.vocabulary(space.languages)
+        data = evaluation_set(
+            environment.validation,
+            _one_each(checked.directions),
+            DecodingSettings(sentences=_SENTENCES),
+            space.classes,
+            vocabulary,
+            environment.train,
+        )
+        learner = build_learner(base, environment, task)
+        try:
+            # Untrained adapters change nothing: these are translations of the pretrained base.
+            scorer = SpBleu(checked.tokenizer)
+            search, final = space.evaluation.search, space.evaluation.final
+            found = time_translations(learner, data, search, base.tokenizer, scorer, 2 * seconds)
+            is_same = replace(search, directions=final.directions, sentences=final.sentences) == final
+            last = found if is_same else time_translations(learner, data, final, base.tokenizer, scorer, seconds)
+            updates = None
+            if task.num_epochs and learner.parameters():
+                training = TrainingData(
+                    environment.train, checked.directions, space.languages, vocabulary, sample.weights
                 )
-                updates = None
-                if task.num_epochs and learner.parameters():
-                    training = TrainingData(
-                        environment.train, checked.directions, space.languages, vocabulary, sample.weights
-                    )
-                    trainer = replace(task.trainer, tokens_per_batch=task.trainer.tokens_per_batch or MAX_TOKENS)
-                    updates = time_updates(learner, training, trainer, seconds)
-            finally:
-                if isinstance(learner, AdaptedModel):
-                    learner.remove()
+                trainer = replace(task.trainer, tokens_per_batch=task.trainer.tokens_per_batch or MAX_TOKENS)
+                updates = time_updates(learner, training, trainer, seconds)
+        finally:
+            if isinstance(learner, AdaptedModel):
+                learner.remove()
     finally:
         torch.set_num_threads(before)
-    return Measured(updates=updates, translations=found, final=last, seconds=time.perf_counter() - began)
+    return Measured(
+        updates=updates,
+        translations=found,
+        final=last,
+        seconds=time.perf_counter() - began,
+        at=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
+    )
+
+
+def validation_sample(checked: CheckedSpace) -> ParallelText:
+    """Returns the rows of validation that translations are made of, evenly spaced."""
+    text = checked.corpus.validation
+    return text.select(spaced(len(text), _MAX_ROWS))
 
 
 def _one_each(directions: Sequence[Direction]) -> list[Direction]:

@@ -64,11 +64,13 @@ def time_updates(learner: Learner, data: TrainingData, settings: TrainerSettings
         learner: It is trained a little, and of no use afterwards.
         data: Sentences and directions.
         settings: How a trial is trained; `tokens_per_batch` must be a number.
-        seconds: How long this may take, about; one update of 500 tokens, and one to warm up, are made in any case.
+        seconds: How long this may take, about; one update of 500 tokens, or one of all where they
+            are at most 1,000, and one to warm up, are made in any case.
     """
     assert settings.tokens_per_batch is not None
     full = max(settings.tokens_per_batch // settings.accumulation, 1)
-    tokens, began = min(full, max(_FIRST_TOKENS, 2)), time.perf_counter()
+    # What is not much larger than the first try is tried at once.
+    tokens, began = full if full <= 2 * _FIRST_TOKENS else _FIRST_TOKENS, time.perf_counter()
     num_made = 0
     while True:
         tried = replace(settings, tokens_per_batch=tokens, accumulation=1, epochs=1, init_from=None)
@@ -77,7 +79,8 @@ def time_updates(learner: Learner, data: TrainingData, settings: TrainerSettings
         num_made += len(found)
         # Of all that were made at that size; the first one, which warms up, aside.
         microbatch_s = median(found[1:])
-        if tokens == full or time.perf_counter() - began + 2 * _GROWTH * microbatch_s > seconds:
+        growth = min(_GROWTH, full / tokens)
+        if tokens == full or time.perf_counter() - began + 2 * growth * microbatch_s > seconds:
             return UpdateTime(
                 microbatch_s=microbatch_s * full / tokens,
                 num_microbatches=num_made,

@@ -41,6 +41,9 @@ class Sample:
 
     text: ParallelText
     store: TokenStore
+    folder: Path
+    """Where its tokens are, as long as it is given."""
+
     share: float
     """How much of the whole it is, in (0, 1]."""
 
@@ -60,7 +63,7 @@ def sampled(checked: CheckedSpace) -> Iterator[Sample]:
     with TemporaryDirectory(prefix="langsearch-sample-") as folder:
         tokenizer = checked.base_tokenizer
         store = TokenStore.build(text, Splitter(tokenizer), tokenizer.fingerprint, Path(folder))
-        yield Sample(text, store, len(rows) / len(corpus.train), weights)
+        yield Sample(text, store, Path(folder), len(rows) / len(corpus.train), weights)
 
 
 def count_updates(checked: CheckedSpace, sample: Sample, settings: TrainerSettings) -> Epoch:

@@ -26,8 +26,8 @@ from langsearch.experiment.disk import DiskBudget
 from langsearch.experiment.folder import ExperimentFolder
 from langsearch.experiment.results_parquet import ResultsFile
 from langsearch.experiment.task import TrialTask, searched_task
-from langsearch.model.base import read_shape
 from langsearch.model.finding import find_base
+from langsearch.model.shape import read_shape
 from langsearch.search.searcher import TableSearcher
 from langsearch.space.architecture import BaseShape
 from langsearch.space.schema import Space, load_space

@@ -14,8 +14,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from langsearch.model.base import read_shape
 from langsearch.model.finding import find_base
+from langsearch.model.shape import read_shape
 from langsearch.space.schema import load_space
 from langsearch.space.search_sections import parse_constraint
 from langsearch.study.front import Objective

@@ -33,8 +33,8 @@ from ray.tune.schedulers import FIFOScheduler
 
 from langsearch.experiment.folder import ExperimentFolder
 from langsearch.experiment.task import TrialTask, searched_task
-from langsearch.model.base import read_shape
 from langsearch.model.finding import find_base
+from langsearch.model.shape import read_shape
 from langsearch.search.searcher import TableSearcher
 from langsearch.space.schema import Space, load_space
 from langsearch.space.settings import Constraint
