@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import langsearch
-from langsearch.cli.importing import quick_imports
+from langsearch.model.collecting import without_collecting
 from tests.dashboard_fixtures import LiveSearch
 
 pytest_plugins = ["search_fixtures"]
@@ -173,6 +173,10 @@ call("check", {str(SPACES / "quickstart.yaml")!r}, "--no-measure")
     assert loaded(code, ["transformers.modeling_utils", "torch._dynamo", "ray"]) == []
 
 
+def test_a_worker_loads_neither_the_trial_table_nor_a_model_before_its_first_trial() -> None:
+    assert loaded("import langsearch.search.worker", ["sqlalchemy", "transformers.modeling_utils"]) == []
+
+
 # Ctrl+C comes once the dashboard has shown the experiment, and what has changed since.
 DASHBOARD = """
 import os, signal, socket, threading, time, urllib.error, urllib.request
@@ -246,12 +250,12 @@ assert gc.isenabled() and gc.get_freeze_count() > 100_000
 
 
 def test_a_collector_that_was_off_stays_off_and_a_failed_import_turns_it_on_again() -> None:
-    with pytest.raises(ModuleNotFoundError), quick_imports():
+    with pytest.raises(ModuleNotFoundError), without_collecting(is_start=True):
         assert not gc.isenabled()
         importlib.import_module("langsearch.no_such_module")
     assert gc.isenabled()
     gc.disable()
-    with quick_imports():
+    with without_collecting(is_start=True):
         pass
     assert not gc.isenabled()
     gc.enable()

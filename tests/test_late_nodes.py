@@ -19,7 +19,8 @@ from langsearch.cluster.nodes import NODE_LABEL, Node, NodeError
 from langsearch.cluster.probes import NodeCheck, try_node, versions
 from langsearch.experiment.folder import read_rows
 from langsearch.search import late_nodes, worker
-from langsearch.search.late_nodes import LateNodes, PlacedFifo, UnfitNodeError, check_here
+from langsearch.search.late_nodes import LateNodes, PlacedFifo
+from langsearch.search.unfit_node import UnfitNodeError, check_here
 from langsearch.study.rows import State
 from langsearch.study.table import TrialTable
 from langsearch.trial.failures import SPENT, UNFIT

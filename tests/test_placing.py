@@ -23,7 +23,7 @@ from langsearch.experiment.environment import CheckedSpace, check_space
 from langsearch.model.base import Base, BaseTokenizer, SharedBase, outline_base, share_base
 from langsearch.model.finding import EMBEDDED_FOLDER, locate_base, provide_weights
 from langsearch.model.new_languages import with_new_languages
-from langsearch.search import runner
+from langsearch.search import placing, runner
 from langsearch.search.display import Display
 from langsearch.search.placing import place_base
 from langsearch.space.problems import InputError
@@ -109,7 +109,7 @@ def test_the_driver_of_a_search_holds_no_weights(space_file: Path, monkeypatch: 
     known, known_arrays = tensors(), arrays()
     held: list[torch.Tensor] = []
 
-    def place(*_: object) -> None:
+    def place(*_: object, **__: object) -> None:
         held.extend(found for key, found in tensors().items() if key not in known and not found.is_meta)
         held.extend(torch.from_numpy(found) for key, found in arrays().items() if key not in known_arrays)
         raise ReachedError
@@ -135,6 +135,21 @@ def test_workers_map_the_base_that_a_task_has_placed(cluster: Any, base: Base, m
     assert not is_copy
     shared: SharedBase = ray.get(reference)
     assert [language.code for language in shared.new_languages] == ["tyv"]
+
+
+def test_on_one_machine_the_driver_places_a_small_base_itself(
+    cluster: Any, base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placing, "load_base", lambda *_, **__: base)
+    monkeypatch.setattr(ray, "remote", None)  # no task
+    found = locate_base("tiny-m2m")
+    reference = place_base(found, provide_weights(found), {}, is_alone=True)
+    monkeypatch.undo()
+    got, is_copy = ask_worker(reference)
+    assert got == digests(share_base(base).weights) and not is_copy
+    monkeypatch.setattr(placing, "_SMALL_BYTES", 1_000)
+    monkeypatch.setattr(placing, "load_base", None)  # by a task, in another process
+    assert ask_worker(place_base(found, provide_weights(found), {}, is_alone=True))[0] == got
 
 
 def test_a_base_that_cannot_be_loaded_is_an_input_error(cluster: Any, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from langsearch.experiment.places import check_experiments, check_target
+from langsearch.model.collecting import without_collecting
 from langsearch.space.problems import InputError, SearchStoppedError
 from langsearch.space.schema import Space
 
@@ -57,12 +58,13 @@ def conduct_search(
         KeyboardInterrupt: At the second Ctrl+C, or the first one outside of the trials.
     """
     check_experiments(experiments, space.name)
-    from langsearch.search.checking import check_search
-    from langsearch.search.display import Display
-    from langsearch.search.ending import Ending, ending_of
-    from langsearch.search.forecast import forecast
-    from langsearch.search.forecast_lines import counted_warnings
-    from langsearch.search.runner import run_search
+    with without_collecting():
+        from langsearch.search.checking import check_search
+        from langsearch.search.display import Display
+        from langsearch.search.ending import Ending, ending_of
+        from langsearch.search.forecast import forecast
+        from langsearch.search.forecast_lines import counted_warnings
+        from langsearch.search.runner import run_search
 
     checked = check_search(space)
     display = Display(console, space.name, space.search.trials, len(space.baselines), is_quiet=is_quiet)

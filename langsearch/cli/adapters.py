@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from langsearch.cli.console import err, out, print_text
-from langsearch.cli.importing import quick_imports
 from langsearch.cli.options import (
     ExperimentOrAdapters,
     Overrides,
@@ -16,6 +15,7 @@ from langsearch.cli.options import (
     check_target,
     load_with_options,
 )
+from langsearch.model.collecting import without_collecting
 from langsearch.space.problems import LeaseLostError, SearchStoppedError
 
 
@@ -62,7 +62,7 @@ def evaluate(
 
     folder = brought_here(target)
     check_experiment_or_adapters(folder)
-    with quick_imports():
+    with without_collecting(is_start=True):
         from langsearch.trial.rescoring import print_evaluation
 
     print_evaluation(out, folder, split, trial, space, beams)
@@ -91,11 +91,11 @@ def translate(
 
     check_adapters(adapters)
     if not (adapters / FORMAT_FILE).exists():
-        with quick_imports():
+        with without_collecting(is_start=True):
             from langsearch.trial.export import adapters_of
 
         adapters = adapters_of(adapters)
-    with quick_imports():
+    with without_collecting(is_start=True):
         from langsearch.trial.translating import CutLines, translate_lines
 
     cut = CutLines()
@@ -128,7 +128,7 @@ def export(
     folder = brought_here(source)
     check_experiment_or_adapters(folder)
     check_target(to)
-    with quick_imports():
+    with without_collecting(is_start=True):
         from langsearch.trial.export import export_one
 
     names = export_one(

@@ -52,9 +52,7 @@ def main() -> None:
     """Runs the command line and exits with its code: 0 done, 1 failed, 2 the input is wrong, 130 interrupted."""
     from langsearch.model.cpus import wait_passively
 
-    # Importing makes hundreds of thousands of objects that stay: looking through them over and over for some that are
-    # not needed any more took 0.8 s, and once more at the end 0.5 s.
-    gc.set_threshold(100_000, 50, 100)
+    # What is left in the end is freed with the process; looking through all of it before took 0.5 s.
     atexit.register(gc.freeze)
     wait_passively()
     try:

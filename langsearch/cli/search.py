@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from langsearch.cli.console import err, out, print_text, write
-from langsearch.cli.importing import quick_imports
 from langsearch.cli.options import (
     AcceptChangedSpace,
     ExperimentName,
@@ -24,6 +23,7 @@ from langsearch.cli.options import (
     load_with_options,
     resumption,
 )
+from langsearch.model.collecting import without_collecting
 from langsearch.space.problems import InputError, LeaseLostError
 from langsearch.space.settings import EXPERIMENTS
 
@@ -62,7 +62,8 @@ def check(
     of each pair, weight: W to draw them more often.
     """
     loaded = load_with_options(space, overrides)
-    with quick_imports():
+
+    with without_collecting(is_start=True):
         from langsearch.search.checking import check_search, describe_check, print_check
         from langsearch.search.forecast import forecast
         from langsearch.search.sentence_lines import find_dirt_of

@@ -10,9 +10,10 @@ from langsearch.adapters.peft_import import read_adapters
 from langsearch.data.directions import parse_directions
 from langsearch.evaluate.spbleu import ScoreTokenizer, find_tokenizer
 from langsearch.experiment.corpus import count_rows, read_corpus, row_problems
-from langsearch.model.base import BaseTokenizer, read_shape
+from langsearch.model.base import BaseTokenizer
 from langsearch.model.finding import FoundBase, locate_base
 from langsearch.model.new_languages import check_new_languages
+from langsearch.model.shape import read_shape
 from langsearch.space.architecture import BaseShape
 from langsearch.space.document import Document
 from langsearch.space.draft import Draft

@@ -29,7 +29,6 @@ from langsearch.model.device import Compute
 from langsearch.model.families import read_config
 from langsearch.model.finding import FoundBase
 from langsearch.model.positions import num_positions
-from langsearch.model.shape import read_shape
 from langsearch.model.splitter import Splitter
 from langsearch.space.architecture import BaseShape
 from langsearch.space.data_filter import NO_FILTER

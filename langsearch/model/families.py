@@ -24,6 +24,7 @@ import transformers
 from transformers import AutoConfig, M2M100Tokenizer, MBart50Tokenizer, NllbTokenizer
 
 from langsearch.data.batches import SentenceForm
+from langsearch.model.collecting import without_collecting
 from langsearch.space.problems import InputError
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ class Family:
     @property
     def model_class(self) -> type[Any]:
         """The model's class, imported at its first use: that takes longer than all else that looks at a space."""
-        found: type[Any] = getattr(transformers, self.model_name)
+        with without_collecting():
+            found: type[Any] = getattr(transformers, self.model_name)
         return found
 
     def read_language_ids(self, tokenizer: Any, vocab_size: int) -> dict[str, int]:

@@ -12,10 +12,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from langsearch.cluster.resources import task_options
 from langsearch.experiment.environment import portable
 from langsearch.prior.seeding import Seeding, describe_task, next_task, seed
-from langsearch.search.late_nodes import UnfitNodeError
 from langsearch.search.selection import evaluate_candidates, test_front
 from langsearch.search.tasks import learn_on_worker
 from langsearch.search.tuning import Ended, Search, run_trials
+from langsearch.search.unfit_node import UnfitNodeError
 from langsearch.space.problems import InputError
 from langsearch.trial.failures import DISK_FULL, WORKER_LOST, Failure, failure_cause, plain_cause
 

@@ -145,7 +145,7 @@ def run_search(
             num_bytes = sum(checked.base.to_fetch.values())
             display.message(f"Fetching {checked.base.source}: {num_bytes / 1e9:.2f} GB …")
         weights = provide_weights(checked.base)
-        # This process never holds the weights: Ray has them, once a node.
+        # This process does not keep the weights: Ray has them, once a node.
         base = with_new_languages(outline_base(checked.base, weights, checked.base_tokenizer), space.new_languages)
         is_new = not is_started(ExperimentFolder(path))
         folder = start_experiment(path, space, resume=resume, accept_changed_space=accept_changed_space)
@@ -187,7 +187,8 @@ def run_search(
             conclude(outcome)
             return outcome
         with _described(search, precision) as described:
-            search = replace(search, base=place_base(checked.base, weights, space.new_languages))
+            placed = place_base(checked.base, weights, space.new_languages, is_alone=address is None)
+            search = replace(search, base=placed)
             ended, is_complete = run_phases(search, names, described)
             described["is_complete"] = is_complete
         stopped_by = ended.stopped_by

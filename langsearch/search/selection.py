@@ -11,9 +11,9 @@ from langsearch.data.directions import Direction
 from langsearch.evaluate.spbleu import Resamples, SpBleu
 from langsearch.experiment.environment import Environment, portable
 from langsearch.experiment.folder import ExperimentFolder, TrialFolder, read_rows
-from langsearch.search.late_nodes import UnfitNodeError
 from langsearch.search.tasks import evaluate_on_worker
 from langsearch.search.tuning import Search
+from langsearch.search.unfit_node import UnfitNodeError
 from langsearch.study.results import FinalResult, TestResult, final_part
 from langsearch.study.table import TrialTable
 from langsearch.trial.scores import FinalSplit

@@ -20,7 +20,7 @@ from langsearch.model.base import SharedBase
 from langsearch.model.memory import in_parts
 from langsearch.prior.learning import LearningTask
 from langsearch.prior.seeding import learn
-from langsearch.search.late_nodes import check_here
+from langsearch.search.unfit_node import check_here
 from langsearch.search.worker import attached, experiment_folder, fence_off
 from langsearch.space.problems import InputError
 from langsearch.trial.attempts import read_attempts

@@ -7,42 +7,45 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from ray import tune
+from langsearch.model.collecting import without_collecting
 
-from langsearch.cluster.probes import NodeCheck
-from langsearch.experiment.environment import Environment
-from langsearch.experiment.fence import check_fence, set_fence
-from langsearch.experiment.folder import ExperimentFolder
-from langsearch.experiment.lease import LeaseLook, LeaseMark
-from langsearch.experiment.patience import patiently
-from langsearch.experiment.task import TrialTask
-from langsearch.experiment.working_copy import RequestLook, WorkingCopy
-from langsearch.model.base import Base, SharedBase, attach_base
-from langsearch.model.device import Resident, settle
-from langsearch.model.memory import free_memory
-from langsearch.search.late_nodes import UnfitNodeError, check_here
-from langsearch.space.problems import LeaseLostError
-from langsearch.space.settings import FailureSettings
-from langsearch.study.results import TrialResult
-from langsearch.trial.attempts import next_attempts, read_attempts
-from langsearch.trial.failures import (
-    CUDA_ERROR,
-    FAILED,
-    LOST,
-    PAUSED,
-    SPENT,
-    STALLED,
-    UNFIT,
-    Failure,
-    StalledError,
-    as_failure,
-    record_failure,
-    spends,
-)
-from langsearch.trial.monitor import TrialMonitor
-from langsearch.trial.stalls import stall_file, take_stall
-from langsearch.trial.trial import resident, run_trial
+with without_collecting():  # the first thing in a worker process that takes long
+    import torch
+    from ray import tune
+
+    from langsearch.cluster.probes import NodeCheck
+    from langsearch.experiment.environment import Environment
+    from langsearch.experiment.fence import check_fence, set_fence
+    from langsearch.experiment.folder import ExperimentFolder
+    from langsearch.experiment.lease import LeaseLook, LeaseMark
+    from langsearch.experiment.patience import patiently
+    from langsearch.experiment.task import TrialTask
+    from langsearch.experiment.working_copy import RequestLook, WorkingCopy
+    from langsearch.model.base import Base, SharedBase, attach_base
+    from langsearch.model.device import Resident, settle
+    from langsearch.model.memory import free_memory
+    from langsearch.search.unfit_node import UnfitNodeError, check_here
+    from langsearch.space.problems import LeaseLostError
+    from langsearch.space.settings import FailureSettings
+    from langsearch.study.results import TrialResult
+    from langsearch.trial.attempts import next_attempts, read_attempts
+    from langsearch.trial.failures import (
+        CUDA_ERROR,
+        FAILED,
+        LOST,
+        PAUSED,
+        SPENT,
+        STALLED,
+        UNFIT,
+        Failure,
+        StalledError,
+        as_failure,
+        record_failure,
+        spends,
+    )
+    from langsearch.trial.monitor import TrialMonitor
+    from langsearch.trial.stalls import stall_file, take_stall
+    from langsearch.trial.trial import resident, run_trial
 
 logger = logging.getLogger(__name__)
 
