@@ -218,6 +218,7 @@ def test_a_hub_that_cannot_be_reached_is_an_input_error(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     with pytest.raises(InputError, match=r"could not be fetched from the hub \(ConnectError\).*give its folder"):
         find_base("facebook/m2m100_418M")
 

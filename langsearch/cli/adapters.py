@@ -15,7 +15,6 @@ from langsearch.cli.options import (
     check_target,
     load_with_options,
 )
-from langsearch.model.collecting import without_collecting
 from langsearch.space.problems import LeaseLostError, SearchStoppedError
 
 
@@ -62,6 +61,8 @@ def evaluate(
 
     folder = brought_here(target)
     check_experiment_or_adapters(folder)
+    from langsearch.model.collecting import without_collecting
+
     with without_collecting(is_start=True):
         from langsearch.trial.rescoring import print_evaluation
 
@@ -91,10 +92,14 @@ def translate(
 
     check_adapters(adapters)
     if not (adapters / FORMAT_FILE).exists():
+        from langsearch.model.collecting import without_collecting
+
         with without_collecting(is_start=True):
             from langsearch.trial.export import adapters_of
 
         adapters = adapters_of(adapters)
+    from langsearch.model.collecting import without_collecting
+
     with without_collecting(is_start=True):
         from langsearch.trial.translating import CutLines, translate_lines
 
@@ -128,6 +133,8 @@ def export(
     folder = brought_here(source)
     check_experiment_or_adapters(folder)
     check_target(to)
+    from langsearch.model.collecting import without_collecting
+
     with without_collecting(is_start=True):
         from langsearch.trial.export import export_one
 

@@ -23,7 +23,6 @@ from langsearch.cli.options import (
     load_with_options,
     resumption,
 )
-from langsearch.model.collecting import without_collecting
 from langsearch.space.problems import InputError, LeaseLostError
 from langsearch.space.settings import EXPERIMENTS
 
@@ -62,6 +61,8 @@ def check(
     of each pair, weight: W to draw them more often.
     """
     loaded = load_with_options(space, overrides)
+
+    from langsearch.model.collecting import without_collecting
 
     with without_collecting(is_start=True):
         from langsearch.search.checking import check_search, describe_check, print_check
