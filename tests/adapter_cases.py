@@ -3,7 +3,7 @@
 from typing import Any
 
 from langsearch.adapters.kinds import KINDS, build_adapters
-from langsearch.space.architecture import Bridge, LayerNorms, Pool
+from langsearch.space.architecture import Bridge, Gate, LayerNorms, Pool
 
 OWNERS = ("en", "fr", "sw")
 """The languages that have adapters."""
@@ -22,6 +22,7 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "shared_lora+bridge": (build_adapters, {"shared_rank": 2, "bridge": BRIDGE}),
     "pool": (KINDS["pool"], POOL),
     "pool+layer_norm": (build_adapters, {**POOL, "layer_norm": LayerNorms(slots=("all",))}),
+    "gated": (KINDS["gated"], {"kind": "gated", "gate": Gate(skip=0.0)}),
     "factorized": (KINDS["factorized"], {"kind": "factorized"}),
     "layer_norm": (KINDS["layer_norm"], {"layer_norm": NORMS}),
     "layer_norm by source": (

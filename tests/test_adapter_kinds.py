@@ -26,6 +26,7 @@ from langsearch.data.store import TokenStore
 from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture, Pruning
 from langsearch.space.problems import InputError
+from langsearch.train.dropout import set_dropout
 from tests.adapter_cases import CASES
 
 LANGUAGES = ("en", "fr", "de", "sw")
@@ -64,6 +65,8 @@ def routed_logits(learner: AdaptedModel, batch: Batch) -> Tensor:
 
 
 def train_steps(learner: AdaptedModel, batch: Batch, num_steps: int = 3) -> None:
+    set_dropout(learner.model, 0.0)
+    learner.model.train()
     optimizer = torch.optim.Adam(learner.parameters().values(), lr=0.01, eps=1e-30)
     learner.begin_epoch(1)
     for _ in range(num_steps):
@@ -75,6 +78,7 @@ def train_steps(learner: AdaptedModel, batch: Batch, num_steps: int = 3) -> None
         optimizer.step()
         optimizer.zero_grad()
         learner.after_update()
+    learner.model.eval()
 
 
 def note(reached: Tensor, gradient: Tensor) -> None:

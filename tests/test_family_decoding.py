@@ -24,7 +24,7 @@ TEXTS = ("bonjour", "la maison est grande", "une rue", "le chat dort", "non")
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("kind", ["lora", "mixed_sides", "factorized+layer_norm", "lora+layer_norm+bridge"])
+@pytest.mark.parametrize("kind", ["lora", "mixed_sides", "gated", "factorized+layer_norm", "lora+layer_norm+bridge"])
 @pytest.mark.parametrize("beams", [1, 5])
 def test_every_family_decodes_to_generates_tokens(
     beams: int, kind: str, attention: str, family_folder: Path, make_architecture: Callable[..., Architecture]

@@ -101,7 +101,10 @@ def test_the_bounds_of_a_space_hold_every_point_of_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["architecture.adapter=lorra"], "lora or factorized, or layer_norm or bridge, or some of these joined by +"),
+        (
+            ["architecture.adapter=lorra"],
+            "must be lora, gated, factorized, layer_norm or bridge, or one of",
+        ),
         (["architecture.bridge.rank=8"], "`architecture.bridge` touches nothing: no `adapter` has bridge. Write"),
         (["architecture.layer_norm.side=src"], "`architecture.layer_norm` touches nothing: no `adapter` has"),
         (
@@ -186,7 +189,7 @@ def test_a_missing_rank_is_told_where_one_is_needed(tmp_path: Path) -> None:
         ({"layer_norm": LayerNorms(slots=("en",), side="up")}, "A side must be src or tgt, but the layer norms have"),  # type: ignore[arg-type]
         ({"layer_norm": LayerNorms(slots=("xx",))}, "A slot must be used by a language, but the layer norms name xx"),
         ({"bridge": Bridge(slots=("en",), rank=0)}, "A bridge's rank must be a whole number, 1 or more, or None"),
-        ({"kind": "gates"}, "`kind` must be one of lora, factorized, but got 'gates'"),
+        ({"kind": "gates"}, "`kind` must be one of lora, gated, factorized, but got 'gates'"),
     ],
 )
 def test_a_wrong_value_is_refused(changes: dict[str, Any], message: str) -> None:

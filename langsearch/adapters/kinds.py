@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from langsearch.adapters.bridge import LanguageBridge
 from langsearch.adapters.factorized import Factorized
+from langsearch.adapters.gated import GatedLoRA
 from langsearch.adapters.layer_norm import LanguageLayerNorms
 from langsearch.adapters.lora import LanguageLoRA
 from langsearch.adapters.mixed_sides import MixedSides
@@ -19,6 +20,7 @@ KINDS: Mapping[str, Callable[[Base, Architecture, Sequence[str], int], Adapters]
     "lora": LanguageLoRA,
     "shared_lora": SharedLoRA,
     "pool": PooledLoRA,
+    "gated": GatedLoRA,
     "factorized": Factorized,
     "layer_norm": LanguageLayerNorms,
     "bridge": LanguageBridge,
@@ -40,6 +42,8 @@ def build_adapters(base: Base, architecture: Architecture, languages: Sequence[s
     parts: list[Adapters] = []
     if architecture.kind == "factorized":
         parts.append(Factorized(base, architecture, languages, seed, routing=routing))
+    elif architecture.gate:
+        parts.append(GatedLoRA(base, architecture, languages, seed, routing=routing))
     elif architecture.pool:
         parts.append(PooledLoRA(base, architecture, languages, seed, routing=routing))
     elif architecture.shared_rank:

@@ -13,6 +13,7 @@ from langsearch.adapters.language_rows import STATE_NAME, LanguageRows
 from langsearch.adapters.lora import LanguageLoRA
 from langsearch.adapters.mounting import mount
 from langsearch.adapters.protocol import Adapters
+from langsearch.adapters.routing import TokenWeights
 from langsearch.model.base import Base
 from langsearch.model.families import TranslationModel
 from langsearch.space.architecture import Architecture
@@ -33,8 +34,16 @@ class Learner(Protocol):
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Takes back what `state` gave. Raises KeyError or RuntimeError if it does not fit."""
 
-    def route(self, src_lang: Tensor, tgt_lang: Tensor) -> AbstractContextManager[None]:
-        """Returns a context in which the rows of a batch have these languages: indices, (rows,)."""
+    def route(
+        self, src_lang: Tensor, tgt_lang: Tensor, *, weights: TokenWeights | None = None
+    ) -> AbstractContextManager[None]:
+        """Returns a context in which the rows of a batch have these languages: indices, (rows,).
+
+        Args:
+            src_lang: Of the sources.
+            tgt_lang: Of the targets.
+            weights: How much the tokens count in means that adapters take while training.
+        """
 
     def begin_epoch(self, epoch: int) -> None:
         """Called once before an epoch's first update, epochs counted from 1."""
@@ -115,9 +124,11 @@ class AdaptedModel:
         """Takes back what `state` gave."""
         _copy_all(self.state(), state)
 
-    def route(self, src_lang: Tensor, tgt_lang: Tensor) -> AbstractContextManager[None]:
+    def route(
+        self, src_lang: Tensor, tgt_lang: Tensor, *, weights: TokenWeights | None = None
+    ) -> AbstractContextManager[None]:
         """Routes the rows of a batch: language indices, (rows,)."""
-        return self.adapters.routing.languages(src_lang, tgt_lang)
+        return self.adapters.routing.languages(src_lang, tgt_lang, weights=weights)
 
     def begin_epoch(self, epoch: int) -> None:
         """Tells the adapters that an epoch begins."""
@@ -180,7 +191,7 @@ class FullModel:
         _copy_all(self.state(), state)
 
     @contextmanager
-    def route(self, src_lang: Tensor, tgt_lang: Tensor) -> Iterator[None]:
+    def route(self, src_lang: Tensor, tgt_lang: Tensor, *, weights: TokenWeights | None = None) -> Iterator[None]:
         """Does nothing: all languages share all parameters."""
         yield
 

@@ -28,6 +28,8 @@ def linear_at(model: nn.Module, site: Site) -> nn.Linear:
 def mount(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
     """Puts modules in the place of a model's own; where one cannot be, the model is left as it was.
 
+    They train or not as what they take the place of.
+
     Args:
         model: The model; it is changed.
         modules: What takes a module's place, by the module's path.
@@ -39,7 +41,7 @@ def mount(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, nn.Mo
     try:
         for path, module in modules.items():
             original = model.get_submodule(path)
-            model.set_submodule(path, module, strict=True)
+            model.set_submodule(path, module.train(original.training), strict=True)
             originals[path] = original
     except BaseException:
         for path, original in originals.items():

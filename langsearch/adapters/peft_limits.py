@@ -19,6 +19,8 @@ def why_no_peft(architecture: Architecture) -> str | None:
             "PEFT cannot hold factorized adapters: LoRA has no scales, and IA3 scales the input or the output of a "
             f"layer, not both. {_WAY_OUT}"
         )
+    if architecture.kind == "gated":
+        return "PEFT cannot hold gated adapters, and nothing plain can: a gate opens or not by the token."
     if architecture.bridge is None:
         return None
     if architecture.bridge.rank is None:

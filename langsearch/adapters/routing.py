@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +21,21 @@ class Run:
     end: int
 
 
+Reads = Literal["src", "tgt"]
+"""Whose tokens a layer reads: the source's, as the encoder and cross-attention's keys and values, or the target's."""
+
+
+@dataclass(frozen=True)
+class TokenWeights:
+    """How much the tokens in flight count in a mean: 0 at padding. Looked at by those that ask alone."""
+
+    src: Tensor | None
+    """(rows, src len); of a sentence that stands for several rows, their number. None: not known."""
+
+    labels: Tensor | None
+    """(rows, tgt len): the labels, negative where there is none. None: not known."""
+
+
 class Routing:
     """The languages of the rows of a batch, as indices into a model's languages, (rows,)."""
 
@@ -27,17 +43,26 @@ class Routing:
         self.src: Tensor | None = None
         self.tgt: Tensor | None = None
         self._runs: dict[Side, tuple[Run, ...] | None] = {}
+        self._weights: TokenWeights | None = None
 
     @contextmanager
-    def languages(self, src_lang: Tensor, tgt_lang: Tensor) -> Iterator[None]:
+    def languages(self, src_lang: Tensor, tgt_lang: Tensor, *, weights: TokenWeights | None = None) -> Iterator[None]:
         """Gives a context in which the rows of a batch have these languages: indices, (rows,)."""
-        self.src, self.tgt = src_lang, tgt_lang
+        self.src, self.tgt, self._weights = src_lang, tgt_lang, weights
         self._runs = {}
         try:
             yield
         finally:
-            self.src = self.tgt = None
+            self.src = self.tgt = self._weights = None
             self._runs = {}
+
+    def token_weights(self, reads: Reads) -> Tensor | None:
+        """Returns how much the tokens that a layer reads count in a mean, (rows, len); None where it is not known."""
+        if self._weights is None:
+            return None
+        if reads == "src":
+            return None if self._weights.src is None else self._weights.src.float()
+        return None if self._weights.labels is None else (self._weights.labels >= 0).float()
 
     def rows(self, side: Side, num_rows: int) -> Tensor:
         """Returns the language of one side of each row in flight, (num_rows,).

@@ -23,13 +23,16 @@ from langsearch.space.kinds import (
     BESIDE,
     SITE_KINDS,
     Bridge,
+    Gate,
     LayerNorms,
     Pool,
     SiteKind,
     bridge_of,
     canonical_bridge,
+    canonical_gate,
     canonical_norms,
     canonical_pool,
+    gate_of,
     norms_of,
     plain,
     pool_of,
@@ -42,6 +45,7 @@ __all__ = [
     "Architecture",
     "BaseShape",
     "Bridge",
+    "Gate",
     "Init",
     "LayerNorms",
     "Over",
@@ -61,6 +65,17 @@ Init = Literal["published", "peft"]
 Scaling = Literal["none", "alpha/r", "alpha/sqrt_r"]
 
 FORMAT_VERSION = 1
+
+_OPTIONAL: Mapping[str, Any] = {
+    "new_languages": {},
+    "kind": "lora",
+    "gate": None,
+    "shared_rank": 0,
+    "pool": None,
+    "layer_norm": None,
+    "bridge": None,
+}
+"""What the JSON form leaves out where it is this, so that older fingerprints hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +108,9 @@ class Architecture:
 
     kind: SiteKind = "lora"
     """What stands at the sites."""
+
+    gate: Gate | None = None
+    """gated: of what form the gates are, and how they are kept closed. None there: as `Gate` has it."""
 
     shared_rank: int = 0
     """lora: the rank of a pair that all languages have at every site, under their own. 0: there is none."""
@@ -145,14 +163,14 @@ class Architecture:
             raise ValueError(f"`shared_rank` must be a whole number, 0 or more, but got {self.shared_rank}")
         if self.shared_rank and (one_slot or self.kind != "lora"):
             raise ValueError("A shared rank needs LoRA that languages do not share already, but got `shared_rank`")
+        set_field(self, "kind", self.kind if adapters else "lora")
+        set_field(self, "gate", canonical_gate(self.gate, self.kind))
         set_field(self, "pool", canonical_pool(self.pool) if adapters else None)
         if self.pool and (not one_slot or self.kind != "lora" or self.shared_rank or self.pruning):
             raise ValueError("A pool needs unpruned LoRA in one slot for all languages, and no shared rank")
         set_field(self, "shared_rank", self.shared_rank if adapters else 0)
         set_field(self, "layer_norm", canonical_norms(self.layer_norm, renamed, one_slot))
         set_field(self, "bridge", canonical_bridge(self.bridge, renamed))
-        if not adapters:
-            set_field(self, "kind", "lora")
         if not any(self.pair_rank(rank) for entry in adapters for _, rank in entry.ranks):
             set_field(self, "pruning", None)
             set_field(self, "init", "published")
@@ -188,9 +206,9 @@ class Architecture:
             counts["all"] += self.num_site_parameters(shape)
             return counts
         for entry in self.adapters:
-            unit = sum(shape.features(entry.site.stack, entry.site.module, self.ffn_slice))
+            num_in, num_out = shape.features(entry.site.stack, entry.site.module, self.ffn_slice)
             for slot, rank in entry.ranks:
-                counts[slot] += rank * unit
+                counts[slot] += rank * (num_in + num_out) + (self.gate.num_parameters(num_in) if self.gate else 0)
         return counts
 
     def num_parameters(self, shape: BaseShape) -> int:
@@ -200,6 +218,16 @@ class Architecture:
     def num_row_parameters(self, shape: BaseShape) -> int:
         """Returns those of them that are embedding rows of new languages, which are never pruned."""
         return len(self.new_languages) * shape.d_model
+
+    def num_gate_parameters(self, shape: BaseShape) -> int:
+        """Returns those of them that are gates."""
+        if self.gate is None:
+            return 0
+        return sum(
+            len(entry.ranks)
+            * self.gate.num_parameters(shape.features(entry.site.stack, entry.site.module, self.ffn_slice)[0])
+            for entry in self.adapters
+        )
 
     def num_shared_parameters(self, shape: BaseShape) -> int:
         """Returns those of them that are the pairs of all languages under their own."""
@@ -254,6 +282,7 @@ class Architecture:
         # Left out where there is none, so that older fingerprints hold.
         value |= {"new_languages": dict(self.new_languages)} if self.new_languages else {}
         value |= {"kind": self.kind} if self.kind != "lora" else {}
+        value |= {"gate": plain(self.gate)} if self.gate else {}
         value |= {"shared_rank": self.shared_rank} if self.shared_rank else {}
         value |= {"pool": plain(self.pool)} if self.pool else {}
         value |= {"layer_norm": plain(self.layer_norm)} if self.layer_norm else {}
@@ -276,18 +305,8 @@ class Architecture:
         """
         keys = ("format", "slots", "adapters", "init", "scaling", "alpha", "ffn_slice", "pruning")
         if isinstance(value, Mapping):
-            value = {
-                "new_languages": {},
-                "kind": "lora",
-                "shared_rank": 0,
-                "pool": None,
-                "layer_norm": None,
-                "bridge": None,
-                **value,
-            }
-        _check_keys(
-            "An architecture", value, (*keys, "new_languages", "kind", "shared_rank", "pool", "layer_norm", "bridge")
-        )
+            value = {**_OPTIONAL, **value}
+        _check_keys("An architecture", value, (*keys, *_OPTIONAL))
         if value["format"] != FORMAT_VERSION:
             raise ValueError(f"The architecture's format must be {FORMAT_VERSION}, but got {value['format']}")
         adapters = []
@@ -310,6 +329,7 @@ class Architecture:
             ffn_slice=value["ffn_slice"],
             new_languages=tuple(value["new_languages"].items()),
             kind=value["kind"],
+            gate=gate_of(value["gate"]) if value["gate"] else None,
             shared_rank=value["shared_rank"],
             pool=pool_of(value["pool"]) if value["pool"] else None,
             layer_norm=norms_of(value["layer_norm"]) if value["layer_norm"] else None,

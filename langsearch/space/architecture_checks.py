@@ -22,7 +22,7 @@ from langsearch.space.sections import (
 )
 from langsearch.space.values import Searched, Value, extremes, options
 
-_OF_SITES = {"rank", "shared_rank", "encoder", "decoder", "pruning", "ffn_slice", "init", "scaling", "alpha"}
+_OF_SITES = {"rank", "shared_rank", "gate", "encoder", "decoder", "pruning", "ffn_slice", "init", "scaling", "alpha"}
 """The keys that speak of adapted linear layers alone."""
 
 Problem = tuple[KeyPath, str]
@@ -48,6 +48,8 @@ def check_architecture(
             yield (*path, "shared_rank"), "touches nothing: no `adapter` has lora. Leave it out."
         if {"all", "pool"} & set(options(section.sharing)):
             yield (*path, "shared_rank"), "must be left out where sharing can be all or pool: pairs are shared already."
+    if "gate" in section.model_fields_set and "gated" not in map(site_kind, map(str, options(section.adapter))):
+        yield (*path, "gate"), "touches nothing: no `adapter` has gates. Write `adapter: gated`, or leave it out."
     yield from _check_pool(section, path)
     if "rank" not in section.model_fields_set:
         yield (*path, "rank"), "must be given, but is missing."

@@ -13,7 +13,7 @@ from langsearch.space.architecture import (
     Stack,
     uniform_ranks,
 )
-from langsearch.space.kinds import Bridge, LayerNorms, Pool, site_kind
+from langsearch.space.kinds import Bridge, Gate, LayerNorms, Pool, site_kind
 from langsearch.space.placement import published_modules
 from langsearch.space.problems import InputError
 from langsearch.space.rules import STACKS, Classes, StackAtPoint, slots_of_languages
@@ -64,6 +64,7 @@ def build_architecture(
             *_stack_adapters("decoder", section, classes, slots, point, shape),
         ),
         kind=kind or "lora",
+        gate=_gate(section, point) if kind == "gated" else None,
         pool=_pool(section, point) if kind == "lora" and sharing == "pool" else None,
         shared_rank=pick(section.shared_rank, "shared_rank", point) if kind == "lora" else 0,
         layer_norm=_layer_norm(section, classes, slots, point) if "layer_norm" in word.split("+") else None,
@@ -165,6 +166,12 @@ def _pruning(section: PruningSection | None, targets: Mapping[str, float], point
         scope=pick(section.scope, "pruning.scope", point),
         over=pick(section.over, "pruning.over", point),
     )
+
+
+def _gate(section: ArchitectureSection, point: Mapping[str, Any]) -> Gate:
+    own = section.gate
+    searched = {name: pick(getattr(own, name), f"gate.{name}", point) for name in ("hidden", "budget", "skip", "noise")}
+    return Gate(is_one_sided=own.one_sided, **searched)
 
 
 def _pool(section: ArchitectureSection, point: Mapping[str, Any]) -> Pool:

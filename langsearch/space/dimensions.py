@@ -26,7 +26,7 @@ def search_dimensions(architecture: ArchitectureSection, trainer: TrainerSection
 
     Names: rank, rank.CLASS, rank.LANGUAGE; encoder.layers.first, .last, or .start and .length of a window;
     encoder.source_layers; encoder.modules.MODULE; pruning.target as rank; pruning.start, .duration, .scope, .over;
-    init, scaling, alpha, ffn_slice, sharing, adapter, shared_rank;
+    init, scaling, alpha, ffn_slice, sharing, adapter, shared_rank; gate.hidden, .budget, .skip, .noise;
     pool.size, .soft_share, .disparity; layer_norm.stacks, .side; bridge.rank;
     trainer.FIELD. The decoder as the encoder.
     """
@@ -117,6 +117,8 @@ def _architecture_values(section: ArchitectureSection) -> Iterator[tuple[str, Va
                 yield f"pruning.{name}", getattr(section.pruning, name)
     for name in ("init", "scaling", "alpha", "ffn_slice", "sharing", "adapter", "shared_rank"):
         yield name, getattr(section, name)
+    for name in ("hidden", "budget", "skip", "noise"):
+        yield f"gate.{name}", getattr(section.gate, name)
     for name in PoolSection.model_fields:
         yield f"pool.{name}", getattr(section.pool, name)
     yield "layer_norm.stacks", section.layer_norm.stacks

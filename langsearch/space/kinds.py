@@ -11,8 +11,9 @@ from typing import Any, Literal, get_args
 
 from langsearch.space.sites import BaseShape, Side, Stack
 
-SiteKind = Literal["lora", "factorized"]
-"""lora: a low-rank pair (Hu et al. 2022, arXiv 2106.09685). factorized: scales of inputs and outputs and a low-rank
+SiteKind = Literal["lora", "gated", "factorized"]
+"""lora: a low-rank pair (Hu et al. 2022, arXiv 2106.09685). gated: a pair that a gate opens by the token (Multilingual
+DistilWhisper, arXiv 2311.01070). factorized: scales of inputs and outputs and a low-rank
 pair (Pham et al. 2021, arXiv 2105.03010); its rank counts the scales as one, so that rank r has as many parameters as a
 LoRA of rank r: scales and a pair of rank r - 1."""
 
@@ -36,6 +37,30 @@ def kind_words() -> dict[str, str]:
 def site_kind(word: str) -> SiteKind | None:
     """Returns what a word says of the sites; None: that none is adapted."""
     return next((kind for kind in SITE_KINDS if kind in word.split("+")), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """The gates of `gated`: one for each language at each site, on the site's own input."""
+
+    hidden: int = 0
+    """Hidden units (DistilWhisper 64, CLSR 128). 0: none, G = w . x + c."""
+
+    budget: float = 0.5
+    """The share of tokens that may be open for nothing."""
+
+    is_one_sided: bool = True
+    """Whether only what is over the budget costs; the papers' |mean - budget| also opens gates that nothing needs."""
+
+    skip: float = 0.2
+    """How often all pairs of a layer are skipped in an update (DistilWhisper)."""
+
+    noise: float = 5.0
+    """Standard deviation of a gate's noise at the end of training, growing from 0 (both papers)."""
+
+    def num_parameters(self, num_in: int) -> int:
+        """Returns those of one gate over so many inputs."""
+        return self.hidden * (num_in + 2) if self.hidden else num_in + 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +147,31 @@ def canonical_bridge(bridge: Bridge | None, renamed: Mapping[str, str]) -> Bridg
     return replace(bridge, slots=_renamed("bridge", bridge.slots, renamed))
 
 
+def canonical_gate(gate: Gate | None, kind: SiteKind) -> Gate | None:
+    """Returns the gates of `gated`, None of all other kinds.
+
+    Raises:
+        ValueError: On hidden units or noise below 0, or a share outside [0, 1].
+    """
+    if kind != "gated":
+        return None
+    gate = gate or Gate()
+    if gate.hidden < 0 or gate.noise < 0 or not 0 <= gate.budget <= 1 or not 0 <= gate.skip < 1:
+        raise ValueError(f"A gate needs 0 or more hidden units and noise, and shares in [0, 1], but got {gate}")
+    return Gate(
+        hidden=gate.hidden,
+        budget=float(gate.budget),
+        is_one_sided=bool(gate.is_one_sided),
+        skip=float(gate.skip),
+        noise=float(gate.noise),
+    )
+
+
+def gate_of(value: Mapping[str, Any]) -> Gate:
+    """Reads what `asdict` made of gates. Raises ValueError on other keys."""
+    return Gate(**_lists(value, ("hidden", "budget", "is_one_sided", "skip", "noise")))
+
+
 def canonical_pool(pool: Pool | None) -> Pool | None:
     """Returns a pool that is right; one pair alone is no pool.
 
@@ -152,7 +202,7 @@ def bridge_of(value: Mapping[str, Any]) -> Bridge:
     return Bridge(**_lists(value, ("slots", "rank")))
 
 
-def plain(value: LayerNorms | Bridge | Pool) -> dict[str, Any]:
+def plain(value: LayerNorms | Bridge | Pool | Gate) -> dict[str, Any]:
     """Returns the JSON form."""
     return {key: list(part) if isinstance(part, tuple) else part for key, part in asdict(value).items()}
 

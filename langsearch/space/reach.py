@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from langsearch.space.document import KeyPath
-from langsearch.space.kinds import BESIDE, Bridge, LayerNorms, site_kind
+from langsearch.space.kinds import BESIDE, Bridge, Gate, LayerNorms, site_kind
 from langsearch.space.placement import layer_bounds
 from langsearch.space.rules import (
     STACKS,
@@ -189,13 +189,16 @@ def _site_bounds(
 ) -> tuple[int, int]:
     """Returns the bounds of what stands at sites; the owners are a language and its class for each slot."""
     least = most = 0
+    has_gates = "gated" in map(site_kind, map(str, options(section.adapter)))
+    gate = Gate(hidden=int(extremes(section.gate.hidden)[1])).num_parameters if has_gates else lambda _: 0
     for stack in STACKS:
         for site in possible_sites(section, stack, shape.num_layers(stack)):
-            unit = sum(shape.features(stack, site.module, ffn_slice))
+            num_in, num_out = shape.features(stack, site.module, ffn_slice)
+            unit = num_in + num_out
             for language, name in owners.values():
                 found = [entry for side in site.sides for _, entry in site.entries(language, name, side)]
                 ranks = [rank for entry in found for rank in extremes(entry.value)]
                 least += int(min(ranks)) * unit if site.is_sure else 0
-                most += int(max(ranks)) * unit
+                most += int(max(ranks)) * unit + (gate(num_in) if max(ranks) else 0)
             most += int(extremes(section.shared_rank)[1]) * unit
     return least, most

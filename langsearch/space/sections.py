@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Discriminator, PlainValidator, Tag, model_validator
 
-from langsearch.space.kinds import BESIDE, SITE_KINDS, Pool, kind_words
+from langsearch.space.kinds import BESIDE, SITE_KINDS, Gate, Pool, kind_words
 from langsearch.space.placement import (
     SIDE,
     SIDES,
@@ -35,12 +35,13 @@ ADAPTER = Rule(
     kind="text",
     names=tuple(dict.fromkeys(_KINDS.values())),
     words={word: usual for word, usual in _KINDS.items() if word != usual},
-    form=f"{' or '.join(SITE_KINDS)}, or {' or '.join(BESIDE)}, or some of these joined by + (one of the first two)",
+    form=f"{', '.join(SITE_KINDS)}, {' or '.join(BESIDE)}, or one of the first three and others joined by +",
 )
 """What `architecture.adapter` accepts: parts in any order."""
 
 _DEFAULT = TrainerSettings()
 _POOL = Pool(size=4)
+_GATE = Gate()
 _WHOLE = Rule(kind="int", low=1)
 _COUNT = Rule(kind="int", low=0)
 _SHARE = Rule(kind="float", low=0, high=1)
@@ -252,6 +253,16 @@ class PruningSection(Section):
     over: Annotated[Value, _words("b", "product")] = "b"
 
 
+class GateSection(Section):
+    """`architecture.gate`, of `adapter: gated`; see `kinds.Gate`."""
+
+    hidden: Annotated[Value, PlainValidator(_COUNT)] = _GATE.hidden
+    budget: Annotated[Value, PlainValidator(_SHARE)] = _GATE.budget
+    one_sided: bool = _GATE.is_one_sided
+    skip: Annotated[Value, PlainValidator(Rule(kind="float", low=0, high=0.99))] = _GATE.skip
+    noise: Annotated[Value, PlainValidator(_ZERO_OR_MORE)] = _GATE.noise
+
+
 class PoolSection(Section):
     """`architecture.pool`, of `sharing: pool`; see `kinds.Pool`."""
 
@@ -284,6 +295,7 @@ class ArchitectureSection(Section):
     adapter: Annotated[Value, PlainValidator(ADAPTER)] = "lora"
     """What there is: one kind at the sites, and what stands beside it, joined by +."""
 
+    gate: GateSection = GateSection()
     shared_rank: Annotated[Value, PlainValidator(_COUNT)] = 0
     """lora: the rank of a pair that all languages have at every site, under their own."""
 

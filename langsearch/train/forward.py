@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from langsearch.adapters.learners import Learner
+from langsearch.adapters.routing import TokenWeights
 from langsearch.data.batches import IGNORED_LABEL, Batch
 from langsearch.model.layers import decoded, embedded, layers_of, num_by_source, padding_bias, run_layers
 from langsearch.train.term import Need, States
@@ -101,7 +102,7 @@ def run_forward(
         encoded = _encoded(learner, batch, sides or EncoderSides.of(learner))
         if "decoder" not in needs:
             return States(encoded, None, None)
-        with learner.route(batch.src_lang, batch.tgt_lang):
+        with learner.route(batch.src_lang, batch.tgt_lang, weights=TokenWeights(batch.src_mask, batch.labels)):
             if _is_apart(encoded):
                 states = decoded(model.decoder, batch.decoder_input_ids, encoded, _mask(learner, batch))
             else:
@@ -126,10 +127,12 @@ def _encoded(learner: Learner, batch: Batch, sides: EncoderSides) -> Tensor:
         return _encoded_once(learner, batch, sides)
     encoder: Any = learner.model.model.encoder
     ids, mask, src, tgt = batch.src_ids, _mask(learner, batch), batch.src_lang, batch.tgt_lang
+    weights = batch.src_mask
     order = _order(src) if sides.most == "src" else None
     if order is not None:
         ids, mask, src, tgt = ids[order], None if mask is None else mask[order], src[order], tgt[order]
-    with learner.route(src, tgt):
+        weights = weights[order]
+    with learner.route(src, tgt, weights=TokenWeights(weights, None)):
         encoded: Tensor = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
     return encoded if order is None else encoded.index_select(0, order.argsort())
 
@@ -140,7 +143,9 @@ def _encoded_once(learner: Learner, batch: Batch, sides: EncoderSides) -> Tensor
     first, source_of = batch.first_rows, batch.source_of
     assert first is not None and source_of is not None
     # Sources are numbered by their language, so that each language's stand together.
-    with learner.route(batch.src_lang[first], batch.tgt_lang[first]):
+    num_rows = torch.bincount(source_of, minlength=len(first))
+    weights = TokenWeights(batch.src_mask[first] * num_rows[:, None], None)
+    with learner.route(batch.src_lang[first], batch.tgt_lang[first], weights=weights):
         hidden = embedded(encoder, batch.src_ids[first])
         is_padded = batch.is_src_padded if _is_apart(hidden) else None
         bias = padding_bias(batch.src_mask[first], hidden.dtype, is_padded=is_padded)
@@ -154,7 +159,7 @@ def _encoded_once(learner: Learner, batch: Batch, sides: EncoderSides) -> Tensor
         source_of, mask, src, tgt = source_of[order], mask[order], src[order], tgt[order]
     hidden = hidden.index_select(0, source_of)
     bias = padding_bias(mask, hidden.dtype, is_padded=is_padded)
-    with learner.route(src, tgt):
+    with learner.route(src, tgt, weights=TokenWeights(mask, None)):
         encoded = run_layers(encoder, sides.num_by_source, num_layers, hidden, bias)
     return encoded if order is None else encoded.index_select(0, order.argsort())
 
