@@ -22,7 +22,7 @@ from langsearch.space.architecture import MODULES, Architecture, Side, Site, uni
 from langsearch.space.settings import TrainerSettings
 from langsearch.train import forward
 from langsearch.train.cross_entropy import CrossEntropy
-from langsearch.train.forward import EncoderSides, by_target, run_forward
+from langsearch.train.forward import EncoderSides, by_target, ready, run_forward
 from langsearch.train.loop import TrainingData, train
 from tests.family_fixtures import LANGUAGES as FAMILY_LANGUAGES
 
@@ -238,12 +238,15 @@ def test_a_model_is_looked_through_once_a_training(
 
 
 def test_batches_keep_their_sources_when_they_are_sorted_again(batch: Batch) -> None:
-    once = by_target(batch)
+    once = ready(batch)
     rows = torch.randperm(len(batch.src_ids), generator=torch.Generator().manual_seed(1))
     moved: dict[str, Any] = {
-        name: value[rows] for name, value in vars(once).items() if isinstance(value, Tensor) and name != "first_rows"
+        name: value[rows]
+        for name, value in vars(once).items()
+        if isinstance(value, Tensor) and name not in ("first_rows", "counted")
     }
     again = by_target(replace(once, **moved))
+    assert again.counted is None and once.counted is not None
     assert again.first_rows is not None and again.source_of is not None
     assert torch.equal(again.source_of[again.first_rows], torch.arange(24))
     assert again.src_lang[again.first_rows].tolist() == sorted(again.src_lang[again.first_rows].tolist())

@@ -81,6 +81,14 @@ def test_the_trainer_section_has_every_setting_with_its_default() -> None:
     assert TrainerSettings(**TrainerSection().model_dump()) == TrainerSettings()
 
 
+def test_encoding_once_is_true_or_false_and_of_baselines_too(tmp_path: Path) -> None:
+    space = load(tmp_path, SMALL + "trainer: {encode_once: true}\n")
+    assert space.trainer({}) == TrainerSettings(encode_once=True)
+    assert space.baseline_trainer("shared_lora").encode_once
+    with pytest.raises(InputError, match=r"`trainer\.encode_once` must be true or false, but got 1"):
+        load(tmp_path, SMALL + "trainer: {encode_once: 1}\n")
+
+
 def test_a_space_can_be_sent_to_another_process(tmp_path: Path) -> None:
     space = load(tmp_path)
     assert pickle.loads(pickle.dumps(space)) == space  # noqa: S301

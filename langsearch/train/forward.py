@@ -27,6 +27,9 @@ from langsearch.data.batches import IGNORED_LABEL, Batch
 from langsearch.model.layers import decoded, embedded, layers_of, num_by_source, padding_bias, run_layers
 from langsearch.train.term import Need, States
 
+_PLACES = ("first_rows", "counted")
+"""Of a batch: where something stands in it, which other rows have elsewhere."""
+
 
 @dataclass(frozen=True)
 class EncoderSides:
@@ -60,9 +63,9 @@ def by_target(batch: Batch) -> Batch:
     order = _order(batch.tgt_lang * (int(batch.src_lang.max()) + 1) + batch.src_lang)
     if order is not None:
         values = {field.name: getattr(batch, field.name) for field in fields(batch)}
-        of_rows = {name: value for name, value in values.items() if isinstance(value, Tensor) and name != "first_rows"}
+        of_rows = {name: value for name, value in values.items() if isinstance(value, Tensor) and name not in _PLACES}
         moved: dict[str, Any] = {name: value[order] for name, value in of_rows.items()}
-        batch = replace(batch, **moved)
+        batch = replace(batch, **moved | dict.fromkeys(_PLACES))
     if batch.source_of is None:
         return batch
     first_rows = np.unique(batch.source_of.numpy(), return_index=True)[1]
