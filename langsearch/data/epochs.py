@@ -113,8 +113,8 @@ def plan_epoch(
         weights: Pairs of a source of weight w count w times, in what is drawn of a direction and in its size; then
             no pair comes again before all of its direction and source have come. None: all pairs count once.
         by_source: Directions of one source language draw the same sentences, as far as all of them have these and as
-            many are drawn of each; and pairs with the same source stand in one microbatch, or in two where the first is
-            full. False: each direction draws its own.
+            many are drawn of each; and pairs of like length with the same source stand in one microbatch, or in two if
+            the first is full. False: each direction draws its own.
 
     Raises:
         ValueError: If an argument is out of range.

@@ -91,8 +91,8 @@ class TrainerSettings:
 
     encode_once: bool = False
     """Whether a sentence with several targets goes through the encoder once for all of them, up to the first layer that
-    is indexed by target. Then these pairs are drawn together and stand in one microbatch, so that an update has fewer
-    different sources; and they share what dropout drops of the source."""
+    is indexed by target. Then these pairs are drawn together, and those of like length stand in one microbatch, so that
+    an update has fewer different sources; and they share what dropout drops of the source."""
 
 
 @dataclass(frozen=True, kw_only=True)
