@@ -8,7 +8,7 @@ from langsearch.space.architecture import Architecture, BaseShape, Pruning, Site
 from langsearch.space.build import baseline_architecture, build_architecture, published_ranks
 from langsearch.space.dimensions import search_dimensions, trainer_settings
 from langsearch.space.problems import InputError
-from langsearch.space.sections import ArchitectureSection, TrainerSection
+from langsearch.space.sections import ArchitectureSection, SearchTrainerSection
 from langsearch.space.settings import Baseline, TrainerSettings
 
 SHAPE = BaseShape(
@@ -19,7 +19,7 @@ FC1 = Site("encoder", 0, "fc1")
 
 
 def dimensions(**section: Any) -> dict[str, Any]:
-    return search_dimensions(ArchitectureSection(**section), TrainerSection())
+    return search_dimensions(ArchitectureSection(**section), SearchTrainerSection())
 
 
 def build(point: Mapping[str, Any] | None = None, shape: BaseShape = SHAPE, **section: Any) -> Architecture:
@@ -52,7 +52,7 @@ def test_each_searched_value_is_a_dimension_with_a_flat_name() -> None:
         "init": {"choice": ["published", "peft"]},
         "ffn_slice": {"choice": ["none", 8]},
     }
-    trainer = TrainerSection.model_validate(
+    trainer = SearchTrainerSection.model_validate(
         {"lr": {"float": [1e-4, 1e-2], "log": True}, "dropout": {"float": [0, 0.3]}}
     )
     found = search_dimensions(ArchitectureSection.model_validate(section), trainer)
@@ -259,7 +259,7 @@ def test_a_layer_outside_the_base_is_refused() -> None:
 
 
 def test_trainer_settings_come_from_the_point() -> None:
-    trainer = TrainerSection.model_validate(
+    trainer = SearchTrainerSection.model_validate(
         {
             "lr": {"choice": [0.1, 0.2]},
             "optimizer": {"choice": ["adam", "adamw"]},
@@ -267,7 +267,7 @@ def test_trainer_settings_come_from_the_point() -> None:
             "pairs_per_epoch": "all",
         }
     )
-    settings = trainer_settings(trainer, {"trainer.lr": 0.2, "trainer.optimizer": "adamw"})
+    settings = trainer_settings(trainer, {"trainer.lr": 0.2, "trainer.optimizer": "adamw"}, {})
     assert settings == TrainerSettings(lr=0.2, optimizer="adamw", epochs=3)
 
 

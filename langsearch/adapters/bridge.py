@@ -157,6 +157,13 @@ class LanguageBridge(Unscheduled):
         """Returns the parameters."""
         return {name: parameter.data for name, parameter in self.parameters().items()}
 
+    def owned(self) -> dict[str, list[Tensor]]:
+        """Returns each slot's B, and A."""
+        return {
+            slot: [part.data[index] for part in (self.layer.B, self.layer.A) if part is not None]
+            for index, slot in enumerate(self._own.slots)
+        }
+
     def num_parameters(self) -> int:
         """Returns d squared, or twice rank times d, for every slot."""
         return len(self._own.slots) * self._count

@@ -180,6 +180,16 @@ class Factorized(Unscheduled):
             state |= {f"{site}.alive": alive for site, alive in self.masks.alive.items()}
         return state
 
+    def owned(self) -> dict[str, list[Tensor]]:
+        """Returns each slot's scales and pair of every site."""
+        found: dict[str, list[Tensor]] = {}
+        for layer in self.layers.values():
+            for index, slot in enumerate(layer.table.slots):
+                found.setdefault(slot, []).extend([layer.in_scale.data[index], layer.out_scale.data[index]])
+            for slot in layer.pair.slots if layer.pair is not None else ():
+                found[slot].extend(layer.pair.pair(slot) if layer.pair is not None else ())
+        return found
+
     def num_parameters(self) -> int:
         """Returns the sum of rank * (in + out) over sites and slots."""
         return self.architecture.num_site_parameters(self._shape)

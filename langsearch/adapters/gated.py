@@ -227,6 +227,14 @@ class GatedLoRA(Unscheduled):
         gates = {name: value.data for name, value in self.parameters().items() if ".gate." in name}
         return {**self.own.state(), **gates}
 
+    def owned(self) -> dict[str, list[Tensor]]:
+        """Returns each slot's pairs and gates of every site."""
+        found = self.own.owned()
+        for layer in self.layers.values():
+            for index, slot in enumerate(layer.pair.slots):
+                found[slot] += [part.data[index] for part in (layer.w, layer.c, layer.V) if part is not None]
+        return found
+
     def num_parameters(self) -> int:
         """Returns those of the pairs and of a gate for each site and slot."""
         return self.own.num_parameters() + self._count

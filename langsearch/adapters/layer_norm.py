@@ -111,6 +111,13 @@ class LanguageLayerNorms(Unscheduled):
         """Returns the parameters."""
         return {name: parameter.data for name, parameter in self.parameters().items()}
 
+    def owned(self) -> dict[str, list[Tensor]]:
+        """Returns each slot's part of every norm's scale and offset."""
+        return {
+            slot: [part.data[index] for layer in self.layers.values() for part in (layer.scale, layer.offset)]
+            for index, slot in enumerate(self._own.slots)
+        }
+
     def num_parameters(self) -> int:
         """Returns twice d for every norm and slot."""
         return len(self._own.slots) * self._count

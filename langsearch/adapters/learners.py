@@ -34,6 +34,13 @@ class Learner(Protocol):
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Takes back what `state` gave. Raises KeyError or RuntimeError if it does not fit."""
 
+    @property
+    def slots(self) -> Mapping[str, str]:
+        """The slot of each language; empty where languages own nothing."""
+
+    def owned(self) -> Mapping[str, Sequence[Tensor]]:
+        """Returns views of what belongs to each slot; nothing is copied."""
+
     def route(
         self, src_lang: Tensor, tgt_lang: Tensor, *, weights: TokenWeights | None = None
     ) -> AbstractContextManager[None]:
@@ -124,6 +131,19 @@ class AdaptedModel:
         """Takes back what `state` gave."""
         _copy_all(self.state(), state)
 
+    @property
+    def slots(self) -> Mapping[str, str]:
+        """The slot of each language."""
+        return dict(self.architecture.slots)
+
+    def owned(self) -> dict[str, list[Tensor]]:
+        """Returns what the adapters have of each slot, and the rows of its new languages."""
+        found = {slot: list(views) for slot, views in self.adapters.owned().items()}
+        for index, language in enumerate(self.rows.languages if self.rows else ()):
+            assert self.rows is not None
+            found.setdefault(self.slots[language.code], []).append(self.rows.weight.data[index])
+        return found
+
     def route(
         self, src_lang: Tensor, tgt_lang: Tensor, *, weights: TokenWeights | None = None
     ) -> AbstractContextManager[None]:
@@ -189,6 +209,15 @@ class FullModel:
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Takes back what `state` gave."""
         _copy_all(self.state(), state)
+
+    @property
+    def slots(self) -> Mapping[str, str]:
+        """None: no language owns anything."""
+        return {}
+
+    def owned(self) -> dict[str, list[Tensor]]:
+        """Returns nothing."""
+        return {}
 
     @contextmanager
     def route(self, src_lang: Tensor, tgt_lang: Tensor, *, weights: TokenWeights | None = None) -> Iterator[None]:

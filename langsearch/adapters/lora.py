@@ -85,6 +85,14 @@ class LanguageLoRA(Unscheduled):
             state |= {f"{site}.alive": alive for site, alive in self.masks.alive.items()}
         return state
 
+    def owned(self) -> dict[str, list[Tensor]]:
+        """Returns each slot's A and B of every site."""
+        found: dict[str, list[Tensor]] = {}
+        for layer in self.layers.values():
+            for slot in layer.slots:
+                found.setdefault(slot, []).extend(layer.pair(slot))
+        return found
+
     def num_parameters(self) -> int:
         """Returns the sum of rank * (in + out) over sites and slots."""
         return self.architecture.num_site_parameters(self._shape)

@@ -173,6 +173,14 @@ class MixedSides(Unscheduled):
         """Returns the trained parameters."""
         return {name: value.data for name, value in self.parameters().items()}
 
+    def owned(self) -> dict[str, list[Tensor]]:
+        """Returns each slot's A and B of every site, by either side."""
+        found: dict[str, list[Tensor]] = {}
+        for adapters in self._sides.values():
+            for slot, views in adapters.owned().items():
+                found.setdefault(slot, []).extend(views)
+        return found
+
     def num_parameters(self) -> int:
         """Returns the parameters of both sides and two scalars a group."""
         return sum(adapters.num_parameters() for adapters in self._sides.values()) + 2 * len(self._scalars)

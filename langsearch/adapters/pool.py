@@ -188,6 +188,10 @@ class PooledLoRA(Unscheduled):
         over = {f"pool.{side}.is_over": pool_map.is_over for side, pool_map in self.maps.items()}
         return {name: value.data for name, value in self.parameters().items()} | over
 
+    def owned(self) -> dict[str, list[Tensor]]:
+        """Returns all of it under "all": every language may have any member."""
+        return {"all": [value.data for value in self.parameters().values()]}
+
     def num_parameters(self) -> int:
         """Returns K times rank * (in + out) over the sites, and K logits a language for each side."""
         return self.architecture.num_site_parameters(self._shape)

@@ -64,6 +64,9 @@ class Adapters(Protocol):
     def state(self) -> dict[str, Tensor]:
         """Returns all that a checkpoint must hold: what is trained, and what is not but changes; nothing is copied."""
 
+    def owned(self) -> Mapping[str, Sequence[Tensor]]:
+        """Returns views of what belongs to each slot, padding excepted; nothing is copied."""
+
     def num_parameters(self) -> int:
         """Returns the stored parameters; padding does not count."""
 

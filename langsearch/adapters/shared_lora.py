@@ -114,6 +114,11 @@ class SharedLoRA(Unscheduled):
         shared = {name: value.data for name, value in self.parameters().items() if ".shared." in name}
         return {**self.own.state(), **shared}
 
+    def owned(self) -> dict[str, list[Tensor]]:
+        """Returns each slot's own A and B of every site, and under "all" what is shared."""
+        shared = [view for layer in self.layers.values() for view in layer.shared.pair(_ALL)]
+        return {**self.own.owned(), _ALL: shared}
+
     def num_parameters(self) -> int:
         """Returns the sum of rank * (in + out) over sites and slots, and of the shared rank over sites."""
         return self.own.num_parameters() + self._count

@@ -44,6 +44,14 @@ class Together:
         """Returns that of all parts."""
         return {name: value for part in self.parts for name, value in part.state().items()}
 
+    def owned(self) -> dict[str, list[Tensor]]:
+        """Returns each slot's in all parts."""
+        found: dict[str, list[Tensor]] = {}
+        for part in self.parts:
+            for slot, views in part.owned().items():
+                found.setdefault(slot, []).extend(views)
+        return found
+
     def num_parameters(self) -> int:
         """Returns the sum over the parts."""
         return sum(part.num_parameters() for part in self.parts)

@@ -45,6 +45,9 @@ class TrialTask:
             del trainer["init_from"]
         if not trainer["encode_once"]:
             del trainer["encode_once"]
+        if not trainer["first_stage"]:
+            for name in ("first_stage", "first_share", "freeze_first"):
+                del trainer[name]
         text = json.dumps([adapters, self.method, trainer], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -239,7 +239,9 @@ def _keep(progress: Progress, task: LearningTask, folder: Path) -> None:
 
 
 def _trainer(space: Space) -> TrainerSettings:
-    return trainer_settings(space.trainer_section, middle_point(space.dimensions()))
+    found = trainer_settings(space.trainer_section, middle_point(space.dimensions()), space.classes)
+    # What is learned before a search is of all languages from the start.
+    return replace(found, first_stage=())
 
 
 def _architecture(

@@ -13,7 +13,9 @@ from langsearch.space.build import PUBLISHED_PRUNING_DURATION, PUBLISHED_PRUNING
 from langsearch.space.data_checks import check_data
 from langsearch.space.document import KeyPath, show
 from langsearch.space.language_section import Languages, LanguagesSection, Problem, check_languages
+from langsearch.space.languages import find_language
 from langsearch.space.prior_section import PriorSection, check_prior
+from langsearch.space.problems import near_names
 from langsearch.space.run_sections import (
     BaselineSection,
     DataSection,
@@ -22,10 +24,10 @@ from langsearch.space.run_sections import (
 )
 from langsearch.space.search_checks import check_search
 from langsearch.space.search_sections import CheckpointSection, FailureSection, SearchSection
-from langsearch.space.sections import ArchitectureSection, TrainerSection
+from langsearch.space.sections import ArchitectureSection, SearchTrainerSection, TrainerSection
 from langsearch.space.settings import Baseline
 from langsearch.space.tracking import TrackerSection
-from langsearch.space.values import Searched
+from langsearch.space.values import Searched, options
 
 _OWN_RESOURCES = ("cpu", "gpu", "memory", "object_store_memory")
 
@@ -39,7 +41,7 @@ class Parsed:
     languages: LanguagesSection | None
     data: DataSection | None
     architecture: ArchitectureSection | None
-    trainer: TrainerSection | None
+    trainer: SearchTrainerSection | None
     evaluation: EvaluationSection | None
     baselines: list[BaselineSection] | None
     search: SearchSection | None
@@ -62,6 +64,8 @@ def check_space(parsed: Parsed) -> list[Problem]:
         problems += check_data(parsed.data, classes)
     if parsed.architecture is not None:
         problems += check_architecture(parsed.architecture, classes, parsed.trainer)
+    if parsed.trainer is not None and parsed.trainer.two_stage is not None:
+        problems += _check_stages(parsed.trainer, classes, parsed.data, parsed.architecture)
     if parsed.baselines is not None:
         problems += _check_baselines(parsed.baselines, parsed.trainer)
     if parsed.search is not None:
@@ -79,6 +83,47 @@ def check_space(parsed: Parsed) -> list[Problem]:
     if parsed.prior is not None:
         problems += check_prior(parsed.prior, parsed.architecture, parsed.trainer)
     return problems
+
+
+def _check_stages(
+    trainer: SearchTrainerSection,
+    classes: Languages | None,
+    data: DataSection | None,
+    architecture: ArchitectureSection | None,
+) -> Iterator[Problem]:
+    """Yields the problems of training in two stages."""
+    stages, path = trainer.two_stage, ("trainer", "two_stage")
+    assert stages is not None
+    if trainer.epochs < 2:
+        yield path, f"needs two epochs at least, one for each stage, but trainer.epochs is {trainer.epochs}."
+    if not stages.first:
+        yield (*path, "first"), "must name a class, but is empty."
+    if stages.freeze_first and architecture is not None and {"all", "pool"} & set(options(architecture.sharing)):
+        text = "touches nothing where sharing can be all or pool: nothing is the first languages' own. Leave it out."
+        yield (*path, "freeze_first"), text
+    if classes is None:
+        return
+    for index, name in enumerate(stages.first):
+        if name not in classes:
+            yield (*path, "first", index), f"must name a class, but {show(name)} is none.{near_names(name, classes)}"
+    first = {language for name in stages.first for language in classes.get(name, ())}
+    everybody = {language for members in classes.values() for language in members}
+    if first == everybody:
+        yield (*path, "first"), "must leave a class for the second stage, but names all."
+    if data is not None and first and not _has_pair(data, first):
+        yield (
+            (*path, "first"),
+            f"must have a direction between its languages, but {', '.join(sorted(first))} have none.",
+        )
+
+
+def _has_pair(data: DataSection, languages: set[str]) -> bool:
+    """Returns whether a direction lies between some languages."""
+    if data.directions == "all":
+        return len(languages) > 1
+    if data.directions == "english":
+        return len(languages) > 1 and any(find_language(code).iso639_3 == "eng" for code in languages)
+    return any(f"{src}-{tgt}" in data.directions for src in languages for tgt in languages)
 
 
 def _check_resources(resources: ResourcesSection) -> Iterator[Problem]:

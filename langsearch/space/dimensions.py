@@ -14,6 +14,7 @@ from langsearch.space.sections import (
     PerClass,
     PoolSection,
     PruningSection,
+    SearchTrainerSection,
     StackSection,
     TrainerSection,
 )
@@ -21,7 +22,7 @@ from langsearch.space.settings import FULL_FINETUNING_LR, Baseline, TrainerSetti
 from langsearch.space.values import Choice, IntRange, Searched, Value, pick
 
 
-def search_dimensions(architecture: ArchitectureSection, trainer: TrainerSection) -> dict[str, BaseDistribution]:
+def search_dimensions(architecture: ArchitectureSection, trainer: SearchTrainerSection) -> dict[str, BaseDistribution]:
     """Returns the distribution of every searched value, by its flat name, in a fixed order.
 
     Names: rank, rank.CLASS, rank.LANGUAGE; encoder.layers.first, .last, or .start and .length of a window;
@@ -34,7 +35,9 @@ def search_dimensions(architecture: ArchitectureSection, trainer: TrainerSection
     return {name: _distribution(value) for name, value in values if isinstance(value, Searched)}
 
 
-def trainer_settings(trainer: TrainerSection, point: Mapping[str, Any]) -> TrainerSettings:
+def trainer_settings(
+    trainer: SearchTrainerSection, point: Mapping[str, Any], classes: Mapping[str, tuple[str, ...]]
+) -> TrainerSettings:
     """Returns the trainer's settings at a point; a relative `init_from` is one of the current folder.
 
     Raises:
@@ -44,6 +47,10 @@ def trainer_settings(trainer: TrainerSection, point: Mapping[str, Any]) -> Train
     if picked["init_from"] is not None:
         # Workers have other current folders than the driver.
         picked["init_from"] = str(Path(picked["init_from"]).absolute())
+    if (stages := trainer.two_stage) is not None:
+        picked["first_stage"] = tuple(language for name in stages.first for language in classes[name])
+        picked["first_share"] = pick(stages.share, "trainer.two_stage.share", point)
+        picked["freeze_first"] = stages.freeze_first
     return TrainerSettings(**picked)
 
 
@@ -126,9 +133,11 @@ def _architecture_values(section: ArchitectureSection) -> Iterator[tuple[str, Va
     yield "bridge.rank", section.bridge.rank
 
 
-def _trainer_values(section: TrainerSection) -> Iterator[tuple[str, Value]]:
+def _trainer_values(section: SearchTrainerSection) -> Iterator[tuple[str, Value]]:
     for name in TrainerSection.model_fields:
         yield f"trainer.{name}", getattr(section, name)
+    if section.two_stage is not None:
+        yield "trainer.two_stage.share", section.two_stage.share
 
 
 def _distribution(value: Searched) -> BaseDistribution:

@@ -9,7 +9,7 @@ from langsearch.space.architecture import BaseShape, Stack
 from langsearch.space.dimensions import search_dimensions
 from langsearch.space.document import KeyPath
 from langsearch.space.rules import possible_sites
-from langsearch.space.sections import ArchitectureSection, Section, TrainerSection, fixed
+from langsearch.space.sections import ArchitectureSection, SearchTrainerSection, Section, fixed
 from langsearch.space.settings import PriorSettings, SidesPrior, SubspacePrior
 
 MIN_SUBSPACE_EPOCHS = 2
@@ -74,7 +74,7 @@ def rank_dimensions(names: Iterable[str]) -> list[str]:
 
 
 def check_prior(
-    section: PriorSection, architecture: ArchitectureSection | None, trainer: TrainerSection | None
+    section: PriorSection, architecture: ArchitectureSection | None, trainer: SearchTrainerSection | None
 ) -> Iterator[tuple[KeyPath, str]]:
     """Yields the problems of `prior` with what the space searches."""
     given = section.model_fields_set

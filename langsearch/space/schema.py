@@ -25,7 +25,7 @@ from langsearch.space.run_sections import (
     ResourcesSection,
 )
 from langsearch.space.search_sections import CheckpointSection, FailureSection, SearchSection
-from langsearch.space.sections import ArchitectureSection, TrainerSection, fixed
+from langsearch.space.sections import ArchitectureSection, SearchTrainerSection, TrainerSection, fixed
 from langsearch.space.settings import (
     Baseline,
     BaseSource,
@@ -46,7 +46,7 @@ _SECTIONS: Mapping[str, Any] = {
     "languages": LanguagesSection,
     "data": DataSection,
     "architecture": ArchitectureSection,
-    "trainer": TrainerSection,
+    "trainer": SearchTrainerSection,
     "evaluation": EvaluationSection,
     "baselines": list[BaselineItem],
     "search": SearchSection,
@@ -97,7 +97,7 @@ class Space:
     """The space as YAML with overrides and defaults filled in; loading it gives an equal space."""
 
     architecture_section: ArchitectureSection = field(repr=False)
-    trainer_section: TrainerSection = field(repr=False)
+    trainer_section: SearchTrainerSection = field(repr=False)
     document: Document = field(repr=False, compare=False)
     """What was read, for messages with lines."""
 
@@ -136,7 +136,7 @@ class Space:
     def trainer(self, point: Mapping[str, Any]) -> TrainerSettings:
         """Returns the trainer's settings at a point. Raises ValueError as `architecture` does."""
         self._check_point(point)
-        return trainer_settings(self.trainer_section, point)
+        return trainer_settings(self.trainer_section, point, self.classes)
 
     def baseline_architecture(self, name: str, shape: BaseShape) -> Architecture | None:
         """Returns a baseline's architecture; see `build.baseline_architecture`.
@@ -278,7 +278,7 @@ def _resolve(data: Mapping[str, Any], parsed: Mapping[str, Any]) -> dict[str, An
     """Returns the YAML's data with the defaults of plain settings filled in, in the order of the sections."""
     evaluation = parsed["evaluation"].settings()
     filled: dict[str, Any] = {
-        "trainer": asdict(TrainerSettings()),
+        "trainer": TrainerSection().model_dump(),
         "search": SearchSection().model_dump(),
         "resources": ResourcesSection().model_dump(),
         "failures": asdict(FailureSettings()),

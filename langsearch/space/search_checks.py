@@ -11,7 +11,7 @@ from langsearch.space.dimensions import search_dimensions
 from langsearch.space.document import KeyPath
 from langsearch.space.run_sections import BaselineSection, DataSection, EvaluationSection
 from langsearch.space.search_sections import WORST_LOSS, SearchSection, means_loss
-from langsearch.space.sections import ArchitectureSection, TrainerSection
+from langsearch.space.sections import ArchitectureSection, SearchTrainerSection
 from langsearch.space.settings import DecodingSettings
 
 Problem = tuple[KeyPath, str]
@@ -27,7 +27,7 @@ def check_search(
     classes: Classes | None,
     data: DataSection | None,
     architecture: ArchitectureSection | None,
-    trainer: TrainerSection | None,
+    trainer: SearchTrainerSection | None,
     evaluation: EvaluationSection | None,
     baselines: list[BaselineSection] | None,
 ) -> Iterator[Problem]:
@@ -46,7 +46,7 @@ def check_search(
 
 
 def _check_rungs(
-    search: SearchSection, trainer: TrainerSection, evaluation: EvaluationSection | None
+    search: SearchSection, trainer: SearchTrainerSection, evaluation: EvaluationSection | None
 ) -> Iterator[Problem]:
     grace, epochs = search.grace_epochs, trainer.epochs
     if search.scheduler == "asha" and grace > epochs:

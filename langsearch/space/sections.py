@@ -324,6 +324,17 @@ class ArchitectureSection(Section):
     pool: PoolSection = PoolSection()
 
 
+class TwoStageSection(Section):
+    """`trainer.two_stage`: the pairs of some classes first, then all."""
+
+    first: list[str]
+    """The classes of the first stage."""
+
+    share: Annotated[Value, PlainValidator(_SHARE)] = _DEFAULT.first_share
+    freeze_first: bool = _DEFAULT.freeze_first
+    """Leave what is their own as it is in the second stage."""
+
+
 class TrainerSection(Section):
     """`trainer`: `settings.TrainerSettings`, of which everything that changes what is learned can be searched."""
 
@@ -347,3 +358,9 @@ class TrainerSection(Section):
     seed: Annotated[int, fixed("int", low=0)] = _DEFAULT.seed
     init_from: Annotated[str | None, fixed("text", words={"none": None})] = _DEFAULT.init_from
     encode_once: bool = _DEFAULT.encode_once
+
+
+class SearchTrainerSection(TrainerSection):
+    """`trainer`: what a baseline has too, and how searched trials alone are trained."""
+
+    two_stage: TwoStageSection | None = None

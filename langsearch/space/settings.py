@@ -89,10 +89,24 @@ class TrainerSettings:
     """A folder of PEFT LoRA adapters that the adapters start from, cut by SVD where they are wider. None: anew.
     Baselines start anew."""
 
+    first_stage: tuple[str, ...] = ()
+    """The languages whose pairs alone are trained first (HLT-MT, arXiv 2207.04906). Empty: all from the start. Between
+    the stages the optimizer starts anew."""
+
+    first_share: float = 0.4
+    """Of the epochs, how many are the first stage; at least one is, and one is not."""
+
+    freeze_first: bool = False
+    """Whether what is the first languages' own stays as the first stage left it."""
+
     encode_once: bool = False
     """Whether a sentence with several targets goes through the encoder once for all of them, up to the first layer that
     is indexed by target. Then these pairs are drawn together, and those of like length stand in one microbatch, so that
     an update has fewer different sources; and they share what dropout drops of the source."""
+
+    def __post_init__(self) -> None:
+        # A task's file has a list.
+        object.__setattr__(self, "first_stage", tuple(self.first_stage))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,7 @@ from langsearch.train.forward import EncoderSides, ready, run_forward
 from langsearch.train.losses import EpochLosses, UpdateLoss
 from langsearch.train.optimizer import learning_rate, load_optimizer_state, make_optimizer, optimizer_state
 from langsearch.train.pace import Pace
+from langsearch.train.stages import Frozen, Stages
 from langsearch.train.term import Need, Term
 
 
@@ -147,6 +148,8 @@ class _Run:
         self.terms = tuple(terms)
         self.needs = frozenset[Need]().union(*(term.needs for term in self.terms))
         self.sides = EncoderSides.of(learner)
+        self.stages, self.directions = Stages.of(settings), data.directions
+        self.frozen = Frozen(())
         self.parameters = learner.parameters()
         self.optimizer = make_optimizer(self.parameters, settings)
         self.device = next(iter(self.parameters.values())).device
@@ -168,9 +171,10 @@ class _Run:
         if resume is not None:
             self._load(resume)
         while self.epoch <= settings.epochs:
+            self.directions = self.stages.directions(self.epoch, self.data.directions)
             plan = plan_epoch(
                 self.data.store,
-                self.data.directions,
+                self.directions,
                 epoch=self.epoch - 1,
                 seed=settings.seed,
                 temperature=settings.temperature,
@@ -182,6 +186,9 @@ class _Run:
             )
             if self.microbatch == 0:
                 self.learner.begin_epoch(self.epoch)
+                if self.stages.starts_anew(self.epoch):
+                    self.optimizer.state.clear()
+            self.frozen = self.stages.frozen(self.epoch, self.learner)
             with closing(self._batches(plan.microbatches)) as batches:
                 while self.microbatch < len(plan.microbatches):
                     done = self.epoch - 1 + self.microbatch / len(plan.microbatches)
@@ -216,7 +223,7 @@ class _Run:
         data = self.data
         batch = collate(
             data.store,
-            data.directions,
+            self.directions,
             rows,
             data.vocabulary,
             data.languages,
@@ -270,6 +277,7 @@ class _Run:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+        self.frozen.hold()
         self.learner.after_update()
 
     def _loss(self, batch: Batch) -> Tensor:

@@ -184,7 +184,7 @@ def _given_architecture(path: Path, space: Space) -> tuple[Architecture, Trainer
     searched = sorted(name for name in space.dimensions() if name.startswith("trainer."))
     if searched:
         raise InputError(f"Training needs fixed settings, but {', '.join(searched)} is searched. Fix it with --set.")
-    return architecture, trainer_settings(space.trainer_section, {})
+    return architecture, trainer_settings(space.trainer_section, {}, space.classes)
 
 
 def _check_fits(architecture: Architecture, shape: BaseShape, path: Path) -> None:

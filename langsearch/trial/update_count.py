@@ -15,7 +15,9 @@ from langsearch.data.parallel import ParallelText
 from langsearch.data.store import TokenStore
 from langsearch.experiment.environment import CheckedSpace
 from langsearch.model.splitter import Splitter
+from langsearch.space.problems import InputError
 from langsearch.space.settings import TrainerSettings
+from langsearch.train.stages import Stages
 
 _MAX_SENTENCES = 30_000
 """So many are split into pieces at most, all languages together: about two seconds."""
@@ -74,10 +76,15 @@ def count_updates(checked: CheckedSpace, sample: Sample, settings: TrainerSettin
         sample: Of its training text.
         settings: How a trial is trained; `tokens_per_batch` must be a number.
 
+    Of a training in two stages it is the second, which has at least as many pairs.
+
     Raises:
-        InputError: If no pair of the sample is short enough.
+        InputError: If no pair of the sample is short enough, or the first of two stages has no direction.
     """
     assert settings.tokens_per_batch is not None
+    if not Stages.of(settings).directions(1, checked.directions):
+        rule = "`trainer.two_stage.first` must have a direction with training sentences between its languages"
+        raise InputError(f"{rule}, but {', '.join(settings.first_stage)} have none.")
 
     def plan(pairs_per_epoch: int | None) -> tuple[int, int]:
         planned = plan_epoch(
@@ -105,7 +112,7 @@ def count_updates(checked: CheckedSpace, sample: Sample, settings: TrainerSettin
         num_pairs=num_pairs,
         num_microbatches=num_microbatches,
         num_updates=math.ceil(num_microbatches / settings.accumulation),
-        is_exact=sample.share == 1 and drawn == num_pairs,
+        is_exact=sample.share == 1 and drawn == num_pairs and not settings.first_stage,
     )
 
 
