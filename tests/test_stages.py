@@ -16,8 +16,8 @@ from langsearch.data.store import TokenStore
 from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture, Pruning
 from langsearch.space.settings import TrainerSettings
-from langsearch.train import loop
 from langsearch.train.checkpoint import read_newest_checkpoint, write_checkpoint
+from langsearch.train.forward import run_forward
 from langsearch.train.loop import TrainingData, train
 from langsearch.train.stages import Stages
 from tests.adapter_cases import CASES
@@ -63,13 +63,12 @@ def test_the_first_stage_leaves_the_others_own_alone_and_the_second_what_is_froz
 ) -> None:
     learner = adapt(new_base(), make_architecture(**CASES[kind][1]), LANGUAGES)
     seen: list[set[int]] = []
-    forward = loop.run_forward
 
     def watched(learner: AdaptedModel, batch: Batch, *rest: object) -> object:
         seen.append(set(batch.src_lang.tolist()) | set(batch.tgt_lang.tolist()))
-        return forward(learner, batch, *rest)  # type: ignore[arg-type]
+        return run_forward(learner, batch, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(loop, "run_forward", watched)
+    monkeypatch.setattr("langsearch.train.loop.run_forward", watched)
     start = {slot: owned(learner, slot) for slot in ("en", "fr", "sw")}
     after: dict[int, dict[str, list[Tensor]]] = {}
     for progress in train(learner, data, replace(SETTINGS, freeze_first=freeze_first)):
