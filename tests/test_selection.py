@@ -62,7 +62,7 @@ def test_what_the_front_is_scored_on_again_is_said_as_it_is(
     table: "TrialTable", sentences: int | None, candidates: str, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    names = [row.name for row in table.candidates()]
+    names = sorted((row.name for row in table.candidates()), reverse=True)  # the larger one first
     monkeypatch.setattr(selection, "_run", _run)
     assert selection.evaluate_candidates(_search(said, table, DecodingSettings(sentences=sentences)))
     assert said[0] == f"Scoring {candidates} again, on {part} …"
@@ -99,3 +99,20 @@ def test_workers_that_the_candidates_leave_free_test_the_baselines_once(
     assert asked == [("00000", "full"), ("pretrained", "test")], "what selects begins first"
     assert selection.test_front(search)
     assert asked[2:] == [("00000", "test")]
+
+
+@pytest.mark.parametrize("table", [2], indirect=True)
+def test_what_takes_longest_is_tested_first_and_what_has_no_adapters_last(
+    table: "TrialTable", make_result: "ResultMaker", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"pretrained": 0, "full_finetuning": 9_000_000, "shared_lora": 1500}
+    for name, size in sizes.items():
+        table.add_baseline(name)
+        table.complete(name, make_result(spbleu=0, trainable_parameters=size))
+    asked: list[tuple[str, str]] = []
+    monkeypatch.setattr(selection, "_run", lambda search, evaluations: asked.extend(evaluations))
+    monkeypatch.setattr(selection, "compare_tested", lambda *values: None)
+    search = _search([], table, DecodingSettings())
+    selection.test_front(search)
+    names = ["00001", "shared_lora", "00000", "pretrained", "full_finetuning"]
+    assert asked == [(name, "test") for name in names]

@@ -41,6 +41,8 @@ _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     # Relative paths in a space mean the same on a worker as here.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # Workers that wait for the last scores (getting_ready.py) would be ended after a second beside those of trials.
+    "RAY_idle_worker_killing_time_threshold_ms": str(10**6),
     # Nothing of a run is sent to anybody.
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",

@@ -43,6 +43,7 @@ def evaluate_candidates(search: Search) -> bool:
         search.display.message(f"Scoring {candidates} again, on {_part(search, final.sentences, final.directions)} …")
         # Both of one trial would write to its scores at once.
         baselines = [row.name for row in table.untested() if row.kind == "baseline" and row.name not in names]
+        names, baselines = _longest_first(table, names), _longest_first(table, baselines)
         _run(search, [*((name, "full") for name in names), *((name, "test") for name in baselines)])
     for name, found in table.final_violations().items():
         if texts := [text for text, amount in found.items() if amount > 0]:
@@ -65,9 +66,22 @@ def test_front(search: Search) -> bool:
     if names:
         systems = "1 system" if len(names) == 1 else f"{len(names)} systems"
         search.display.message(f"Testing {systems}, of the front and the baselines, on the test set …")
-        _run(search, [(name, "test") for name in names])
+        _run(search, [(name, "test") for name in _longest_first(table, names)])
     compare_tested(search.folder, table, search.environment)
     return not table.untested()
+
+
+def _longest_first(table: TrialTable, names: Sequence[str]) -> list[str]:
+    """Returns trials so that those whose evaluation takes longest come first: then all workers end about together.
+
+    All translate the same sentences; what differs is how much their adapters take. `COMPARED_WITH` have none.
+    """
+
+    def cost(name: str) -> int:
+        result = table.row(name).result
+        return 0 if name in COMPARED_WITH or result is None else result.trainable_parameters
+
+    return sorted(names, key=cost, reverse=True)
 
 
 def _record(search: Search, name: str, split: FinalSplit, values: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ from langsearch.experiment.working_copy import WorkingCopy
 from langsearch.prior.seeding import Seeding
 from langsearch.search.display import Display
 from langsearch.search.forecast_lines import scored_warnings
+from langsearch.search.getting_ready import ReadyWorkers
 from langsearch.search.late_nodes import LateNodes, PlacedFifo, PlacedHalving
 from langsearch.search.lost_nodes import Losses, restarts
 from langsearch.search.searcher import TIME, TableSearcher
@@ -38,8 +39,7 @@ from langsearch.trial.failures import FAILED, PAUSED, SPENT, UNFIT
 
 logger = logging.getLogger(__name__)
 
-_SECONDS_BETWEEN_LOOKS = 1.0
-_SECONDS_BETWEEN_RESULTS = 5.0
+_SECONDS_BETWEEN_LOOKS, _SECONDS_BETWEEN_RESULTS = 1.0, 5.0
 
 INTERRUPTED = "interrupted"
 """What stopped a run at Ctrl+C."""
@@ -234,9 +234,9 @@ class _Between(tune.Callback):  # type: ignore[misc]  # Ray has no types
         self._budget = DiskBudget(search.folder, search.space.checkpoints)
         hours = search.space.search.max_hours
         self._deadline = time.monotonic() + 3600 * hours if hours else None
-        self._looked = self._written = 0.0
-        self._is_pausing = False
+        self._looked, self._written, self._is_pausing = 0.0, 0.0, False
         self._passed_on: set[str] = set()
+        self._ready = ReadyWorkers(is_meant=search.address is None)
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks into its own folder; nobody reads that, so nothing goes in."""
@@ -264,6 +264,8 @@ class _Between(tune.Callback):  # type: ignore[misc]  # Ray has no types
             self._searcher.stop(REQUESTED)
         if self._searcher.stopped_by is not None and not self._is_pausing:
             self._pause_trials(self._searcher.stopped_by)
+        if self._searcher.ended_by is not None and self._searcher.stopped_by is None:
+            self._ready.look(_capacity(self._search)() - len(self._losses.trials))
         if self._search.copy is not None:
             self._pass_on(self._search.copy)
         if self._search.uploads is not None:
