@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = (
     README,
-    *(ROOT / "search_spaces" / name for name in ("README.md", "data.md", "searching.md", "results.md")),
+    *(ROOT / "search_spaces" / name for name in ("README.md", "data.md", "searching.md", "systems.md", "results.md")),
     *(ROOT / "cluster" / name for name in ("README.md", "gpu.md")),
     ROOT / "langsearch" / "README.md",
     ROOT / "tests" / "benchmarks" / "README.md",
@@ -60,7 +60,7 @@ def test_the_first_screen_explains_the_words_that_the_rest_uses() -> None:
         assert f"*{word}*" in first_screen
 
 
-@pytest.mark.parametrize("page", PAGES[:6], ids=lambda page: f"{page.parent.name}-{page.stem}")
+@pytest.mark.parametrize("page", PAGES[:7], ids=lambda page: f"{page.parent.name}-{page.stem}")
 def test_every_yaml_on_a_page_is_part_of_a_space(page: Path, tmp_path: Path) -> None:
     for number, block in enumerate(blocks(page, "yaml")):
         alternatives = block.splitlines() if block.count("\nbase:") else [block]
