@@ -3,7 +3,7 @@
 from typing import Any
 
 from langsearch.adapters.kinds import KINDS, build_adapters
-from langsearch.space.architecture import Bridge, Gate, LayerNorms, Pool
+from langsearch.space.architecture import Bridge, Gate, LayerNorms, Pool, ZNorm
 
 OWNERS = ("en", "fr", "sw")
 """The languages that have adapters."""
@@ -33,6 +33,11 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "full bridge": (KINDS["bridge"], {"bridge": Bridge(slots=OWNERS)}),
     "lora+layer_norm+bridge": (build_adapters, {"layer_norm": NORMS, "bridge": BRIDGE}),
     "factorized+layer_norm": (build_adapters, {"kind": "factorized", "layer_norm": NORMS}),
+    "lora+encoder_znorm": (build_adapters, {"encoder_znorm": ZNorm(pivot="en")}),
+    "factorized+layer_norm+encoder_znorm+bridge": (
+        build_adapters,
+        {"kind": "factorized", "layer_norm": NORMS, "encoder_znorm": ZNorm(), "bridge": BRIDGE},
+    ),
     "bridge alone": (build_adapters, {"ranks": {}, "bridge": BRIDGE}),
 }
 """Every kind, some of them together, and what their architectures have beside the pairs at sites."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from langsearch.adapters.bridge import LanguageBridge
+from langsearch.adapters.encoder_znorm import EncoderZNorm
 from langsearch.adapters.factorized import Factorized
 from langsearch.adapters.gated import GatedLoRA
 from langsearch.adapters.layer_norm import LanguageLayerNorms
@@ -52,6 +53,9 @@ def build_adapters(base: Base, architecture: Architecture, languages: Sequence[s
         parts.append(LanguageLoRA(base, architecture, languages, seed, routing=routing))
     if architecture.layer_norm:
         parts.append(LanguageLayerNorms(base, architecture, languages, seed, routing=routing))
+    if architecture.encoder_znorm:
+        # Over a language's own norms and under the bridge, which reads what the decoder would.
+        parts.append(EncoderZNorm(base, architecture, languages, routing=routing))
     if architecture.bridge:
         parts.append(LanguageBridge(base, architecture, languages, seed, routing=routing))
     return parts[0] if len(parts) == 1 else Together(parts)

@@ -8,8 +8,8 @@ _WAY_OUT = "Merge it for one direction: --format merged --direction SRC-TGT."
 
 def is_plain(architecture: Architecture) -> bool:
     """Returns whether an architecture is of LoRA alone, so that PEFT's files say all of it."""
-    more = architecture.layer_norm or architecture.bridge or architecture.shared_rank or architecture.pool
-    return architecture.kind == "lora" and not more
+    beside = architecture.layer_norm or architecture.bridge or architecture.encoder_znorm
+    return architecture.kind == "lora" and not (beside or architecture.shared_rank or architecture.pool)
 
 
 def why_no_peft(architecture: Architecture) -> str | None:
@@ -21,6 +21,12 @@ def why_no_peft(architecture: Architecture) -> str | None:
         )
     if architecture.kind == "gated":
         return "PEFT cannot hold gated adapters, and nothing plain can: a gate opens or not by the token."
+    norms = architecture.layer_norm
+    if architecture.encoder_znorm and norms is not None and "encoder" in norms.stacks:
+        return (
+            "PEFT cannot hold layer norms of a language under encoder_znorm: the encoder's last norm would be of both. "
+            f"{_WAY_OUT}"
+        )
     if architecture.bridge is None:
         return None
     if architecture.bridge.rank is None:
@@ -55,6 +61,8 @@ def adapter_slots(architecture: Architecture) -> set[tuple[Side, str]]:
         found = {(entry.side, language) for entry in architecture.adapters for language in architecture.languages}
     if architecture.shared_rank:
         found |= {(entry.side, slot) for entry in architecture.adapters for _, slot in architecture.slots}
+    if architecture.encoder_znorm:
+        found |= {("src", language) for language in architecture.languages}
     if norms := architecture.layer_norm:
         found |= {(norms.side, slot) for slot in norms.slots}
     if bridge := architecture.bridge:

@@ -27,15 +27,18 @@ from langsearch.space.kinds import (
     LayerNorms,
     Pool,
     SiteKind,
+    ZNorm,
     bridge_of,
     canonical_bridge,
     canonical_gate,
     canonical_norms,
     canonical_pool,
+    canonical_znorm,
     gate_of,
     norms_of,
     plain,
     pool_of,
+    znorm_of,
 )
 from langsearch.space.sites import MODULES, BaseShape, Side, Site, Stack
 
@@ -58,6 +61,7 @@ __all__ = [
     "SiteAdapters",
     "SiteKind",
     "Stack",
+    "ZNorm",
     "uniform_ranks",
 ]
 
@@ -72,6 +76,7 @@ _OPTIONAL: Mapping[str, Any] = {
     "gate": None,
     "shared_rank": 0,
     "pool": None,
+    "encoder_znorm": None,
     "layer_norm": None,
     "bridge": None,
 }
@@ -118,6 +123,7 @@ class Architecture:
     pool: Pool | None = None
     """lora, in one slot for all: how many pairs a site has, and how languages learn which of them are theirs."""
 
+    encoder_znorm: ZNorm | None = None
     layer_norm: LayerNorms | None = None
     bridge: Bridge | None = None
 
@@ -169,6 +175,7 @@ class Architecture:
         if self.pool and (not one_slot or self.kind != "lora" or self.shared_rank or self.pruning):
             raise ValueError("A pool needs unpruned LoRA in one slot for all languages, and no shared rank")
         set_field(self, "shared_rank", self.shared_rank if adapters else 0)
+        set_field(self, "encoder_znorm", canonical_znorm(self.encoder_znorm, names))
         set_field(self, "layer_norm", canonical_norms(self.layer_norm, renamed, one_slot))
         set_field(self, "bridge", canonical_bridge(self.bridge, renamed))
         if not any(self.pair_rank(rank) for entry in adapters for _, rank in entry.ranks):
@@ -285,6 +292,7 @@ class Architecture:
         value |= {"gate": plain(self.gate)} if self.gate else {}
         value |= {"shared_rank": self.shared_rank} if self.shared_rank else {}
         value |= {"pool": plain(self.pool)} if self.pool else {}
+        value |= {"encoder_znorm": plain(self.encoder_znorm)} if self.encoder_znorm else {}
         value |= {"layer_norm": plain(self.layer_norm)} if self.layer_norm else {}
         value |= {"bridge": plain(self.bridge)} if self.bridge else {}
         value["pruning"] = None
@@ -332,6 +340,7 @@ class Architecture:
             gate=gate_of(value["gate"]) if value["gate"] else None,
             shared_rank=value["shared_rank"],
             pool=pool_of(value["pool"]) if value["pool"] else None,
+            encoder_znorm=znorm_of(value["encoder_znorm"]) if value["encoder_znorm"] else None,
             layer_norm=norms_of(value["layer_norm"]) if value["layer_norm"] else None,
             bridge=bridge_of(value["bridge"]) if value["bridge"] else None,
         )

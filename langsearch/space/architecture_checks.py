@@ -106,6 +106,11 @@ def _check_beside(section: ArchitectureSection, path: KeyPath, classes: Language
                 yield (*path, name, "classes", index), f"must name a class, but {show(class_name)} is none.{hint}"
         if own.classes == []:
             yield (*path, name, "classes"), "must name a class, but is empty. Leave it out for all."
+    if section.encoder_znorm is not None and classes is not None:
+        pivot, known = section.encoder_znorm.pivot, [code for members in classes.values() for code in members]
+        if pivot is not None and pivot not in known:
+            text = f"must be mean or one of the languages, but got {show(pivot)}.{near_names(pivot, known)}"
+            yield (*path, "encoder_znorm", "pivot"), text
     sharing = options(section.sharing)
     norms = section.layer_norm
     if set(sharing) <= {"all", "pool"} and isinstance(norms.side, Searched):

@@ -13,7 +13,7 @@ from langsearch.space.architecture import (
     Stack,
     uniform_ranks,
 )
-from langsearch.space.kinds import Bridge, Gate, LayerNorms, Pool, site_kind
+from langsearch.space.kinds import Bridge, Gate, LayerNorms, Pool, ZNorm, site_kind
 from langsearch.space.placement import published_modules
 from langsearch.space.problems import InputError
 from langsearch.space.rules import STACKS, Classes, StackAtPoint, slots_of_languages
@@ -67,6 +67,7 @@ def build_architecture(
         gate=_gate(section, point) if kind == "gated" else None,
         pool=_pool(section, point) if kind == "lora" and sharing == "pool" else None,
         shared_rank=pick(section.shared_rank, "shared_rank", point) if kind == "lora" else 0,
+        encoder_znorm=_znorm(section, point),
         layer_norm=_layer_norm(section, classes, slots, point) if "layer_norm" in word.split("+") else None,
         bridge=_bridge(section, classes, slots, point) if "bridge" in word.split("+") else None,
         pruning=_pruning(section.pruning, targets, point),
@@ -172,6 +173,14 @@ def _gate(section: ArchitectureSection, point: Mapping[str, Any]) -> Gate:
     own = section.gate
     searched = {name: pick(getattr(own, name), f"gate.{name}", point) for name in ("hidden", "budget", "skip", "noise")}
     return Gate(is_one_sided=own.one_sided, **searched)
+
+
+def _znorm(section: ArchitectureSection, point: Mapping[str, Any]) -> ZNorm | None:
+    own = section.encoder_znorm
+    if own is None:
+        return None
+    strength, parts = (pick(getattr(own, name), f"encoder_znorm.{name}", point) for name in ("strength", "parts"))
+    return ZNorm(strength=strength, parts=parts, pivot=own.pivot)
 
 
 def _pool(section: ArchitectureSection, point: Mapping[str, Any]) -> Pool:

@@ -28,7 +28,7 @@ def search_dimensions(architecture: ArchitectureSection, trainer: SearchTrainerS
     Names: rank, rank.CLASS, rank.LANGUAGE; encoder.layers.first, .last, or .start and .length of a window;
     encoder.source_layers; encoder.modules.MODULE; pruning.target as rank; pruning.start, .duration, .scope, .over;
     init, scaling, alpha, ffn_slice, sharing, adapter, shared_rank; gate.hidden, .budget, .skip, .noise;
-    pool.size, .soft_share, .disparity; layer_norm.stacks, .side; bridge.rank;
+    pool.size, .soft_share, .disparity; encoder_znorm.strength, .parts; layer_norm.stacks, .side; bridge.rank;
     trainer.FIELD. The decoder as the encoder.
     """
     values = [*_architecture_values(architecture), *_trainer_values(trainer)]
@@ -128,6 +128,9 @@ def _architecture_values(section: ArchitectureSection) -> Iterator[tuple[str, Va
         yield f"gate.{name}", getattr(section.gate, name)
     for name in PoolSection.model_fields:
         yield f"pool.{name}", getattr(section.pool, name)
+    if section.encoder_znorm is not None:
+        yield "encoder_znorm.strength", section.encoder_znorm.strength
+        yield "encoder_znorm.parts", section.encoder_znorm.parts
     yield "layer_norm.stacks", section.layer_norm.stacks
     yield "layer_norm.side", section.layer_norm.side
     yield "bridge.rank", section.bridge.rank

@@ -4,7 +4,7 @@ At a site (a linear layer) there is one of `SITE_KINDS`. Beside these, or alone,
 a language and a bridge between the stacks. A word names a whole: "lora", "factorized+layer_norm", "bridge".
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import permutations
 from typing import Any, Literal, get_args
@@ -94,6 +94,20 @@ class Pool:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ZNorm:
+    """Moments of the source language taken out of the encoder's states, and others put in (arXiv 2008.09112)."""
+
+    strength: float = 1.0
+    """How far states are moved, from 0, not at all, to 1."""
+
+    parts: Literal["both", "mean"] = "both"
+    """Mean and variance, or the mean alone."""
+
+    pivot: str | None = None
+    """The language whose moments all get. None: the mean over the languages."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Bridge:
     """A map of the target language on what the encoder says, I + M (Zhang et al. 2020, arXiv 2004.11867, section 4.3).
 
@@ -145,6 +159,26 @@ def canonical_bridge(bridge: Bridge | None, renamed: Mapping[str, str]) -> Bridg
     if bridge.rank is not None and (not isinstance(bridge.rank, int) or bridge.rank < 1):
         raise ValueError(f"A bridge's rank must be a whole number, 1 or more, or None, but got {bridge.rank}")
     return replace(bridge, slots=_renamed("bridge", bridge.slots, renamed))
+
+
+def canonical_znorm(znorm: ZNorm | None, languages: Collection[str]) -> ZNorm | None:
+    """Returns what moves states; None where none are moved.
+
+    Raises:
+        ValueError: On a strength outside [0, 1], an unknown part or a pivot that is no language of the architecture.
+    """
+    if znorm is None or znorm.strength == 0:
+        return None
+    if not 0 <= znorm.strength <= 1 or znorm.parts not in ("both", "mean"):
+        raise ValueError(f"`encoder_znorm` needs a strength in [0, 1] and parts both or mean, but got {znorm}")
+    if znorm.pivot is not None and znorm.pivot not in languages:
+        raise ValueError(f"The pivot of `encoder_znorm` must be one of the languages, but is {znorm.pivot}")
+    return replace(znorm, strength=float(znorm.strength))
+
+
+def znorm_of(value: Mapping[str, Any]) -> ZNorm:
+    """Reads what `asdict` made of it. Raises ValueError on other keys."""
+    return ZNorm(**_lists(value, ("strength", "parts", "pivot")))
 
 
 def canonical_gate(gate: Gate | None, kind: SiteKind) -> Gate | None:
@@ -202,7 +236,7 @@ def bridge_of(value: Mapping[str, Any]) -> Bridge:
     return Bridge(**_lists(value, ("slots", "rank")))
 
 
-def plain(value: LayerNorms | Bridge | Pool | Gate) -> dict[str, Any]:
+def plain(value: LayerNorms | Bridge | Pool | Gate | ZNorm) -> dict[str, Any]:
     """Returns the JSON form."""
     return {key: list(part) if isinstance(part, tuple) else part for key, part in asdict(value).items()}
 

@@ -91,6 +91,8 @@ def show_kind(architecture: Architecture) -> str:
 def show_beside(architecture: Architecture) -> tuple[str, ...]:
     """Returns what an architecture has beside the adapters at sites: "layer norms tgt", "bridge 8"."""
     found = []
+    if znorm := architecture.encoder_znorm:
+        found.append(f"encoder_znorm {znorm.strength:g} of {znorm.parts} to {znorm.pivot or 'the mean'}")
     if norms := architecture.layer_norm:
         stacks = "" if len(norms.stacks) > 1 else f" {norms.stacks[0]}"
         found.append(f"layer norms{stacks} {norms.side}")

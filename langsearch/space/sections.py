@@ -271,6 +271,14 @@ class PoolSection(Section):
     disparity: Annotated[Value, PlainValidator(_ZERO_OR_MORE)] = _POOL.disparity
 
 
+class ZNormSection(Section):
+    """`architecture.encoder_znorm`; see `kinds.ZNorm`."""
+
+    strength: Annotated[Value, PlainValidator(_SHARE)] = 1.0
+    parts: Annotated[Value, _words("both", "mean")] = "both"
+    pivot: Annotated[str | None, fixed("text", words={"mean": None})] = None
+
+
 class LayerNormSection(Section):
     """`architecture.layer_norm`; see `kinds.LayerNorms`."""
 
@@ -299,6 +307,7 @@ class ArchitectureSection(Section):
     shared_rank: Annotated[Value, PlainValidator(_COUNT)] = 0
     """lora: the rank of a pair that all languages have at every site, under their own."""
 
+    encoder_znorm: ZNormSection | None = None
     layer_norm: LayerNormSection = LayerNormSection()
     bridge: BridgeSection = BridgeSection()
     encoder: EncoderSection = EncoderSection()

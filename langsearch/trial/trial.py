@@ -26,6 +26,7 @@ from langsearch.space.settings import DecodingSettings
 from langsearch.study.results import TrialResult
 from langsearch.train.checkpoint import Checkpoint, read_newest_checkpoint, write_checkpoint
 from langsearch.train.loop import Progress, TrainingData, train
+from langsearch.train.moments import measure_moments
 from langsearch.trial.attempts import Attempts, read_attempts
 from langsearch.trial.batch_size import found_tokens, settled_trainer
 from langsearch.trial.kept_weights import is_whole, remove_weights, tidy, weights_in_use
@@ -150,15 +151,14 @@ class _Run:
                 yield self._close(self.kept)
                 return
             yield self.kept
-        if checkpoint is None and self.task.trainer.init_from is not None and isinstance(self.learner, AdaptedModel):
-            start_from(self.learner, read_adapters(Path(self.task.trainer.init_from), self.base.shape))
-            start_rows(self.learner, Path(self.task.trainer.init_from))
         environment = self.environment
         vocabulary = self.base.vocabulary(environment.languages)
         training = TrainingData(
             environment.train, environment.directions, environment.languages, vocabulary, environment.weights
         )
         self.started = time.perf_counter()
+        if checkpoint is None and isinstance(self.learner, AdaptedModel):
+            self._start(self.learner, training)
         for progress in train(
             self.learner,
             training,
@@ -176,6 +176,13 @@ class _Run:
             yield self._close(result) if result.finished else result
             if self.monitor.should_pause():
                 return
+
+    def _start(self, learner: AdaptedModel, training: TrainingData) -> None:
+        """Makes a new model what its training begins with."""
+        measure_moments(learner, training, self.task.trainer)
+        if (start := self.task.trainer.init_from) is not None:
+            start_from(learner, read_adapters(Path(start), self.base.shape))
+            start_rows(learner, Path(start))
 
     def _after_update(self) -> bool:
         self.monitor.progressed()
