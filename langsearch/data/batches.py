@@ -147,6 +147,38 @@ def collate(
     pairs = [(directions[index], row) for index, row in rows.tolist()]
     of_rows = [direction for direction, _ in pairs]
     src_texts, tgt_texts = zip(*((store.tokens(d.src, row), store.tokens(d.tgt, row)) for d, row in pairs), strict=True)
+    batch = batch_of_texts(
+        src_texts, tgt_texts, of_rows, vocabulary, languages, length_multiple=length_multiple, max_length=max_length
+    )
+    position = {language: index for index, language in enumerate(languages)}
+    return replace(
+        batch,
+        sentences=torch.from_numpy(rows[:, 1].astype(np.int64)) if with_sentences else None,
+        source_of=_source_of(pairs, vocabulary.src_marks(of_rows), position) if with_sources else None,
+    )
+
+
+def batch_of_texts(
+    src_texts: Sequence[NDArray[np.int32]],
+    tgt_texts: Sequence[NDArray[np.int32]],
+    of_rows: Sequence[Direction],
+    vocabulary: BatchVocabulary,
+    languages: Sequence[str],
+    *,
+    length_multiple: int = 1,
+    max_length: int | None = None,
+) -> Batch:
+    """Returns the tensors of pairs whose pieces are given; see `collate`.
+
+    Args:
+        src_texts: The pieces of each source, (num_tokens,), without language and end.
+        tgt_texts: Those of each target.
+        of_rows: The direction of each pair.
+        vocabulary: The special tokens.
+        languages: The order that `src_lang` and `tgt_lang` count in.
+        length_multiple: Both lengths are padded up to a multiple of this.
+        max_length: But not above this. None: however long that is.
+    """
     round_up = length_multiple, max_length
     src_ids, src_lengths = padded(src_texts, vocabulary.src_marks(of_rows), vocabulary, *round_up)
     tgt_ids, tgt_lengths = padded(tgt_texts, vocabulary.tgt_marks(of_rows), vocabulary, *round_up)
@@ -163,12 +195,10 @@ def collate(
         src_mask=torch.from_numpy(is_token(src_ids, src_lengths).astype(np.int64)),
         decoder_input_ids=torch.from_numpy(decoder_input_ids),
         labels=torch.from_numpy(labels),
-        src_lang=torch.tensor([position[d.src] for d, _ in pairs], dtype=torch.int64),
-        tgt_lang=torch.tensor([position[d.tgt] for d, _ in pairs], dtype=torch.int64),
+        src_lang=torch.tensor([position[direction.src] for direction in of_rows], dtype=torch.int64),
+        tgt_lang=torch.tensor([position[direction.tgt] for direction in of_rows], dtype=torch.int64),
         num_tgt_tokens=int(is_label.sum()),
-        sentences=torch.from_numpy(rows[:, 1].astype(np.int64)) if with_sentences else None,
         is_src_padded=bool(src_lengths.min() < src_ids.shape[1]),
-        source_of=_source_of(pairs, vocabulary.src_marks(of_rows), position) if with_sources else None,
     )
 
 

@@ -301,3 +301,35 @@ def _is_cut(tokens: Sequence[int], row: DecodingRow, limits: LengthLimits, vocab
     """Returns whether a hypothesis is as long as it may be, its end included, which the limit then forced."""
     length = list(tokens).index(vocabulary.eos_id) + 1
     return length == limits.tokens(row.direction, len(row.tokens)) + _num_tgt_marks(vocabulary)
+
+
+def translate_pieces(
+    learner: Learner,
+    rows: Sequence[DecodingRow],
+    vocabulary: BatchVocabulary,
+    languages: Sequence[str],
+    num_parts: int = 1,
+) -> list[list[int] | None]:
+    """Returns the pieces of each greedy translation, without language and end; None of one that was cut.
+
+    They may be as long as their sources and ten tokens more, as back-translation wants them (arXiv 2004.11867: as long
+    as the source).
+
+    Args:
+        learner: The model; it is left in evaluation mode.
+        rows: What to translate.
+        vocabulary: The special ids.
+        languages: What the learner's language indices refer to.
+        num_parts: As in `decode_rows`.
+    """
+    settings = DecodingSettings(beams=1, max_length_factor=1.0)
+    limits = _limits_of(learner, settings)
+    found: list[list[int] | None] = [None] * len(rows)
+    for indices, hypotheses in decode_batches(
+        learner, rows, vocabulary=vocabulary, languages=languages, settings=settings, limits=limits, num_parts=num_parts
+    ):
+        for index, tokens in zip(indices, hypotheses, strict=True):
+            if not _is_cut(tokens, rows[index], limits, vocabulary):
+                text = tokens[: tokens.index(vocabulary.eos_id)]
+                found[index] = text[1:] if vocabulary.form.has_tgt_mark else text
+    return found

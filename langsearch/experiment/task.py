@@ -48,6 +48,9 @@ class TrialTask:
         if not trainer["first_stage"]:
             for name in ("first_stage", "first_share", "freeze_first"):
                 del trainer[name]
+        if not trainer["back_translation_every"]:
+            for name in [name for name in trainer if name.startswith("back_translation")]:
+                del trainer[name]
         text = json.dumps([adapters, self.method, trainer], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

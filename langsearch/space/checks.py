@@ -27,7 +27,7 @@ from langsearch.space.search_sections import CheckpointSection, FailureSection, 
 from langsearch.space.sections import ArchitectureSection, SearchTrainerSection, TrainerSection
 from langsearch.space.settings import Baseline
 from langsearch.space.tracking import TrackerSection
-from langsearch.space.values import Searched, options
+from langsearch.space.values import Searched, extremes, options
 
 _OWN_RESOURCES = ("cpu", "gpu", "memory", "object_store_memory")
 
@@ -66,6 +66,8 @@ def check_space(parsed: Parsed) -> list[Problem]:
         problems += check_architecture(parsed.architecture, classes, parsed.trainer)
     if parsed.trainer is not None and parsed.trainer.two_stage is not None:
         problems += _check_stages(parsed.trainer, classes, parsed.data, parsed.architecture)
+    if parsed.trainer is not None and parsed.trainer.back_translation is not None:
+        problems += _check_back_translation(parsed.trainer, classes)
     if parsed.baselines is not None:
         problems += _check_baselines(parsed.baselines, parsed.trainer)
     if parsed.search is not None:
@@ -115,6 +117,22 @@ def _check_stages(
             (*path, "first"),
             f"must have a direction between its languages, but {', '.join(sorted(first))} have none.",
         )
+
+
+def _check_back_translation(trainer: SearchTrainerSection, classes: Languages | None) -> Iterator[Problem]:
+    """Yields the problems of training on the model's own translations."""
+    section, path = trainer.back_translation, ("trainer", "back_translation")
+    assert section is not None
+    if extremes(section.from_epoch)[1] > trainer.epochs:
+        text = f"must be one of the {trainer.epochs} epochs, but can be {extremes(section.from_epoch)[1]:g}"
+        yield (*path, "from_epoch"), text
+    if section.languages == []:
+        yield (*path, "languages"), "must name a language, but is empty. Leave it out for all."
+    known = [language for members in (classes or {}).values() for language in members]
+    for index, language in enumerate(section.languages or ()):
+        if classes is not None and language not in known:
+            hint = near_names(language, known)
+            yield (*path, "languages", index), f"must name one of the languages, but {show(language)} is none.{hint}"
 
 
 def _has_pair(data: DataSection, languages: set[str]) -> bool:

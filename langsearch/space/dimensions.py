@@ -51,6 +51,10 @@ def trainer_settings(
         picked["first_stage"] = tuple(language for name in stages.first for language in classes[name])
         picked["first_share"] = pick(stages.share, "trainer.two_stage.share", point)
         picked["freeze_first"] = stages.freeze_first
+    if (back := trainer.back_translation) is not None:
+        picked["back_translation_every"] = pick(back.every, "trainer.back_translation.every", point)
+        picked["back_translation_from_epoch"] = pick(back.from_epoch, "trainer.back_translation.from_epoch", point)
+        picked["back_translation_pivots"] = tuple(back.languages or ())
     return TrainerSettings(**picked)
 
 
@@ -139,6 +143,9 @@ def _architecture_values(section: ArchitectureSection) -> Iterator[tuple[str, Va
 def _trainer_values(section: SearchTrainerSection) -> Iterator[tuple[str, Value]]:
     for name in TrainerSection.model_fields:
         yield f"trainer.{name}", getattr(section, name)
+    if section.back_translation is not None:
+        yield "trainer.back_translation.every", section.back_translation.every
+        yield "trainer.back_translation.from_epoch", section.back_translation.from_epoch
     if section.two_stage is not None:
         yield "trainer.two_stage.share", section.two_stage.share
 

@@ -369,7 +369,18 @@ class TrainerSection(Section):
     encode_once: bool = _DEFAULT.encode_once
 
 
+class BackTranslationSection(Section):
+    """`trainer.back_translation`: the model's own translations of targets, as further sources."""
+
+    every: Annotated[Value, PlainValidator(_WHOLE)] = 1
+    from_epoch: Annotated[Value, PlainValidator(_WHOLE)] = 1
+    languages: list[str] | None = None
+    """Into which targets are translated. None: all."""
+
+
 class SearchTrainerSection(TrainerSection):
     """`trainer`: what a baseline has too, and how searched trials alone are trained."""
+
+    back_translation: BackTranslationSection | None = None
 
     two_stage: TwoStageSection | None = None

@@ -99,6 +99,16 @@ class TrainerSettings:
     freeze_first: bool = False
     """Whether what is the first languages' own stays as the first stage left it."""
 
+    back_translation_every: int = 0
+    """Every so many updates also train on the model's own translations of their targets (arXiv 2004.11867). 0: never.
+    """
+
+    back_translation_from_epoch: int = 1
+    """The first epoch of it."""
+
+    back_translation_pivots: tuple[str, ...] = ()
+    """The languages that targets are translated into. Empty: all."""
+
     encode_once: bool = False
     """Whether a sentence with several targets goes through the encoder once for all of them, up to the first layer that
     is indexed by target. Then these pairs are drawn together, and those of like length stand in one microbatch, so that
@@ -106,7 +116,8 @@ class TrainerSettings:
 
     def __post_init__(self) -> None:
         # A task's file has a list.
-        object.__setattr__(self, "first_stage", tuple(self.first_stage))
+        for name in ("first_stage", "back_translation_pivots"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ from langsearch.model.memory import smallest_told
 from langsearch.model.positions import num_positions
 from langsearch.space.settings import TrainerSettings
 from langsearch.train.ahead import made_ahead
+from langsearch.train.back_translation import BackTranslation, Translate
 from langsearch.train.checkpoint import Checkpoint
 from langsearch.train.cross_entropy import CrossEntropy
 from langsearch.train.dropout import set_dropout
@@ -85,6 +86,7 @@ def train(
     updates_between_yields: int | None = None,
     should_yield: Callable[[], bool] = lambda: False,
     num_parts: int = 1,
+    translate: Translate | None = None,
 ) -> Iterator[Progress]:
     """Trains a learner; yields at the end of every epoch, and every so many updates if asked to.
 
@@ -102,12 +104,13 @@ def train(
         num_parts: Each microbatch is split into so many parts, which take their share of the memory. The updates
             are made of the same pairs, so that this may differ from that of the run which is resumed, also within
             an epoch; only dropout and rounding differ.
+        translate: Translates with the model; must be given where the settings ask for back-translation.
 
     Raises:
         NonFiniteLossError: If the loss becomes NaN or infinite.
     """
     given = make_terms(settings) if terms is None else terms
-    return _Run(learner, data, settings, given, num_parts).go(resume, updates_between_yields, should_yield)
+    return _Run(learner, data, settings, given, num_parts, translate).go(resume, updates_between_yields, should_yield)
 
 
 def make_terms(settings: TrainerSettings) -> tuple[Term, ...]:
@@ -142,11 +145,20 @@ def try_microbatch(learner: Learner, data: TrainingData, settings: TrainerSettin
 
 class _Run:
     def __init__(
-        self, learner: Learner, data: TrainingData, settings: TrainerSettings, terms: Sequence[Term], num_parts: int
+        self,
+        learner: Learner,
+        data: TrainingData,
+        settings: TrainerSettings,
+        terms: Sequence[Term],
+        num_parts: int,
+        translate: Translate | None = None,
     ) -> None:
         self.learner, self.data, self.settings, self.num_parts = learner, data, settings, num_parts
         self.terms = tuple(terms)
         self.needs = frozenset[Need]().union(*(term.needs for term in self.terms))
+        self.back_translation, self.translate = BackTranslation.of(settings, data.languages), translate
+        if self.back_translation.every:
+            self.needs |= {"sentences"}
         self.sides = EncoderSides.of(learner)
         self.stages, self.directions = Stages.of(settings), data.directions
         self.frozen = Frozen(())
@@ -194,7 +206,7 @@ class _Run:
                     done = self.epoch - 1 + self.microbatch / len(plan.microbatches)
                     with self._timed():
                         self.learner.before_update(done / settings.epochs)
-                        self._update(next(batches))
+                        self._update(self._with_translations(next(batches)))
                     self.microbatch = min(self.microbatch + settings.accumulation, len(plan.microbatches))
                     ended = self.microbatch == len(plan.microbatches)
                     is_due = updates_between_yields is not None and self.updates % updates_between_yields == 0
@@ -234,6 +246,22 @@ class _Run:
         )
         batch = ready(batch)
         return batch.pinned() if self.device.type == "cuda" else batch
+
+    def _with_translations(self, batches: list[Batch]) -> list[Batch]:
+        """Returns the batches of the next update, with those of back-translation where it is due."""
+        if not self.back_translation.is_due(self.epoch, self.updates + 1):
+            return batches
+        assert self.translate is not None, "back-translation needs something to translate with"
+        more = self.back_translation.pairs(
+            self.learner,
+            batches,
+            self.updates + 1,
+            store=self.data.store,
+            languages=self.data.languages,
+            vocabulary=self.data.vocabulary,
+            translate=self.translate,
+        )
+        return [*batches, *map(ready, more)]
 
     @contextmanager
     def _timed(self) -> Iterator[None]:

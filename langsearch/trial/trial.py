@@ -4,15 +4,14 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
 
 from langsearch.adapters.learners import AdaptedModel, FullModel, Learner, adapt
-from langsearch.adapters.peft_import import read_adapters, start_from, start_rows
+from langsearch.evaluate.decoding import DecodingRow, translate_pieces
 from langsearch.evaluate.evaluation import Evaluation, EvaluationSet, evaluate, evaluation_set
 from langsearch.evaluate.spbleu import SpBleu
 from langsearch.experiment.environment import Environment
@@ -24,14 +23,15 @@ from langsearch.model.device import Resident, allow_tf32
 from langsearch.space.architecture import Architecture
 from langsearch.space.settings import DecodingSettings
 from langsearch.study.results import TrialResult
+from langsearch.train.back_translation import ToTranslate
 from langsearch.train.checkpoint import Checkpoint, read_newest_checkpoint, write_checkpoint
 from langsearch.train.loop import Progress, TrainingData, train
-from langsearch.train.moments import measure_moments
 from langsearch.trial.attempts import Attempts, read_attempts
 from langsearch.trial.batch_size import found_tokens, settled_trainer
 from langsearch.trial.kept_weights import is_whole, remove_weights, tidy, weights_in_use
 from langsearch.trial.monitor import Monitor, Unwatched, peak_memory_bytes, reset_peak_memory
 from langsearch.trial.scores import write_scores
+from langsearch.trial.starting import start_new
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +158,7 @@ class _Run:
         )
         self.started = time.perf_counter()
         if checkpoint is None and isinstance(self.learner, AdaptedModel):
-            self._start(self.learner, training)
+            start_new(self.learner, training, self.task.trainer, self.base.shape)
         for progress in train(
             self.learner,
             training,
@@ -166,6 +166,7 @@ class _Run:
             resume=checkpoint,
             should_yield=self._after_update,
             num_parts=self.attempts.num_parts,
+            translate=self._translate,
         ):
             checkpoint = None
             if not progress.is_epoch_end:
@@ -177,12 +178,13 @@ class _Run:
             if self.monitor.should_pause():
                 return
 
-    def _start(self, learner: AdaptedModel, training: TrainingData) -> None:
-        """Makes a new model what its training begins with."""
-        measure_moments(learner, training, self.task.trainer)
-        if (start := self.task.trainer.init_from) is not None:
-            start_from(learner, read_adapters(Path(start), self.base.shape))
-            start_rows(learner, Path(start))
+    def _translate(self, learner: Learner, sentences: Sequence[ToTranslate]) -> list[list[int] | None]:
+        languages = self.environment.languages
+        rows = [DecodingRow(one.tokens, one.src, one.tgt) for one in sentences]
+        vocabulary = self.base.vocabulary(languages)
+        found = translate_pieces(learner, rows, vocabulary, languages, self.attempts.num_parts)
+        self.monitor.progressed()
+        return found
 
     def _after_update(self) -> bool:
         self.monitor.progressed()
