@@ -131,6 +131,11 @@ class TrialFolder:
         return self.path / "scores.parquet"
 
     @property
+    def choices(self) -> Path:
+        """What the adapters have chosen: the pool's map, where gates are open."""
+        return self.path / "choices.json"
+
+    @property
     def translations(self) -> Path:
         """The translations that were scored."""
         return self.path / "translations.parquet"

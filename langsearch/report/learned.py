@@ -133,11 +133,11 @@ def _side_figure(shares: Mapping[str, float]) -> Figure:
         "colorscale": [[0, "var(--tgt)"], [0.5, "var(--neutral)"], [1, "var(--src)"]],
         "zmin": 0,
         "zmax": 1,
-        "colorbar": _colorbar("source's share"),
+        "colorbar": colorbar("source's share"),
         "text": [["" if share is None or _is_sure(share) else "not sure" for share in row] for row in z],
         "hovertemplate": "%{y}, layer %{x}<br>source's share %{z:.2f}<br>%{text}<extra></extra>",
     }
-    figure = _map(z, [str(layer) for layer in layers], [_words(row) for row in rows], trace, "layer", digits=2)
+    figure = heatmap(z, [str(layer) for layer in layers], [_words(row) for row in rows], trace, "layer", digits=2)
     for heat in figure["data"]:
         if "texttemplate" in heat:
             heat["texttemplate"] += "<br>%{text}"
@@ -157,15 +157,25 @@ def _demand_figure(
     z = [[100 * kept[place] / stored[place] if stored[place] else None for place in row] for row in places]
     trace = {
         "colorscale": "Viridis",
-        "colorbar": _colorbar("% kept"),
+        "colorbar": colorbar("% kept"),
         "hovertemplate": "<b>%{y}</b> · %{x}<br>%{z:.1f} % kept<extra></extra>",
     }
-    return _map(z, [_words(column) for column in columns], list(languages), trace, "", digits=1)
+    return heatmap(z, [_words(column) for column in columns], list(languages), trace, "", digits=1)
 
 
-def _map(
+def heatmap(
     z: list[list[float | None]], columns: list[str], rows: list[str], trace: Figure, title: str, *, digits: int
 ) -> Figure:
+    """Returns a map of numbers with their names; small ones have the numbers in their cells.
+
+    Args:
+        z: The numbers, row by row.
+        columns: The columns' names.
+        rows: The rows' names.
+        trace: Colours and words of the map.
+        title: Of the columns.
+        digits: Of a number in its cell.
+    """
     heat: Figure = {
         "type": "heatmap",
         "z": [[None if value is None else round(value, 4) for value in row] for row in z],
@@ -187,7 +197,8 @@ def _map(
     return {"data": [heat], "layout": layout}
 
 
-def _colorbar(title: str) -> Figure:
+def colorbar(title: str) -> Figure:
+    """Returns the bar of a map's colours."""
     return {"title": {"text": title, "side": "right"}, "thickness": 12, "outlinewidth": 0, "len": 0.9}
 
 

@@ -17,6 +17,7 @@ from langsearch import __version__
 from langsearch.experiment.folder import write_text
 from langsearch.report import page_tables, wording
 from langsearch.report.advice import next_sentences
+from langsearch.report.choices import choice_sentences, choice_views, read_choices
 from langsearch.report.curves import curve_figure
 from langsearch.report.experiment_reader import read_experiment
 from langsearch.report.experiment_values import Experiment, Split, Trial
@@ -209,6 +210,7 @@ def _values(material: Material, price_per_gpu_hour: float | None) -> dict[str, A
         "counted": wording.counted,
         "state_words": STATE_WORDS,
         "prior_sentences": seed_sentences(priors),
+        "choice_sentences": choice_sentences(read_choices(experiment, summary.best)),
         "front_rows": page_tables.front_rows(summary),
         "settings": _settings(summary),
         "pairs": own_pairs,
@@ -258,6 +260,7 @@ def _views(material: Material) -> dict[str, list[tuple[str, Figure]]]:
         "importance": [("importance", importance_figure(material.importances))],
         "timeline": [("timeline", timeline_figure(experiment))],
         "priors": prior_views(read_priors(experiment), ordered_languages(experiment)),
+        "choices": choice_views(read_choices(experiment, summary.best), ordered_languages(experiment)),
     }
     return {name: [(title, figure) for title, figure in views if figure is not None] for name, views in found.items()}
 

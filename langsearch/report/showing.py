@@ -12,6 +12,7 @@ from rich.text import Text
 from langsearch.experiment.lock import is_held
 from langsearch.experiment.printable import printable, printable_lines
 from langsearch.report import wording
+from langsearch.report.choices import Choices, choice_sentences, read_choices
 from langsearch.report.experiment_reader import read_details, trial_folder
 from langsearch.report.experiment_values import (
     SPLITS,
@@ -49,12 +50,13 @@ def trial_data(experiment: Experiment, trial: Trial) -> dict[str, Any]:
     row = next(row for row in _rows(experiment) if row["name"] == trial.name)
     folder = trial_folder(experiment, _place(trial))
     if folder is None:
-        return {"trial": row, "architecture": None, "curve": [], "scores": [], "failure": None}
+        return {"trial": row, "architecture": None, "curve": [], "scores": [], "choices": None, "failure": None}
     return {
         "trial": row,
         "architecture": dict(read_json(folder / "architecture.json", [])) or None,
         "curve": read_rows(folder / "curve.parquet", []),
         "scores": read_rows(folder / "scores.parquet", []),
+        "choices": dict(read_json(folder / "choices.json", [])) or None,
         "failure": dict(read_json(folder / "failure.json", [])) or None,
     }
 
@@ -112,6 +114,11 @@ def print_trial(console: Console, experiment: Experiment, trial: Trial) -> None:
         console.print(table)
     if details.architecture is not None and details.architecture.adapters:
         console.print(_plan_table(experiment, details))
+    choices = read_choices(experiment, trial)
+    for sentence in choice_sentences(choices):
+        _print(console, sentence)
+    if choices.gates:
+        console.print(_gate_table(choices))
     if details.curve:
         console.print(_curve_table(details.curve))
     if details.failure is not None:
@@ -224,6 +231,15 @@ def _plan_table(experiment: Experiment, details: TrialDetails) -> Table:
         ranks = show_ranks(row.ranks, classes)
         cells = (f"{row.stack} {show_layers(row.layers)}", show_modules(row.modules), row.side, ranks)
         table.add_row(*[Text(printable(cell)) for cell in cells])
+    return table
+
+
+def _gate_table(choices: Choices) -> Table:
+    languages = list(dict.fromkeys(language for shares in choices.gates.values() for language in shares))
+    table = _table("% of tokens open", *map(printable, languages), num_left=1)
+    for (stack, layer), shares in choices.gates.items():
+        cells = [f"{100 * shares[language]:.0f}" if language in shares else "" for language in languages]
+        table.add_row(f"{stack} {layer}", *cells)
     return table
 
 

@@ -13,6 +13,7 @@
     "curve-plot": () => view(langsearch.data.curves, "curve-view"),
     "importance-plot": () => view(langsearch.data.importance, "none"),
     "timeline-plot": () => view(langsearch.data.timeline, "none"),
+    "choice-plot": () => view(langsearch.data.choices, "choice-view"),
     "prior-plot": () => view(langsearch.data.priors, "prior-view"),
     "comparison-plot": () => view(langsearch.data.comparison, "comparison-view"),
   };
@@ -25,6 +26,7 @@
     "rank-grain": ["rank-plot"],
     "rank-side": ["rank-plot"],
     "curve-view": ["curve-plot"],
+    "choice-view": ["choice-plot"],
     "prior-view": ["prior-plot"],
     "comparison-view": ["comparison-plot"],
   };

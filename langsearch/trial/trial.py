@@ -28,6 +28,7 @@ from langsearch.train.checkpoint import Checkpoint, read_newest_checkpoint, writ
 from langsearch.train.loop import Progress, TrainingData, train
 from langsearch.trial.attempts import Attempts, read_attempts
 from langsearch.trial.batch_size import found_tokens, settled_trainer
+from langsearch.trial.choices import write_choices
 from langsearch.trial.kept_weights import is_whole, remove_weights, tidy, weights_in_use
 from langsearch.trial.monitor import Monitor, Unwatched, peak_memory_bytes, reset_peak_memory
 from langsearch.trial.scores import write_scores
@@ -209,6 +210,7 @@ class _Run:
             weights = Checkpoint(self.learner.state(), state)
             write_checkpoint(self.folder.weights, weights, num_kept=3, check=self._check_fence)
             write_scores(self.folder, "validation", evaluation, data)
+            write_choices(self.folder, self.learner, self.task.architecture, self.base, self.environment)
             self.kept, self.kept_updates, self.kept_settings = result, result.updates, asdict(settings)
         self.kept = _with_progress(self.kept, result)
         write_rows(self.folder.curve, self.history, CURVE)
