@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml  # type: ignore[import-untyped]
 
 from langsearch.adapters.learners import AdaptedModel, Learner, adapt
 from langsearch.data.batches import Batch, collate
@@ -16,7 +17,10 @@ from langsearch.data.store import TokenStore
 from langsearch.evaluate.decoding import DecodingRow, decode_batches, translate_pieces
 from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture
+from langsearch.space.schema import load_space
+from langsearch.space.sections import TrainerSection
 from langsearch.space.settings import DecodingSettings, TrainerSettings
+from langsearch.space.trainer_document import trainer_document
 from langsearch.train.back_translation import BackTranslation, ToTranslate
 from langsearch.train.checkpoint import read_newest_checkpoint, write_checkpoint
 from langsearch.train.loop import TrainingData, train
@@ -179,6 +183,20 @@ def test_a_space_says_how_often(tmp_path: Path) -> None:
     assert (settings.back_translation_every, settings.back_translation_pivots) == (4, ("en",))
     assert load(tmp_path, space.text) == space
     assert space.baseline_trainer("shared_lora").back_translation_every == 0
+
+
+def test_a_trial_s_settings_are_written_as_a_space_has_them(tmp_path: Path) -> None:
+    space = load(
+        tmp_path,
+        SMALL,
+        "trainer.back_translation={every: 3, from_epoch: 2, languages: [en]}",
+        "trainer.two_stage={first: [high], share: 0.3, freeze_first: true}",
+        "trainer.tokens_per_batch=auto",
+    )
+    written = trainer_document(space.trainer({}), space.classes)
+    again = load_space({**yaml.safe_load(SMALL), "trainer": written})
+    assert again.trainer({}) == space.trainer({})
+    assert trainer_document(TrainerSettings(), {}).keys() == TrainerSection.model_fields.keys()
 
 
 @pytest.mark.parametrize(

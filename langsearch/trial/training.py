@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,6 +32,7 @@ from langsearch.model.memory import free_memory
 from langsearch.space.problems import InputError, LeaseLostError
 from langsearch.space.schema import NAME, Space, space_of
 from langsearch.space.settings import TrainerSettings
+from langsearch.space.trainer_document import trainer_document
 from langsearch.study.mirror import Proposal
 from langsearch.study.results import TrialResult
 from langsearch.study.rows import PRETRAINED, State, TrialRow
@@ -41,9 +42,6 @@ from langsearch.trial.failures import CUDA_ERROR, OUT_OF_MEMORY, Failure, as_fai
 from langsearch.trial.monitor import TrialMonitor
 from langsearch.trial.stalls import stall_file
 from langsearch.trial.trial import run_trial
-
-_WORDS = {"pairs_per_epoch": "all", "tokens_per_batch": "auto", "init_from": "none"}
-"""How a space writes the settings of the trainer that are None."""
 
 _EARLIER_FILES = (
     *("architecture.json", "attempts.json", "batch.json", "curve.parquet", "failure.json", "result.json"),
@@ -204,8 +202,7 @@ def training_space(space: Space, name: str, trainer: TrainerSettings | None) -> 
     if NAME.fullmatch(name):
         changed["name"] = name
     if trainer is not None:
-        settings = asdict(trainer)
-        changed["trainer"] = {key: _WORDS.get(key) if value is None else value for key, value in settings.items()}
+        changed["trainer"] = trainer_document(trainer, space.classes)
     return space_of(replace(space.document, data=data | changed))
 
 
