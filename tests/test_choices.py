@@ -17,7 +17,8 @@ from langsearch.adapters.pool import PooledLoRA
 from langsearch.data.directions import all_directions
 from langsearch.data.store import TokenStore
 from langsearch.model.base import Base
-from langsearch.report.choices import Choices, choice_sentences, choice_views, read_choices
+from langsearch.report.choice_figures import choice_views
+from langsearch.report.choices import Choices, choice_sentences, read_choices
 from langsearch.report.experiment_reader import read_experiment
 from langsearch.report.page import render_page
 from langsearch.report.showing import find_trial, print_trial, trial_data

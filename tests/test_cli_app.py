@@ -29,7 +29,7 @@ def test_help_lists_the_commands_on_the_way_of_a_search_and_asks_for_no_more_tha
     group = typer.main.get_command(app)
     names = list(group.commands)  # type: ignore[attr-defined]
     assert names == [
-        *("check", "run", "train", "evaluate", "translate", "export", "report", "dashboard"),
+        *("check", "run", "train", "extend", "evaluate", "translate", "export", "report", "dashboard"),
         *("submit", "status", "fetch", "doctor", "list", "show", "learn"),
     ]
     for arguments in ([], *([name] for name in names), ["learn", "sides"], ["learn", "subspace"]):

@@ -11,9 +11,10 @@ from langsearch.prior.learning import LearningTask, middle_point, sides_task, su
 from langsearch.prior.sides import SCALAR_LR, LearnedSides, learn_sides, read_sides
 from langsearch.prior.subspace import Demand, learn_subspace, read_demand, share
 from langsearch.space.architecture import Architecture, Pruning, Site
+from langsearch.space.prior_settings import SidesPrior, SubspacePrior
 from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space
-from langsearch.space.settings import SidesPrior, SubspacePrior, TrainerSettings
+from langsearch.space.settings import TrainerSettings
 from langsearch.train.loop import TrainingData
 
 pytest_plugins = ["search_fixtures", "cipher_fixtures"]

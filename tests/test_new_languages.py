@@ -18,7 +18,7 @@ from langsearch.data.store import TokenStore
 from langsearch.evaluate.decoding import DecodingRow, decode_batches
 from langsearch.model.base import Base, attach_base, share_base
 from langsearch.model.new_languages import with_new_languages
-from langsearch.space.architecture import Architecture, Pruning
+from langsearch.space.architecture import Architecture, Bridge, LayerNorms, Pool, Pruning
 from langsearch.space.problems import InputError
 from langsearch.space.settings import DecodingSettings, TrainerSettings
 from langsearch.train.checkpoint import Checkpoint
@@ -55,6 +55,23 @@ def new_architecture(make_architecture: Architect) -> Architect:
     return make
 
 
+FIELDS: dict[str, dict[str, Any]] = {
+    "gated": {"kind": "gated"},
+    "factorized": {"kind": "factorized"},
+    "shared_lora": {"shared_rank": 2},
+    "layer_norm": {"layer_norm": LayerNorms(slots=LANGUAGES)},
+    "bridge": {"bridge": Bridge(slots=LANGUAGES, rank=2)},
+    "pool": {"slots": dict.fromkeys(LANGUAGES, "all"), "ranks": {"all": 2}, "pool": Pool(size=2)},
+}
+"""What the architectures of kinds other than plain pairs have."""
+
+
+def learner_of(kind: str, base: Base, new_architecture: Architect) -> Learner:
+    if kind == "full":
+        return FullModel(base)
+    return AdaptedModel(base, KINDS[kind](base, new_architecture(**FIELDS.get(kind, {})), LANGUAGES, 0))
+
+
 def batch_of(store: TokenStore, base: Base, *directions: Direction, languages: Sequence[str] = LANGUAGES) -> Batch:
     rows = np.array([[index, row] for index in range(len(directions)) for row in range(2)], np.int32)
     return collate(store, directions, rows, base.vocabulary(languages), languages)
@@ -81,9 +98,7 @@ def loss(learner: Learner, batch: Batch) -> Tensor:
 def test_at_the_start_a_new_language_says_what_the_one_it_is_like_says_to_the_bit(
     kind: str, pair: tuple[str, str], base: Base, store: TokenStore, new_architecture: Architect
 ) -> None:
-    learner = (
-        FullModel(base) if kind == "full" else AdaptedModel(base, KINDS[kind](base, new_architecture(), LANGUAGES, 0))
-    )
+    learner = learner_of(kind, base, new_architecture)
     batch = batch_of(store, base, Direction(*pair))
     stands_in = tuple("sw" if language == "tyv" else language for language in LANGUAGES)
     direction = Direction(*("sw" if language == "tyv" else language for language in pair))
@@ -98,9 +113,7 @@ def test_at_the_start_a_new_language_says_what_the_one_it_is_like_says_to_the_bi
 def test_only_rows_of_directions_with_the_language_train_its_row(
     kind: str, base: Base, store: TokenStore, new_architecture: Architect
 ) -> None:
-    learner = (
-        FullModel(base) if kind == "full" else AdaptedModel(base, KINDS[kind](base, new_architecture(), LANGUAGES, 0))
-    )
+    learner = learner_of(kind, base, new_architecture)
     (row,) = [value for name, value in learner.parameters().items() if name.endswith("rows")]
     assert row.shape == (1, base.shape.d_model)
     for pair, has_gradient in (

@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from langsearch.adapters.kinds import KINDS
 from langsearch.adapters.learners import AdaptedModel
 from langsearch.adapters.prepared import PreparedLinear
 from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture
+from tests.adapter_cases import CASES
 
 LANGUAGES = ("en", "fr", "de", "sw")
 JOINT = (
@@ -21,7 +21,7 @@ JOINT = (
 )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["lora", "mixed_sides", "shared_lora", "pool", "gated", "factorized"])
 @pytest.mark.parametrize("fields", [{}, {"scaling": "alpha/r", "alpha": 3.0, "ffn_slice": 40}])
 @pytest.mark.parametrize("paths", JOINT)
 def test_prepared_layers_say_what_each_says_by_itself(
@@ -31,7 +31,8 @@ def test_prepared_layers_say_what_each_says_by_itself(
     tiny_base: Base,
     make_architecture: Callable[..., Architecture],
 ) -> None:
-    learner = AdaptedModel(tiny_base, KINDS[kind](tiny_base, make_architecture(**fields), LANGUAGES, 0))
+    build, own = CASES[kind]
+    learner = AdaptedModel(tiny_base, build(tiny_base, make_architecture(**(fields | own)), LANGUAGES, 0))
     generator = torch.Generator().manual_seed(0)
     for parameter in learner.parameters().values():
         parameter.data.copy_(torch.randn(parameter.shape, generator=generator))

@@ -307,7 +307,7 @@ def test_class_pairs_average_their_directions(experiment: Experiment) -> None:
 
 def test_score_matrix_has_sources_as_rows(experiment: Experiment) -> None:
     assert ordered_languages(experiment) == ("en", "fr", "wo")
-    assert score_matrix({("en", "wo"): 1.234}, ("en", "wo")) == ((None, 1.23), (None, None))
+    assert score_matrix({("en", "wo"): 1.234}, ("en", "wo")) == ((None, 1.234), (None, None))
 
 
 def test_rank_matrix_follows_slots_and_sites() -> None:

@@ -144,7 +144,9 @@ def test_a_request_to_stop_a_trial_reaches_its_worker_on_another_machine_and_no_
     looks = {name: RequestLook(driver, name, seconds=0.0) for name in ("00000", "00001")}
     assert [look() for look in looks.values()] == [False, False]
     driver.take_over()
-    search = SimpleNamespace(folder=ExperimentFolder(driver.path), copy=driver, space=load_space(QUICKSTART))
+    search = SimpleNamespace(
+        folder=ExperimentFolder(driver.path), copy=driver, space=load_space(QUICKSTART), address="ray://elsewhere"
+    )
     trials = {"00000": None, "00001": None}
     between = _Between(cast(Any, search), cast(Any, None), cast(Any, SimpleNamespace(trials=trials)), cast(Any, None))
     between._pass_on(driver)

@@ -58,6 +58,8 @@ NO_PLACES = {
         "resume_if_begun",
         "retry",
         "accept_changed_space",
+        "like",
+        "language",
         "quiet",
         "address",
     ),
@@ -95,6 +97,16 @@ PLACES = {
         f"train {{target}} --to {{to}} {ONE_POINT}",
         {"target": SPACE, "space": SPACE, "to": MADE, HERE: MADE},
         {"space": "--space {space}"},
+    ),
+    "extend": Given(
+        f"extend {{source}} {{space}} --like en --to {{to}} {ONE_POINT} --set languages.low=[cy]",
+        # What it writes beside `to`, the tokens' store, is not the source's.
+        {
+            "source": {state: code for state, code in READ.items() if code} | GONE,
+            "space": SPACE,
+            "to": MADE,
+            CACHE: FETCHED,
+        },
     ),
     "evaluate": Given(
         "evaluate {target} --beams 1",

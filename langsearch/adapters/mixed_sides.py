@@ -27,7 +27,7 @@ from langsearch.adapters.routing import Routing
 from langsearch.data.directions import Direction
 from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture, Side, Site
-from langsearch.space.settings import SURE_MARGIN
+from langsearch.space.prior_settings import SURE_MARGIN
 
 Grain = Literal["layer", "module"]
 

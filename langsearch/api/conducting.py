@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from langsearch.search.runner import Outcome
     from langsearch.search.tracking import SpaceTracker
     from langsearch.study.table import TrialTable
+    from langsearch.trial.standalone import Track, Training
 
 # What takes seconds to load is imported where it is needed: a wrong place is told before.
 
@@ -142,11 +143,86 @@ def conduct_training(
         LeaseLostError: If another run took over the folder.
     """
     check_target(to)
+    from langsearch.trial.standalone import train_single
+
+    training, told = _trained(
+        console, lambda track: train_single(console, target, space_file, to, overrides, resume=resume, track=track)
+    )
+    if isinstance(training, Path):
+        return training, told
+    adapters = [] if training.adapters is None else [f"Adapters: {training.adapters}"]
+    return training.folder, (*adapters, *told)
+
+
+def conduct_extension(
+    console: Console,
+    source: Path,
+    space: Space,
+    like: str,
+    to: Path,
+    *,
+    languages: Sequence[str] = (),
+    trial: str | None = None,
+    resume: bool = False,
+) -> tuple[Path, tuple[str, ...]]:
+    """Adds languages to adapters, writes the report of their training; returns its folder, and what is to be told.
+
+    Args:
+        console: Shows what happens.
+        source: An experiment, or exported adapters.
+        space: Pairs of the new languages with known ones.
+        like: The language whose ranks and places a new one gets.
+        to: The folder of the training; the extended adapters are in `extended`.
+        languages: The new languages. Empty: those of the space that the adapters do not have.
+        trial: Of an experiment. None: the best.
+        resume: Go on in a folder that is there.
+
+    Raises:
+        InputError: If the input is wrong, or the folder is there and not to be resumed.
+        SearchStoppedError: If the training failed.
+        LeaseLostError: If another run took over the folder.
+    """
+    check_target(to)
+    from langsearch.adapters.export_folder import FORMAT_FILE
+    from langsearch.trial.export import export_one
+    from langsearch.trial.extending import plan_extension, write_extended
+    from langsearch.trial.standalone import train_given
+
+    start = source
+    if not (source / FORMAT_FILE).exists():
+        start = to.with_name(f"{to.name}-start")
+        if not (resume and (start / FORMAT_FILE).exists()):
+            export_one(source, trial, start, "peft")
+    extension = plan_extension(start, space, like, languages)
+    training, told = _trained(
+        console,
+        lambda track: train_given(
+            console, space, extension.architecture, extension.trainer, to.resolve(), resume=resume, track=track
+        ),
+    )
+    if isinstance(training, Path):
+        return training, told
+    assert training.adapters is not None, "a new language has adapters"
+    extended = training.folder / "extended"
+    names = write_extended(extension, training.adapters, extended)
+    return training.folder, (f"Adapters: {extended}, with {', '.join(names)}; the others are as they were", *told)
+
+
+def _trained(console: Console, train: "Callable[[Track], Training]") -> "tuple[Training | Path, tuple[str, ...]]":
+    """Returns a training, with its report written, and what is to be told; its folder if it was asked to stop.
+
+    Args:
+        console: Shows its table.
+        train: Trains, with what opens the trackers.
+
+    Raises:
+        SearchStoppedError: If the training failed.
+    """
     from langsearch.report.experiment_reader import read_experiment
     from langsearch.report.page import write_report
     from langsearch.report.terminal import print_front
     from langsearch.search.trackers import check_tracking, describe_tracking
-    from langsearch.trial.standalone import Open, train_single
+    from langsearch.trial.standalone import Open
     from langsearch.trial.training import TrainingFailedError, TrainingStoppedError
 
     def track(space: Space) -> Open:
@@ -164,7 +240,7 @@ def conduct_training(
         return opened
 
     try:
-        training = train_single(console, target, space_file, to, overrides, resume=resume, track=track)
+        training = train(track)
     except TrainingFailedError as error:
         raise SearchStoppedError(
             f"The training failed: {str(error).rstrip('.')}. Change what led to it and train into another folder with "
@@ -175,5 +251,4 @@ def conduct_training(
         return stopped.folder, (told,)
     report = write_report(training.folder)
     print_front(console, read_experiment(training.folder))
-    adapters = [] if training.adapters is None else [f"Adapters: {training.adapters}"]
-    return training.folder, (*adapters, f"Report: {report}")
+    return training, (f"Report: {report}",)

@@ -13,6 +13,7 @@ from langsearch.cli.adapters import evaluate, export, train, translate
 from langsearch.cli.cluster import doctor, fetch, status, submit
 from langsearch.cli.console import err, out
 from langsearch.cli.experiments import dashboard, list_, report, show
+from langsearch.cli.extend import extend
 from langsearch.cli.learn import learn_sides, learn_subspace
 from langsearch.cli.search import check, run
 from langsearch.space.problems import InputError
@@ -30,7 +31,21 @@ app = typer.Typer(
 )
 _learn = typer.Typer(help="Learn about a space before searching it: sides, or the demand for rank.")
 
-for _command in (check, run, train, evaluate, translate, export, report, dashboard, submit, status, fetch, doctor):
+for _command in (
+    check,
+    run,
+    train,
+    extend,
+    evaluate,
+    translate,
+    export,
+    report,
+    dashboard,
+    submit,
+    status,
+    fetch,
+    doctor,
+):
     app.command()(_command)
 app.command("list")(list_)
 app.command()(show)

@@ -48,6 +48,8 @@ class TrialTask:
         if not trainer["first_stage"]:
             for name in ("first_stage", "first_share", "freeze_first"):
                 del trainer[name]
+        if not trainer["train_only"]:
+            del trainer["train_only"]
         if not trainer["back_translation_every"]:
             for name in [name for name in trainer if name.startswith("back_translation")]:
                 del trainer[name]

@@ -19,10 +19,11 @@ from langsearch.experiment.folder import read_json, write_json
 from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture, BaseShape, Pruning, Side, Site, Stack, uniform_ranks
 from langsearch.space.dimensions import trainer_settings
+from langsearch.space.prior_settings import SidesPrior, SubspacePrior
 from langsearch.space.problems import InputError
 from langsearch.space.rules import possible_sites
 from langsearch.space.schema import Space
-from langsearch.space.settings import SidesPrior, SubspacePrior, TrainerSettings
+from langsearch.space.settings import TrainerSettings
 from langsearch.space.values import pick
 from langsearch.train.checkpoint import read_newest_checkpoint, write_checkpoint
 from langsearch.train.loop import Progress, TrainingData, train

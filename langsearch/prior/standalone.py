@@ -29,9 +29,9 @@ from langsearch.prior.seeding import NARROWED_FILE, describe_task
 from langsearch.prior.sides import SIDES_FILE, LearnedSides, learn_sides, read_sides
 from langsearch.prior.subspace import DEMAND_FILE, Demand, learn_subspace, read_demand, share
 from langsearch.space.prior_section import MIN_SUBSPACE_EPOCHS, check_prior_shape
+from langsearch.space.prior_settings import PriorSettings, SidesPrior, SubspacePrior
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space
-from langsearch.space.settings import PriorSettings, SidesPrior, SubspacePrior
 
 _LINES = 10
 """Progress lines where there is no terminal."""

@@ -1,16 +1,15 @@
-"""What a trial's adapters have chosen, read and drawn: the pool's map, and where gates are open."""
+"""What a trial's adapters have chosen, read and in words: the pool's map, and where gates are open."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from langsearch.report.experiment_reader import trial_folder
 from langsearch.report.experiment_values import Experiment, Trial
-from langsearch.report.figures import Figure
-from langsearch.report.learned import colorbar, heatmap
 from langsearch.report.lenient import as_mapping, as_number, read_json
 from langsearch.space.architecture import Site
 
-_SIDES = {"src": "as source", "tgt": "as target"}
+SIDES = {"src": "as source", "tgt": "as target"}
+"""How a report calls the sides."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ def read_choices(experiment: Experiment, trial: Trial | None) -> Choices:
     pool = {
         side: {str(language): _numbers(shares) for language, shares in as_mapping(of_side).items()}
         for side, of_side in as_mapping(value.get("pool")).items()
-        if side in _SIDES
+        if side in SIDES
     }
     by_layer: dict[tuple[str, int], dict[str, list[float]]] = {}
     for text, shares in as_mapping(value.get("gates")).items():
@@ -51,29 +50,6 @@ def read_choices(experiment: Experiment, trial: Trial | None) -> Choices:
     return Choices({side: languages for side, languages in pool.items() if any(languages.values())}, gates)
 
 
-def choice_views(choices: Choices, known: Sequence[str]) -> list[tuple[str, Figure]]:
-    """Returns the figures with their titles; none where nothing was chosen.
-
-    Args:
-        choices: Of one trial.
-        known: The languages in the order to show them; others follow.
-    """
-    views = []
-    if choices.gates:
-        languages = _ordered({language for shares in choices.gates.values() for language in shares}, known)
-        z = [[_percent(shares.get(language)) for shares in choices.gates.values()] for language in languages]
-        columns = [f"{stack} {layer}" for stack, layer in choices.gates]
-        views.append(("gates by layer", heatmap(z, columns, languages, _trace("% of tokens open"), "", digits=0)))
-    for side, of_side in choices.pool.items():
-        languages = _ordered(set(of_side), known)
-        num = max(len(shares) for shares in of_side.values())
-        z = [[_percent(share) for share in of_side[language]] for language in languages]
-        columns = [f"pair {number + 1}" for number in range(num)]
-        title = f"pool, languages {_SIDES[side]}"
-        views.append((title, heatmap(z, columns, languages, _trace("% of the pair"), "", digits=0)))
-    return views
-
-
 def choice_sentences(choices: Choices) -> list[str]:
     """Returns what the adapters have chosen, in words."""
     sentences = []
@@ -85,28 +61,10 @@ def choice_sentences(choices: Choices) -> list[str]:
         for language, given in of_side.items():
             members.setdefault(max(range(len(given)), key=given.__getitem__), []).append(language)
         groups = "; ".join(f"pair {number + 1}: {', '.join(members[number])}" for number in sorted(members))
-        sentences.append(f"What languages {_SIDES[side]} give most: {groups}.")
+        sentences.append(f"What languages {SIDES[side]} give most: {groups}.")
     return sentences
 
 
 def _numbers(value: object) -> tuple[float, ...]:
     found = [as_number(one) for one in value] if isinstance(value, list) else []
     return tuple(number for number in found if number is not None)
-
-
-def _ordered(languages: set[str], known: Sequence[str]) -> list[str]:
-    return [*(code for code in known if code in languages), *sorted(languages - set(known))]
-
-
-def _percent(share: float | None) -> float | None:
-    return None if share is None else 100 * share
-
-
-def _trace(words: str) -> Figure:
-    return {
-        "colorscale": "Viridis",
-        "zmin": 0,
-        "zmax": 100,
-        "colorbar": colorbar(words),
-        "hovertemplate": f"<b>%{{y}}</b> · %{{x}}<br>%{{z:.1f}} {words}<extra></extra>",
-    }

@@ -10,7 +10,7 @@ from langsearch.report.experiment_values import Experiment
 from langsearch.report.figures import Figure, plotly_text
 from langsearch.report.lenient import as_integer, as_mapping, as_number, as_text, read_json, read_rows
 from langsearch.report.wording import counted
-from langsearch.space.settings import SURE_MARGIN
+from langsearch.space.prior_settings import SURE_MARGIN
 from langsearch.space.sites import MODULES
 
 MAX_TEXT_CELLS = 240

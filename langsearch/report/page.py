@@ -17,7 +17,8 @@ from langsearch import __version__
 from langsearch.experiment.folder import write_text
 from langsearch.report import page_tables, wording
 from langsearch.report.advice import next_sentences
-from langsearch.report.choices import choice_sentences, choice_views, read_choices
+from langsearch.report.choice_figures import choice_views
+from langsearch.report.choices import choice_sentences, read_choices
 from langsearch.report.curves import curve_figure
 from langsearch.report.experiment_reader import read_experiment
 from langsearch.report.experiment_values import Experiment, Split, Trial

@@ -9,9 +9,10 @@ from langsearch.space.architecture_checks import check_shape
 from langsearch.space.checks import check_baseline_shape
 from langsearch.space.document import Document
 from langsearch.space.prior_section import check_prior_shape
+from langsearch.space.prior_settings import PriorSettings
 from langsearch.space.problems import InputError
 from langsearch.space.sections import ArchitectureSection
-from langsearch.space.settings import Baseline, BaseSource, DataSettings, PriorSettings
+from langsearch.space.settings import Baseline, BaseSource, DataSettings
 from langsearch.space.tracking import TrackingSettings, tracking_settings
 
 

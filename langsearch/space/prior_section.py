@@ -8,9 +8,9 @@ from pydantic import BeforeValidator
 from langsearch.space.architecture import BaseShape, Stack
 from langsearch.space.dimensions import search_dimensions
 from langsearch.space.document import KeyPath
+from langsearch.space.prior_settings import PriorSettings, SidesPrior, SubspacePrior
 from langsearch.space.rules import possible_sites
 from langsearch.space.sections import ArchitectureSection, SearchTrainerSection, Section, fixed
-from langsearch.space.settings import PriorSettings, SidesPrior, SubspacePrior
 
 MIN_SUBSPACE_EPOCHS = 2
 """The pruning of the first epoch takes nothing yet."""

@@ -17,6 +17,7 @@ from langsearch.space.document import Document, Overrides, document_of, dump, ov
 from langsearch.space.draft import Draft, WrongSpaceError, draft_of
 from langsearch.space.language_section import LanguagesSection
 from langsearch.space.prior_section import PriorSection
+from langsearch.space.prior_settings import PriorSettings
 from langsearch.space.problems import near_names
 from langsearch.space.run_sections import (
     BaselineItem,
@@ -34,7 +35,6 @@ from langsearch.space.settings import (
     DecodingSettings,
     EvaluationSettings,
     FailureSettings,
-    PriorSettings,
     TrainerSettings,
 )
 from langsearch.space.tracking import Trackers, TrackingSettings, tracking_settings

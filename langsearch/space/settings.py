@@ -99,6 +99,10 @@ class TrainerSettings:
     freeze_first: bool = False
     """Whether what is the first languages' own stays as the first stage left it."""
 
+    train_only: tuple[str, ...] = ()
+    """The languages that are trained; what none of them has stays as it is, to the bit. Empty: all. `langsearch extend`
+    sets it."""
+
     back_translation_every: int = 0
     """Every so many updates also train on the model's own translations of their targets (arXiv 2004.11867). 0: never.
     """
@@ -116,7 +120,7 @@ class TrainerSettings:
 
     def __post_init__(self) -> None:
         # A task's file has a list.
-        for name in ("first_stage", "back_translation_pivots"):
+        for name in ("first_stage", "train_only", "back_translation_pivots"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
 
 
@@ -277,53 +281,6 @@ class Baseline:
 FULL_FINETUNING_LR = 3e-4
 """Learning rate of full fine-tuning unless its item in `baselines` sets one: a rate that suits adapters is too high
 for a pretrained model's own weights, so the space's `trainer.lr` is not used."""
-
-
-SideGrain = Literal["layer", "module"]
-
-SURE_MARGIN = 0.5
-"""From this difference of their shares on a learned side is sure: 0.75 to 0.25. Where either side can do a planted task
-as well as the other (directions that share no language; one direction alone), 2 of 48 layers differed by as much after
-200 updates."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SidesPrior:
-    """How the sides are learned before a search (METHOD section 3, weight learning)."""
-
-    steps: int = 200
-    """Updates."""
-
-    rank: int = 4
-    """Rank of every language's adapters, of either side, while learning."""
-
-    by: SideGrain = "layer"
-    """layer: the modules of a layer share one side. module: each has its own."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SubspacePrior:
-    """How the demand for rank is estimated before a search (METHOD section 3, intrinsic subspace estimation)."""
-
-    epochs: int = 4
-    """Epochs of training with gradual pruning, at least 2."""
-
-    rank: int = 8
-    """Rank of every language's adapters everywhere, before pruning."""
-
-    target: float = 0.9
-    """The share of B's entries that each layer loses, over all its languages and modules."""
-
-    narrow: bool = False
-    """Also leave out of the search the ranks that are far from the demand."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PriorSettings:
-    """What a run learns before its search, to begin it there. None: not learned."""
-
-    sides: SidesPrior | None = None
-    subspace: SubspacePrior | None = None
 
 
 ObjectiveName = Literal[

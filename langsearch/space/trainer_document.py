@@ -19,7 +19,9 @@ def trainer_document(settings: TrainerSettings, classes: Mapping[str, tuple[str,
         classes: The languages of each class; stages are named by them.
     """
     values = asdict(settings)
-    found = {name: _WORDS.get(name) if values[name] is None else values[name] for name in TrainerSection.model_fields}
+    found: dict[str, Any] = {
+        name: _WORDS.get(name) if values[name] is None else values[name] for name in TrainerSection.model_fields
+    }
     if settings.first_stage:
         first = [name for name, members in classes.items() if members and set(members) <= set(settings.first_stage)]
         found["two_stage"] = {

@@ -23,17 +23,20 @@ class Stages:
         first: The languages of the first stage; empty where there is one stage.
         num_first: Epochs of the first stage.
         freeze_first: Whether the second stage leaves what is the first languages' own alone.
+        only: The languages that are trained in either; empty: all.
     """
 
     first: frozenset[str]
     num_first: int
     freeze_first: bool
+    only: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, settings: TrainerSettings) -> "Stages":
         """Returns the stages of a training; the first has one epoch at least and leaves one."""
         num_first = min(max(round(settings.first_share * settings.epochs), 1), settings.epochs - 1)
-        return cls(frozenset(settings.first_stage), num_first if settings.first_stage else 0, settings.freeze_first)
+        num_first = num_first if settings.first_stage else 0
+        return cls(frozenset(settings.first_stage), num_first, settings.freeze_first, frozenset(settings.train_only))
 
     def directions(self, epoch: int, all_directions: Sequence[Direction]) -> Sequence[Direction]:
         """Returns the directions of an epoch, counted from 1."""
@@ -47,16 +50,19 @@ class Stages:
 
     def frozen(self, epoch: int, learner: Learner) -> "Frozen":
         """Returns what an epoch must leave as it is: what none of its languages has, or the first's own."""
-        if not self.first:
+        if not self.first and not self.only:
             return Frozen(())
         languages: dict[str, set[str]] = {}
         for language, slot in learner.slots.items():
             languages.setdefault(slot, set()).add(language)
         owned = learner.owned()
+        slots: list[str] = []
         if epoch <= self.num_first:
             slots = [slot for slot, members in languages.items() if not members & self.first]
-        else:
-            slots = [slot for slot, members in languages.items() if self.freeze_first and members <= self.first]
+        elif self.freeze_first:
+            slots = [slot for slot, members in languages.items() if members <= self.first]
+        if self.only:
+            slots += [slot for slot, members in languages.items() if not members & self.only and slot not in slots]
         return Frozen([view for slot in slots for view in owned.get(slot, ())])
 
 

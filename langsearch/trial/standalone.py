@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from langsearch.experiment.earlier import load_begun_space, with_earlier_defaults
-from langsearch.experiment.environment import build_environment, check_space
+from langsearch.experiment.environment import CheckedSpace, build_environment, check_space
 from langsearch.experiment.folder import STORE_FOLDER, ExperimentFolder, TrialFolder
 from langsearch.experiment.recorded_base import check_recorded, recorded_source
 from langsearch.experiment.task import TrialTask
@@ -108,6 +108,52 @@ def train_single(
             )
         architecture, trainer = space.architecture({}, shape), space.trainer({})
     assert trainer is not None
+    return _train(console, checked, path, architecture, trainer, resume=resume, open_trackers=open_trackers)
+
+
+def train_given(
+    console: Console,
+    space: Space,
+    architecture: Architecture,
+    trainer: TrainerSettings,
+    path: Path,
+    *,
+    resume: bool = False,
+    track: Track | None = None,
+) -> Training:
+    """Trains an architecture with settings that are no space's; else as `train_single`.
+
+    Args:
+        console: Where progress is shown.
+        space: Data, evaluation and what else a training takes from a space.
+        architecture: Of the space's languages.
+        trainer: How it is trained.
+        path: The folder to write.
+        resume: Go on in a folder that is there.
+        track: Opens the trackers that the space names.
+
+    Raises:
+        InputError: If the input is wrong, or the folder is there and not to be resumed.
+        TrainingFailedError: As `train_single`.
+        TrainingStoppedError: Likewise.
+    """
+    space = with_earlier_defaults(ExperimentFolder(path), training_space(space, path.name, trainer))
+    checked = check_space(space, recorded_source(path, space.base_source))
+    open_trackers = None if track is None else track(space)
+    return _train(console, checked, path, architecture, trainer, resume=resume, open_trackers=open_trackers)
+
+
+def _train(
+    console: Console,
+    checked: CheckedSpace,
+    path: Path,
+    architecture: Architecture | None,
+    trainer: TrainerSettings,
+    *,
+    resume: bool,
+    open_trackers: Open | None,
+) -> Training:
+    space, shape = checked.space, checked.shape
     task = TrialTask(
         name="00000",
         kind="searched",
