@@ -164,7 +164,7 @@ def test_within_an_update_the_host_looks_at_nothing_on_the_device(
 
     with pace(monkeypatch, GPU):
         with apart(monkeypatch):  # the optimizer is made within
-            run = _Run(learner, data, settings, make_terms(settings), 1)
+            run = _Run(learner, data, settings, make_terms(settings, learner), 1)
         batches = [run._collated(half) for half in np.array_split(rows, 2)]
         with apart(monkeypatch), _Looks() as seen:
             run._update(batches)

@@ -15,7 +15,7 @@ from langsearch.space.architecture import Architecture
 from langsearch.space.settings import TrainerSettings
 from langsearch.train.cross_entropy import CrossEntropy
 from langsearch.train.loop import Progress, TrainingData, train
-from langsearch.train.term import Need, States, Term
+from langsearch.train.term import Need, Plain, States, Term
 
 LANGUAGES = ("en", "fr", "de", "sw")
 SETTINGS = TrainerSettings(epochs=1, tokens_per_batch=400, accumulation=1, pairs_per_epoch=40, lr=1e-2, seed=1)
@@ -23,7 +23,7 @@ Architect = Callable[..., Architecture]
 
 
 @dataclass(frozen=True)
-class Watching:
+class Watching(Plain):
     """A term that notes what it is given; its loss pulls some features of the encoder's states to zero."""
 
     needs: frozenset[Need]

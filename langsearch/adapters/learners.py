@@ -81,13 +81,15 @@ class AdaptedModel:
     """
 
     def __init__(self, base: Base, adapters: Adapters) -> None:
+        self.base = base
         self.model = base.model
         self.adapters = adapters
         self.rows = _make_rows(base, base.model)
         new = dict(adapters.architecture.new_languages)
         assert set(new) == {language.code for language in base.new_languages}, f"the base must know {sorted(new)} alone"
         rows = self.rows.modules() if self.rows else {}
-        self._originals = mount(self.model, {**adapters.modules(), **rows})
+        self._own = {**adapters.modules(), **rows}
+        self._originals = mount(self.model, self._own)
 
     @property
     def architecture(self) -> Architecture:
@@ -116,6 +118,10 @@ class AdaptedModel:
     def remove(self) -> None:
         """Takes the adapters out of the base."""
         mount(self.model, self._originals)
+
+    def put_back(self) -> None:
+        """Puts the adapters into the base again after `remove`."""
+        mount(self.model, self._own)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Returns the adapters' parameters and the rows of new languages."""

@@ -6,7 +6,8 @@ alpha equals r everywhere, and any other factor is folded into B.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,31 @@ def read_export(folder: Path) -> ExportedAdapters:
         return ExportedAdapters(folder, source.id, tuple(value["languages"]), architecture, source)
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} must be as `langsearch export` wrote it, but cannot be read: {error}") from error
+
+
+def check_teacher(folder: Path, languages: Sequence[str], new_languages: AbstractSet[str]) -> ExportedAdapters:
+    """Returns an export whose adapters can teach others.
+
+    Args:
+        folder: Of the export.
+        languages: Of the adapters that learn.
+        new_languages: Those of them that are new to the base.
+
+    Raises:
+        InputError: If the folder is no export, or is one of other languages.
+    """
+    exported = read_export(folder)
+    if len(set(exported.languages) & set(languages)) < 2:
+        raise InputError(
+            f"A teacher must have at least two of the languages {', '.join(languages)}, but {folder} has "
+            f"{', '.join(exported.languages)}."
+        )
+    if (theirs := {language for language, _ in exported.architecture.new_languages}) != new_languages:
+        raise InputError(
+            f"A teacher must have the same languages that are new to the base, which are "
+            f"{', '.join(sorted(new_languages)) or 'none'}, but {folder} has {', '.join(sorted(theirs)) or 'none'}."
+        )
+    return exported
 
 
 @torch.no_grad()

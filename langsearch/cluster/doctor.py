@@ -200,8 +200,11 @@ def _cells(found: Diagnosis, first: Examined | None) -> list[str]:
 
 def _paths(space: Space | None) -> list[str]:
     """Returns what trials of a space read from files on their node; base and tokenizer travel with them."""
-    start = None if space is None else space.trainer_section.init_from
-    return [] if start is None else [str(Path(start).absolute())]
+    if space is None:
+        return []
+    trainer = space.trainer_section
+    folders = [] if trainer.init_from is None else [Path(trainer.init_from)]
+    return [str(folder.absolute()) for folder in (*folders, *trainer.loss.folders)]
 
 
 def _first_missing(path: Path) -> Path | None:

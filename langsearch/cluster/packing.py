@@ -19,6 +19,7 @@ from langsearch.experiment.earlier import with_open_defaults
 from langsearch.experiment.object_store import is_remote
 from langsearch.model.finding import EMBEDDED_FOLDER, base_files
 from langsearch.space.document import dump
+from langsearch.space.loss_settings import ADAPTERS
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space
 
@@ -121,6 +122,17 @@ def _rename_all(data: dict[str, Any], renamed: Callable[[str], str]) -> None:
         data["evaluation"]["spbleu"] = f"spm:{renamed(file)}"
     if data["trainer"].get("init_from") not in (None, "none"):
         data["trainer"]["init_from"] = renamed(data["trainer"]["init_from"])
+    distill = data["trainer"].get("loss", {}).get("distill")
+    if distill is not None:
+        distill["teacher"] = _renamed_teacher(distill["teacher"], renamed)
+
+
+def _renamed_teacher(teacher: Any, renamed: Callable[[str], str]) -> Any:
+    if isinstance(teacher, dict) and "choice" in teacher:
+        return {"choice": [_renamed_teacher(item, renamed) for item in teacher["choice"]]}
+    if isinstance(teacher, dict):
+        return {"adapters": renamed(teacher["adapters"])}
+    return f"{ADAPTERS}{renamed(teacher.removeprefix(ADAPTERS))}" if teacher.startswith(ADAPTERS) else teacher
 
 
 def _check_size(paths: Sequence[Path], max_bytes: int) -> None:

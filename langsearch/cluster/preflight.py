@@ -153,6 +153,7 @@ def _sizes(environment: Environment, space: Space) -> dict[str, int]:
     }
     if space.trainer_section.init_from is not None:
         sizes |= {str(Path(space.trainer_section.init_from).absolute()): -1}
+    sizes |= {str(folder.absolute()): -1 for folder in space.trainer_section.loss.folders}
     return sizes
 
 

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from langsearch.adapters.peft_export import check_teacher
 from langsearch.adapters.peft_import import read_adapters
 from langsearch.data.directions import parse_directions
 from langsearch.evaluate.spbleu import ScoreTokenizer, find_tokenizer
@@ -54,6 +55,8 @@ def check_base(draft: Draft, source: BaseSource) -> CheckedBase:
         problems += draft.check(shape)
         if draft.init_from is not None:
             _tried(partial(read_adapters, Path(draft.init_from), shape), problems)
+    for teacher in draft.teachers if draft.classes is not None else ():
+        _tried(partial(check_teacher, teacher, draft.languages, set(draft.new_languages)), problems)
     tokenizer = _tried(partial(BaseTokenizer, folder, family), problems)
     score_tokenizer = None
     if tokenizer is not None:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from langsearch.experiment.folder import TrialFolder, read_json, write_json, write_text
 from langsearch.space.architecture import Architecture, BaseShape
+from langsearch.space.loss_settings import LossSettings
 from langsearch.space.plan import show_beside, show_kind, show_layers
 from langsearch.space.pruned_size import num_nonzero
 from langsearch.space.schema import Space
@@ -53,6 +54,9 @@ class TrialTask:
         if not trainer["back_translation_every"]:
             for name in [name for name in trainer if name.startswith("back_translation")]:
                 del trainer[name]
+        trainer["loss"] = self.trainer.loss.written()
+        if not trainer["loss"]:
+            del trainer["loss"]
         text = json.dumps([adapters, self.method, trainer], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -95,7 +99,8 @@ class TrialTask:
             shutil.rmtree(folder.path)
         if self.architecture is not None:
             write_text(folder.architecture, self.architecture.to_json() + "\n")
-        value = {"name": self.name, "kind": self.kind, "method": self.method, "trainer": asdict(self.trainer)}
+        trainer = asdict(self.trainer) | {"loss": self.trainer.loss.written()}
+        value = {"name": self.name, "kind": self.kind, "method": self.method, "trainer": trainer}
         value["classes"] = {name: list(languages) for name, languages in self.classes.items()}
         write_json(folder.task, {**value, "fingerprint": self.fingerprint, "summary": self.summary})
 
@@ -110,7 +115,7 @@ class TrialTask:
             name=value["name"],
             kind=value["kind"],
             method=value["method"],
-            trainer=TrainerSettings(**value["trainer"]),
+            trainer=TrainerSettings(**value["trainer"] | {"loss": LossSettings.of(value["trainer"].get("loss", {}))}),
             architecture=architecture,
             classes=value["classes"],
         )

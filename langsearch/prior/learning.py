@@ -19,6 +19,7 @@ from langsearch.experiment.folder import read_json, write_json
 from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture, BaseShape, Pruning, Side, Site, Stack, uniform_ranks
 from langsearch.space.dimensions import trainer_settings
+from langsearch.space.loss_settings import NO_TERMS
 from langsearch.space.prior_settings import SidesPrior, SubspacePrior
 from langsearch.space.problems import InputError
 from langsearch.space.rules import possible_sites
@@ -241,8 +242,8 @@ def _keep(progress: Progress, task: LearningTask, folder: Path) -> None:
 
 def _trainer(space: Space) -> TrainerSettings:
     found = trainer_settings(space.trainer_section, middle_point(space.dimensions()), space.classes)
-    # What is learned before a search is of all languages from the start.
-    return replace(found, first_stage=())
+    # What is learned before a search is of all languages from the start, and from the translations alone.
+    return replace(found, first_stage=(), back_translation_every=0, loss=NO_TERMS)
 
 
 def _architecture(

@@ -27,6 +27,7 @@ from langsearch.search.sizes import parameter_range, sample_point
 from langsearch.search.trackers import describe_tracking, tracking_problems
 from langsearch.space.architecture import Architecture, BaseShape
 from langsearch.space.draft import WrongSpaceError
+from langsearch.space.loss_checks import loss_lines
 from langsearch.space.plan import (
     Classes,
     num_parameters_by_class,
@@ -84,6 +85,8 @@ def print_check(
     _print_line(console, "trials", f"{space.search.trials} searched by {space.search.sampler}, baselines: {baselines}")
     for label, text in search_summary(space).items():
         _print_line(console, label, text)
+    for text in loss_lines(space.trainer_section.loss):
+        _print_line(console, "loss", text)
     for name, place in describe_tracking(space.tracking).items():
         _print_line(console, "tracking", f"{name}: {place}")
     dimensions = space.dimensions()
@@ -163,6 +166,7 @@ def describe_check(
             "plateau": asdict(space.search.plateau) if space.search.plateau is not None else None,
             "rung_epochs": list(space.search.rung_epochs(space.trainer_section.epochs)),
         },
+        "loss": list(loss_lines(space.trainer_section.loss)),
         "evaluation": asdict(space.evaluation),
         "failures": asdict(space.failures),
         "checkpoints": asdict(space.checkpoints),

@@ -14,6 +14,7 @@ from langsearch.space.data_checks import check_data
 from langsearch.space.document import KeyPath, show
 from langsearch.space.language_section import Languages, LanguagesSection, Problem, check_languages
 from langsearch.space.languages import find_language
+from langsearch.space.loss_checks import check_losses
 from langsearch.space.prior_section import PriorSection, check_prior
 from langsearch.space.problems import near_names
 from langsearch.space.run_sections import (
@@ -68,6 +69,8 @@ def check_space(parsed: Parsed) -> list[Problem]:
         problems += _check_stages(parsed.trainer, classes, parsed.data, parsed.architecture)
     if parsed.trainer is not None and parsed.trainer.back_translation is not None:
         problems += _check_back_translation(parsed.trainer, classes)
+    if parsed.trainer is not None:
+        problems += check_losses(parsed.trainer)
     if parsed.baselines is not None:
         problems += _check_baselines(parsed.baselines, parsed.trainer)
     if parsed.search is not None:
@@ -169,6 +172,8 @@ def _check_baselines(items: list[BaselineSection], trainer: TrainerSection | Non
             yield path, f"must list each baseline once, but {name} stands twice."
         seen.add(name)
         section = getattr(item, name)
+        if "loss" in section.model_fields_set:
+            yield (*path, name, "loss"), "must be left out: a baseline learns by cross-entropy alone."
         for key in sorted(section.model_fields_set):
             if isinstance(getattr(section, key), Searched):
                 yield (*path, name, key), "must be a plain value: a baseline is not searched."

@@ -29,7 +29,7 @@ def search_dimensions(architecture: ArchitectureSection, trainer: SearchTrainerS
     encoder.source_layers; encoder.modules.MODULE; pruning.target as rank; pruning.start, .duration, .scope, .over;
     init, scaling, alpha, ffn_slice, sharing, adapter, shared_rank; gate.hidden, .budget, .skip, .noise;
     pool.size, .soft_share, .disparity; encoder_znorm.strength, .parts; layer_norm.stacks, .side; bridge.rank;
-    trainer.FIELD. The decoder as the encoder.
+    trainer.FIELD; trainer.loss.TERM.FIELD. The decoder as the encoder.
     """
     values = [*_architecture_values(architecture), *_trainer_values(trainer)]
     return {name: _distribution(value) for name, value in values if isinstance(value, Searched)}
@@ -55,15 +55,15 @@ def trainer_settings(
         picked["back_translation_every"] = pick(back.every, "trainer.back_translation.every", point)
         picked["back_translation_from_epoch"] = pick(back.from_epoch, "trainer.back_translation.from_epoch", point)
         picked["back_translation_pivots"] = tuple(back.languages or ())
-    return TrainerSettings(**picked)
+    return TrainerSettings(**picked, loss=trainer.loss.settings(point))
 
 
 def baseline_trainer_settings(trainer: TrainerSection, baseline: Baseline) -> TrainerSettings:
     """Returns the trainer's settings of a baseline.
 
     The baseline's own settings win over those that the space fixes. What the space searches is at its default in
-    `TrainerSettings`. A baseline starts anew, whatever the space starts from. Full fine-tuning has a learning rate of
-    its own, never that of the adapters.
+    `TrainerSettings`. A baseline starts anew, whatever the space starts from, and learns by cross-entropy alone. Full
+    fine-tuning has a learning rate of its own, never that of the adapters.
     """
     values = {name: getattr(trainer, name) for name in TrainerSection.model_fields}
     settings: dict[str, Any] = {name: value for name, value in values.items() if not isinstance(value, Searched)}
@@ -143,6 +143,8 @@ def _architecture_values(section: ArchitectureSection) -> Iterator[tuple[str, Va
 def _trainer_values(section: SearchTrainerSection) -> Iterator[tuple[str, Value]]:
     for name in TrainerSection.model_fields:
         yield f"trainer.{name}", getattr(section, name)
+    for name, value in section.loss.values():
+        yield f"trainer.loss.{name}", value
     if section.back_translation is not None:
         yield "trainer.back_translation.every", section.back_translation.every
         yield "trainer.back_translation.from_epoch", section.back_translation.from_epoch

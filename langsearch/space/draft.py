@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from langsearch.space.architecture import BaseShape
@@ -32,6 +33,9 @@ class Draft:
 
     score_tokenizer: str | None
     init_from: str | None
+    teachers: tuple[Path, ...]
+    """Folders of adapters that teach."""
+
     tracking: TrackingSettings | None
     architecture_section: ArchitectureSection | None
     baselines: tuple[Baseline, ...]
@@ -89,6 +93,7 @@ def draft_of(document: Document, parsed: Mapping[str, Any], wrong: set[str]) -> 
         data=None if data is None or languages is None else data.settings(),
         score_tokenizer=None if evaluation is None else evaluation.settings().spbleu,
         init_from=None if trainer is None else trainer.init_from,
+        teachers=() if trainer is None else trainer.loss.folders,
         tracking=None if tracking is None else tracking_settings(tracking),
         architecture_section=right["architecture"],
         baselines=tuple(item.settings() for item in right["baselines"] or ()),

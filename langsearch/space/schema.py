@@ -16,6 +16,7 @@ from langsearch.space.dimensions import baseline_trainer_settings, search_dimens
 from langsearch.space.document import Document, Overrides, document_of, dump, overridden, read_document, show
 from langsearch.space.draft import Draft, WrongSpaceError, draft_of
 from langsearch.space.language_section import LanguagesSection
+from langsearch.space.loss_settings import TERMS, LossSettings
 from langsearch.space.prior_section import PriorSection
 from langsearch.space.prior_settings import PriorSettings
 from langsearch.space.problems import near_names
@@ -288,6 +289,8 @@ def _resolve(data: Mapping[str, Any], parsed: Mapping[str, Any]) -> dict[str, An
     }
     for key, default in filled.items():
         filled[key] = default | (data.get(key) or {}) if isinstance(default, dict) else data.get(key, default)
+    if loss := _loss(filled["trainer"].pop("loss", None)):
+        filled["trainer"]["loss"] = loss
     # Each of these can be written in several ways that mean the same.
     search = parsed["search"]
     filled["data"] = _data(data["data"], parsed["data"].settings())
@@ -319,6 +322,14 @@ def _data(written: Mapping[str, Any], settings: DataSettings) -> dict[str, Any]:
     is_default = len(settings.train) == 1 and settings.holdout_rows == "last"
     rows = {} if is_default else {"rows": settings.holdout_rows}
     return {**written, "validation": {"holdout": settings.holdout} | rows}
+
+
+def _loss(written: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Any]:
+    """Returns the section `trainer.loss` with the defaults of the terms that it names."""
+    return {
+        name: {**LossSettings(**{name: TERMS[name]()}).written()[name], **term}
+        for name, term in (written or {}).items()
+    }
 
 
 def _decoding(settings: DecodingSettings) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Discriminator, PlainValidator, Tag, model_validator
 
 from langsearch.space.kinds import BESIDE, SITE_KINDS, Gate, Pool, kind_words
+from langsearch.space.loss_section import LossSection
 from langsearch.space.placement import (
     SIDE,
     SIDES,
@@ -381,6 +382,6 @@ class BackTranslationSection(Section):
 class SearchTrainerSection(TrainerSection):
     """`trainer`: what a baseline has too, and how searched trials alone are trained."""
 
+    loss: LossSection = LossSection()
     back_translation: BackTranslationSection | None = None
-
     two_stage: TwoStageSection | None = None

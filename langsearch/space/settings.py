@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from langsearch.space.data_filter import NO_FILTER, DataFilter
+from langsearch.space.loss_settings import NO_TERMS, LossSettings
 
 EXPERIMENTS = "experiments"
 """The folder that holds all experiments, unless another is given."""
@@ -37,8 +38,7 @@ class TrainerSettings:
     """Passes over the training pairs; also the highest rung of early stopping."""
 
     pairs_per_epoch: int | None = None
-    """Sentence pairs drawn an epoch. None: as many as there are over all directions, those of weight w counted w times.
-    """
+    """Sentence pairs drawn an epoch. None: all over all directions, those of weight w counted w times."""
 
     tokens_per_batch: int | None = 16_000
     """Padded tokens an update, counted on the longer of the two sides (fairseq's `--max-tokens` times accumulation).
@@ -122,6 +122,9 @@ class TrainerSettings:
         # A task's file has a list.
         for name in ("first_stage", "train_only", "back_translation_pivots"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+
+    loss: LossSettings = NO_TERMS
+    """The loss terms beside the cross-entropy. Baselines have none."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,8 @@ def trainer_document(settings: TrainerSettings, classes: Mapping[str, tuple[str,
     found: dict[str, Any] = {
         name: _WORDS.get(name) if values[name] is None else values[name] for name in TrainerSection.model_fields
     }
+    if loss := settings.loss.written():
+        found["loss"] = loss
     if settings.first_stage:
         first = [name for name, members in classes.items() if members and set(members) <= set(settings.first_stage)]
         found["two_stage"] = {

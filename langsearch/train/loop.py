@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from langsearch.adapters.learners import Learner
+from langsearch.adapters.learners import AdaptedModel, Learner
 from langsearch.data.batches import Batch, BatchVocabulary, collate
 from langsearch.data.directions import Direction
 from langsearch.data.epochs import SourceWeights, plan_epoch
@@ -26,6 +26,7 @@ from langsearch.train.ahead import made_ahead
 from langsearch.train.back_translation import BackTranslation, Translate
 from langsearch.train.checkpoint import Checkpoint
 from langsearch.train.cross_entropy import CrossEntropy
+from langsearch.train.distill import Distill
 from langsearch.train.dropout import set_dropout
 from langsearch.train.forward import EncoderSides, ready, run_forward
 from langsearch.train.losses import EpochLosses, UpdateLoss
@@ -69,6 +70,9 @@ class Progress:
     train_seconds: float
     """Seconds spent in updates since the start of training, over all resumes."""
     checkpoint: Callable[[], Checkpoint]
+    judge: Callable[[float, bool], None]
+    """Tells the loss terms how good the model is at the end of an epoch: the higher the better, and whether earlier
+    scores are of the same sentences. Before `checkpoint`, which holds what comes of it; may be left out."""
 
     @property
     def is_epoch_end(self) -> bool:
@@ -107,15 +111,24 @@ def train(
         translate: Translates with the model; must be given where the settings ask for back-translation.
 
     Raises:
+        InputError: If a teacher's adapters do not fit.
         NonFiniteLossError: If the loss becomes NaN or infinite.
     """
-    given = make_terms(settings) if terms is None else terms
+    given = make_terms(settings, learner) if terms is None else terms
     return _Run(learner, data, settings, given, num_parts, translate).go(resume, updates_between_yields, should_yield)
 
 
-def make_terms(settings: TrainerSettings) -> tuple[Term, ...]:
-    """Returns the loss terms that the settings ask for."""
-    return (CrossEntropy(settings.label_smoothing),)
+def make_terms(settings: TrainerSettings, learner: Learner) -> tuple[Term, ...]:
+    """Returns the loss terms that the settings ask for.
+
+    Raises:
+        InputError: If a teacher's adapters do not fit.
+    """
+    cross_entropy, loss = CrossEntropy(settings.label_smoothing), settings.loss
+    if not isinstance(learner, AdaptedModel):
+        assert not loss.written(), "full fine-tuning, which is a baseline, learns by cross-entropy alone"
+        return (cross_entropy,)
+    return (cross_entropy if loss.distill is None else Distill(loss.distill, cross_entropy, learner),)
 
 
 def try_microbatch(learner: Learner, data: TrainingData, settings: TrainerSettings, rows: NDArray[np.int32]) -> None:
@@ -130,7 +143,7 @@ def try_microbatch(learner: Learner, data: TrainingData, settings: TrainerSettin
     Raises:
         Exception: Whatever says that there is no room; see `model.memory.is_out_of_memory`.
     """
-    run = _Run(learner, data, settings, make_terms(settings), 1)
+    run = _Run(learner, data, settings, make_terms(settings, learner), 1)
     set_dropout(learner.model, settings.dropout)
     learner.model.train()
     try:
@@ -163,6 +176,8 @@ class _Run:
         self.stages, self.directions = Stages.of(settings), data.directions
         self.frozen = Frozen(())
         self.parameters = learner.parameters()
+        for term in self.terms:
+            self.parameters |= term.parameters()
         self.optimizer = make_optimizer(self.parameters, settings)
         self.device = next(iter(self.parameters.values())).device
         self.precision = _precision(learner, settings, self.device)
@@ -206,6 +221,8 @@ class _Run:
                     done = self.epoch - 1 + self.microbatch / len(plan.microbatches)
                     with self._timed():
                         self.learner.before_update(done / settings.epochs)
+                        for term in self.terms:
+                            term.before_update(self.epoch, done / settings.epochs)
                         self._update(self._with_translations(next(batches)))
                     self.microbatch = min(self.microbatch + settings.accumulation, len(plan.microbatches))
                     ended = self.microbatch == len(plan.microbatches)
@@ -282,8 +299,13 @@ class _Run:
             lr=self.lr,
             train_seconds=self.train_seconds,
             checkpoint=lambda: self._checkpoint(rng, num_microbatches),
+            judge=self._judge,
         )
         _set_rng_state(rng)
+
+    def _judge(self, score: float, is_comparable: bool) -> None:
+        for term in self.terms:
+            term.judged(self.epoch, score, is_comparable=is_comparable)
 
     def _update(self, batches: Sequence[Batch]) -> None:
         self.learner.model.train()
@@ -319,6 +341,8 @@ class _Run:
     def _checkpoint(self, rng: dict[str, Tensor], num_microbatches: int) -> Checkpoint:
         ended = self.microbatch == num_microbatches
         tensors = {f"model/{name}": tensor for name, tensor in self.learner.state().items()}
+        for term in self.terms:
+            tensors |= {f"terms/{name}": tensor for name, tensor in term.state().items()}
         state = optimizer_state(self.optimizer, self.parameters)
         tensors |= {f"optimizer/{name}": tensor for name, tensor in state.items()}
         tensors |= {f"rng/{name}": tensor for name, tensor in rng.items()}
@@ -343,6 +367,8 @@ class _Run:
             return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
         self.learner.load_state(part("model/"))
+        for term in self.terms:
+            term.load_state(part("terms/"))
         load_optimizer_state(self.optimizer, self.parameters, part("optimizer/"))
         _set_rng_state(part("rng/"))
         self.epoch, self.microbatch, self.updates = state["epoch"], state["microbatch"], state["updates"]

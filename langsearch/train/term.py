@@ -4,10 +4,11 @@ A term is one file of this package. Its schedule, if it has one, must be a funct
 counter in memory, which a resumed run would not have.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from langsearch.data.batches import Batch
 
@@ -48,3 +49,50 @@ class Term(Protocol):
             states: What `needs` asked for.
             batch: On the model's device.
         """
+
+    def before_update(self, epoch: int, progress: float) -> None:
+        """Called before every update, also the first one of a resumed run.
+
+        Args:
+            epoch: Counted from 1.
+            progress: How much of the training is done, from 0 to below 1: schedules are functions of it.
+        """
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Returns what the term trains for itself, by names that no other term has; it is of no use afterwards."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Returns all that a checkpoint must hold of the term, by names that no other term has; nothing is copied."""
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Takes back what `state` gave, of this term and of others."""
+
+    def judged(self, epoch: int, score: float, *, is_comparable: bool) -> None:
+        """Called where the model was scored at the end of an epoch, before anything of it changes.
+
+        Args:
+            epoch: Counted from 1.
+            score: The higher the better.
+            is_comparable: Whether earlier scores are of the same sentences.
+        """
+
+
+class Plain:
+    """The answers of a term that has no schedule and keeps nothing."""
+
+    def before_update(self, epoch: int, progress: float) -> None:
+        """Does nothing."""
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Returns nothing."""
+        return {}
+
+    def state(self) -> dict[str, Tensor]:
+        """Returns nothing."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Does nothing."""
+
+    def judged(self, epoch: int, score: float, *, is_comparable: bool) -> None:
+        """Does nothing."""

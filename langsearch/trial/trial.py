@@ -196,15 +196,11 @@ class _Run:
         self._count_seconds()
         result = self._result(evaluation, data, settings, progress)
         self.history.append(_curve_row(progress, result))
+        # Of an older version they lack keys, which mean their defaults.
+        is_comparable = self.kept_settings is not None and DecodingSettings(**self.kept_settings) == settings
+        progress.judge(result.spbleu, is_comparable)
         with_pruning = self.task.architecture is not None and self.task.architecture.pruning is not None
-        if (
-            self.kept is None
-            or with_pruning
-            or self.kept_settings is None
-            # Of an older version it lacks keys, which mean their defaults.
-            or DecodingSettings(**self.kept_settings) != settings
-            or result.spbleu > self.kept.spbleu
-        ):
+        if self.kept is None or with_pruning or not is_comparable or result.spbleu > self.kept.spbleu:
             state = {"updates": result.updates, "epoch": result.epoch, "spbleu": result.spbleu}
             # The checkpoints still refer to the weights before, so those go only once the next checkpoint is there.
             weights = Checkpoint(self.learner.state(), state)

@@ -1,0 +1,61 @@
+"""Plain settings of the loss terms that a training may have beside its cross-entropy, and their defaults."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+BASE, OWN_BEST, ADAPTERS = "base", "own_best", "adapters:"
+"""The teachers: the last one is followed by a folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillSettings:
+    """A teacher's distributions beside the labels: (1 - weight) cross-entropy + weight temperature^2 divergence.
+
+    From oneself: Sun et al. 2020 (arXiv 2004.10171) and Huang et al. 2022 (arXiv 2205.01620). KL or JS: Ferraz et al.
+    2023 (arXiv 2311.01070).
+    """
+
+    weight: float = 0.5
+    """From 0 to 1. 0: as without the term."""
+
+    teacher: str = BASE
+    """base: the base without adapters. own_best: the training's own best epoch by validation, while it is more than
+    one epoch old. adapters:FOLDER: exported adapters of the same base, for the languages that they have."""
+
+    kind: Literal["kl", "js"] = "kl"
+    """kl: KL(teacher || student). js: the Jensen-Shannon divergence, which is at most log 2 and so teaches less."""
+
+    temperature: float = 1.0
+    """Divides the logits of both."""
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of a teacher that is exported adapters."""
+        return Path(self.teacher.removeprefix(ADAPTERS)) if self.teacher.startswith(ADAPTERS) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSettings:
+    """The loss terms beside the cross-entropy. None: there is no such term."""
+
+    distill: DistillSettings | None = None
+
+    def written(self) -> dict[str, Any]:
+        """Returns the terms that there are as a space and a task have them; `of` reads it."""
+        terms = {name: term for name, term in asdict(self).items() if term is not None}
+        return {name: {key: value for key, value in term.items() if value is not None} for name, term in terms.items()}
+
+    @classmethod
+    def of(cls, written: Mapping[str, Mapping[str, Any]]) -> "LossSettings":
+        """Returns the terms of plain values. One of weight 0 is none."""
+        found = {name: TERMS[name](**term) for name, term in written.items()}
+        return cls(**{name: term for name, term in found.items() if term.weight > 0})
+
+
+TERMS: Mapping[str, Any] = {"distill": DistillSettings}
+"""The settings of each term, by its name."""
+
+NO_TERMS = LossSettings()
+"""The cross-entropy alone."""
