@@ -25,7 +25,8 @@ from langsearch.train.checkpoint import read_newest_checkpoint, write_checkpoint
 from langsearch.train.cross_entropy import CrossEntropy, smoothed_cross_entropy
 from langsearch.train.distill import Distill, OwnBest, divergence
 from langsearch.train.forward import ready, run_forward
-from langsearch.train.loop import Progress, TrainingData, make_terms, train
+from langsearch.train.loop import Progress, TrainingData, train
+from langsearch.train.terms import make_terms
 
 LANGUAGES = ("en", "fr", "de", "sw")
 DIRECTIONS = all_directions(LANGUAGES)
@@ -245,11 +246,13 @@ def test_the_own_best_changes_nothing_until_it_teaches(
     assert found["own"][2] != found["plain"][2]
 
 
-def test_without_a_weight_there_is_no_term(new_learner: Callable[..., AdaptedModel]) -> None:
+def test_without_a_weight_there_is_no_term(new_learner: Callable[..., AdaptedModel], data: TrainingData) -> None:
     learner = new_learner()
     settings = replace(SETTINGS, loss=LossSettings.of({"distill": {"weight": 0.0, "kind": "js"}}))
     assert settings == SETTINGS
-    assert make_terms(settings, learner) == (CrossEntropy(SETTINGS.label_smoothing),)
+    assert make_terms(settings, learner, data.store, data.languages, data.vocabulary) == (
+        CrossEntropy(SETTINGS.label_smoothing),
+    )
 
 
 NUM_INPUTS, NUM_CLASSES = 16, 8

@@ -184,10 +184,12 @@ def test_a_training_goes_as_it_does_on_the_same_batches_encoded_one_by_one(
     counted: list[int] = []
     once = forward._encoded_once
 
-    def counting(learner: Learner, batch: Batch, sides: EncoderSides) -> Tensor:
+    def counting(
+        learner: Learner, batch: Batch, sides: EncoderSides, with_by_source: bool
+    ) -> tuple[Tensor, Tensor | None]:
         assert batch.first_rows is not None
         counted.append(len(batch.src_ids) - len(batch.first_rows))
-        return once(learner, batch, sides)
+        return once(learner, batch, sides, with_by_source)
 
     with monkeypatch.context() as patched:
         patched.setattr(forward, "_encoded_once", counting)

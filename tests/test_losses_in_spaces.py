@@ -136,14 +136,38 @@ def test_what_cannot_be_is_refused_all_at_once(space_file: Path) -> None:
     [
         ("{distill: {teacher: own_best}}", (), "needs at least 3 epochs to be own_best"),
         ("{distill: {weight: 0}}", (), "`trainer.loss.distill.weight` must be above 0 somewhere"),
+        ("{align: {scale: 10}}", (), "`trainer.loss.align.scale` touches nothing"),
         ("{distill: }", (), "must be a mapping, such as"),
         ("{distill: {teacher: {adapters: ''}}}", (), "must name a folder behind adapters:"),
-        ("{}", ["baselines=[shared_lora: {loss: {distill: {}}}]"], "a baseline learns by cross-entropy alone"),
+        ("{}", ["baselines=[shared_lora: {loss: {distill: {}}}]"], "shared_lora.loss` must be a key of"),
     ],
 )
 def test_a_term_that_cannot_do_anything_is_refused(loss: str, more: Sequence[str], told: str, space_file: Path) -> None:
     with pytest.raises(InputError, match=told):
         loaded(space_file, loss, more)
+
+
+def test_a_pivot_is_a_language_that_the_base_knows(space_file: Path) -> None:
+    with pytest.raises(InputError, match=r"`trainer\.loss\.align\.pivot` must be one of en, fr, sw, but got 'de'"):
+        loaded(space_file, "{align: {pivot: {choice: [en, de]}}}")
+
+
+def test_encodings_by_the_source_need_adapters_that_are_by_the_source(space_file: Path, checked: CheckedSpace) -> None:
+    space = loaded(space_file, "{align: {}}")
+    assert space.check(checked.shape) == []
+    for changes in (
+        ["architecture.encoder.source_layers=0"],
+        ["architecture.encoder.modules=[]"],
+        ["architecture.adapter=lora+layer_norm"],
+    ):
+        (problem,) = load_space(space_file, changes).check(checked.shape)
+        assert "`trainer.loss.align` needs adapters in the encoder that are indexed by the source" in problem
+    for changes in (
+        ["architecture.encoder.source_layers={int: [0, 2]}"],
+        ["architecture.adapter=lora+layer_norm", "architecture.layer_norm={side: src}"],
+        ["architecture.adapter={choice: [lora, lora+layer_norm]}"],
+    ):
+        assert load_space(space_file, changes).check(checked.shape) == []
 
 
 def test_a_teacher_must_be_there_and_have_two_of_the_languages(space_file: Path, tmp_path: Path) -> None:
@@ -153,8 +177,10 @@ def test_a_teacher_must_be_there_and_have_two_of_the_languages(space_file: Path,
 
 
 def test_a_check_tells_what_each_term_costs(space_file: Path) -> None:
-    space = loaded(space_file, "{distill: {teacher: {choice: [base, own_best]}}}", ["trainer.epochs=3"])
-    (line,) = loss_lines(space.trainer_section.loss)
+    loss = "{distill: {teacher: {choice: [base, own_best]}}, align: {pivot: fr}}"
+    space = loaded(space_file, loss, ["trainer.epochs=3"])
+    line, other = loss_lines(space.trainer_section.loss)
+    assert "the same lines in fr" in other
     assert "the base without adapters or the own best epoch" in line
     assert "one more forward pass" in line
 

@@ -26,10 +26,11 @@ from langsearch.train import forward, optimizer
 from langsearch.train.checkpoint import Checkpoint
 from langsearch.train.cross_entropy import CrossEntropy
 from langsearch.train.forward import by_target, ready, run_forward
-from langsearch.train.loop import TrainingData, _Run, make_terms, train
+from langsearch.train.loop import TrainingData, _Run, train
 from langsearch.train.losses import EpochLosses, NonFiniteLossError, UpdateLoss
 from langsearch.train.pace import Pace
 from langsearch.train.term import Need
+from langsearch.train.terms import make_terms
 
 pytest_plugins = ["family_fixtures"]
 
@@ -164,7 +165,9 @@ def test_within_an_update_the_host_looks_at_nothing_on_the_device(
 
     with pace(monkeypatch, GPU):
         with apart(monkeypatch):  # the optimizer is made within
-            run = _Run(learner, data, settings, make_terms(settings, learner), 1)
+            run = _Run(
+                learner, data, settings, make_terms(settings, learner, data.store, data.languages, data.vocabulary), 1
+            )
         batches = [run._collated(half) for half in np.array_split(rows, 2)]
         with apart(monkeypatch), _Looks() as seen:
             run._update(batches)

@@ -96,6 +96,17 @@ class Batch:
     first_rows: Tensor | None = None
     """(sources,) int64: a row of each source, by its number. None where no source stands in two rows."""
 
+    pivot_ids: Tensor | None = None
+    """(pivots, pivot_len) int64: the same lines in the pivot language, each once. None where not asked for, or where no
+    row has one."""
+
+    pivot_mask: Tensor | None = None
+    """(pivots, pivot_len) int64: 1 at tokens, 0 at pads."""
+
+    pivot_of: Tensor | None = None
+    """(rows,) int64: which of the pivots says what the row's source says; -1 where the source is in the pivot language
+    itself, or its line is not there in it."""
+
     counted: Tensor | None = None
     """(num_tgt_tokens,) int64: where labels count, in the order of the flattened labels. None: not looked up."""
 
@@ -125,6 +136,7 @@ def collate(
     *,
     with_sentences: bool = False,
     with_sources: bool = False,
+    pivot: str | None = None,
     length_multiple: int = 1,
     max_length: int | None = None,
 ) -> Batch:
@@ -138,6 +150,7 @@ def collate(
         languages: The order that `src_lang` and `tgt_lang` count in: the slots of the adapters.
         with_sentences: Say also which row of the store each pair is.
         with_sources: Say also which rows have the same source.
+        pivot: Give also the rows' lines in this language. None: not.
         length_multiple: Both lengths are padded up to a multiple of this.
         max_length: But not above this. None: however long that is.
 
@@ -151,8 +164,12 @@ def collate(
         src_texts, tgt_texts, of_rows, vocabulary, languages, length_multiple=length_multiple, max_length=max_length
     )
     position = {language: index for index, language in enumerate(languages)}
+    pivots = {} if pivot is None else _pivots(store, pairs, pivot, vocabulary, length_multiple, max_length)
     return replace(
         batch,
+        pivot_ids=pivots.get("pivot_ids"),
+        pivot_mask=pivots.get("pivot_mask"),
+        pivot_of=pivots.get("pivot_of"),
         sentences=torch.from_numpy(rows[:, 1].astype(np.int64)) if with_sentences else None,
         source_of=_source_of(pairs, vocabulary.src_marks(of_rows), position) if with_sources else None,
     )
@@ -200,6 +217,37 @@ def batch_of_texts(
         num_tgt_tokens=int(is_label.sum()),
         is_src_padded=bool(src_lengths.min() < src_ids.shape[1]),
     )
+
+
+def _pivots(
+    store: "TokenStore",
+    pairs: Sequence[tuple[Direction, int]],
+    pivot: str,
+    vocabulary: BatchVocabulary,
+    length_multiple: int,
+    max_length: int | None,
+) -> dict[str, Tensor]:
+    """Returns the lines of rows in a pivot language as fields of a batch; none where no row has one.
+
+    Where sources begin with their target, so does the line in the pivot language: both are encoded for the same one.
+    """
+    lengths = np.array([store.lengths(pivot, row, row + 1)[0] for _, row in pairs])
+    is_there = (lengths >= 0) & (lengths + NUM_MARKS <= (max_length or np.inf))
+    marks = vocabulary.src_marks([Direction(pivot, direction.tgt) for direction, _ in pairs])
+    number: dict[tuple[int, int], int] = {}
+    pivot_of = [
+        number.setdefault((row, mark), len(number)) if direction.src != pivot and has else -1
+        for (direction, row), mark, has in zip(pairs, marks, is_there.tolist(), strict=True)
+    ]
+    if not number:
+        return {}
+    texts, own_marks = [store.tokens(pivot, row) for row, _ in number], [mark for _, mark in number]
+    ids, id_lengths = padded(texts, own_marks, vocabulary, length_multiple, max_length)
+    return {
+        "pivot_ids": torch.from_numpy(ids),
+        "pivot_mask": torch.from_numpy(is_token(ids, id_lengths).astype(np.int64)),
+        "pivot_of": torch.tensor(pivot_of, dtype=torch.int64),
+    }
 
 
 def _source_of(pairs: Sequence[tuple[Direction, int]], marks: Sequence[int], position: Mapping[str, int]) -> Tensor:

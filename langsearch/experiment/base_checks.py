@@ -55,7 +55,7 @@ def check_base(draft: Draft, source: BaseSource) -> CheckedBase:
         problems += draft.check(shape)
         if draft.init_from is not None:
             _tried(partial(read_adapters, Path(draft.init_from), shape), problems)
-    for teacher in draft.teachers if draft.classes is not None else ():
+    for teacher in draft.loss.folders if draft.loss is not None and draft.classes is not None else ():
         _tried(partial(check_teacher, teacher, draft.languages, set(draft.new_languages)), problems)
     tokenizer = _tried(partial(BaseTokenizer, folder, family), problems)
     score_tokenizer = None

@@ -70,7 +70,7 @@ def check_space(parsed: Parsed) -> list[Problem]:
     if parsed.trainer is not None and parsed.trainer.back_translation is not None:
         problems += _check_back_translation(parsed.trainer, classes)
     if parsed.trainer is not None:
-        problems += check_losses(parsed.trainer)
+        problems += check_losses(parsed.trainer, parsed.languages)
     if parsed.baselines is not None:
         problems += _check_baselines(parsed.baselines, parsed.trainer)
     if parsed.search is not None:

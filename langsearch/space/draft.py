@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from langsearch.space.architecture import BaseShape
 from langsearch.space.architecture_checks import check_shape
 from langsearch.space.checks import check_baseline_shape
 from langsearch.space.document import Document
+from langsearch.space.loss_checks import check_loss_shape
+from langsearch.space.loss_section import LossSection
 from langsearch.space.prior_section import check_prior_shape
 from langsearch.space.prior_settings import PriorSettings
 from langsearch.space.problems import InputError
@@ -33,9 +34,7 @@ class Draft:
 
     score_tokenizer: str | None
     init_from: str | None
-    teachers: tuple[Path, ...]
-    """Folders of adapters that teach."""
-
+    loss: LossSection | None
     tracking: TrackingSettings | None
     architecture_section: ArchitectureSection | None
     baselines: tuple[Baseline, ...]
@@ -57,6 +56,8 @@ class Draft:
         if self.architecture_section is not None and self.classes is not None:
             problems += check_shape(self.architecture_section, self.classes, shape)
             problems += check_prior_shape(self.prior, self.architecture_section, shape)
+            if self.loss is not None:
+                problems += check_loss_shape(self.loss, self.architecture_section, shape)
         return [self.document.problem(path, text) for path, text in problems]
 
 
@@ -93,7 +94,7 @@ def draft_of(document: Document, parsed: Mapping[str, Any], wrong: set[str]) -> 
         data=None if data is None or languages is None else data.settings(),
         score_tokenizer=None if evaluation is None else evaluation.settings().spbleu,
         init_from=None if trainer is None else trainer.init_from,
-        teachers=() if trainer is None else trainer.loss.folders,
+        loss=None if trainer is None else trainer.loss,
         tracking=None if tracking is None else tracking_settings(tracking),
         architecture_section=right["architecture"],
         baselines=tuple(item.settings() for item in right["baselines"] or ()),

@@ -2,10 +2,14 @@
 
 from collections.abc import Iterator
 
-from langsearch.space.document import KeyPath
+from langsearch.space.architecture import BaseShape
+from langsearch.space.architecture_checks import has_sites
+from langsearch.space.document import KeyPath, show
+from langsearch.space.language_section import LanguagesSection
 from langsearch.space.loss_section import DistillSection, LossSection
-from langsearch.space.loss_settings import ADAPTERS, BASE, OWN_BEST
-from langsearch.space.sections import SearchTrainerSection
+from langsearch.space.loss_settings import ADAPTERS, BASE, OWN_BEST, AlignSettings
+from langsearch.space.rules import possible_sites
+from langsearch.space.sections import ArchitectureSection, SearchTrainerSection
 from langsearch.space.values import extremes, options
 
 _PATH: KeyPath = ("trainer", "loss")
@@ -13,7 +17,7 @@ _MIN_EPOCHS = 3
 """The first epoch that the own best can teach in."""
 
 
-def check_losses(trainer: SearchTrainerSection) -> Iterator[tuple[KeyPath, str]]:
+def check_losses(trainer: SearchTrainerSection, languages: LanguagesSection | None) -> Iterator[tuple[KeyPath, str]]:
     """Yields the problems of the loss terms, as far as they can be seen without the base."""
     for name, term in trainer.loss.terms.items():
         if extremes(getattr(term, "weight"))[1] == 0:  # noqa: B009 - every term has one
@@ -26,11 +30,65 @@ def check_losses(trainer: SearchTrainerSection) -> Iterator[tuple[KeyPath, str]]
             f"`trainer.epochs` is {trainer.epochs}.",
         )
 
+    align = trainer.loss.align
+    if align is None:
+        return
+    if "scale" in align.model_fields_set and "contrastive" not in options(align.kind):
+        yield (*_PATH, "align", "scale"), "touches nothing: `kind` is never contrastive. Leave it out."
+    if languages is None:
+        return
+    known = [language for members in languages.classes.values() for language in members]
+    if len(known) < 2:
+        yield (*_PATH, "align"), f"needs a second language beside the pivot, but there is {', '.join(known)} alone."
+    for pivot in options(align.pivot):
+        if pivot is not None and pivot not in known:
+            yield (*_PATH, "align", "pivot"), f"must be one of {', '.join(known)}, but got {show(pivot)}"
+        elif (name := AlignSettings(pivot=None if pivot is None else str(pivot)).pivot_of(known)) in languages.likes:
+            yield (
+                (*_PATH, "align", "pivot"),
+                f"must be a language that the base knows, whose own encoding is the aim, but {name} is new to it.",
+            )
+
+
+def check_loss_shape(
+    loss: LossSection, architecture: ArchitectureSection, shape: BaseShape
+) -> Iterator[tuple[KeyPath, str]]:
+    """Yields the terms on what the encoder says by the source alone that no adapter of the space could learn from."""
+    for name in ("align",):
+        if name in loss.terms and not _has_source_adapters(architecture, shape):
+            yield (
+                (*_PATH, name),
+                "needs adapters in the encoder that are indexed by the source, below its first layer that is by the "
+                "target, but `architecture` has none. Write `encoder: {source_layers: N}`, or leave the term out.",
+            )
+
+
+def _has_source_adapters(section: ArchitectureSection, shape: BaseShape) -> bool:
+    """Returns whether some point may have adapters by the source below the encoder's first layer by the target."""
+    norms = ["layer_norm" in str(word).split("+") for word in options(section.adapter)]
+    has_norms = set(options(section.layer_norm.stacks)) & {"both", "encoder"}
+    if any(norms) and has_norms and "src" in options(section.layer_norm.side):
+        return True
+    if all(norms) and "decoder" not in options(section.layer_norm.stacks):
+        return False  # the lowest layer's norm looks at the target already
+    sites = possible_sites(section, "encoder", shape.encoder_layers) if has_sites(section) else []
+    by_target = [site.layer for site in sites if site.is_sure and site.sides == {"tgt"}]
+    lowest = min(by_target, default=shape.encoder_layers)
+    return any("src" in site.sides and site.layer < lowest for site in sites)
+
 
 def loss_lines(loss: LossSection) -> Iterator[str]:
     """Yields what each term does, and what it costs."""
     if loss.distill is not None:
         yield f"distill: {_distill_words(loss.distill)}"
+    if loss.align is not None:
+        pivot = " or ".join(
+            "English, else the first language" if p is None else str(p) for p in options(loss.align.pivot)
+        )
+        yield (
+            f"align: encodings of sources are pulled to those of the same lines in {pivot}, by the base without "
+            "adapters; an update encodes each of these lines too, without gradients. Nothing more is stored in the end"
+        )
 
 
 def _distill_words(section: DistillSection) -> str:

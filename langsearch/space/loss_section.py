@@ -7,10 +7,11 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainValidator
 
 from langsearch.space.document import show
-from langsearch.space.loss_settings import ADAPTERS, BASE, OWN_BEST, DistillSettings, LossSettings
+from langsearch.space.loss_settings import ADAPTERS, BASE, OWN_BEST, AlignSettings, DistillSettings, LossSettings
 from langsearch.space.values import Rule, Value, options, pick
 
 _DISTILL = DistillSettings()
+_ALIGN = AlignSettings()
 _ZERO_OR_MORE = Rule(kind="float", low=0)
 _SHARE = Rule(kind="float", low=0, high=1)
 _POSITIVE = Rule(kind="float", low=0, is_low_open=True)
@@ -63,10 +64,21 @@ class DistillSection(_Section):
         return tuple(Path(word.removeprefix(ADAPTERS)) for word in words if word.startswith(ADAPTERS))
 
 
+class AlignSection(_Section):
+    """`trainer.loss.align`; see `loss_settings.AlignSettings`."""
+
+    weight: Annotated[Value, PlainValidator(_ZERO_OR_MORE)] = _ALIGN.weight
+    kind: Annotated[Value, PlainValidator(Rule(kind="text", names=("mse", "contrastive")))] = _ALIGN.kind
+    pivot: Annotated[Value, PlainValidator(Rule(kind="text", words={"auto": None}))] = _ALIGN.pivot
+    scale: Annotated[Value, PlainValidator(_POSITIVE)] = _ALIGN.scale
+    warmup: Annotated[Value, PlainValidator(_SHARE)] = _ALIGN.warmup
+
+
 class LossSection(_Section):
     """`trainer.loss`; a term that is not named does not exist."""
 
     distill: Annotated[DistillSection | None, BeforeValidator(_given)] = None
+    align: Annotated[AlignSection | None, BeforeValidator(_given)] = None
 
     @property
     def terms(self) -> Mapping[str, _Section]:

@@ -1,6 +1,6 @@
 """Plain settings of the loss terms that a training may have beside its cross-entropy, and their defaults."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -37,10 +37,38 @@ class DistillSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AlignSettings:
+    """A sentence's encoding and that of the same line in a pivot language: weight x distance (arXiv 2305.03510)."""
+
+    weight: float = 0.1
+    """0: as without the term."""
+
+    kind: Literal["mse", "contrastive"] = "mse"
+    """mse: the squared error over the variance of the pivot's sentences. contrastive: which line of a batch it is."""
+
+    pivot: str | None = None
+    """The pivot language. None: English, or the first language where there is none."""
+
+    scale: float = 20.0
+    """contrastive: of the cosines."""
+
+    warmup: float = 0.1
+    """The share of the training over which the weight grows from 0."""
+
+    def pivot_of(self, languages: Sequence[str]) -> str:
+        """Returns the pivot language among those of a space."""
+        return self.pivot or next((language for language in languages if language in _ENGLISH), languages[0])
+
+
+_ENGLISH = ("en", "eng", "eng_Latn", "en_XX")
+
+
+@dataclass(frozen=True, kw_only=True)
 class LossSettings:
     """The loss terms beside the cross-entropy. None: there is no such term."""
 
     distill: DistillSettings | None = None
+    align: AlignSettings | None = None
 
     def written(self) -> dict[str, Any]:
         """Returns the terms that there are as a space and a task have them; `of` reads it."""
@@ -54,7 +82,7 @@ class LossSettings:
         return cls(**{name: term for name, term in found.items() if term.weight > 0})
 
 
-TERMS: Mapping[str, Any] = {"distill": DistillSettings}
+TERMS: Mapping[str, Any] = {"distill": DistillSettings, "align": AlignSettings}
 """The settings of each term, by its name."""
 
 NO_TERMS = LossSettings()

@@ -52,6 +52,10 @@ class EncoderSides:
         return cls(_picked_by([encoder]), num, _picked_by(layers_of(encoder)[num:]))
 
 
+_NOT_OF_ROWS = {"first_rows", "counted", "pivot_ids", "pivot_mask"}
+"""The tensors of a batch that do not move with its rows."""
+
+
 def by_target(batch: Batch) -> Batch:
     """Returns a batch with its rows sorted by target language, those of one target by source language.
 
@@ -63,7 +67,9 @@ def by_target(batch: Batch) -> Batch:
     order = _order(batch.tgt_lang * (int(batch.src_lang.max()) + 1) + batch.src_lang)
     if order is not None:
         values = {field.name: getattr(batch, field.name) for field in fields(batch)}
-        of_rows = {name: value for name, value in values.items() if isinstance(value, Tensor) and name not in _PLACES}
+        of_rows = {
+            name: value for name, value in values.items() if isinstance(value, Tensor) and name not in _NOT_OF_ROWS
+        }
         moved: dict[str, Any] = {name: value[order] for name, value in of_rows.items()}
         batch = replace(batch, **moved | dict.fromkeys(_PLACES))
     if batch.source_of is None:
@@ -95,16 +101,13 @@ def run_forward(
         precision: The type that products are made in: the base's own, or by autocast where that is fp32.
         sides: Those of the model's encoder. None: they are looked up.
     """
-    autocast: AbstractContextManager[Any] = nullcontext()
-    if precision is not learner.model.lm_head.weight.dtype:
-        autocast = torch.autocast(batch.src_ids.device.type, dtype=precision)
-    if not needs & {"encoder", "decoder"}:
+    if not needs & {"encoder", "decoder", "by_source"}:
         return States(None, None, None)
     model: Any = learner.model.model
-    with autocast:
-        encoded = _encoded(learner, batch, sides or EncoderSides.of(learner))
+    with _autocast(learner, precision):
+        encoded, by_source = _encoded(learner, batch, sides or EncoderSides.of(learner), "by_source" in needs)
         if "decoder" not in needs:
-            return States(encoded, None, None)
+            return States(encoded if "encoder" in needs else None, None, None, by_source)
         with learner.route(batch.src_lang, batch.tgt_lang, weights=TokenWeights(batch.src_mask, batch.labels)):
             if _is_apart(encoded):
                 states = decoded(model.decoder, batch.decoder_input_ids, encoded, _mask(learner, batch))
@@ -121,14 +124,38 @@ def run_forward(
         # Autocast's last layer norm gives fp32, with which the largest product of all would be made in fp32 too.
         decoder=states.flatten(0, 1).index_select(0, counted).to(precision),
         labels=batch.labels.flatten().index_select(0, counted),
+        by_source=by_source,
     )
 
 
-def _encoded(learner: Learner, batch: Batch, sides: EncoderSides) -> Tensor:
-    """Returns what the encoder says, (rows, src_len, d)."""
-    if batch.first_rows is not None and sides.num_by_source > 0:
-        return _encoded_once(learner, batch, sides)
+def lower_states(learner: Learner, ids: Tensor, mask: Tensor, num_layers: int, precision: torch.dtype) -> Tensor:
+    """Returns what an encoder's lowest layers say of sentences, (rows, len) -> (rows, len, d).
+
+    Args:
+        learner: The model; those layers must have no adapters, as no languages are routed.
+        ids: (rows, len).
+        mask: (rows, len), 0 at padding.
+        num_layers: How many, as `layers_of` has them.
+        precision: The type that products are made in.
+    """
     encoder: Any = learner.model.model.encoder
+    with _autocast(learner, precision):
+        hidden = embedded(encoder, ids)
+        bias = padding_bias(mask, hidden.dtype, is_padded=True if _is_apart(mask) else None)
+        return run_layers(encoder, 0, num_layers, hidden, bias)
+
+
+def _autocast(learner: Learner, precision: torch.dtype) -> AbstractContextManager[Any]:
+    weight = learner.model.lm_head.weight
+    return nullcontext() if precision is weight.dtype else torch.autocast(weight.device.type, dtype=precision)
+
+
+def _encoded(learner: Learner, batch: Batch, sides: EncoderSides, with_by_source: bool) -> tuple[Tensor, Tensor | None]:
+    """Returns what the encoder says, (rows, src_len, d), and what it says before it looks at the target if asked."""
+    encoder: Any = learner.model.model.encoder
+    is_cut = with_by_source and sides.num_by_source < len(layers_of(encoder))
+    if is_cut or (batch.first_rows is not None and sides.num_by_source > 0):
+        return _encoded_once(learner, batch, sides, with_by_source)
     ids, mask, src, tgt = batch.src_ids, _mask(learner, batch), batch.src_lang, batch.tgt_lang
     weights = batch.src_mask
     order = _order(src) if sides.most == "src" else None
@@ -137,14 +164,20 @@ def _encoded(learner: Learner, batch: Batch, sides: EncoderSides) -> Tensor:
         weights = weights[order]
     with learner.route(src, tgt, weights=TokenWeights(weights, None)):
         encoded: Tensor = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-    return encoded if order is None else encoded.index_select(0, order.argsort())
+    encoded = encoded if order is None else encoded.index_select(0, order.argsort())
+    return encoded, encoded if with_by_source else None
 
 
-def _encoded_once(learner: Learner, batch: Batch, sides: EncoderSides) -> Tensor:
-    """Returns what the encoder says, (rows, src_len, d), each source read once as far as it can be."""
+def _encoded_once(
+    learner: Learner, batch: Batch, sides: EncoderSides, with_by_source: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Returns the same, each source read once as far as it can be."""
     encoder: Any = learner.model.model.encoder
     first, source_of = batch.first_rows, batch.source_of
-    assert first is not None and source_of is not None
+    if first is None or source_of is None:
+        order = _order(batch.src_lang)
+        first = torch.arange(len(batch.src_lang), device=batch.src_lang.device) if order is None else order
+        source_of = first.argsort()
     # Sources are numbered by their language, so that each language's stand together.
     num_rows = torch.bincount(source_of, minlength=len(first))
     weights = TokenWeights(batch.src_mask[first] * num_rows[:, None], None)
@@ -154,8 +187,10 @@ def _encoded_once(learner: Learner, batch: Batch, sides: EncoderSides) -> Tensor
         bias = padding_bias(batch.src_mask[first], hidden.dtype, is_padded=is_padded)
         hidden = run_layers(encoder, 0, sides.num_by_source, hidden, bias)
     num_layers = len(layers_of(encoder))
+    by_source = hidden.index_select(0, source_of) if with_by_source else None
     if sides.num_by_source == num_layers:
-        return hidden.index_select(0, source_of)
+        encoded = hidden.index_select(0, source_of) if by_source is None else by_source
+        return encoded, by_source
     mask, src, tgt = batch.src_mask, batch.src_lang, batch.tgt_lang
     order = _order(src) if sides.most_above == "src" else None
     if order is not None:
@@ -164,7 +199,7 @@ def _encoded_once(learner: Learner, batch: Batch, sides: EncoderSides) -> Tensor
     bias = padding_bias(mask, hidden.dtype, is_padded=is_padded)
     with learner.route(src, tgt, weights=TokenWeights(mask, None)):
         encoded = run_layers(encoder, sides.num_by_source, num_layers, hidden, bias)
-    return encoded if order is None else encoded.index_select(0, order.argsort())
+    return encoded if order is None else encoded.index_select(0, order.argsort()), by_source
 
 
 def _picked_by(parts: Iterable[nn.Module]) -> str | None:

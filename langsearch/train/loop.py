@@ -13,20 +13,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from langsearch.adapters.learners import AdaptedModel, Learner
+from langsearch.adapters.learners import Learner
 from langsearch.data.batches import Batch, BatchVocabulary, collate
 from langsearch.data.directions import Direction
 from langsearch.data.epochs import SourceWeights, plan_epoch
 from langsearch.data.store import TokenStore
-from langsearch.model.device import product_dtype
 from langsearch.model.memory import smallest_told
 from langsearch.model.positions import num_positions
 from langsearch.space.settings import TrainerSettings
 from langsearch.train.ahead import made_ahead
 from langsearch.train.back_translation import BackTranslation, Translate
 from langsearch.train.checkpoint import Checkpoint
-from langsearch.train.cross_entropy import CrossEntropy
-from langsearch.train.distill import Distill
 from langsearch.train.dropout import set_dropout
 from langsearch.train.forward import EncoderSides, ready, run_forward
 from langsearch.train.losses import EpochLosses, UpdateLoss
@@ -34,6 +31,7 @@ from langsearch.train.optimizer import learning_rate, load_optimizer_state, make
 from langsearch.train.pace import Pace
 from langsearch.train.stages import Frozen, Stages
 from langsearch.train.term import Need, Term
+from langsearch.train.terms import make_terms, precision_of
 
 
 @dataclass(frozen=True)
@@ -114,21 +112,8 @@ def train(
         InputError: If a teacher's adapters do not fit.
         NonFiniteLossError: If the loss becomes NaN or infinite.
     """
-    given = make_terms(settings, learner) if terms is None else terms
+    given = make_terms(settings, learner, data.store, data.languages, data.vocabulary) if terms is None else terms
     return _Run(learner, data, settings, given, num_parts, translate).go(resume, updates_between_yields, should_yield)
-
-
-def make_terms(settings: TrainerSettings, learner: Learner) -> tuple[Term, ...]:
-    """Returns the loss terms that the settings ask for.
-
-    Raises:
-        InputError: If a teacher's adapters do not fit.
-    """
-    cross_entropy, loss = CrossEntropy(settings.label_smoothing), settings.loss
-    if not isinstance(learner, AdaptedModel):
-        assert not loss.written(), "full fine-tuning, which is a baseline, learns by cross-entropy alone"
-        return (cross_entropy,)
-    return (cross_entropy if loss.distill is None else Distill(loss.distill, cross_entropy, learner),)
 
 
 def try_microbatch(learner: Learner, data: TrainingData, settings: TrainerSettings, rows: NDArray[np.int32]) -> None:
@@ -143,7 +128,7 @@ def try_microbatch(learner: Learner, data: TrainingData, settings: TrainerSettin
     Raises:
         Exception: Whatever says that there is no room; see `model.memory.is_out_of_memory`.
     """
-    run = _Run(learner, data, settings, make_terms(settings, learner), 1)
+    run = _Run(learner, data, settings, make_terms(settings, learner, data.store, data.languages, data.vocabulary), 1)
     set_dropout(learner.model, settings.dropout)
     learner.model.train()
     try:
@@ -172,6 +157,8 @@ class _Run:
         self.back_translation, self.translate = BackTranslation.of(settings, data.languages), translate
         if self.back_translation.every:
             self.needs |= {"sentences"}
+        align = settings.loss.align
+        self.pivot = align.pivot_of(data.languages) if align is not None and "pivots" in self.needs else None
         self.sides = EncoderSides.of(learner)
         self.stages, self.directions = Stages.of(settings), data.directions
         self.frozen = Frozen(())
@@ -180,7 +167,7 @@ class _Run:
             self.parameters |= term.parameters()
         self.optimizer = make_optimizer(self.parameters, settings)
         self.device = next(iter(self.parameters.values())).device
-        self.precision = _precision(learner, settings, self.device)
+        self.precision = precision_of(learner, settings, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision is torch.float16)
         self.pace = Pace.of(self.device)
         self.epoch, self.microbatch, self.updates = 1, 0, 0
@@ -258,6 +245,7 @@ class _Run:
             data.languages,
             with_sentences="sentences" in self.needs,
             with_sources=self.settings.encode_once,
+            pivot=self.pivot,
             length_multiple=self.pace.length_multiple,
             max_length=num_positions(self.learner.model.config),
         )
@@ -375,12 +363,6 @@ class _Run:
         self.losses = EpochLosses(self.pace.losses_behind, state["loss_sum"], state["num_tokens"])
         self.train_seconds, self.lr = state["train_seconds"], state["lr"]
         self.scaler.load_state_dict(state["scaler"])
-
-
-def _precision(learner: Learner, settings: TrainerSettings, device: torch.device) -> torch.dtype:
-    """Returns the type of products: that of a base which is resident in another than fp32, else the settings'."""
-    resident: torch.dtype = learner.model.lm_head.weight.dtype
-    return resident if resident is not torch.float32 else product_dtype(settings.precision, device)
 
 
 def _rng_state(device: torch.device) -> dict[str, Tensor]:

@@ -35,7 +35,7 @@ class Teacher:
             self.model.remove()
         finally:
             learner.put_back()
-        own, device = self.model.languages, next(iter(learner.parameters().values())).device
+        own, device = self.model.languages, learner.model.lm_head.weight.device
         # Rows of languages that the teacher does not have are read as if they were of another; nobody learns from them.
         self._index = torch.tensor([own.index(name) if name in own else 0 for name in learner.languages], device=device)
         known = [name in own for name in learner.languages]

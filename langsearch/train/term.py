@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from langsearch.data.batches import Batch
 
-Need = Literal["encoder", "decoder", "sentences"]
-"""encoder, decoder: that stack's output. sentences: which sentence each row of the batch is, `Batch.sentences`."""
+Need = Literal["encoder", "decoder", "by_source", "sentences", "pivots"]
+"""encoder, decoder: that stack's output. by_source: what the encoder says before it looks at the target. sentences:
+which sentence each row of the batch is, `Batch.sentences`. pivots: that in the pivot language, `Batch.pivot_ids`."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,10 @@ class States:
 
     labels: Tensor | None
     """(tokens,) int64, of the decoder's states."""
+
+    by_source: Tensor | None = None
+    """(rows, src_len, d), behind the encoder's last layer below the first one that looks at the target, which is the
+    norm at the end where none does; padding is where `Batch.src_mask` is 0."""
 
 
 class Term(Protocol):
