@@ -1,5 +1,6 @@
 """Loss terms in spaces: searched, checked, told, and part of what a trial is."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from langsearch.experiment.task import TrialTask, baseline_task, searched_task
 from langsearch.model.base import Base
 from langsearch.space.loss_checks import loss_lines
 from langsearch.space.loss_section import LossSection
-from langsearch.space.loss_settings import TERMS, DistillSettings, LossSettings
+from langsearch.space.loss_settings import TERMS, DistillSettings, LanguageAdversarySettings, LossSettings
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space, load_space
 from langsearch.train.checkpoint import read_newest_checkpoint
@@ -177,9 +178,9 @@ def test_a_teacher_must_be_there_and_have_two_of_the_languages(space_file: Path,
 
 
 def test_a_check_tells_what_each_term_costs(space_file: Path) -> None:
-    loss = "{distill: {teacher: {choice: [base, own_best]}}, align: {pivot: fr}}"
+    loss = "{distill: {teacher: {choice: [base, own_best]}}, align: {pivot: fr}, language_adversary: {}}"
     space = loaded(space_file, loss, ["trainer.epochs=3"])
-    line, other = loss_lines(space.trainer_section.loss)
+    line, other, _ = loss_lines(space.trainer_section.loss)
     assert "the same lines in fr" in other
     assert "the base without adapters or the own best epoch" in line
     assert "one more forward pass" in line
@@ -200,3 +201,21 @@ def test_a_trial_tells_its_scores_to_the_own_best_and_keeps_it_in_its_checkpoint
         scores = [row["spbleu"] for row in checkpoint.state["history"]]
         assert checkpoint.tensors["terms/distill.best"].tolist() == [scores.index(max(scores)) + 1, max(scores)]
     assert len(scores) == 3
+
+
+def test_a_trial_with_an_adversary_says_what_a_fresh_probe_reads_and_stores_no_classifier(
+    base: Base, environment: Environment, make_task: "TaskMaker", tmp_path: Path
+) -> None:
+    task = make_task(epochs=1)
+    loss = LossSettings(language_adversary=LanguageAdversarySettings())
+    task = replace(task, trainer=replace(task.trainer, loss=loss))
+    folder = TrialFolder(tmp_path / "00000")
+    (result,) = run_trial(base, environment, task, folder)
+    found = re.search(r"a fresh probe reads the source's language of (\d+) % of validation sentences", result.note)
+    assert found is not None and int(found.group(1)) >= 50, "an epoch hides nothing"
+    assert "(chance 33 %)" in result.note
+    kept = read_newest_checkpoint(folder.weights)
+    assert kept is not None and not any("adversary" in name for name in kept.tensors)
+    plain = make_task(epochs=1)
+    assert plain.architecture is not None and task.architecture == plain.architecture
+    assert result.trainable_parameters == plain.num_trainable(base.shape)

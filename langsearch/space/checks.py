@@ -172,8 +172,6 @@ def _check_baselines(items: list[BaselineSection], trainer: TrainerSection | Non
             yield path, f"must list each baseline once, but {name} stands twice."
         seen.add(name)
         section = getattr(item, name)
-        if "loss" in section.model_fields_set:
-            yield (*path, name, "loss"), "must be left out: a baseline learns by cross-entropy alone."
         for key in sorted(section.model_fields_set):
             if isinstance(getattr(section, key), Searched):
                 yield (*path, name, key), "must be a plain value: a baseline is not searched."

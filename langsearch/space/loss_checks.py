@@ -30,14 +30,16 @@ def check_losses(trainer: SearchTrainerSection, languages: LanguagesSection | No
             f"`trainer.epochs` is {trainer.epochs}.",
         )
 
-    align = trainer.loss.align
+    align, adversary = trainer.loss.align, trainer.loss.language_adversary
+    known = [] if languages is None else [language for members in languages.classes.values() for language in members]
+    if adversary is not None and len(known) == 1:
+        yield (*_PATH, "language_adversary"), f"needs two languages to tell apart, but there is {known[0]} alone."
     if align is None:
         return
     if "scale" in align.model_fields_set and "contrastive" not in options(align.kind):
         yield (*_PATH, "align", "scale"), "touches nothing: `kind` is never contrastive. Leave it out."
     if languages is None:
         return
-    known = [language for members in languages.classes.values() for language in members]
     if len(known) < 2:
         yield (*_PATH, "align"), f"needs a second language beside the pivot, but there is {', '.join(known)} alone."
     for pivot in options(align.pivot):
@@ -54,7 +56,7 @@ def check_loss_shape(
     loss: LossSection, architecture: ArchitectureSection, shape: BaseShape
 ) -> Iterator[tuple[KeyPath, str]]:
     """Yields the terms on what the encoder says by the source alone that no adapter of the space could learn from."""
-    for name in ("align",):
+    for name in ("align", "language_adversary"):
         if name in loss.terms and not _has_source_adapters(architecture, shape):
             yield (
                 (*_PATH, name),
@@ -88,6 +90,12 @@ def loss_lines(loss: LossSection) -> Iterator[str]:
         yield (
             f"align: encodings of sources are pulled to those of the same lines in {pivot}, by the base without "
             "adapters; an update encodes each of these lines too, without gradients. Nothing more is stored in the end"
+        )
+    if loss.language_adversary is not None:
+        yield (
+            "language_adversary: encoders learn to hide the source's language from a linear classifier, which is "
+            "trained beside them, d + 1 parameters a language, and left out of exports; an update costs next to "
+            "nothing more. A fresh probe judges in the end"
         )
 
 

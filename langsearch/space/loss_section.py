@@ -7,11 +7,20 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainValidator
 
 from langsearch.space.document import show
-from langsearch.space.loss_settings import ADAPTERS, BASE, OWN_BEST, AlignSettings, DistillSettings, LossSettings
+from langsearch.space.loss_settings import (
+    ADAPTERS,
+    BASE,
+    OWN_BEST,
+    AlignSettings,
+    DistillSettings,
+    LanguageAdversarySettings,
+    LossSettings,
+)
 from langsearch.space.values import Rule, Value, options, pick
 
 _DISTILL = DistillSettings()
 _ALIGN = AlignSettings()
+_ADVERSARY = LanguageAdversarySettings()
 _ZERO_OR_MORE = Rule(kind="float", low=0)
 _SHARE = Rule(kind="float", low=0, high=1)
 _POSITIVE = Rule(kind="float", low=0, is_low_open=True)
@@ -74,11 +83,20 @@ class AlignSection(_Section):
     warmup: Annotated[Value, PlainValidator(_SHARE)] = _ALIGN.warmup
 
 
+class LanguageAdversarySection(_Section):
+    """`trainer.loss.language_adversary`; see `loss_settings.LanguageAdversarySettings`."""
+
+    weight: Annotated[Value, PlainValidator(_ZERO_OR_MORE)] = _ADVERSARY.weight
+    gamma: Annotated[Value, PlainValidator(_POSITIVE)] = _ADVERSARY.gamma
+    lr_factor: Annotated[Value, PlainValidator(_POSITIVE)] = _ADVERSARY.lr_factor
+
+
 class LossSection(_Section):
     """`trainer.loss`; a term that is not named does not exist."""
 
     distill: Annotated[DistillSection | None, BeforeValidator(_given)] = None
     align: Annotated[AlignSection | None, BeforeValidator(_given)] = None
+    language_adversary: Annotated[LanguageAdversarySection | None, BeforeValidator(_given)] = None
 
     @property
     def terms(self) -> Mapping[str, _Section]:

@@ -60,6 +60,21 @@ class AlignSettings:
         return self.pivot or next((language for language in languages if language in _ENGLISH), languages[0])
 
 
+@dataclass(frozen=True, kw_only=True)
+class LanguageAdversarySettings:
+    """A classifier of the source language, whose gradient the encoder gets reversed (arXiv 2104.07554)."""
+
+    weight: float = 0.33
+    """0: as without the term."""
+
+    gamma: float = 10.0
+    """How fast the reversal sets in: 2 / (1 + exp(-gamma p)) - 1 of it after the share p of the training."""
+
+    lr_factor: float = 3.0
+    """How many times faster than the adapters the classifier learns, at a width of 100: less in proportion in a wider
+    base, whose logits move more. One that is too slow is outrun, not deceived."""
+
+
 _ENGLISH = ("en", "eng", "eng_Latn", "en_XX")
 
 
@@ -69,6 +84,7 @@ class LossSettings:
 
     distill: DistillSettings | None = None
     align: AlignSettings | None = None
+    language_adversary: LanguageAdversarySettings | None = None
 
     def written(self) -> dict[str, Any]:
         """Returns the terms that there are as a space and a task have them; `of` reads it."""
@@ -82,7 +98,11 @@ class LossSettings:
         return cls(**{name: term for name, term in found.items() if term.weight > 0})
 
 
-TERMS: Mapping[str, Any] = {"distill": DistillSettings, "align": AlignSettings}
+TERMS: Mapping[str, Any] = {
+    "distill": DistillSettings,
+    "align": AlignSettings,
+    "language_adversary": LanguageAdversarySettings,
+}
 """The settings of each term, by its name."""
 
 NO_TERMS = LossSettings()

@@ -10,27 +10,24 @@ Shapes: rows = pairs of a batch, d = d_model.
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from langsearch.adapters.learners import AdaptedModel
-from langsearch.data.batches import Batch, BatchVocabulary, is_token, padded
-from langsearch.data.directions import Direction
+from langsearch.data.batches import Batch, BatchVocabulary
 from langsearch.data.store import TokenStore
-from langsearch.model.positions import num_positions
 from langsearch.space.loss_settings import AlignSettings
 from langsearch.space.problems import InputError
 from langsearch.train.forward import EncoderSides, lower_states
 from langsearch.train.pooling import pooled, tokens_of_rows
+from langsearch.train.sampling import sampled_states
 from langsearch.train.teacher import base_teacher
 from langsearch.train.term import Need, Plain, States
 
 _NUM_SAMPLED = 256
 """Sentences of the pivot language that its variance is taken over."""
 
-_AT_ONCE = 32
 _STATE = "align.variance"
 
 
@@ -64,8 +61,7 @@ class Align(Plain):
         self.base = base_teacher(learner)
         self.num_layers = EncoderSides.of(learner).num_by_source
         self.share = 0.0
-        device = learner.model.lm_head.weight.device
-        self.variance = self._variance(store, vocabulary, device) if settings.kind == "mse" else torch.ones(())
+        self.variance = self._variance(store, vocabulary) if settings.kind == "mse" else torch.ones(())
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -105,28 +101,26 @@ class Align(Plain):
         with self.base.speaking() as model:
             return pooled(lower_states(model, ids, mask, self.num_layers, self.precision), mask)
 
-    def _variance(self, store: TokenStore, vocabulary: BatchVocabulary, device: torch.device) -> Tensor:
+    def _variance(self, store: TokenStore, vocabulary: BatchVocabulary) -> Tensor:
         """Returns the variance of sentences in the pivot language, the mean over d, of some evenly over the store.
 
         It is one number for the whole training, so that the loss of a row does not depend on the rows beside it.
         """
-        longest = num_positions(self.base.model.model.config) - 2
-        lengths = store.lengths(self.pivot)
-        rows = np.flatnonzero((lengths >= 0) & (lengths <= longest))
-        if len(rows) < 2:
-            raise InputError(
-                f"`trainer.loss.align` needs sentences in its pivot {self.pivot} to train on, but has {len(rows)}."
+        with self.base.speaking() as model:
+            found = sampled_states(
+                model,
+                store,
+                vocabulary,
+                self.pivot,
+                num_layers=self.num_layers,
+                num_sentences=_NUM_SAMPLED,
+                precision=self.precision,
             )
-        rows = rows[np.linspace(0, len(rows) - 1, min(_NUM_SAMPLED, len(rows))).astype(np.int64)]
-        other = next(language for language in self.base.model.languages if language != self.pivot)
-        (mark,) = vocabulary.src_marks([Direction(self.pivot, other)])
-        found = []
-        for start in range(0, len(rows), _AT_ONCE):
-            texts = [store.tokens(self.pivot, int(row)) for row in rows[start : start + _AT_ONCE]]
-            ids, id_lengths = padded(texts, [mark] * len(texts), vocabulary)
-            mask = torch.from_numpy(is_token(ids, id_lengths).astype(np.int64))
-            found.append(self._states(torch.from_numpy(ids).to(device), mask.to(device)))
-        return torch.cat(found).var(dim=0, correction=0).mean().clamp(min=1e-12)
+        if len(found) < 2:
+            raise InputError(
+                f"`trainer.loss.align` needs sentences in its pivot {self.pivot} to train on, but has {len(found)}."
+            )
+        return found.var(dim=0, correction=0).mean().clamp(min=1e-12)
 
 
 def squared_error(found: Tensor, wanted: Tensor, variance: Tensor) -> Tensor:

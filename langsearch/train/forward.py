@@ -132,7 +132,7 @@ def lower_states(learner: Learner, ids: Tensor, mask: Tensor, num_layers: int, p
     """Returns what an encoder's lowest layers say of sentences, (rows, len) -> (rows, len, d).
 
     Args:
-        learner: The model; those layers must have no adapters, as no languages are routed.
+        learner: The model; the rows' languages must be routed where those layers have adapters.
         ids: (rows, len).
         mask: (rows, len), 0 at padding.
         num_layers: How many, as `layers_of` has them.

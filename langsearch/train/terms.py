@@ -14,12 +14,11 @@ from langsearch.train.align import Align
 from langsearch.train.cross_entropy import CrossEntropy
 from langsearch.train.distill import Distill
 from langsearch.train.forward import EncoderSides
+from langsearch.train.language_adversary import LanguageAdversary
 from langsearch.train.pooling import learns_below_the_target
 from langsearch.train.term import Term
 
 logger = logging.getLogger(__name__)
-
-_OFF = "`trainer.loss.align` would teach nothing, and is left out."
 
 
 def make_terms(
@@ -46,14 +45,23 @@ def make_terms(
         assert not loss.written(), "full fine-tuning, which is a baseline, learns by cross-entropy alone"
         return (cross_entropy,)
     terms: list[Term] = [cross_entropy if loss.distill is None else Distill(loss.distill, cross_entropy, learner)]
-    if loss.align is None:
+    pooled = [name for name in loss.written() if name != "distill"]
+    if pooled and not learns_below_the_target(learner, EncoderSides.of(learner)):
+        logger.warning(
+            "No adapter is indexed by the source below the encoder's first that is by the target: %s", _off(pooled)
+        )
         return tuple(terms)
-    if not learns_below_the_target(learner, EncoderSides.of(learner)):
-        logger.warning("No adapter is indexed by the source below the encoder's first that is by the target: %s", _OFF)
-        return tuple(terms)
-    pivot, precision = loss.align.pivot_of(languages), precision_of(learner, settings, learner.model.device)
-    terms.append(Align(loss.align, pivot, learner, store, vocabulary, precision))
+    given = learner, store, vocabulary, precision_of(learner, settings, learner.model.device)
+    if loss.align is not None:
+        terms.append(Align(loss.align, loss.align.pivot_of(languages), *given))
+    if loss.language_adversary is not None:
+        terms.append(LanguageAdversary(loss.language_adversary, *given, settings.seed))
     return tuple(terms)
+
+
+def _off(names: Sequence[str]) -> str:
+    listed = " and ".join(f"`trainer.loss.{name}`" for name in names)
+    return f"{listed} would teach nothing, and {'is' if len(names) == 1 else 'are'} left out."
 
 
 def precision_of(learner: Learner, settings: TrainerSettings, device: torch.device) -> torch.dtype:

@@ -31,6 +31,7 @@ from langsearch.trial.batch_size import found_tokens, settled_trainer
 from langsearch.trial.choices import write_choices
 from langsearch.trial.kept_weights import is_whole, remove_weights, tidy, weights_in_use
 from langsearch.trial.monitor import Monitor, Unwatched, peak_memory_bytes, reset_peak_memory
+from langsearch.trial.probing import probe_words
 from langsearch.trial.scores import write_scores
 from langsearch.trial.starting import start_new
 
@@ -270,14 +271,17 @@ class _Run:
             beams=settings.beams,
             cut_share=evaluation.cut_share,
             num_cut_sources=evaluation.num_cut_sources,
-            note=self._note(),
+            note=self._note(is_last=epoch == task.num_epochs),
             worker=f"{socket.gethostname()}/{os.getpid()}",
         )
 
-    def _note(self) -> str:
+    def _note(self, *, is_last: bool) -> str:
         found = found_tokens(self.folder.path)
         words = "" if found is None else f"tokens_per_batch {found:,}, the most that the device has room for"
-        return "; ".join(filter(None, (words, self.attempts.note)))
+        probe, environment = "", self.environment
+        if is_last and self.task.trainer.loss.language_adversary and isinstance(self.learner, AdaptedModel):
+            probe = probe_words(self.learner, environment.validation, self.base.vocabulary(environment.languages))
+        return "; ".join(filter(None, (words, probe, self.attempts.note)))
 
     def _count_seconds(self) -> None:
         now = time.perf_counter()
