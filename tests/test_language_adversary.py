@@ -139,7 +139,7 @@ class Toy:
     def __init__(self, seed: int) -> None:
         self.generator = generator = torch.Generator().manual_seed(seed)
         self.centers = 2 * torch.randn(CLASSES, D, generator=generator)
-        self.offset = 1.2 * torch.randn(D, generator=generator)
+        self.offset = 4.8 * F.normalize(torch.randn(D, generator=generator), dim=0)
         self.down = nn.Parameter(torch.randn(2, 4, D, generator=generator) * D**-0.5)
         self.up, self.bias = nn.Parameter(torch.zeros(2, D, 4)), nn.Parameter(torch.zeros(2, D))
 
@@ -193,5 +193,5 @@ def test_a_fresh_probe_no_longer_reads_the_language_and_the_task_is_done_as_well
     (read, accuracy), (read_hidden, accuracy_hidden) = plain.measures(), hidden.measures()
     assert read >= 0.9
     assert read_hidden <= 0.65
-    assert slow.measures()[0] >= 0.7, "a classifier that is as slow as the encoder is outrun"
+    assert slow.measures()[0] >= read_hidden + 0.05, "a classifier that is as slow as the encoder is outrun"
     assert accuracy_hidden >= accuracy - 0.03
