@@ -1,5 +1,6 @@
 """Columns of sentences by name, as every format has them, and which of them is which language."""
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -39,6 +40,14 @@ class ColumnFile:
     aliases: Mapping[str, str] | None = None
     """Codes that columns are known by beside their names, and their names: en for translation.en."""
 
+    is_named_by_first_row: bool = False
+    """Whether the names are the file's first row, which may be sentences where somebody forgot a header."""
+
+
+_MIN_WORDS = 4
+_MIN_LETTERS = 30
+_ENDS = (".", "!", "?", "…", "。", "！", "？", "।", "؟", "።")
+
 
 def locate(
     file: ColumnFile, languages: Sequence[str], columns: Sequence[tuple[str, str]] = ()
@@ -51,10 +60,18 @@ def locate(
         columns: What the space says of the columns: language and name. Languages that it does not name have none.
     """
     what = f"{file.place}: {file.column}"
-    if columns:
-        return _locate_given(what, file.names, languages, columns)
+    located, problems = (
+        _locate_given(what, file.names, languages, columns) if columns else _locate_codes(what, file, languages)
+    )
+    if problems and not located and file.is_named_by_first_row and any(map(_is_sentence, file.names)):
+        return {}, [_no_header(file, languages)]
+    return located, problems
+
+
+def _locate_codes(what: str, file: ColumnFile, languages: Sequence[str]) -> tuple[Located, list[str]]:
     aliases = dict(file.aliases or {}) | {name: name for name in file.names}
-    located, problems = {}, []
+    located: Located = {}
+    problems: list[str] = []
     for language in languages:
         try:
             located[language] = aliases[_match(language, aliases)]
@@ -70,6 +87,24 @@ def locate(
                 example = ", ".join(f"CODE: {name}" for name in file.names[:2])
             problems[-1] += f" Where names are no codes, say which is which: `columns: {{{example}}}`."
     return located, problems
+
+
+def _is_sentence(name: str) -> bool:
+    """Returns whether what stands where a column's name should is rather a sentence."""
+    return len(name.split()) >= _MIN_WORDS or len(name) >= _MIN_LETTERS or name.rstrip().endswith(_ENDS)
+
+
+def _no_header(file: ColumnFile, languages: Sequence[str]) -> str:
+    """Returns the problem of a file whose first row is sentences, with the header that it most likely wants."""
+    parts = re.split(r"[^A-Za-z0-9_]+", PurePath(file.place).name)
+    codes = [language for part in parts for language in languages if part == language]
+    if len(codes) != len(file.names):  # the file's name does not say
+        codes = list(languages) if len(languages) == len(file.names) else ["CODE"] * len(file.names)
+    first = file.names[0] if len(file.names[0]) <= _MIN_LETTERS else f"{file.names[0][:_MIN_LETTERS].rstrip()}…"
+    return (
+        f"{file.place}: the first row must name the columns, but looks like sentences: {first!r}. Without such a row "
+        f"say beside the file what they are, in their order: `header: [{', '.join(codes)}]`"
+    )
 
 
 def _many(column: str) -> str:

@@ -168,7 +168,7 @@ def _read(
             problems += missing
         elif len(located) < 2:
             if not opened.is_spread:
-                problems += [*missing, f"{source}: a source must have two of the languages or more"]
+                problems += missing or [f"{source}: a source must have two of the languages or more"]
             continue
         if not located:
             continue

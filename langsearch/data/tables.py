@@ -78,7 +78,13 @@ def open_tsv(path: Path, quotes: Quotes | None = None, header: Sequence[str] = (
     if found == "excel" and quotes is None:
         notes = (*notes, "quotes undone, as Excel and pandas write them")
     return ColumnFile(
-        str(path), "a column", names, read, lambda name, row: f"{path}:{row + first}: column {name}", notes
+        str(path),
+        "a column",
+        names,
+        read,
+        lambda name, row: f"{path}:{row + first}: column {name}",
+        notes,
+        is_named_by_first_row=not header,
     )
 
 
