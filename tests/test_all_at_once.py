@@ -114,3 +114,40 @@ except InputError as error:
     assert "`base` must be given" in str(error)
 """
     assert loaded(code, HEAVY) == []
+
+
+def test_a_source_in_two_parts_hides_nothing_of_the_files(tmp_path: Path) -> None:
+    (tmp_path / "swahili.tsv").write_text("en\tsw\n" + "a\tb\n" * 30, encoding="utf-8")
+    source = {"tsv": str(tmp_path / "swahili.tsv"), "columns": {"en": "en", "sw": "suahili"}}
+    problems = told({"data.train": source, "data.test": source, "trainer.epochs": 1})
+    assert not lacks(problems, "must not share a source with data.train") and not lacks(problems, "'suahili'")
+    source = {"tsv": str(tmp_path / "swahili.tsv"), "header": ["en", "sw"]}
+    data = {
+        "data.train": source,
+        "data.validation": {"holdout": 5000},
+        "data.test": {"tsv": f"{tmp_path}/swahilli.tsv"},
+    }
+    problems = told({"languages": {"high": ["en"], "low": ["sw"]}, **data})
+    assert not lacks(problems, "takes 5000 of 31")
+    assert not lacks(problems, "Did you mean swahili.tsv?")
+
+
+def test_a_wrong_rank_hides_no_class_that_does_not_exist() -> None:
+    problems = told({"architecture.rank": {"lo": 2, "high": "eight"}})
+    assert not lacks(problems, "'eight'")
+    assert any("`architecture.rank.lo` must name a class" in problem for problem in problems)
+    assert lacks(problems, "must be given for every class")  # that only follows from what was left out
+
+
+def test_problems_of_files_name_the_line_and_the_key_of_the_space(space_file: Path, tmp_path: Path) -> None:
+    line = next(n for n, text in enumerate(space_file.read_text().splitlines(), 1) if text.strip().startswith("test:"))
+    space_file.write_text(
+        "\n".join(
+            f"  test: {{tsv: {tmp_path}/absent.tsv}}" if number == line else text
+            for number, text in enumerate(space_file.read_text().splitlines(), 1)
+        )
+    )
+    with pytest.raises(InputError) as caught:
+        check_space(load_space(space_file))
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{space_file}:{line}: `data.test`: {tmp_path}/absent.tsv: the file must exist")

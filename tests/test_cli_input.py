@@ -36,18 +36,21 @@ WRONG = {
         "languages.low=[swx]",
         "--set languages.low=[swx]: A language must be among the 100 known here, but got 'swx'. Did you mean sw? One "
         "that the base has no token for can begin as another: languages: {new: {tyv: {like: kaz}}}.\n"
-        "error: embedded quickstart: a column for swx must exist. Did you mean sw?",
+        "error: tiny.yaml:5: `data.train`: embedded quickstart: a column for swx must exist. Did you mean sw?",
     ),
     "files with unequal line counts": (
         "data.train={files: short}",
+        "--set data.train={files: short}: `data.train`: "
         "short: line n must be the same sentence in every file, but en.txt has 3 lines and fr.txt has 2",
     ),
     "an empty file": (
         "data.train={files: empty}",
+        "--set data.train={files: empty}: `data.train`: "
         "empty/fr.txt: the file must hold one sentence a line, but is empty",
     ),
     "broken UTF-8": (
         "data.train={files: broken}",
+        "--set data.train={files: broken}: `data.train`: "
         "broken/fr.txt:2: text must be UTF-8, but got 0xff at byte 2 of the line. Save the file as UTF-8",
     ),
     "a rank above the layer's width": (

@@ -106,7 +106,7 @@ def _open_file(source: Source, path: Path) -> ColumnFile:
         ending = _ENDINGS[source.kind][0]
         raise InputError(f"{path}: a {source.kind} source must be a file, but this is a folder. Write {path}/*{ending}")
     if not path.is_file():
-        raise InputError(f"{path}: the file must exist, but does not. Relative paths count from {Path.cwd()}")
+        raise InputError(f"{path}: the file must exist, but does not.{_near_or_from(path)}")
     if source.kind == "tsv":
         return open_tsv(path, source.quotes, source.header)
     if source.kind == "jsonl":
@@ -206,10 +206,15 @@ def _open_embedded(source: Source) -> ColumnFile:
 def _folder(path: Path) -> Path:
     if not path.is_dir():
         rule = f"{path}: the folder must exist, but does not."
-        siblings = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
-        near = near_names(path.name, siblings) if siblings else f" Relative paths count from {Path.cwd()}"
-        raise InputError(rule + near)
+        raise InputError(rule + _near_or_from(path))
     return path
+
+
+def _near_or_from(path: Path) -> str:
+    """Returns what else lies beside a path that leads to nothing; where nothing does, where such paths count from."""
+    siblings = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
+    near = near_names(path.name, siblings) if siblings else ""
+    return near or f" Relative paths count from {Path.cwd()}"
 
 
 def _split(source: Source) -> str:

@@ -84,7 +84,7 @@ def draft_problems(draft: Draft) -> list[str]:
     if draft.data is not None:
         data = draft.data
         directions = _tried(partial(parse_directions, data.directions, draft.languages), problems) or ()
-        corpus = _tried(partial(read_corpus, data, draft.languages, directions), problems)
+        corpus = _tried(partial(read_corpus, data, draft.languages, directions, draft.where_part), problems)
         if corpus is not None:
             problems += row_problems(count_rows(corpus, directions), data)
     return problems

@@ -1,6 +1,6 @@
 """The aligned text of an experiment's three parts, and how many rows each direction has in them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -58,35 +58,53 @@ class DirectionRows:
         return self.train == 0
 
 
-def read_corpus(data: DataSettings, languages: tuple[str, ...], directions: Sequence[Direction] = ()) -> Corpus:
+def read_corpus(
+    data: DataSettings,
+    languages: tuple[str, ...],
+    directions: Sequence[Direction] = (),
+    where: Callable[[str], str] | None = None,
+) -> Corpus:
     """Reads the three parts, and holds rows of train out where the data says so.
 
     Args:
         data: The sources.
         languages: Codes of any family.
         directions: Those that a holdout must leave rows for.
+        where: Says where the space names a part, which then stands before its problems.
 
     Raises:
         InputError: With the problems of all three parts.
     """
     problems: list[str] = []
     parts: list[ReadText | None] = []
-    for sources in (data.train, data.validation, data.test):
+    told: set[str] = set()
+    for part, sources in zip(PARTS, (data.train, data.validation, data.test), strict=True):
         try:
             parts.append(read_parts(sources, languages) if sources else None)
         except InputError as error:
-            problems += [problem for problem in error.problems if problem not in problems]
+            new = [problem for problem in error.problems if problem not in told]
+            told.update(new)
+            place = "" if where is None else f"{where(part)}: `data.{part}`: "
+            problems += [f"{place}{problem}" for problem in new]
             parts.append(None)
+    train, validation, test = parts
+    held_out = None
+    if train is not None and validation is None and data.holdout is not None:
+        try:
+            held_out = _hold_out(data, train, directions)
+        except InputError as error:
+            place = "" if where is None else f"{where('validation')}: "
+            problems += [f"{place}{problem}" for problem in error.problems]
     if problems:
         raise InputError(problems)
-    train, validation, test = parts
     assert train is not None and test is not None
     lines = {name: part.lines for name, part in zip(PARTS, parts, strict=True) if part is not None}
     source_weights = [source.weight for source in data.train]
     if validation is not None:
         weights = SourceWeights.of(source_weights, train.rows_by_source)
         return Corpus(train.text, validation.text, test.text, weights, {}, lines)
-    held, kept = _hold_out(data, train, directions)
+    assert held_out is not None
+    held, kept = held_out
     ends = np.cumsum(train.rows_by_source)
     rows_by_source = np.diff(np.searchsorted(kept, ends), prepend=0).tolist()
     return Corpus(

@@ -120,7 +120,7 @@ def check_space(space: Space, source: BaseSource | None = None, *, is_begun: boo
     except InputError as error:
         problems += error.problems
     try:
-        corpus = read_corpus(space.data, space.languages, directions)
+        corpus = read_corpus(space.data, space.languages, directions, space.draft.where_part)
     except InputError as error:
         problems += error.problems
     counts = count_rows(corpus, directions) if corpus is not None else {}

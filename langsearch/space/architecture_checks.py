@@ -74,6 +74,13 @@ def check_architecture(
     yield from _check_pruning(section, path, classes, trainer)
 
 
+def check_names(section: ArchitectureSection, classes: Languages) -> Iterator[Problem]:
+    """Yields the names in ranks that are no class or language, of what is right in a section that is wrong."""
+    for rule in _rules(section):
+        if rule.rank is not None:
+            yield from _check_rank_names(rule.rank, (*rule.path, "rank"), classes)
+
+
 def _check_pool(section: ArchitectureSection, path: KeyPath) -> Iterator[Problem]:
     if "pool" not in options(section.sharing):
         if "pool" in section.model_fields_set:
@@ -178,7 +185,20 @@ def _check_rank(rule: SiteRule, classes: Languages) -> Iterator[Problem]:
 def _check_per_class(
     section: PerClass, path: KeyPath, classes: Languages, *, is_whole: bool = True
 ) -> Iterator[Problem]:
-    names = {language: name for name, members in classes.items() for language in members}
+    yield from _check_rank_names(section, path, classes)
+    if ALL in section.by_class:
+        return
+    for name, members in classes.items():
+        if name not in section.by_class:
+            if is_whole:
+                yield (*path, name), "must be given for every class, but is missing. Write 0 for none."
+        elif members and set(members) <= set(section.by_language) and section.by_class[name] != 0:
+            way_out = "Write 0." if is_whole else "Leave it out."
+            yield (*path, name), f"touches nothing: each of its languages has a value of its own. {way_out}"
+
+
+def _check_rank_names(section: PerClass, path: KeyPath, classes: Languages) -> Iterator[Problem]:
+    names = [language for members in classes.values() for language in members]
     for name in section.by_class:
         if name != ALL and name not in classes:
             yield (
@@ -189,15 +209,6 @@ def _check_per_class(
         if language not in names:
             hint = near_names(language, names)
             yield (*path, "languages", language), f"must name one of the languages, but {show(language)} is none.{hint}"
-    if ALL in section.by_class:
-        return
-    for name, members in classes.items():
-        if name not in section.by_class:
-            if is_whole:
-                yield (*path, name), "must be given for every class, but is missing. Write 0 for none."
-        elif members and set(members) <= set(section.by_language) and section.by_class[name] != 0:
-            way_out = "Write 0." if is_whole else "Leave it out."
-            yield (*path, name), f"touches nothing: each of its languages has a value of its own. {way_out}"
 
 
 def _check_sharing(section: ArchitectureSection, path: KeyPath, classes: Languages | None) -> Iterator[Problem]:

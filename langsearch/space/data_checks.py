@@ -37,8 +37,6 @@ def check_data(section: DataSection, classes: Mapping[str, list[str]] | None) ->
     if section.folder is not None and not has_heir:
         text = "reaches no source: it is for FLORES sources without a folder of their own."
         problems.append((("data", "folder"), text))
-    if not problems and not section.allow_overlap:
-        problems += _check_leaks(section)
     if classes is not None:
         members = [language for found in classes.values() for language in found]
         problems += [problem for path, source in sources for problem in _check_columns(source, path, members)]
@@ -98,11 +96,18 @@ def _check_columns(source: SourceSection, path: KeyPath, languages: list[str]) -
             yield (*path, "columns", language), f"must be a language of the space, but got {show(language)}.{hint}"
 
 
-def _check_leaks(section: DataSection) -> Iterator[Problem]:
+def check_shared_sources(section: DataSection) -> Iterator[Problem]:
     """Finds a source that stands in two parts: selection and training must not see what tests.
 
+    Its files can be read nonetheless, and may have problems of their own.
+
     What stands in two files is found by its sentences: `data.overlap`.
+
+    Args:
+        section: The section, which must have passed `check_data`.
     """
+    if section.allow_overlap:
+        return
     data = section.settings()
     seen: dict[tuple[SourceKind, PurePath, str | None], str] = {}
     for part, sources in (("train", data.train), ("validation", data.validation), ("test", data.test)):

@@ -50,6 +50,10 @@ class Draft:
         """Whether anything of it can be checked that a space's file alone does not show."""
         return self.base_source is not None or self.data is not None
 
+    def where_part(self, part: str) -> str:
+        """Returns where a part of the data was written: FILE:LINE."""
+        return self.document.where(("data", part))
+
     def check(self, shape: BaseShape) -> list[str]:
         """Returns the problems that depend on the base's sizes: layers, ranks and widths that it does not have."""
         problems = check_baseline_shape(self.baselines, shape)

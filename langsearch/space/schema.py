@@ -9,9 +9,11 @@ from typing import Annotated, Any
 from optuna.distributions import BaseDistribution
 
 from langsearch.space.architecture import Architecture, BaseShape
+from langsearch.space.architecture_checks import check_names
 from langsearch.space.base_section import BaseItem, written
 from langsearch.space.build import baseline_architecture, build_architecture
 from langsearch.space.checks import Parsed, check_space
+from langsearch.space.data_checks import check_shared_sources
 from langsearch.space.dimensions import baseline_trainer_settings, search_dimensions, trainer_settings
 from langsearch.space.document import Document, Overrides, document_of, dump, overridden, read_document, show
 from langsearch.space.draft import Draft, WrongSpaceError, draft_of
@@ -39,7 +41,7 @@ from langsearch.space.settings import (
     TrainerSettings,
 )
 from langsearch.space.tracking import Trackers, TrackingSettings, tracking_settings
-from langsearch.space.validation import validate
+from langsearch.space.validation import validate, validate_rest
 
 _SECTIONS: Mapping[str, Any] = {
     "name": Annotated[str, fixed("text")],
@@ -225,8 +227,14 @@ def space_of(document: Document) -> Space:
     data = document.data
     parsed, problems = _parse(data, document)
     between = check_space(Parsed(**parsed))
+    wrong = {str(key[0]) for key, _ in between}
+    if parsed["data"] is not None and "data" not in wrong:
+        between += check_shared_sources(parsed["data"])
+    if parsed["architecture"] is None and parsed["languages"] is not None and "architecture" in data:
+        rest = validate_rest(_SECTIONS["architecture"], data["architecture"])
+        between += check_names(rest, parsed["languages"].classes) if rest is not None else []
     problems += [document.problem(key, text) for key, text in between]
-    draft = draft_of(document, parsed, {str(key[0]) for key, _ in between})
+    draft = draft_of(document, parsed, wrong)
     if problems:
         raise WrongSpaceError(problems, draft)
     return Space(

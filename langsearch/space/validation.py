@@ -1,6 +1,7 @@
 """Runs a pydantic model over a part of a document and says its errors as the project does: rule, value, way out."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any, get_args
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -23,6 +24,31 @@ def validate(kind: Any, raw: object, path: KeyPath, document: Document) -> tuple
         return TypeAdapter(kind).validate_python(raw), []
     except ValidationError as e:
         return None, [_problem(error, kind, raw, path, document) for error in e.errors(include_url=False)]
+
+
+def validate_rest(kind: Any, raw: object) -> Any:
+    """Returns the value of what is left of a part of a document without its wrong keys; None if that is wrong too."""
+    rest = deepcopy(raw)
+    try:
+        return TypeAdapter(kind).validate_python(raw)
+    except ValidationError as e:
+        for error in e.errors(include_url=False):
+            _drop(rest, _written(error["loc"], raw, is_missing=False))
+    try:
+        return TypeAdapter(kind).validate_python(rest)
+    except ValidationError:
+        return None
+
+
+def _drop(rest: Any, path: KeyPath) -> None:
+    """Takes a key out of mappings in place; what stands in a list stays, which others are counted by."""
+    for part in path[:-1]:
+        try:
+            rest = rest[part]
+        except (KeyError, IndexError, TypeError):
+            return
+    if path and isinstance(rest, dict):
+        rest.pop(path[-1], None)
 
 
 def _problem(error: ErrorDetails, kind: Any, raw: object, path: KeyPath, document: Document) -> str:
