@@ -192,7 +192,7 @@ def test_languages_that_the_base_cannot_say_are_warned_of() -> None:
 def test_scores_that_are_less_certain_than_what_is_at_stake_are_warned_of() -> None:
     assert interval_warning(20.0, 1.0, 100, "16 sentences") is None
     wide = interval_warning(20.0, 1.5, 30, "16 sentences")
-    assert wide is not None
+    assert wide is not None and "in Cao et al. 2024" in wide
     assert "on 30 sentences a direction, where 95 % of a score of 20.0 reach from -1.5 to +1.5" in wide
     weak = interval_warning(2.0, 0.9, 30, "16 sentences")
     assert weak is not None and "more than 25 % of the score" in weak

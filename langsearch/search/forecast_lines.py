@@ -157,7 +157,7 @@ def interval_warning(score: float, half: float, num_sentences: int, measured_on:
     """
     if 2 * half <= PUBLISHED_GAIN and (half <= MAX_HALF_SHARE * score or score < NEAR_ZERO):
         return None
-    stake = f"the whole gain of the published adapters is {PUBLISHED_GAIN} spBLEU"
+    stake = f"{PUBLISHED_GAIN} spBLEU is the most that published adapters gained in Cao et al. 2024"
     if 2 * half <= PUBLISHED_GAIN:
         stake = f"that is more than {100 * MAX_HALF_SHARE:g} % of the score"
     return (
@@ -216,7 +216,7 @@ def _times(found: Forecast) -> Iterator[tuple[str, str]]:
             made[0] += " smaller than a trial's"
     kept = f", at {measured.at} UTC; --measure measures anew" if found.is_kept else ""
     took = show_time(measured.seconds)
-    yield "measured", f"{' and '.join(made)} of the sample, alone on this machine, in {took}{kept}"
+    yield "measured", f"{' and '.join(made)} of the sample, on this machine as busy as it was, in {took}{kept}"
 
 
 def show_time(seconds: float) -> str:
