@@ -1,7 +1,9 @@
 import inspect
+import io
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -19,7 +21,7 @@ from langsearch.cli.cluster import submit as submit_command
 from langsearch.cli.search import run as run_command
 from langsearch.cluster import jobs, packing
 from langsearch.cluster.jobs import Jobs
-from langsearch.cluster.packing import pack, read_folder, show_folder
+from langsearch.cluster.packing import pack, read_folder, show_folder, unpack_folder
 from langsearch.experiment.environment import check_space
 from langsearch.experiment.folder import read_rows
 from langsearch.space.problems import InputError
@@ -345,3 +347,16 @@ def test_a_job_that_is_stopped_ends_behind_checkpoints_and_goes_on_by_the_same_l
     assert again.returncode == 0, again.stdout + again.stderr
     rows = read_rows(experiments / "tiny" / "results.parquet")
     assert [(row["name"], row["state"], row["epochs"]) for row in rows] == [("00000", "complete", 12)]
+
+
+@pytest.mark.parametrize("name", ["../outside", "/outside", "link"])
+def test_what_would_lie_elsewhere_is_not_unpacked(name: str, tmp_path: Path) -> None:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        member = tarfile.TarInfo(name)
+        if name == "link":
+            member.type, member.linkname = tarfile.SYMTYPE, "/outside"
+        archive.addfile(member)
+    with pytest.raises(InputError, match="must hold files and folders of its own, but has "):
+        unpack_folder(packed.getvalue(), tmp_path / "to")
+    assert not (tmp_path / "outside").exists()

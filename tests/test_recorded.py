@@ -8,11 +8,12 @@ import json
 import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+
+from langsearch.cluster.packing import unpack_folder
 
 RECORDED = Path(__file__).parent / "recorded" / "experiment-fa3ae4f.tar.gz"
 
@@ -20,8 +21,7 @@ RECORDED = Path(__file__).parent / "recorded" / "experiment-fa3ae4f.tar.gz"
 @pytest.fixture
 def experiment(tmp_path: Path) -> Path:
     """A copy of the recorded experiment, with the token files beside it."""
-    with tarfile.open(RECORDED) as archive:
-        archive.extractall(tmp_path / "experiments", filter="data")
+    unpack_folder(RECORDED.read_bytes(), tmp_path / "experiments")
     return tmp_path / "experiments" / "recorded"
 
 
