@@ -1,10 +1,21 @@
 """A report does not praise what loses."""
 
+import io
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
+from rich.console import Console
+
+from langsearch.evaluate.spbleu import Difference
+from langsearch.report.listing import list_experiments, listing_table
 from langsearch.report.sentences import _gain_sentence, headline
+from langsearch.report.showing import print_experiment
 from langsearch.report.summary import summarise
+from langsearch.trial.export import export_trial, open_experiment
 from tests.test_tables import _experiment, _row
+
+pytest_plugins = ["search_fixtures"]
 
 
 def test_adapters_that_are_no_better_than_the_base_are_not_praised(tmp_path: Path) -> None:
@@ -28,3 +39,34 @@ def test_languages_that_lose_are_not_said_to_gain() -> None:
     ]
     assert ["these lose most" in text for text in said] == [False, True, True]
     assert "these gain least" in said[0]
+
+
+def test_the_terminal_and_the_list_say_that_nothing_was_gained(tmp_path: Path) -> None:
+    def printed(name: str, pretrained: float) -> tuple[str, str]:
+        rows = [_row("00000", 18.69, 10_000, is_front=True), _row("pretrained", pretrained, 0)]
+        experiment = _experiment(tmp_path / name, rows)
+        shown, listed = (Console(file=io.StringIO(), width=80) for _ in range(2))
+        print_experiment(shown, experiment)
+        listed.print(listing_table(list_experiments([tmp_path / name])))
+        return tuple(console.file.getvalue() for console in (shown, listed))  # type: ignore[attr-defined,return-value]
+
+    shown, listed = printed("worse", 18.89)
+    assert shown.splitlines()[-1].startswith("No adapters beat the pretrained base: the best reach 18.69")
+    assert "−0.20!" in listed
+    assert "! its best adapters are no better than the pretrained base" in listed
+    shown, listed = printed("better", 18.0)
+    assert "No adapters beat" not in shown
+    assert "!" not in listed
+
+
+def test_the_card_and_the_export_say_that_nothing_was_gained(trained: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(trained, tmp_path / "experiments" / "tiny")
+    folder, base, environment, table = open_experiment(copy)
+    row = table.row("00000")
+    for value, expected in ((-0.39, "do not beat the pretrained base: -0.39 spBLEU to it on test."), (0.39, "")):
+        changed = replace(row, differences={"pretrained": Difference(value, value - 1, value + 1)})
+        notes: list[str] = []
+        export_trial(base, environment, folder, changed, tmp_path / "out", note=notes.append)
+        card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+        assert any(expected in note for note in notes) == bool(expected)
+        assert card.rstrip().endswith(expected or "`.")

@@ -17,6 +17,9 @@ from langsearch.report.experiment_values import Experiment, Split
 from langsearch.report.summary import gain, summarise
 from langsearch.space.problems import InputError
 
+_LOSING = "!"
+"""Marks an experiment without a gain."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Listed:
@@ -69,19 +72,21 @@ def listing_data(listed: tuple[Listed, ...]) -> list[dict[str, Any]]:
 
 def listing_table(listed: tuple[Listed, ...]) -> Table:
     """Returns a table of the experiments; readable at 80 columns."""
-    table = Table(box=box.SIMPLE_HEAD, padding=0)
+    is_losing = [experiment.to_pretrained is not None and experiment.to_pretrained <= 0 for experiment in listed]
+    caption = f"{_LOSING} its best adapters are no better than the pretrained base" if any(is_losing) else None
+    table = Table(box=box.SIMPLE_HEAD, padding=0, caption=caption, caption_justify="left")
     table.add_column("experiment", overflow="fold")
     table.add_column("state", no_wrap=True)
     for name in ("trials", "spBLEU", "to pre", "to full", "params", "started"):
         table.add_column(name, justify="right", no_wrap=True)
-    for experiment in listed:
+    for experiment, loses in zip(listed, is_losing, strict=True):
         planned = "?" if experiment.num_trials is None else f"{experiment.num_trials:,}"
         cells = (
             experiment.name,
             experiment.state,
             f"{experiment.num_ended:,}/{planned}",
             wording.spbleu(experiment.spbleu) + ("" if experiment.split == "test" or experiment.best is None else "v"),
-            wording.difference(experiment.to_pretrained),
+            wording.difference(experiment.to_pretrained) + (_LOSING if loses else ""),
             wording.difference(experiment.to_full_finetuning),
             wording.parameters(experiment.trainable_parameters),
             (experiment.started or wording.MISSING)[:10],

@@ -9,7 +9,7 @@ from langsearch.report import wording
 from langsearch.report.empty_front import empty_front_sentences
 from langsearch.report.experiment_values import Experiment, Score, Split, Trial
 from langsearch.report.matrices import ordered_languages
-from langsearch.report.summary import DirectionScores, Summary, gain
+from langsearch.report.summary import DirectionScores, Summary, gain, is_losing
 from langsearch.space.architecture import Architecture
 
 NUM_LANGUAGES = 3
@@ -33,7 +33,7 @@ def headline(summary: Summary) -> str:
     size = "adapters alone" if best.trainable_percent is None else share
     change = gain(best, full, summary.split)
     over_base = gain(best, summary.pretrained, summary.split)
-    if over_base is not None and over_base <= 0:
+    if over_base is not None and is_losing(summary):
         less = f"{wording.difference(over_base)} to it" if over_base else "as much as it"
         return f"No adapters beat the pretrained base: the best reach {reach}, {less}, training {size}."
     if change is None:

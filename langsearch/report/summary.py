@@ -95,6 +95,12 @@ def gain(trial: Trial | None, other: Trial | None, split: Split) -> float | None
     return None if mine is None or theirs is None else mine.spbleu - theirs.spbleu
 
 
+def is_losing(summary: Summary) -> bool:
+    """Returns whether the best adapters are no better than the pretrained base, as far as both were scored."""
+    over_base = gain(summary.best, summary.pretrained, summary.split)
+    return over_base is not None and over_base <= 0
+
+
 def _selection(trial: Trial) -> float | None:
     """The score that may choose: validation; test only for rows that have nothing else (written by other tools)."""
     return _value(trial.validation or trial.test)

@@ -11,8 +11,8 @@ from langsearch.experiment.printable import printable, printable_lines
 from langsearch.report import wording
 from langsearch.report.empty_front import empty_front_sentences
 from langsearch.report.experiment_values import Experiment, Trial
-from langsearch.report.sentences import untested
-from langsearch.report.summary import Summary, gain, summarise
+from langsearch.report.sentences import headline, untested
+from langsearch.report.summary import Summary, gain, is_losing, summarise
 from langsearch.study.results import CUT
 
 MAX_SUMMARY_CHARS = 60
@@ -20,9 +20,11 @@ MAX_SUMMARY_CHARS = 60
 
 
 def print_front(console: Console, experiment: Experiment) -> None:
-    """Prints the front against the baselines, and why nothing is on it."""
+    """Prints the front against the baselines, and why nothing is on it, or that what is on it gained nothing."""
     console.print(front_table(experiment))
-    for sentence in empty_front_sentences(experiment, summarise(experiment)):
+    summary = summarise(experiment)
+    losing = (headline(summary),) if is_losing(summary) else ()
+    for sentence in (*empty_front_sentences(experiment, summary), *losing):
         # In one line, however long, so that its command can be copied.
         console.print(Text(printable(sentence)), soft_wrap=True)
 

@@ -92,6 +92,8 @@ def model_card(
         "",
         *_use(base, environment, written, why_not),
     ]
+    if losing := losing_words(folder, row):
+        lines += ["", *_wrapped(losing)]
     content = "\n".join(lines)
     return f"---\n{_front_matter(base, environment, folder, data, row, space.name)}\n---\n\n{content}\n"
 
@@ -292,6 +294,23 @@ def _pretrained(folder: ExperimentFolder, row: TrialRow) -> TrialResult | None:
     found = TrialResult(**read_json(file))
     same = ("num_sentences", "num_directions", "beams", "signature")
     return found if all(getattr(found, name) == getattr(row.result, name) for name in same) else None
+
+
+def losing_words(folder: ExperimentFolder, row: TrialRow) -> str:
+    """Returns a warning where a trial is no better than the pretrained base; "" where it is better.
+
+    On test where both were compared there, else on validation; "" also where nothing tells.
+    """
+    if "pretrained" in row.differences:
+        split, change = "test", row.differences["pretrained"].value
+    else:
+        base = _pretrained(folder, row)
+        if base is None or row.result is None:
+            return ""
+        split, change = "validation", row.result.spbleu - base.spbleu
+    if change > 0:
+        return ""
+    return f"These adapters do not beat the pretrained base: {change:+.2f} spBLEU to it on {split}."
 
 
 def _score_row(name: str, value: float, low: float, high: float, directions: int, sentences: str) -> str:

@@ -33,7 +33,7 @@ from langsearch.study.candidates import best_member
 from langsearch.study.rows import State, TrialRow
 from langsearch.study.table import TrialTable
 from langsearch.trial.card_examples import merged_lines
-from langsearch.trial.cards import hub_code, model_card
+from langsearch.trial.cards import hub_code, losing_words, model_card
 from langsearch.trial.trial import load_trained
 
 Note = Callable[[str], None]
@@ -101,6 +101,8 @@ def export_trial(
     except OSError as error:
         raise InputError(missing_weights(folder, row, "An exported trial")) from error
     assert isinstance(learner, AdaptedModel)
+    if losing := losing_words(folder, row):
+        note(losing)
     return _export(
         base,
         learner,
