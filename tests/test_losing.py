@@ -5,9 +5,11 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from optuna.distributions import IntDistribution
 from rich.console import Console
 
 from langsearch.evaluate.spbleu import Difference
+from langsearch.report.advice import next_sentences
 from langsearch.report.listing import list_experiments, listing_table
 from langsearch.report.sentences import _gain_sentence, headline
 from langsearch.report.showing import print_experiment
@@ -48,7 +50,7 @@ def test_the_terminal_and_the_list_say_that_nothing_was_gained(tmp_path: Path) -
         shown, listed = (Console(file=io.StringIO(), width=80) for _ in range(2))
         print_experiment(shown, experiment)
         listed.print(listing_table(list_experiments([tmp_path / name])))
-        return tuple(console.file.getvalue() for console in (shown, listed))  # type: ignore[attr-defined,return-value]
+        return tuple(console.file.getvalue() for console in (shown, listed))  # type: ignore[attr-defined]
 
     shown, listed = printed("worse", 18.89)
     assert shown.splitlines()[-1].startswith("No adapters beat the pretrained base: the best reach 18.69")
@@ -70,3 +72,25 @@ def test_the_card_and_the_export_say_that_nothing_was_gained(trained: Path, tmp_
         card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
         assert any(expected in note for note in notes) == bool(expected)
         assert card.rstrip().endswith(expected or "`.")
+
+
+def test_advice_after_no_gain_names_causes_and_no_wider_ranks(tmp_path: Path) -> None:
+    def advice(name: str, pretrained: float) -> str:
+        rows = [
+            _row("00000", 18.69, 10_000, is_front=True, params='{"rank.low": 2}'),
+            _row("pretrained", pretrained, 0),
+        ]
+        experiment = _experiment(tmp_path / name, rows)
+        dimensions = {"rank.low": IntDistribution(2, 8)}
+        return " ".join(next_sentences(experiment, summarise(experiment), dimensions, (), {}))
+
+    worse, better = advice("worse", 18.89), advice("better", 18.0)
+    assert all(key in worse for key in ("`trainer.lr`", "`trainer.epochs`", "`trainer.label_smoothing`", "has seen"))
+    assert "widen" not in worse
+    assert "`rank.low` of trial 00000 is 2, the smallest" in better
+    assert "trainer.lr" not in better
+
+
+def test_a_language_that_loses_is_not_among_those_that_gain_most() -> None:
+    text = _gain_sentence({"de": 0.08, "en": -0.33, "sw": -0.5, "cy": -0.9}, "it")
+    assert "gain most (mean over the directions from and into each): de +0.08; these lose most" in text

@@ -9,7 +9,7 @@ from langsearch.report.experiment_values import CurvePoint, Experiment, Trial
 from langsearch.report.importance import Importance
 from langsearch.report.quoted_commands import resume_command
 from langsearch.report.sentences import untested
-from langsearch.report.summary import Summary
+from langsearch.report.summary import Summary, is_losing
 
 NUM_SETTINGS = 3
 
@@ -25,6 +25,16 @@ _LEAST_RISE = 0.05
 
 _LATE = 0.8
 """A trial that joined the front after this share of all trials came late."""
+
+
+_LOSING = (
+    "Nothing beat the pretrained base, so that a wider range of ranks is not what is missing. Likely causes, the "
+    "likeliest first: `trainer.lr` is too high (search it from a tenth of its low end), `trainer.epochs` too few or "
+    "`trainer.pairs_per_epoch` too small, or there is too little text in `data.train`.",
+    "A base that has seen the text of `data.train` or of the test set cannot gain by it: try text that is newer than "
+    "the base. `trainer.label_smoothing` changes what is learned where a base was trained without it: try 0.",
+)
+"""What to look at where no adapters gained anything."""
 
 
 def next_sentences(
@@ -44,7 +54,7 @@ def next_sentences(
         lines.append(f"{wording.counted(num, 'trial')} failed: once the cause is mended, `{command}`.")
     if best is None:
         return tuple(lines)
-    lines += _edges(best, dimensions)
+    lines += _LOSING if is_losing(summary) else _edges(best, dimensions)
     if (late := _rise(best, curves.get(best.name, ()))) is not None:
         lines.append(f"Trial {best.name} still gained {late:.2f} spBLEU in its last epoch: raise `trainer.epochs`.")
     searched = [trial.name for trial in experiment.trials if trial.kind == "searched" and not trial.is_rejected]

@@ -153,7 +153,7 @@ def _place_sentence(architecture: Architecture) -> str:
             if entry.site.stack == stack:
                 by_side.setdefault(entry.side, set()).add(entry.site.layer)
         words = [
-            f"layers {_spans(by_side[side])} by the {name} language"
+            f"{'layer' if len(by_side[side]) == 1 else 'layers'} {_spans(by_side[side])} by the {name} language"
             for side, name in (("src", "source"), ("tgt", "target"))
             if side in by_side
         ]
@@ -175,11 +175,12 @@ def _spans(layers: set[int]) -> str:
 def _gain_sentence(gains: Mapping[str, float], words: str) -> str:
     order = sorted(gains, key=lambda language: -gains[language])
     num = min(NUM_LANGUAGES, len(order) // 2)
+    gaining = [code for code in order[:num] if gains[code] > 0]
     most, least = (
         ", ".join(f"{code} {wording.difference(gains[code])}" for code in codes)
-        for codes in (order[:num], order[::-1][:num])
+        for codes in (gaining or order[:num], order[::-1][:num])
     )
-    gain_or_lose = "lose least" if all(change <= 0 for change in gains.values()) else "gain most"
+    gain_or_lose = "gain most" if gaining else "lose least"
     worse = "lose most" if any(gains[code] < 0 for code in order[::-1][:num]) else "gain least"
     return (
         f"Against {words}, these languages {gain_or_lose} (mean over the directions from and into each): {most}; "
