@@ -157,6 +157,7 @@ def test_all_problems_of_a_dictionary_are_told_at_once_with_their_paths() -> Non
         ),
         ("--trial must name a trial, but 'x' is none.", "`trial` must name a trial, but 'x' is none."),
         ("Cut them with --max-length 256.", "Cut them with max_length=256."),
+        ("Run `sacrebleu --tok flores101` once.", "Run `sacrebleu --tok flores101` once."),
     ],
 )
 def test_options_are_told_as_arguments(sentence: str, told: str) -> None:

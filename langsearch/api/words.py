@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from langsearch.space.problems import InputError
 
 _FLAGS = ("resume", "resume-if-begun", "accept-changed-space", "compact", "quiet")
+_FOREIGN = re.compile(r"(`(?!langsearch )\w[^`]* [^`]*`)")
+"""A quoted command of another program, whose options are its own."""
+
 _SET = re.compile(r"--set ([\w.]+|KEY)=([^\s,]+)")
 _OPTION = re.compile(r"--([a-z]+(?:-[a-z]+)*)(?: ([A-Z][A-Z:|-]*\b|\d+|failed\b))?")
 
@@ -14,8 +17,9 @@ _OPTION = re.compile(r"--([a-z]+(?:-[a-z]+)*)(?: ([A-Z][A-Z:|-]*\b|\d+|failed\b)
 def in_python(sentence: str) -> str:
     """Returns a sentence of the command line with arguments in place of its options: `--resume` is `resume=True`."""
     sentence = sentence.replace("the same command", "the same call")
-    sentence = _SET.sub(r'overrides={"\1": \2}', sentence)
-    return _OPTION.sub(_argument, sentence)
+    parts = _FOREIGN.split(sentence)
+    parts[::2] = [_OPTION.sub(_argument, _SET.sub(r'overrides={"\1": \2}', part)) for part in parts[::2]]
+    return "".join(parts)
 
 
 def _argument(found: re.Match[str]) -> str:
