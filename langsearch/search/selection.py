@@ -65,7 +65,7 @@ def test_front(search: Search) -> bool:
     names = [row.name for row in table.untested()]
     if names:
         systems = "1 system" if len(names) == 1 else f"{len(names)} systems"
-        search.display.message(f"Testing {systems}, of the front and the baselines, on the test set …")
+        search.display.message(f"Testing {systems} on the test set: {', '.join(names)} …")
         _run(search, [(name, "test") for name in _longest_first(table, names)])
     compare_tested(search.folder, table, search.environment)
     return not table.untested()
