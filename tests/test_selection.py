@@ -77,7 +77,7 @@ def test_systems_that_are_tested_are_counted_as_one_counts(
     monkeypatch.setattr(selection, "_run", lambda *values: None)
     monkeypatch.setattr(selection, "compare_tested", lambda *values: None)
     selection.test_front(_search(said, table, DecodingSettings()))
-    assert said == [f"Testing {systems}, of the front and the baselines, on the test set …"]
+    assert said == [f"Testing {systems} on the test set: {', '.join(row.name for row in table.untested())} …"]
 
 
 @pytest.mark.parametrize("table", [1], indirect=True)
