@@ -19,9 +19,10 @@ from langsearch.experiment.folder import read_json, read_rows, write_rows
 from langsearch.model.base import Base, load_base
 from langsearch.model.device import Compute
 from langsearch.space.architecture import Architecture
+from langsearch.space.settings import Source
 from langsearch.study.results import FinalResult
 from langsearch.trial.card_examples import adapter_lines
-from langsearch.trial.cards import MIN_SENTENCES, _precision_lines, hub_code
+from langsearch.trial.cards import MIN_SENTENCES, _names, _precision_lines, hub_code
 from langsearch.trial.export import export_front, export_trial, open_experiment
 from langsearch.trial.scores import SCORES
 
@@ -211,3 +212,15 @@ def test_scores_of_a_lower_precision_than_the_examples_are_told(
     environment: Any = SimpleNamespace(compute=compute)
     text = " ".join(_precision_lines(environment, task))
     assert (said is None and text == "") or (said is not None and said in text)
+
+
+def test_the_card_s_lines_say_what_to_install_and_the_command_translates_what_they_do(card: ModelCard) -> None:
+    assert "`pip install peft transformers sentencepiece langsearch`" in card.text
+    (active,) = re.findall(r"set_adapter\(\[\"src-(\w+)\", \"tgt-(\w+)\"\]\)", card.text)
+    assert f"`langsearch translate . --from {active[0]} --to {active[1]}`" in card.text
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders() -> None:
+    train, test = Source("tsv", "/home/me/data/en-de.tsv", None), Source("tsv", "/home/me/test/en-de.tsv", None)
+    assert _names([train]) == "tsv en-de.tsv"
+    assert (_names([train], 1), _names([test], 1)) == ("tsv data/en-de.tsv", "tsv test/en-de.tsv")

@@ -32,14 +32,10 @@ def adapter_lines(
         store: Sentences of which a short one may be shown where the embedded data lack its language.
     """
     new = dict(architecture.new_languages)
-
-    def rate(direction: Direction) -> tuple[int, bool, bool]:
-        return len(_active(architecture, direction)), direction.tgt in new, is_english(direction.src)
-
-    direction = max(directions, key=rate)
+    direction = example_direction(directions, architecture)
     # PEFT cannot load an adapter without rows once it has one with them.
     active = [*_active(architecture, direction), *([TOKENS_NAME] if new else [])]
-    is_embedded = Path(base.name).name == base.name and (EMBEDDED_FOLDER / base.name).is_dir()
+    is_embedded = _is_embedded(base)
     # The base that travels with langsearch has no place that a card could name.
     modules = "langsearch.model.finding, peft, torch, transformers" if is_embedded else "peft, torch, transformers"
     place = f'langsearch.model.finding.find_base("{base.name}")' if is_embedded else json.dumps(base.name)
@@ -63,6 +59,22 @@ def adapter_lines(
     ]
 
 
+def example_direction(directions: Sequence[Direction], architecture: Architecture) -> Direction:
+    """Returns the direction that a card shows: with adapters on both sides, new to the base, from English if it can."""
+    new = dict(architecture.new_languages)
+
+    def rate(direction: Direction) -> tuple[int, bool, bool]:
+        return len(_active(architecture, direction)), direction.tgt in new, is_english(direction.src)
+
+    return max(directions, key=rate)
+
+
+def example_packages(base: Base) -> str:
+    """Returns what pip must install for a card's example."""
+    own = " langsearch" if _is_embedded(base) else ""
+    return f"peft transformers sentencepiece{own}"
+
+
 def merged_lines(base: Base, direction: Direction, store: TokenStore | None = None) -> list[str]:
     """Returns the lines that translate a sentence with a merged model, run in its folder; see `adapter_lines`."""
     plain = plain_tokenizer(base.tokenizer, marked_language(base, direction), direction.tgt)
@@ -74,6 +86,10 @@ def merged_lines(base: Base, direction: Direction, store: TokenStore | None = No
         _input_line(direction, store),
         "print(tokenizer.batch_decode(model.generate(**inputs), skip_special_tokens=True)[0])",
     ]
+
+
+def _is_embedded(base: Base) -> bool:
+    return Path(base.name).name == base.name and (EMBEDDED_FOLDER / base.name).is_dir()
 
 
 def _tokenizer_lines(base: Base, plain: PlainTokenizer, revision: str, *, has_new: bool) -> list[str]:

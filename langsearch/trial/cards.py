@@ -25,7 +25,7 @@ from langsearch.space.schema import load_space
 from langsearch.space.settings import DataSettings, Source
 from langsearch.study.results import TrialResult, final_part
 from langsearch.study.rows import PRETRAINED, TrialRow
-from langsearch.trial.card_examples import adapter_lines
+from langsearch.trial.card_examples import adapter_lines, example_direction, example_packages
 
 MIN_SENTENCES = 100
 """A score of fewer sentences a direction is not put into a card's metadata, which the hub ranks models by: one of 100
@@ -114,15 +114,15 @@ def _form(why_not: str | None) -> str:
 
 def _use(base: Base, environment: Environment, written: Architecture, why_not: str | None) -> Iterator[str]:
     """Yields how to translate with the adapters."""
-    languages = environment.languages
-    own = f"`langsearch translate . --from {languages[0]} --to {languages[-1]}`"
+    shown = example_direction(environment.directions, written)
+    own = f"`langsearch translate . --from {shown.src} --to {shown.tgt}`"
     if why_not is not None:
         yield from ("## Translate", "", *_wrapped(f"{why_not} With langsearch: {own}."))
         return
     yield from (
         "## Translate with PEFT",
         "",
-        "In this folder, with the adapters of one direction active (`pip install peft transformers sentencepiece`):",
+        f"In this folder, with the adapters of one direction active (`pip install {example_packages(base)}`):",
         "",
         "```python",
         *adapter_lines(base, environment.directions, written, environment.validation),
@@ -332,7 +332,14 @@ def _data_lines(folder: ExperimentFolder, environment: Environment, data: DataSe
     held_out = f"the last {data.holdout:,} sentences of train" if data.holdout else ""
     if data.holdout and data.holdout_rows == "spread":
         held_out = f"{data.holdout:,} rows held out of every source of train in proportion"
-    parts = {"train": _names(data.train), "validation": held_out or _names(data.validation), "test": _names(data.test)}
+    # By their folder too where files of one name lie in several: a card must not read as tested on what was trained.
+    files = [{_own_name(path) for source in part for path in source.paths} for part in (data.train, data.test)]
+    parents = 1 if files[0] & files[1] else 0
+    parts = {
+        "train": _names(data.train, parents),
+        "validation": held_out or _names(data.validation, parents),
+        "test": _names(data.test, parents),
+    }
     for part, names in parts.items():
         count = about.get(f"num_{part}_sentences")
         store: TokenStore = getattr(environment, part)
@@ -355,13 +362,13 @@ def _about(folder: ExperimentFolder) -> dict[str, Any]:
     return read_json(folder.description) if folder.description.exists() else {}
 
 
-def _names(sources: Sequence[Source]) -> str:
-    """Returns sources in words, without the folders of the machine that they lie on."""
+def _names(sources: Sequence[Source], parents: int = 0) -> str:
+    """Returns sources in words, without the folders of the machine that they lie on but the last so many."""
     words = {"flores101": "FLORES-101", "flores200": "FLORES-200", "embedded": "langsearch's embedded"}
     found = []
     for source in sources:
         paths = () if source.kind.startswith("flores") else source.paths
-        name = " and ".join(_own_name(path) for path in paths[:_MAX_NAMED])
+        name = " and ".join(_own_name(path, parents) for path in paths[:_MAX_NAMED])
         name += f" and {len(paths) - _MAX_NAMED:,} more" if len(paths) > _MAX_NAMED else ""
         limits = [] if source.max_rows is None else [f"at most {source.max_rows:,} rows of each pair"]
         limits += [] if source.weight == 1 else [f"drawn {source.weight:g} times as often"]
@@ -371,11 +378,11 @@ def _names(sources: Sequence[Source]) -> str:
     return ", ".join(found)
 
 
-def _own_name(path: str) -> str:
-    """Returns the last part of a path; of a pattern all parts from the first one with a *."""
+def _own_name(path: str, parents: int = 0) -> str:
+    """Returns the last part of a path, and so many before it; of a pattern all parts from the first one with a *."""
     parts = Path(path).parts
     first = next((index for index, part in enumerate(parts) if "*" in part), len(parts) - 1)
-    return "/".join(parts[first:])
+    return "/".join(parts[max(first - parents, 0) :])
 
 
 def _wrapped_item(text: str) -> list[str]:
