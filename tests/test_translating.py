@@ -1,3 +1,4 @@
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from langsearch.adapters.export_folder import FORMAT_FILE
 from langsearch.evaluate.decoding import decode_rows
 from langsearch.model.finding import EMBEDDED_FOLDER
 from langsearch.space.problems import InputError
@@ -107,3 +109,23 @@ def test_where_memory_runs_out_it_is_decoded_with_less_at_once(
     assert list(translate_lines(adapters, lines, "en", "fr", 1)) == expected
     assert tries == [1, 2, 4]
     assert "Memory ran out: once more with 1/4 of a batch at once." in caplog.text
+
+
+def test_a_direction_that_was_not_trained_and_one_without_adapters_are_told(adapters: Path, tmp_path: Path) -> None:
+    def note(folder: Path, src: str = "en", tgt: str = "fr") -> str:
+        cut = CutLines()
+        assert list(translate_lines(folder, [LINES[0]], src, tgt, 1, cut=cut))
+        return cut.words
+
+    assert note(adapters) == ""
+    folder = Path(shutil.copytree(adapters, tmp_path / "adapters"))
+    about = json.loads((folder / FORMAT_FILE).read_text())
+    assert "en-fr" in about["directions"]
+    (folder / FORMAT_FILE).write_text(json.dumps({**about, "directions": ["en-sw", "sw-en"]}))
+    assert note(folder) == "The adapters were not trained on en-fr: what they say of it is zero-shot."
+    del about["directions"]  # as earlier versions wrote it
+    for group in about["architecture"]["adapters"]:
+        group["ranks"] = {"sw": group["ranks"]["sw"]}
+    (folder / FORMAT_FILE).write_text(json.dumps(about))
+    assert note(folder) == "No adapter is for en-fr: the base alone translates."
+    assert note(folder, "en", "sw") == ""

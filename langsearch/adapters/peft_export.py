@@ -46,9 +46,17 @@ class ExportedAdapters:
     source: BaseSource
     """The base at the commit, and of the family, that the adapters were trained with."""
 
+    directions: tuple[str, ...] = ()
+    """Those that they were trained on, "en-sw" each. Empty: not known."""
+
 
 def export_peft(
-    learner: AdaptedModel, folder: Path, base: BaseSource | str, card: str, tokenizer: BaseTokenizer | None = None
+    learner: AdaptedModel,
+    folder: Path,
+    base: BaseSource | str,
+    card: str,
+    tokenizer: BaseTokenizer | None = None,
+    directions: Sequence[str] = (),
 ) -> list[str]:
     """Writes a model's adapters as PEFT adapters; the folder appears whole or not at all.
 
@@ -61,6 +69,7 @@ def export_peft(
         base: The base's name, for PEFT's `base_model_name_or_path`, or all that tells it.
         card: The text of README.md.
         tokenizer: The base's; written beside the rows of new languages, whose tokens it has. None: not written.
+        directions: Those that the adapters were trained on. Empty: not known.
 
     Returns:
         The names of the adapters written, each a folder that `PeftModel.from_pretrained` takes; that with the rows of
@@ -76,6 +85,7 @@ def export_peft(
     more = {"revision": source.revision, "family": source.family}
     about: dict[str, Any] = {"base": source.id} | {key: value for key, value in more.items() if value is not None}
     about |= {"languages": list(learner.languages), "architecture": learner.architecture.to_dict()}
+    about |= {"directions": list(directions)} if directions else {}
     with export_folder(folder) as aside:
         for adapter in adapters:
             config = peft_config(adapter, source.id, source.revision)
@@ -109,7 +119,8 @@ def read_export(folder: Path) -> ExportedAdapters:
         value = json.loads(path.read_text(encoding="utf-8"))
         architecture = Architecture.from_dict(value["architecture"])
         source = BaseSource(value["base"], value.get("revision"), value.get("family"))
-        return ExportedAdapters(folder, source.id, tuple(value["languages"]), architecture, source)
+        directions = tuple(map(str, value.get("directions", ())))
+        return ExportedAdapters(folder, source.id, tuple(value["languages"]), architecture, source, directions)
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} must be as `langsearch export` wrote it, but cannot be read: {error}") from error
 

@@ -3,7 +3,7 @@
 import json
 import shlex
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -112,6 +112,7 @@ def export_trial(
         f"trial {row.name}",
         note,
         environment.validation,
+        [str(direction) for direction in environment.directions if direction not in environment.zero_shot],
     )
 
 
@@ -129,7 +130,7 @@ def export_again(adapters: Path, target: Path, form: ExportForm, note: Note = _i
     load_export(learner, adapters)
     card = adapters / "README.md"
     text = card.read_text(encoding="utf-8") if card.exists() else f"# Adapters for {base.name}\n"
-    return _export(base, learner, target, form, lambda _: text, adapters.name, note)
+    return _export(base, learner, target, form, lambda _: text, adapters.name, note, None, exported.directions)
 
 
 def _export(
@@ -141,6 +142,7 @@ def _export(
     what: str,
     note: Note,
     store: TokenStore | None = None,
+    directions: Sequence[str] = (),
 ) -> list[str]:
     """Writes a model in a form and takes its adapters out of the base.
 
@@ -153,6 +155,7 @@ def _export(
         what: What the adapters are, for the card of a merged model.
         note: Called with a sentence on what compacting lost.
         store: Sentences of which the card of a merged model may show a short one.
+        directions: Those that the adapters were trained on. Empty: not known.
     """
     try:
         if form.direction is not None:
@@ -164,7 +167,8 @@ def _export(
         if not form.is_compact and form.energy is None:
             if why_not := why_no_peft(learner.architecture):
                 note(f"Written in langsearch's own format, for `langsearch translate` and `evaluate`. {why_not}")
-            return export_peft(learner, target, base.source, card(learner.architecture), base.tokenizer)
+            text = card(learner.architecture)
+            return export_peft(learner, target, base.source, text, base.tokenizer, directions)
         learner, compaction = compact(base, learner, form.energy)
         note(f"Compacted: {compaction.summary}.")
         return export_peft(
@@ -173,6 +177,7 @@ def _export(
             base.source,
             f"{card(learner.architecture)}\nCompacted: {compaction.summary}.\n",
             base.tokenizer,
+            directions,
         )
     finally:
         learner.remove()

@@ -107,6 +107,8 @@ def write_extended(extension: Extension, trained: Path, target: Path) -> list[st
     about: dict[str, Any] = json.loads((start.folder / FORMAT_FILE).read_text(encoding="utf-8"))
     about["languages"] = [*start.languages, *extension.new]
     about["architecture"] = _joined(start.architecture, found.architecture, extension.new).to_dict()
+    if start.directions:
+        about["directions"] = [*start.directions, *found.directions]
     with export_folder(target) as aside:
         for path in start.folder.iterdir():
             if path.is_dir():

@@ -10,8 +10,10 @@ from pathlib import Path
 import torch
 
 from langsearch.adapters.learners import adapt
-from langsearch.adapters.peft_export import load_export, read_export
+from langsearch.adapters.peft_export import ExportedAdapters, load_export, read_export
+from langsearch.adapters.peft_limits import active_adapters
 from langsearch.data.batches import NUM_MARKS
+from langsearch.data.directions import Direction
 from langsearch.evaluate.decoding import Decoded, DecodingRow, decode_rows
 from langsearch.model.base import load_base
 from langsearch.model.device import settle_here
@@ -30,7 +32,10 @@ _MAX_LISTED = 5
 
 @dataclass
 class CutLines:
-    """What of a text was cut, counted while it is translated."""
+    """What of a text was cut, counted while it is translated, and what is to be known of its direction."""
+
+    note: str = ""
+    """Why the adapters may say nothing of use in this direction; "" where nothing stands against it."""
 
     sources: list[int] = field(default_factory=list)
     """Numbers of the lines that were longer than allowed, from 1."""
@@ -40,12 +45,13 @@ class CutLines:
 
     @property
     def words(self) -> str:
-        """What was cut, in a sentence for each; "" for nothing."""
+        """The note, and what was cut, in a sentence for each; "" for nothing."""
         found = (
             (self.sources, "Cut before they were translated"),
             (self.translations, "Translations cut at their longest length"),
         )
-        return " ".join(f"{what}: {len(lines):,} (lines {_listed(lines)})." for lines, what in found if lines)
+        counts = [f"{what}: {len(lines):,} (lines {_listed(lines)})." for lines, what in found if lines]
+        return " ".join([self.note, *counts] if self.note else counts)
 
 
 def translate_lines(
@@ -97,6 +103,7 @@ def translate_lines(
             f"--max-length must be from {NUM_MARKS + 1} to the base's {positions:,} positions, but got {max_length}."
         )
     longest, cut = (max_length or positions) - NUM_MARKS, cut or CutLines()
+    cut.note = _note_on(exported, Direction(*names))
     parts = [1]  # what there was room for holds for the lines that follow
 
     def decode(rows: list[DecodingRow], num_parts: int) -> Decoded:
@@ -144,3 +151,12 @@ def _decode(line: bytes, number: int) -> str:
         return line.decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise InputError(f"Input must be UTF-8, but line {number} is not ({error.reason}).") from error
+
+
+def _note_on(exported: ExportedAdapters, direction: Direction) -> str:
+    """Returns what is to be known before a direction's translations are used."""
+    if not active_adapters(exported.architecture, direction):
+        return f"No adapter is for {direction}: the base alone translates."
+    if exported.directions and str(direction) not in exported.directions:
+        return f"The adapters were not trained on {direction}: what they say of it is zero-shot."
+    return ""
