@@ -25,7 +25,8 @@ def test_export_then_translate_reads_lines_and_writes_lines(
     trained: Path, tmp_path: Path, langsearch: "Command", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended = langsearch("export", trained, "--to", "out")
-    assert (ended.code, ended.out) == (0, "Wrote 6 adapters and a card to out\n")
+    # Whether they beat the base, which is told before, is not the same on every machine.
+    assert ended.code == 0 and ended.out.endswith("Wrote 6 adapters and a card to out\n")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"The house is small.\n\nWater")))
     ended = langsearch("translate", "out", "--from", "en", "--to", "fr", "--beams", "1")
     assert (ended.code, ended.err) == (0, "")

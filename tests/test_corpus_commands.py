@@ -67,7 +67,8 @@ WRONG = {
     ),
     "a spreadsheet": (
         ("data.train={tsv: book.xlsx}",),
-        "book.xlsx: a tsv source must end in .tsv or .txt or .tab, also with .gz or .zst behind it",
+        "--set data.train={tsv: book.xlsx}: `data.train`: book.xlsx: a tsv source must end in .tsv or .txt or .tab, "
+        "also with .gz or .zst behind it",
     ),
     "a key of another kind": (
         ("data.train={tsv: en-sw.tsv, split: train}",),

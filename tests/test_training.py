@@ -91,7 +91,8 @@ def test_report_export_evaluate_and_translate_know_it(
     command = f"langsearch train {copied}/trials/00000/architecture.json --to {copied}-again"
     assert command.replace(f"{Path.cwd()}/", "") in page
     assert "The training: " in page and "the scores here chose the epoch that is kept" in page
-    assert langsearch("export", copied, "--to", "out").out == "Wrote 6 adapters and a card to out\n"
+    # Whether it beats the base, which is told before, is not the same on every machine.
+    assert langsearch("export", copied, "--to", "out").out.endswith("Wrote 6 adapters and a card to out\n")
     texts = []
     for place in (copied, copied / "adapters", "out"):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"The house is small.\n")))

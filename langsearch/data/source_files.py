@@ -214,7 +214,8 @@ def _near_or_from(path: Path) -> str:
     """Returns what else lies beside a path that leads to nothing; where nothing does, where such paths count from."""
     siblings = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
     near = near_names(path.name, siblings) if siblings else ""
-    return near or f" Relative paths count from {Path.cwd()}"
+    # What else is there is no list of what would be right.
+    return near if near.startswith(" Did you mean") else f" Relative paths count from {Path.cwd()}"
 
 
 def _split(source: Source) -> str:
