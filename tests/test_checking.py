@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from langsearch.cli.app import app
 from langsearch.experiment.environment import check_space
-from langsearch.search.checking import check_constraints, print_check, print_plan, search_summary
+from langsearch.search.checking import _describe_training, check_constraints, print_check, print_plan, search_summary
 from langsearch.search.sizes import parameter_range
 from langsearch.space.architecture import Architecture, BaseShape
 from langsearch.space.build import build_architecture
@@ -19,6 +19,7 @@ from langsearch.space.languages import all_languages
 from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space
 from langsearch.space.sections import ArchitectureSection
+from tests.space_fixtures import SMALL, load
 
 pytest_plugins = ["search_fixtures"]
 
@@ -114,6 +115,8 @@ def test_check_shows_what_a_search_would_do(space_file: Path) -> None:
             "disk full stop, other fail; 5 in a row stop the run"
         ),
         "weights     kept of the front, no limit",
+        "training    lr falls as 1 / sqrt(update) after 1 warmup updates, label smoothing 0.2, dropout 0.1, "
+        "products in fp32",
         "tracking    TensorBoard: event files in the experiment's folder",
         "3 dimensions",
         "dimension   values",
@@ -320,3 +323,13 @@ def test_a_range_with_too_many_ends_is_bounded(space_file: Path) -> None:
     # last layer and 0 to 2 in the others.
     assert low == 3 * 2 * 2_048 + 3 * 2 * (2_048 + 2 * 768) + 3 * 2 * 2_816
     assert high == 3 * 4 * 2_048 + 2 * 2 * 2_048 + 3 * 6 * 2_816
+
+
+def test_a_check_says_how_a_rate_falls_and_what_a_loss_is_smoothed_with(tmp_path: Path) -> None:
+    space = load(tmp_path, SMALL, "trainer.label_smoothing={float: [0, 0.2]}", "trainer.precision=fp32")
+    assert _describe_training(space) == (
+        "lr falls as 1 / sqrt(update) after 1 warmup updates, label smoothing 0 to 0.2, dropout 0.1, products in fp32"
+    )
+    constant = load(tmp_path, SMALL, "trainer.schedule=constant", "resources.gpu=1")
+    assert _describe_training(constant).startswith("lr stays after 1 warmup updates")
+    assert _describe_training(constant).endswith("products in bf16 or fp16, as the card has it")

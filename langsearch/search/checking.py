@@ -41,6 +41,7 @@ from langsearch.space.problems import InputError
 from langsearch.space.schema import Space
 from langsearch.space.search_sections import WORST_LOSS
 from langsearch.space.settings import DecodingSettings
+from langsearch.space.values import extremes, options
 
 
 def print_check(
@@ -87,6 +88,7 @@ def print_check(
         _print_line(console, label, text)
     for text in loss_lines(space.trainer_section.loss):
         _print_line(console, "loss", text)
+    _print_line(console, "training", _describe_training(space))
     for name, place in describe_tracking(space.tracking).items():
         _print_line(console, "tracking", f"{name}: {place}")
     dimensions = space.dimensions()
@@ -104,6 +106,23 @@ def print_check(
     which = "a sample" if dimensions else "summary"
     _print_line(console, which, f"{summarize(sample, space.classes)}: {sample.num_parameters(shape):,} parameters")
     print_plan(console, sample, space.classes, shape, "the sample's plan" if dimensions else "the plan")
+
+
+def _describe_training(space: Space) -> str:
+    """Returns how trials are trained, where it is easily taken for something else."""
+    trainer = space.trainer_section
+    falls = {"inverse_sqrt": "falls as 1 / sqrt(update) after", "constant": "stays after"}
+    schedules = [falls.get(str(word), str(word)) for word in options(trainer.schedule)]
+    warmup = " to ".join(f"{end:g}" for end in dict.fromkeys(extremes(trainer.warmup_updates)))
+    smoothing = " to ".join(f"{end:g}" for end in dict.fromkeys(extremes(trainer.label_smoothing)))
+    dropout = " to ".join(f"{end:g}" for end in dict.fromkeys(extremes(trainer.dropout)))
+    precision = trainer.precision
+    if precision == "auto":
+        precision = "bf16 or fp16, as the card has it" if space.resources.gpu else "bf16 where it is faster, else fp32"
+    return (
+        f"lr {' or '.join(schedules)} {warmup} warmup updates, label smoothing {smoothing}, dropout {dropout}, "
+        f"products in {precision}"
+    )
 
 
 def _print_line(console: Console, label: str, text: str) -> None:

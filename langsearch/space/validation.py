@@ -10,6 +10,15 @@ from pydantic_core import ErrorDetails
 from langsearch.space.document import Document, KeyPath, show, show_path
 from langsearch.space.problems import near_names
 
+_HINTS: dict[KeyPath, str] = {
+    (
+        "data",
+        "test",
+    ): " It is scored once, in the end: rows of their own, that nothing is trained on or chosen by, such "
+    "as `tail -n 200 en-sw.tsv > test.tsv; head -n -200 en-sw.tsv > train.tsv`."
+}
+"""What helps where a key is missing."""
+
 
 def validate(kind: Any, raw: object, path: KeyPath, document: Document) -> tuple[Any, list[str]]:
     """Returns (value, problems); the value is None where there is a problem.
@@ -58,7 +67,7 @@ def _problem(error: ErrorDetails, kind: Any, raw: object, path: KeyPath, documen
         parent = show_path(inner[:-1])
         hint = near_names(str(inner[-1]), _keys(kind, location[:-1]))
         return document.problem(inner, f"must be a key of `{parent}`, but is none.{hint}")
-    return document.problem(inner, _rule(error))
+    return document.problem(inner, _rule(error) + (_HINTS.get(inner, "") if error["type"] == "missing" else ""))
 
 
 def _rule(error: ErrorDetails) -> str:
