@@ -65,8 +65,8 @@ def test_a_changed_space_is_refused_with_every_difference(tmp_path: Path, space_
         "  architecture.rank.low: absent -> 4",
         "  architecture.rank.low.choice: [2, 4] -> absent",
         "  trainer.epochs: 2 -> 3",
-        "Undo the changes, start a new experiment with --name NAME, or go on with the new space by "
-        "--accept-changed-space: the trials so far stay.",
+        f"Undo the changes (its own space is {tmp_path / 'tiny' / 'space.yaml'}), start a new experiment with --name "
+        "NAME, or go on with the new space by --accept-changed-space: the trials so far stay.",
     )
     assert space_version(ExperimentFolder(tmp_path / "tiny")) == 1
 
@@ -94,14 +94,16 @@ def test_what_makes_scores_incomparable_never_changes(change: str, line: str, tm
         start_experiment(tmp_path / "tiny", changed, resume=True, accept_changed_space=True)
     assert caught.value.problems[1:] == (
         line,
-        "Undo these changes, or start a new experiment with --name NAME.",
+        f"Undo these changes (its own space is {tmp_path / 'tiny' / 'space.yaml'}), or start a new experiment with "
+        "--name NAME.",
     )
     with pytest.raises(InputError, match="must be resumed with its own space") as caught:
         start_experiment(tmp_path / "tiny", changed, resume=True)
     assert caught.value.problems[1:] == (
         line,
         "  trainer.epochs: 2 -> 3",
-        "Undo the changes, or start a new experiment with --name NAME.",
+        f"Undo the changes (its own space is {tmp_path / 'tiny' / 'space.yaml'}), or start a new experiment with "
+        "--name NAME.",
     )
     assert [path.name for path in folder.path.iterdir()] == ["space.yaml"]
     assert folder.space.read_bytes() == before

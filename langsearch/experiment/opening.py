@@ -113,14 +113,14 @@ def check_start(path: Path, space: Space, *, resume: bool, accept_changed_space:
                 f"An experiment must keep its base, languages, data, evaluation, objectives and storage, but {path} "
                 "differs, so that scores from before and after could not be compared:",
                 *lasting.values(),
-                "Undo these changes, or start a new experiment with --name NAME.",
+                f"Undo these changes (its own space is {folder.space}), or start a new experiment with --name NAME.",
             ]
         )
     if changes and not accept_changed_space:
-        undo = "Undo the changes, or start a new experiment with --name NAME."
+        undo = f"Undo the changes (its own space is {folder.space}), or start a new experiment with --name NAME."
         accept = (
-            "Undo the changes, start a new experiment with --name NAME, or go on with the new space by "
-            "--accept-changed-space: the trials so far stay."
+            f"Undo the changes (its own space is {folder.space}), start a new experiment with --name NAME, or go on "
+            "with the new space by --accept-changed-space: the trials so far stay."
         )
         raise InputError(
             [
