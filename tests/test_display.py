@@ -139,6 +139,8 @@ def test_a_score_that_is_not_of_the_last_epoch_says_so(make_task: "TaskMaker", m
     first, second = text_of(piped).splitlines()[1:]
     assert "spBLEU  3.99 · loss 5.000" in first
     assert "epoch  2/2   spBLEU  3.99 kept from epoch 1 · loss 5.000" in second
+    display.epoch("00000", make_result(epoch=2, spbleu=3.99, kept_epoch=1, epoch_spbleu=3.5))
+    assert "spBLEU  3.99 kept from epoch 1, this one 3.50 · loss" in text_of(piped).splitlines()[-1]
 
 
 def test_quiet_shows_nothing(make_task: "TaskMaker", make_result: "ResultMaker") -> None:

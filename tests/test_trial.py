@@ -140,6 +140,7 @@ def test_the_best_epoch_is_kept(
         (2, 2, 9.0),
         (3, 2, 9.0),
     ]
+    assert [result.epoch_spbleu for result in results] == [3.0, 9.0, 5.0]
     assert [row["spbleu"] for row in read_rows(TrialFolder(tmp_path).curve)] == [3.0, 9.0, 5.0]
     kept = read_newest_checkpoint(TrialFolder(tmp_path).weights)
     assert kept is not None

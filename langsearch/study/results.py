@@ -49,6 +49,8 @@ class TrialResult:
     """Sources that were longer than the base or the space allows, and were cut."""
     note: str = ""
     """What was changed to get it through: "out of memory in epoch 2: accumulation 2 instead of 1 from there"."""
+    epoch_spbleu: float | None = None
+    """The score of the last epoch, which may be another than the kept one. None: not known, of an older version."""
     worker: str = ""
     """HOSTNAME/PID."""
 
@@ -150,7 +152,10 @@ def _share(count: int | None, whole: int | None) -> str | None:
 
 def kept_words(result: TrialResult) -> str:
     """Returns of which epoch a score is that stands beside the loss of another, later one."""
-    return "" if result.kept_epoch == result.epoch else f" kept from epoch {result.kept_epoch}"
+    if result.kept_epoch == result.epoch:
+        return ""
+    latest = "" if result.epoch_spbleu is None else f", this one {result.epoch_spbleu:.2f}"
+    return f" kept from epoch {result.kept_epoch}{latest}"
 
 
 CUT = "were cut"

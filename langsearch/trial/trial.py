@@ -375,6 +375,7 @@ def _with_progress(kept: TrialResult, latest: TrialResult) -> TrialResult:
         seconds=latest.seconds,
         peak_memory_bytes=latest.peak_memory_bytes,
         note=latest.note,
+        epoch_spbleu=latest.spbleu,
         worker=latest.worker,
     )
 
