@@ -28,7 +28,7 @@ def test_a_trial_and_full_fine_tuning_are_told_with_their_parts(
     checked, (trial, full, process, room) = needs_of(space_file, "trainer.tokens_per_batch=16000")
     assert trial.startswith("a trial about ") and "base 10 MB, trained 0 MB, gradients 0 MB" in trial
     assert "base 10 MB, trained 10 MB, gradients 14 MB, optimizer 19 MB" in full
-    assert process.startswith("each beside the process itself, 1 to 1.5 GB with its libraries")
+    assert process.startswith("each beside the process itself, some 0.8 GB with its libraries")
     assert room == "this machine's CPU has 24 GB: enough for one at a time"
     found = json.loads(json.dumps(describe_needs(checked, memory_needs(checked, 33_792))))
     assert found["device"] == {"name": "CPU", "total": 24 * 10**9}
