@@ -9,6 +9,7 @@ import numpy as np
 from langsearch.adapters.learners import Learner
 from langsearch.data.batches import NUM_MARKS, BatchVocabulary
 from langsearch.data.directions import Direction, sample_directions
+from langsearch.data.presence import even_rows
 from langsearch.data.store import TokenStore
 from langsearch.evaluate.chrf import ChrfScores, score_chrf
 from langsearch.evaluate.decoding import DecodingRow, decode_rows
@@ -121,8 +122,8 @@ def evaluation_set(
     rows = {}
     for direction in chosen:
         present = np.flatnonzero((store.lengths(direction.src) >= 0) & (store.lengths(direction.tgt) >= 0))
-        if settings.sentences is not None and settings.sentences < len(present):
-            present = present[np.linspace(0, len(present) - 1, settings.sentences).round().astype(int)]
+        if settings.sentences is not None:
+            present = even_rows(present, settings.sentences)
         if len(present):
             rows[direction] = present
     return EvaluationSet(store, rows, list(vocabulary.language_ids), vocabulary, classes, train, frozenset(zero_shot))

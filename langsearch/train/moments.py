@@ -3,16 +3,16 @@
 import numpy as np
 import torch
 
+from langsearch.adapters.choices import parts_of
 from langsearch.adapters.encoder_znorm import EncoderZNorm
 from langsearch.adapters.learners import AdaptedModel
-from langsearch.adapters.protocol import Adapters
-from langsearch.adapters.together import Together
 from langsearch.data.batches import collate
-from langsearch.model.device import product_dtype
+from langsearch.data.presence import even_rows
 from langsearch.model.positions import num_positions
 from langsearch.space.settings import TrainerSettings
 from langsearch.train.forward import run_forward
 from langsearch.train.loop import TrainingData
+from langsearch.train.terms import precision_of
 
 MAX_SENTENCES = 1000
 """Sentences of a language that are looked at, evenly spaced: some 30,000 tokens for d moments."""
@@ -31,17 +31,14 @@ def measure_moments(learner: AdaptedModel, data: TrainingData, settings: Trainer
         data: The training part.
         settings: Says in which type products are made, and which sentences are too long.
     """
-    parts: tuple[Adapters, ...] = learner.adapters.parts if isinstance(learner.adapters, Together) else ()
-    found = [part for part in parts if isinstance(part, EncoderZNorm)]
+    found = [part for part in parts_of(learner.adapters) if isinstance(part, EncoderZNorm)]
     if not found:
         return
     device = learner.model.lm_head.weight.device
     width = learner.model.config.d_model
     sums = torch.zeros(2, len(data.languages), width, dtype=torch.float64)
     counts = torch.zeros(len(data.languages), dtype=torch.float64)
-    precision = learner.model.lm_head.weight.dtype
-    if precision is torch.float32:
-        precision = product_dtype(settings.precision, device)
+    precision = precision_of(learner, settings, device)
     longest = min(settings.max_length, num_positions(learner.model.config)) - 2
     learner.model.eval()
     for index, language in enumerate(data.languages):
@@ -50,7 +47,7 @@ def measure_moments(learner: AdaptedModel, data: TrainingData, settings: Trainer
             continue
         lengths = data.store.lengths(language), data.store.lengths(data.directions[directions[0]].tgt)
         rows = np.flatnonzero((lengths[0] >= 0) & (lengths[1] >= 0) & (np.maximum(*lengths) <= longest))
-        rows = rows[np.linspace(0, len(rows) - 1, min(MAX_SENTENCES, len(rows))).round().astype(int)]
+        rows = even_rows(rows, MAX_SENTENCES)
         for start in range(0, len(rows), _ROWS):
             part = rows[start : start + _ROWS]
             pairs = np.stack([np.full(len(part), directions[0]), part], axis=1).astype(np.int32)

@@ -7,6 +7,7 @@ import numpy as np
 from langsearch.adapters.choices import gate_shares, pool_shares
 from langsearch.adapters.learners import Learner
 from langsearch.data.batches import Batch, collate
+from langsearch.data.presence import even_rows
 from langsearch.experiment.environment import Environment
 from langsearch.experiment.folder import TrialFolder, write_json
 from langsearch.model.base import Base
@@ -14,6 +15,8 @@ from langsearch.space.architecture import Architecture
 
 _SENTENCES_A_DIRECTION = 8
 """Of the validation part, evenly spaced: some 20,000 tokens for twelve languages."""
+
+_ROWS = 32
 
 
 def write_choices(
@@ -40,11 +43,12 @@ def write_choices(
 
 
 def _batches(base: Base, environment: Environment) -> Iterator[Batch]:
-    """Yields sentences of each direction of the validation part."""
+    """Yields sentences of each direction of the validation part, of several directions in a batch."""
     store, vocabulary = environment.validation, base.vocabulary(environment.languages)
+    pairs = []
     for index, direction in enumerate(environment.directions):
         rows = np.flatnonzero((store.lengths(direction.src) >= 0) & (store.lengths(direction.tgt) >= 0))
-        rows = rows[np.linspace(0, len(rows) - 1, min(_SENTENCES_A_DIRECTION, len(rows))).round().astype(int)]
-        if len(rows):
-            pairs = np.stack([np.full(len(rows), index), rows], axis=1).astype(np.int32)
-            yield collate(store, environment.directions, pairs, vocabulary, environment.languages)
+        pairs += [(index, row) for row in even_rows(rows, _SENTENCES_A_DIRECTION).tolist()]
+    for start in range(0, len(pairs), _ROWS):
+        part = np.array(pairs[start : start + _ROWS], np.int32)
+        yield collate(store, environment.directions, part, vocabulary, environment.languages)
