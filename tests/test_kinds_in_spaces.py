@@ -11,7 +11,7 @@ from langsearch.experiment.task import summarize
 from langsearch.space.architecture import Architecture, Bridge, LayerNorms
 from langsearch.space.reach import parameter_bounds
 from langsearch.space.values import options
-from tests.space_fixtures import SMALL, TINY, load, problems
+from tests.space_fixtures import M2M100_418M, SMALL, TINY, load, problems
 
 
 def built(folder: Path, adapter: str, *more: str) -> Architecture:
@@ -74,6 +74,33 @@ def test_what_stands_beside_is_counted_by_slot(word: str, more: tuple[str, ...],
     found = load(tmp_path, text, f"architecture.adapter={word}", *more).architecture({}, TINY)
     assert found.num_parameters(TINY) == sum(found.num_parameters_by_slot(TINY).values()) == count
     assert found.adapters == ()
+
+
+_FULL, _OF_RANK_8 = ("architecture.bridge.rank=full",), ("architecture.bridge.rank=8",)
+_LORA = 4 * 319_488
+
+
+@pytest.mark.parametrize(
+    ("option", "figure", "word", "overrides", "count"),
+    [
+        ("adapter: lora", "319,488 a rank with `ffn_slice: 1024`", "lora", (), _LORA),
+        ("adapter: factorized", "as LoRA of that rank", "factorized", (), _LORA),
+        ("adapter: gated", "LoRA + 159,900", "gated", (), _LORA + 159_900),
+        ("adapter: layer_norm", "126,976", "lora+layer_norm", (), _LORA + 126_976),
+        ("adapter: bridge", "1,048,576, or 2,048 a rank", "lora+bridge", _FULL, _LORA + 1_048_576),
+        ("adapter: bridge", "1,048,576, or 2,048 a rank", "lora+bridge", _OF_RANK_8, _LORA + 8 * 2_048),
+        ("encoder_znorm", "none (2,048 moments)", "lora", ("architecture.encoder_znorm={}",), _LORA),
+    ],
+)
+def test_the_page_of_systems_counts_a_language_s_parameters_as_an_architecture_does(
+    option: str, figure: str, word: str, overrides: tuple[str, ...], count: int, tmp_path: Path
+) -> None:
+    page = (Path(__file__).parents[1] / "search_spaces" / "systems.md").read_text(encoding="utf-8")
+    (row,) = [line.split(" | ") for line in page.splitlines() if line.startswith(f"| `{option}` |")]
+    assert row[2] == figure
+    settings = (f"architecture.adapter={word}", "architecture.ffn_slice=1024", *overrides)
+    found = load(tmp_path, SMALL, *settings).architecture({}, M2M100_418M)
+    assert set(found.num_parameters_by_slot(M2M100_418M).values()) == {count}
 
 
 def test_the_bounds_of_a_space_hold_every_point_of_it(tmp_path: Path) -> None:
