@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from langsearch.adapters.lora import merged_linear, slot_generator
-from langsearch.adapters.mounting import linear_at, module_path
+from langsearch.adapters.mounting import ENCODER_NORM, linear_at, module_path
 from langsearch.adapters.peft_limits import why_no_peft
 from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter, Unscheduled
 from langsearch.adapters.routing import Routing, SlotTable
@@ -25,9 +25,6 @@ from langsearch.data.directions import Direction
 from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture, Side, Site
 from langsearch.space.problems import InputError
-
-_PATH = "model.encoder.layer_norm"
-"""The encoder's last norm, behind which the bridge stands."""
 
 
 class BridgedNorm(nn.Module):
@@ -129,7 +126,7 @@ class LanguageBridge(Unscheduled):
         self._count = self._own.num_parameters(base.shape)
         slots = dict(architecture.slots)
         self.layer = BridgedNorm(
-            base.model.get_submodule(_PATH),
+            base.model.get_submodule(ENCODER_NORM),
             self.routing,
             self._own.slots,
             [slots[language] for language in languages],
@@ -147,15 +144,11 @@ class LanguageBridge(Unscheduled):
 
     def modules(self) -> dict[str, nn.Module]:
         """Returns the encoder's last norm with the bridge behind it, by its path."""
-        return {_PATH: self.layer}
+        return {ENCODER_NORM: self.layer}
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Returns B, which is M itself where it is full, and A."""
         return {"bridge.B": self.layer.B} | ({} if self.layer.A is None else {"bridge.A": self.layer.A})
-
-    def state(self) -> dict[str, Tensor]:
-        """Returns the parameters."""
-        return {name: parameter.data for name, parameter in self.parameters().items()}
 
     def owned(self) -> dict[str, list[Tensor]]:
         """Returns each slot's B, and A."""
@@ -167,10 +160,6 @@ class LanguageBridge(Unscheduled):
     def num_parameters(self) -> int:
         """Returns d squared, or twice rank times d, for every slot."""
         return len(self._own.slots) * self._count
-
-    def num_nonzero(self) -> int:
-        """Returns the same: bridges are never pruned."""
-        return self.num_parameters()
 
     @torch.no_grad()
     def merged(self, direction: Direction, below: Below = NOTHING_BELOW) -> dict[str, nn.Module]:

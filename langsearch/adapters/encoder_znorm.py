@@ -20,13 +20,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from langsearch.adapters.layer_norm import plain_norm
+from langsearch.adapters.mounting import ENCODER_NORM
 from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter, Unscheduled, zero_pair
 from langsearch.adapters.routing import Routing
 from langsearch.data.directions import Direction
 from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture, Side, ZNorm
 
-_PATH = "model.encoder.layer_norm"
 _EPS = 1e-9
 
 
@@ -77,8 +78,8 @@ class EncoderZNorm(Unscheduled):
         self.languages = tuple(languages)
         self.routing = routing
         self._own, self._d_model = architecture.encoder_znorm, base.shape.d_model
-        norm = base.model.get_submodule(_PATH)
-        assert isinstance(norm, nn.LayerNorm), f"{_PATH} is adapted already"
+        norm = base.model.get_submodule(ENCODER_NORM)
+        assert isinstance(norm, nn.LayerNorm), f"{ENCODER_NORM} is adapted already"
         self._norm = norm
         self.layer = ZNormedNorm(norm, routing, len(languages), self._d_model, norm.weight.device)
 
@@ -97,7 +98,7 @@ class EncoderZNorm(Unscheduled):
 
     def modules(self) -> dict[str, nn.Module]:
         """Returns the encoder's last norm with these behind it, by its path."""
-        return {_PATH: self.layer}
+        return {ENCODER_NORM: self.layer}
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Returns nothing."""
@@ -115,16 +116,12 @@ class EncoderZNorm(Unscheduled):
         """Returns 0: moments are counted, not trained."""
         return 0
 
-    def num_nonzero(self) -> int:
-        """Returns 0."""
-        return 0
-
     @torch.no_grad()
     def merged(self, direction: Direction, below: Below = NOTHING_BELOW) -> dict[str, nn.Module]:
         """Returns the encoder's last norm with the source's scale and offset in its own."""
-        norm = below.get(_PATH, self._norm)
-        assert isinstance(norm, nn.LayerNorm), f"{_PATH} must be plain"
-        return {_PATH: self._merged(norm, self.languages.index(direction.src))}
+        norm = below.get(ENCODER_NORM, self._norm)
+        assert isinstance(norm, nn.LayerNorm), f"{ENCODER_NORM} must be plain"
+        return {ENCODER_NORM: self._merged(norm, self.languages.index(direction.src))}
 
     def to_peft(self, below: Sequence[PeftAdapter] = ()) -> list[PeftAdapter]:
         """Returns the adapters below with the norm in each source language's, as a module that PEFT stores whole."""
@@ -132,17 +129,13 @@ class EncoderZNorm(Unscheduled):
         for index, language in enumerate(self.languages):
             key: tuple[Side, str] = ("src", language)
             mine = known.get(key, PeftAdapter(*key, zero_pair(self._d_model)))
-            known[key] = PeftAdapter(*key, mine.pairs, {**mine.norms, _PATH: self._merged(self._norm, index)})
+            known[key] = PeftAdapter(*key, mine.pairs, {**mine.norms, ENCODER_NORM: self._merged(self._norm, index)})
         return [known[key] for key in sorted(known)]
 
     @torch.no_grad()
     def _merged(self, norm: nn.LayerNorm, language: int) -> nn.LayerNorm:
         gain, shift = self.layer.gain[language].double(), self.layer.shift[language].double()
-        found = nn.LayerNorm(norm.normalized_shape, eps=norm.eps, device="meta")
-        weight, bias = norm.weight.double() * gain, norm.bias.double() * gain + shift
-        found.weight = nn.Parameter(weight.to(norm.weight.dtype), requires_grad=False)
-        found.bias = nn.Parameter(bias.to(norm.bias.dtype), requires_grad=False)
-        return found.train(norm.training)
+        return plain_norm(norm, norm.weight.double() * gain, norm.bias.double() * gain + shift)
 
 
 def coloured(

@@ -23,8 +23,8 @@ from langsearch.adapters.lora import lora_layer, merged_linear, slot_generator
 from langsearch.adapters.lora_linear import LanguageLoRALinear
 from langsearch.adapters.mounting import linear_at, module_path
 from langsearch.adapters.peft_limits import why_no_peft
-from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter, Unscheduled
-from langsearch.adapters.pruning import PruningMasks
+from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter
+from langsearch.adapters.pruning import PrunedPairs, PruningMasks
 from langsearch.adapters.routing import Routing, SlotTable
 from langsearch.data.directions import Direction
 from langsearch.model.base import Base
@@ -112,7 +112,7 @@ class FactorizedLinear(nn.Module):
         return y if self.base.bias is None else y + self.base.bias.to(x.dtype)
 
 
-class Factorized(Unscheduled):
+class Factorized(PrunedPairs):
     """The scales and pairs of all sites and slots of an architecture; one of the kinds of `Adapters`.
 
     Args:
@@ -173,13 +173,6 @@ class Factorized(Unscheduled):
                 found |= {f"{site}.A": layer.pair.A, f"{site}.B": layer.pair.B}
         return found
 
-    def state(self) -> dict[str, Tensor]:
-        """Returns the parameters and the masks of pruning."""
-        state = {name: parameter.data for name, parameter in self.parameters().items()}
-        if self.masks:
-            state |= {f"{site}.alive": alive for site, alive in self.masks.alive.items()}
-        return state
-
     def owned(self) -> dict[str, list[Tensor]]:
         """Returns each slot's scales and pair of every site."""
         found: dict[str, list[Tensor]] = {}
@@ -193,21 +186,6 @@ class Factorized(Unscheduled):
     def num_parameters(self) -> int:
         """Returns the sum of rank * (in + out) over sites and slots."""
         return self.architecture.num_site_parameters(self._shape)
-
-    def num_nonzero(self) -> int:
-        """Returns the stored parameters that no mask has pruned."""
-        pruned = sum(int((~alive).sum()) for alive in self.masks.alive.values()) if self.masks else 0
-        return self.num_parameters() - pruned
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Sets the pruning masks of the epoch."""
-        if self.masks:
-            self.masks.begin_epoch(epoch)
-
-    def after_update(self) -> None:
-        """Keeps pruned entries at zero."""
-        if self.masks:
-            self.masks.hold()
 
     @torch.no_grad()
     def merged(self, direction: Direction, below: Below = NOTHING_BELOW) -> dict[str, nn.Module]:

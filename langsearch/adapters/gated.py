@@ -25,11 +25,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from langsearch.adapters.joint import type_of_products
-from langsearch.adapters.lora import LanguageLoRA, slot_generator
+from langsearch.adapters.lora import AroundLoRA, slot_generator
 from langsearch.adapters.lora_linear import LanguageLoRALinear
-from langsearch.adapters.mounting import module_path
 from langsearch.adapters.peft_limits import why_no_peft
-from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter, Unscheduled
+from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter
 from langsearch.adapters.routing import Reads, Routing, SlotTable
 from langsearch.data.directions import Direction
 from langsearch.model.base import Base
@@ -170,7 +169,7 @@ class GatedLoRALinear(nn.Module):
         return opened
 
 
-class GatedLoRA(Unscheduled):
+class GatedLoRA(AroundLoRA):
     """The gated pairs of all sites and slots of an architecture; one of the kinds of `Adapters`.
 
     Args:
@@ -191,12 +190,8 @@ class GatedLoRA(Unscheduled):
         routing: Routing | None = None,
     ) -> None:
         assert architecture.gate is not None, "the architecture must have gates"
-        self.architecture = architecture
-        self.languages = tuple(languages)
-        self.own = LanguageLoRA(base, architecture, languages, seed, routing=routing)
-        self.routing = self.own.routing
+        super().__init__(base, architecture, languages, seed, routing, architecture.num_gate_parameters(base.shape))
         self.log = GateLog(architecture.gate)
-        self._count = architecture.num_gate_parameters(base.shape)
         slots = dict(architecture.slots)
         slot_of_language = [slots[language] for language in languages]
         self.layers: dict[Site, GatedLoRALinear] = {}
@@ -210,10 +205,6 @@ class GatedLoRA(Unscheduled):
                 {slot: slot_generator(seed, f"{entry.site}/gate", slot) for slot, _ in entry.ranks},
             )
 
-    def modules(self) -> dict[str, nn.Module]:
-        """Returns the adapted layer of every site."""
-        return {module_path(site): layer for site, layer in self.layers.items()}
-
     def parameters(self) -> dict[str, nn.Parameter]:
         """Returns A and B of every site, then the gates."""
         found = self.own.parameters()
@@ -221,11 +212,6 @@ class GatedLoRA(Unscheduled):
             found |= {f"{site}.gate.w": layer.w, f"{site}.gate.c": layer.c}
             found |= {} if layer.V is None else {f"{site}.gate.V": layer.V}
         return found
-
-    def state(self) -> dict[str, Tensor]:
-        """Returns the pairs and gates and, where there is pruning, the masks."""
-        gates = {name: value.data for name, value in self.parameters().items() if ".gate." in name}
-        return {**self.own.state(), **gates}
 
     def owned(self) -> dict[str, list[Tensor]]:
         """Returns each slot's pairs and gates of every site."""
@@ -235,18 +221,6 @@ class GatedLoRA(Unscheduled):
                 found[slot] += [part.data[index] for part in (layer.w, layer.c, layer.V) if part is not None]
         return found
 
-    def num_parameters(self) -> int:
-        """Returns those of the pairs and of a gate for each site and slot."""
-        return self.own.num_parameters() + self._count
-
-    def num_nonzero(self) -> int:
-        """Returns the stored parameters that no mask has pruned; gates are never pruned."""
-        return self.own.num_nonzero() + self._count
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Sets the pruning masks of the epoch."""
-        self.own.begin_epoch(epoch)
-
     def before_update(self, progress: float) -> None:
         """Sets the noise: in proportion to the progress, as both papers have it."""
         self.log.noise = self.log.gate.noise * progress
@@ -255,10 +229,6 @@ class GatedLoRA(Unscheduled):
     def penalty(self) -> Tensor | None:
         """Returns how far the gates of the last forward pass were open beyond the budget."""
         return self.log.over_budget()
-
-    def after_update(self) -> None:
-        """Keeps pruned entries at zero."""
-        self.own.after_update()
 
     def merged(self, direction: Direction, below: Below = NOTHING_BELOW) -> dict[str, nn.Module]:
         """Refuses: what a gate adds depends on the token.

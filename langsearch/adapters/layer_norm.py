@@ -107,10 +107,6 @@ class LanguageLayerNorms(Unscheduled):
             found |= {f"{name}.scale": layer.scale, f"{name}.offset": layer.offset}
         return found
 
-    def state(self) -> dict[str, Tensor]:
-        """Returns the parameters."""
-        return {name: parameter.data for name, parameter in self.parameters().items()}
-
     def owned(self) -> dict[str, list[Tensor]]:
         """Returns each slot's part of every norm's scale and offset."""
         return {
@@ -121,10 +117,6 @@ class LanguageLayerNorms(Unscheduled):
     def num_parameters(self) -> int:
         """Returns twice d for every norm and slot."""
         return len(self._own.slots) * self._count
-
-    def num_nonzero(self) -> int:
-        """Returns the same: norms are never pruned."""
-        return self.num_parameters()
 
     @torch.no_grad()
     def merged(self, direction: Direction, below: Below = NOTHING_BELOW) -> dict[str, nn.Module]:
@@ -148,14 +140,20 @@ class LanguageLayerNorms(Unscheduled):
     @torch.no_grad()
     def _merged(self, layer: LanguageLayerNorm, slot: str) -> nn.LayerNorm:
         base = layer.base
-        norm = nn.LayerNorm(base.normalized_shape, eps=base.eps, device="meta")
         weight, bias = base.weight.clone(), base.bias.clone()
         if slot in layer.table.slots:
             index = layer.table.slots.index(slot)
             weight += layer.scale[index].to(weight.dtype)
             bias += layer.offset[index].to(bias.dtype)
-        norm.weight, norm.bias = nn.Parameter(weight, requires_grad=False), nn.Parameter(bias, requires_grad=False)
-        return norm.train(base.training)
+        return plain_norm(base, weight, bias)
+
+
+def plain_norm(like: nn.LayerNorm, weight: Tensor, bias: Tensor) -> nn.LayerNorm:
+    """Returns a frozen norm as another is, with a scale and an offset of its own, (d,) each."""
+    norm = nn.LayerNorm(like.normalized_shape, eps=like.eps, device="meta")
+    norm.weight = nn.Parameter(weight.to(like.weight.dtype), requires_grad=False)
+    norm.bias = nn.Parameter(bias.to(like.bias.dtype), requires_grad=False)
+    return norm.train(like.training)
 
 
 def norms_of(base: Base, stack: Stack) -> Iterator[tuple[str, nn.LayerNorm]]:

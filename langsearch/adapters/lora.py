@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from langsearch.adapters.lora_linear import JointInput, LanguageLoRALinear
 from langsearch.adapters.mounting import linear_at, module_path
 from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter, Unscheduled
-from langsearch.adapters.pruning import PruningMasks
+from langsearch.adapters.pruning import PrunedPairs, PruningMasks
 from langsearch.adapters.routing import Routing
 from langsearch.data.directions import Direction
 from langsearch.model.base import Base
@@ -27,7 +27,7 @@ _SAME_INPUT: tuple[tuple[Stack, tuple[str, ...]], ...] = (
 """Modules of a layer that read the same input, by stack."""
 
 
-class LanguageLoRA(Unscheduled):
+class LanguageLoRA(PrunedPairs):
     """The pairs of all sites and slots of an architecture; one of the kinds of `Adapters`.
 
     Args:
@@ -78,13 +78,6 @@ class LanguageLoRA(Unscheduled):
         """Returns A and B of every site, padded to the site's largest rank."""
         return {f"{site}.{name}": getattr(layer, name) for site, layer in self.layers.items() for name in ("A", "B")}
 
-    def state(self) -> dict[str, Tensor]:
-        """Returns the adapters and, where there is pruning, the masks."""
-        state: dict[str, Tensor] = {name: parameter.data for name, parameter in self.parameters().items()}
-        if self.masks:
-            state |= {f"{site}.alive": alive for site, alive in self.masks.alive.items()}
-        return state
-
     def owned(self) -> dict[str, list[Tensor]]:
         """Returns each slot's A and B of every site."""
         found: dict[str, list[Tensor]] = {}
@@ -96,23 +89,6 @@ class LanguageLoRA(Unscheduled):
     def num_parameters(self) -> int:
         """Returns the sum of rank * (in + out) over sites and slots."""
         return self.architecture.num_site_parameters(self._shape)
-
-    def num_nonzero(self) -> int:
-        """Returns the stored parameters that no mask has pruned."""
-        count = self.num_parameters()
-        if self.masks:
-            count -= sum(int((~alive).sum()) for alive in self.masks.alive.values())
-        return count
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Sets the pruning masks of the epoch."""
-        if self.masks:
-            self.masks.begin_epoch(epoch)
-
-    def after_update(self) -> None:
-        """Keeps pruned entries at zero."""
-        if self.masks:
-            self.masks.hold()
 
     @torch.no_grad()
     def merged(self, direction: Direction, below: Below = NOTHING_BELOW) -> dict[str, nn.Module]:
@@ -136,13 +112,75 @@ class LanguageLoRA(Unscheduled):
         for site in sites:
             layer = self.layers[site]
             a, b = layer.pair(slot)
-            rank = a.shape[0]
-            full_a = torch.zeros(rank, layer.base.in_features)
-            full_b = torch.zeros(layer.base.out_features, rank)
-            full_a[:, : a.shape[1]] = a
-            full_b[: b.shape[0]] = b * self.architecture.scale(rank)
-            pairs[module_path(site)] = full_a, full_b
+            pairs[module_path(site)] = full_pair(layer.base, a, b * self.architecture.scale(a.shape[0]))
         return PeftAdapter(side, slot, pairs)
+
+
+class AroundLoRA(Unscheduled):
+    """The answers of a kind that adds something to each language's own pairs, which is never pruned.
+
+    Args:
+        base: The base; its layers are read, and stay where they are.
+        architecture: Which pairs it gets.
+        languages: The order that the rows' language indices refer to.
+        seed: Seed of the adapters' start.
+        routing: To share the rows' languages with other adapters. None: their own.
+        num_added: The parameters beside those of the pairs.
+    """
+
+    layers: Mapping[Site, nn.Module]
+
+    def __init__(
+        self,
+        base: Base,
+        architecture: Architecture,
+        languages: Sequence[str],
+        seed: int,
+        routing: Routing | None,
+        num_added: int,
+    ) -> None:
+        self.architecture = architecture
+        self.languages = tuple(languages)
+        self.own = LanguageLoRA(base, architecture, languages, seed, routing=routing)
+        self.routing = self.own.routing
+        self._num_added = num_added
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Returns the adapted layer of every site."""
+        return {module_path(site): layer for site, layer in self.layers.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """Returns the parameters and, where there is pruning, the masks of the languages' own pairs."""
+        return self.own.state() | super().state()
+
+    def num_parameters(self) -> int:
+        """Returns those of the pairs and of what is added."""
+        return self.own.num_parameters() + self._num_added
+
+    def num_nonzero(self) -> int:
+        """Returns the stored parameters that no mask has pruned."""
+        return self.own.num_nonzero() + self._num_added
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Sets the pruning masks of the epoch."""
+        self.own.begin_epoch(epoch)
+
+    def after_update(self) -> None:
+        """Keeps pruned entries at zero."""
+        self.own.after_update()
+
+
+def full_pair(linear: nn.Linear, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns a pair of all features of a layer as PEFT has it, zero where nothing is adapted, fp32 on the CPU.
+
+    Args:
+        linear: The layer.
+        a: (rank, up to in).
+        b: (up to out, rank), any factor folded in.
+    """
+    full_a, full_b = torch.zeros(len(a), linear.in_features), torch.zeros(linear.out_features, len(a))
+    full_a[:, : a.shape[1]], full_b[: b.shape[0]] = a, b
+    return full_a, full_b
 
 
 def sites_by_adapter(architecture: Architecture) -> dict[tuple[Side, str], list[Site]]:

@@ -169,10 +169,6 @@ class MixedSides(Unscheduled):
         }
         return named | {f"scalars/{name}": value for name, value in self._scalars.items()}
 
-    def state(self) -> dict[str, Tensor]:
-        """Returns the trained parameters."""
-        return {name: value.data for name, value in self.parameters().items()}
-
     def owned(self) -> dict[str, list[Tensor]]:
         """Returns each slot's A and B of every site, by either side."""
         found: dict[str, list[Tensor]] = {}
@@ -184,16 +180,6 @@ class MixedSides(Unscheduled):
     def num_parameters(self) -> int:
         """Returns the parameters of both sides and two scalars a group."""
         return sum(adapters.num_parameters() for adapters in self._sides.values()) + 2 * len(self._scalars)
-
-    def num_nonzero(self) -> int:
-        """Returns all of them: nothing is pruned."""
-        return self.num_parameters()
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Does nothing: nothing is pruned."""
-
-    def after_update(self) -> None:
-        """Does nothing: nothing is pruned."""
 
     @torch.no_grad()
     def merged(self, direction: Direction, below: Below = NOTHING_BELOW) -> dict[str, nn.Module]:

@@ -6,6 +6,9 @@ from torch import nn
 
 from langsearch.space.architecture import Site
 
+ENCODER_NORM = "model.encoder.layer_norm"
+"""Where the encoder's last norm lives in a model of any family; what stands behind it is what the encoder says."""
+
 
 def module_path(site: Site) -> str:
     """Returns where a site's linear layer lives in a model of any family."""

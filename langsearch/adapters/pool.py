@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from langsearch.adapters.joint import type_of_products
-from langsearch.adapters.lora import lora_layer, merged_linear, slot_generator
+from langsearch.adapters.lora import full_pair, lora_layer, merged_linear, slot_generator
 from langsearch.adapters.lora_linear import LanguageLoRALinear, lora_linear
 from langsearch.adapters.mounting import module_path
 from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter, Unscheduled
@@ -185,8 +185,7 @@ class PooledLoRA(Unscheduled):
 
     def state(self) -> dict[str, Tensor]:
         """Returns the parameters, and whether the soft part has ended."""
-        over = {f"pool.{side}.is_over": pool_map.is_over for side, pool_map in self.maps.items()}
-        return {name: value.data for name, value in self.parameters().items()} | over
+        return super().state() | {f"pool.{side}.is_over": pool_map.is_over for side, pool_map in self.maps.items()}
 
     def owned(self) -> dict[str, list[Tensor]]:
         """Returns all of it under "all": every language may have any member."""
@@ -195,10 +194,6 @@ class PooledLoRA(Unscheduled):
     def num_parameters(self) -> int:
         """Returns K times rank * (in + out) over the sites, and K logits a language for each side."""
         return self.architecture.num_site_parameters(self._shape)
-
-    def num_nonzero(self) -> int:
-        """Returns the same: pools are not pruned."""
-        return self.num_parameters()
 
     def before_update(self, progress: float) -> None:
         """Ends the soft part where it is over; within it, draws whether this update has first choices alone."""
@@ -238,11 +233,7 @@ class PooledLoRA(Unscheduled):
                 pairs = {}
                 for entry in self.architecture.adapters:
                     if entry.side == side:
-                        linear = self.layers[entry.site].base
-                        a, b = self.layers[entry.site].pair(index)
-                        full_a = torch.zeros(len(a), linear.in_features)
-                        full_b = torch.zeros(linear.out_features, len(a))
-                        full_a[:, : a.shape[1]], full_b[: b.shape[0]] = a, b
-                        pairs[module_path(entry.site)] = full_a, full_b
+                        layer = self.layers[entry.site]
+                        pairs[module_path(entry.site)] = full_pair(layer.base, *layer.pair(index))
                 found.append(PeftAdapter(side, language, pairs))
         return sorted(found, key=lambda adapter: (adapter.side, adapter.slot))

@@ -114,8 +114,16 @@ class Adapters(Protocol):
         """
 
 
-class Unscheduled:
-    """The answers of a kind that nothing happens to between updates."""
+class Unscheduled(Adapters):
+    """The answers of a kind that is its parameters alone: none is pruned, and nothing happens between updates."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Returns the parameters."""
+        return {name: parameter.data for name, parameter in self.parameters().items()}
+
+    def num_nonzero(self) -> int:
+        """Returns all of them."""
+        return self.num_parameters()
 
     def begin_epoch(self, epoch: int) -> None:
         """Does nothing."""

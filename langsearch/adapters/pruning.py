@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from langsearch.adapters.lora_linear import LanguageLoRALinear
+from langsearch.adapters.protocol import Unscheduled
 from langsearch.space.architecture import Pruning, Site
 from langsearch.space.pruned_size import pruned_share
 
@@ -65,6 +66,35 @@ class PruningMasks:
                 by_key.setdefault(key, []).append(view)
         common = next(iter(targets.values()))
         return [(targets[key] if isinstance(key, str) else common, views) for key, views in by_key.items()]
+
+
+class PrunedPairs(Unscheduled):
+    """The answers of a kind whose pairs may be pruned."""
+
+    masks: PruningMasks | None
+    """None: nothing is pruned."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Returns the parameters and, where there is pruning, the masks."""
+        state = super().state()
+        if self.masks:
+            state |= {f"{site}.alive": alive for site, alive in self.masks.alive.items()}
+        return state
+
+    def num_nonzero(self) -> int:
+        """Returns the stored parameters that no mask has pruned."""
+        pruned = sum(int((~alive).sum()) for alive in self.masks.alive.values()) if self.masks else 0
+        return self.num_parameters() - pruned
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Sets the pruning masks of the epoch."""
+        if self.masks:
+            self.masks.begin_epoch(epoch)
+
+    def after_update(self) -> None:
+        """Keeps pruned entries at zero."""
+        if self.masks:
+            self.masks.hold()
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from langsearch.adapters.joint import type_of_products
-from langsearch.adapters.lora import LanguageLoRA, lora_layer, merged_linear, slot_generator
+from langsearch.adapters.lora import AroundLoRA, full_pair, lora_layer, merged_linear, slot_generator
 from langsearch.adapters.lora_linear import LanguageLoRALinear
 from langsearch.adapters.mounting import module_path
-from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter, Unscheduled
+from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter
 from langsearch.adapters.routing import Routing
 from langsearch.data.directions import Direction
 from langsearch.model.base import Base
@@ -64,7 +64,7 @@ class SharedLoRALinear(nn.Module):
         return a, b
 
 
-class SharedLoRA(Unscheduled):
+class SharedLoRA(AroundLoRA):
     """Both pairs of all sites of an architecture; one of the kinds of `Adapters`.
 
     Args:
@@ -85,11 +85,7 @@ class SharedLoRA(Unscheduled):
         routing: Routing | None = None,
     ) -> None:
         assert architecture.shared_rank, "the architecture must have a shared rank"
-        self.architecture = architecture
-        self.languages = tuple(languages)
-        self.own = LanguageLoRA(base, architecture, languages, seed, routing=routing)
-        self.routing = self.own.routing
-        self._count = architecture.num_shared_parameters(base.shape)
+        super().__init__(base, architecture, languages, seed, routing, architecture.num_shared_parameters(base.shape))
         self.layers: dict[Site, SharedLoRALinear] = {}
         ranks = {_ALL: architecture.shared_rank}
         for entry in architecture.adapters:
@@ -98,10 +94,6 @@ class SharedLoRA(Unscheduled):
             shared.reset(architecture.init, {_ALL: slot_generator(seed, f"{entry.site}/shared", _ALL)})
             self.layers[entry.site] = SharedLoRALinear(self.own.layers[entry.site], shared)
 
-    def modules(self) -> dict[str, nn.Module]:
-        """Returns the adapted layer of every site."""
-        return {module_path(site): layer for site, layer in self.layers.items()}
-
     def parameters(self) -> dict[str, nn.Parameter]:
         """Returns A and B of every site, the languages' own first."""
         found = self.own.parameters()
@@ -109,31 +101,10 @@ class SharedLoRA(Unscheduled):
             found |= {f"{site}.shared.A": layer.shared.A, f"{site}.shared.B": layer.shared.B}
         return found
 
-    def state(self) -> dict[str, Tensor]:
-        """Returns the adapters and, where there is pruning, the masks of the languages' own."""
-        shared = {name: value.data for name, value in self.parameters().items() if ".shared." in name}
-        return {**self.own.state(), **shared}
-
     def owned(self) -> dict[str, list[Tensor]]:
         """Returns each slot's own A and B of every site, and under "all" what is shared."""
         shared = [view for layer in self.layers.values() for view in layer.shared.pair(_ALL)]
         return {**self.own.owned(), _ALL: shared}
-
-    def num_parameters(self) -> int:
-        """Returns the sum of rank * (in + out) over sites and slots, and of the shared rank over sites."""
-        return self.own.num_parameters() + self._count
-
-    def num_nonzero(self) -> int:
-        """Returns the stored parameters that no mask has pruned; what is shared is never pruned."""
-        return self.own.num_nonzero() + self._count
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Sets the pruning masks of the epoch."""
-        self.own.begin_epoch(epoch)
-
-    def after_update(self) -> None:
-        """Keeps pruned entries at zero."""
-        self.own.after_update()
 
     @torch.no_grad()
     def merged(self, direction: Direction, below: Below = NOTHING_BELOW) -> dict[str, nn.Module]:
@@ -154,10 +125,7 @@ class SharedLoRA(Unscheduled):
         known = {(adapter.side, adapter.slot): adapter for adapter in self.own.to_peft()}
         for entry in self.architecture.adapters:
             path = module_path(entry.site)
-            a, b = self._shared[path]
-            linear = self.layers[entry.site].base
-            full_a, full_b = torch.zeros(len(a), linear.in_features), torch.zeros(linear.out_features, len(a))
-            full_a[:, : a.shape[1]], full_b[: b.shape[0]] = a, b
+            full_a, full_b = full_pair(self.layers[entry.site].base, *self._shared[path])
             for slot in dict.fromkeys(dict(self.architecture.slots).values()):
                 mine = known.get((entry.side, slot), PeftAdapter(entry.side, slot, {}))
                 own = mine.pairs.get(path)
