@@ -62,7 +62,13 @@ def ask_worker(reference: Any) -> tuple[dict[str, str], bool]:
 
 
 def nodes_with(reference: Any) -> set[str]:
-    return set(ray.experimental.get_object_locations([reference])[reference]["node_ids"])
+    """Returns the nodes that hold an object; where it has just been made, Ray hears of the first a moment later."""
+    deadline = time.monotonic() + 30
+    while not (found := set(ray.experimental.get_object_locations([reference])[reference]["node_ids"])):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
+    return found
 
 
 def test_an_outline_is_the_base_without_its_weights(base: Base, checked: CheckedSpace) -> None:
