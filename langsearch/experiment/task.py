@@ -5,7 +5,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from langsearch.experiment.folder import TrialFolder, read_json, write_json, write_text
 from langsearch.space.architecture import Architecture, BaseShape
@@ -16,6 +16,17 @@ from langsearch.space.schema import Space
 from langsearch.space.settings import TrainerSettings
 
 Method = Literal["adapters", "full", "none"]
+
+_SWITCHES: Mapping[str, tuple[str, ...]] = {
+    "init_from": (),
+    "encode_once": (),
+    "first_stage": ("first_share", "freeze_first"),
+    "train_only": (),
+    "back_translation_every": ("back_translation_from_epoch", "back_translation_pivots"),
+    "loss": (),
+}
+"""Settings that are newer than the first tasks, with those that mean nothing without them. What is not used stays out
+of fingerprints, so that older ones hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,25 +51,17 @@ class TrialTask:
     def fingerprint(self) -> str:
         """16 hexadecimal digits over all that decides the result: equal tasks train once."""
         adapters = self.architecture.fingerprint if self.architecture else self.method
-        trainer = asdict(self.trainer)
-        # What is newer than the first tasks and is not used stays out, so that their fingerprints are as they were.
-        if trainer["init_from"] is None:
-            del trainer["init_from"]
-        if not trainer["encode_once"]:
-            del trainer["encode_once"]
-        if not trainer["first_stage"]:
-            for name in ("first_stage", "first_share", "freeze_first"):
-                del trainer[name]
-        if not trainer["train_only"]:
-            del trainer["train_only"]
-        if not trainer["back_translation_every"]:
-            for name in [name for name in trainer if name.startswith("back_translation")]:
-                del trainer[name]
-        trainer["loss"] = self.trainer.loss.written()
-        if not trainer["loss"]:
-            del trainer["loss"]
+        trainer = self._written_trainer
+        for switch, settings in _SWITCHES.items():
+            if not trainer[switch]:
+                for name in (switch, *settings):
+                    del trainer[name]
         text = json.dumps([adapters, self.method, trainer], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def _written_trainer(self) -> dict[str, Any]:
+        return asdict(self.trainer) | {"loss": self.trainer.loss.written()}
 
     @property
     def num_epochs(self) -> int:
@@ -99,8 +102,7 @@ class TrialTask:
             shutil.rmtree(folder.path)
         if self.architecture is not None:
             write_text(folder.architecture, self.architecture.to_json() + "\n")
-        trainer = asdict(self.trainer) | {"loss": self.trainer.loss.written()}
-        value = {"name": self.name, "kind": self.kind, "method": self.method, "trainer": trainer}
+        value = {"name": self.name, "kind": self.kind, "method": self.method, "trainer": self._written_trainer}
         value["classes"] = {name: list(languages) for name, languages in self.classes.items()}
         write_json(folder.task, {**value, "fingerprint": self.fingerprint, "summary": self.summary})
 

@@ -28,17 +28,13 @@ from langsearch.space.kinds import (
     Pool,
     SiteKind,
     ZNorm,
-    bridge_of,
     canonical_bridge,
     canonical_gate,
     canonical_norms,
     canonical_pool,
     canonical_znorm,
-    gate_of,
-    norms_of,
     plain,
-    pool_of,
-    znorm_of,
+    read_plain,
 )
 from langsearch.space.sites import MODULES, BaseShape, Side, Site, Stack
 
@@ -70,16 +66,16 @@ Scaling = Literal["none", "alpha/r", "alpha/sqrt_r"]
 
 FORMAT_VERSION = 1
 
-_OPTIONAL: Mapping[str, Any] = {
-    "new_languages": {},
-    "kind": "lora",
-    "gate": None,
-    "shared_rank": 0,
-    "pool": None,
-    "encoder_znorm": None,
-    "layer_norm": None,
-    "bridge": None,
+_PARTS: Mapping[str, Any] = {
+    "gate": Gate,
+    "pool": Pool,
+    "encoder_znorm": ZNorm,
+    "layer_norm": LayerNorms,
+    "bridge": Bridge,
 }
+"""What an architecture may have beside its pairs, by field."""
+
+_OPTIONAL: Mapping[str, Any] = {"new_languages": {}, "kind": "lora", "shared_rank": 0, **dict.fromkeys(_PARTS)}
 """What the JSON form leaves out where it is this, so that older fingerprints hold."""
 
 
@@ -213,7 +209,7 @@ class Architecture:
             counts["all"] += self.num_site_parameters(shape)
             return counts
         for entry in self.adapters:
-            num_in, num_out = shape.features(entry.site.stack, entry.site.module, self.ffn_slice)
+            num_in, num_out = self._features(entry, shape)
             for slot, rank in entry.ranks:
                 counts[slot] += rank * (num_in + num_out) + (self.gate.num_parameters(num_in) if self.gate else 0)
         return counts
@@ -231,27 +227,23 @@ class Architecture:
         if self.gate is None:
             return 0
         return sum(
-            len(entry.ranks)
-            * self.gate.num_parameters(shape.features(entry.site.stack, entry.site.module, self.ffn_slice)[0])
-            for entry in self.adapters
+            len(entry.ranks) * self.gate.num_parameters(self._features(entry, shape)[0]) for entry in self.adapters
         )
 
     def num_shared_parameters(self, shape: BaseShape) -> int:
         """Returns those of them that are the pairs of all languages under their own."""
-        return self.shared_rank * sum(
-            sum(shape.features(entry.site.stack, entry.site.module, self.ffn_slice)) for entry in self.adapters
-        )
+        return self.shared_rank * sum(sum(self._features(entry, shape)) for entry in self.adapters)
 
     def num_site_parameters(self, shape: BaseShape) -> int:
         """Returns those of them that stand at sites, the languages' own."""
-        pairs = sum(
-            rank * sum(shape.features(entry.site.stack, entry.site.module, self.ffn_slice))
-            for entry in self.adapters
-            for _, rank in entry.ranks
-        )
+        pairs = sum(rank * sum(self._features(entry, shape)) for entry in self.adapters for _, rank in entry.ranks)
         if self.pool is None:
             return pairs
         return self.pool.size * (pairs + len(self.slots) * len({entry.side for entry in self.adapters}))
+
+    def _features(self, entry: SiteAdapters, shape: BaseShape) -> tuple[int, int]:
+        """Returns the inputs and outputs that are adapted at a site."""
+        return shape.features(entry.site.stack, entry.site.module, self.ffn_slice)
 
     @property
     def word(self) -> str:
@@ -289,12 +281,8 @@ class Architecture:
         # Left out where there is none, so that older fingerprints hold.
         value |= {"new_languages": dict(self.new_languages)} if self.new_languages else {}
         value |= {"kind": self.kind} if self.kind != "lora" else {}
-        value |= {"gate": plain(self.gate)} if self.gate else {}
         value |= {"shared_rank": self.shared_rank} if self.shared_rank else {}
-        value |= {"pool": plain(self.pool)} if self.pool else {}
-        value |= {"encoder_znorm": plain(self.encoder_znorm)} if self.encoder_znorm else {}
-        value |= {"layer_norm": plain(self.layer_norm)} if self.layer_norm else {}
-        value |= {"bridge": plain(self.bridge)} if self.bridge else {}
+        value |= {name: plain(part) for name in _PARTS if (part := getattr(self, name)) is not None}
         value["pruning"] = None
         if self.pruning is not None:
             pruning = self.pruning
@@ -337,12 +325,8 @@ class Architecture:
             ffn_slice=value["ffn_slice"],
             new_languages=tuple(value["new_languages"].items()),
             kind=value["kind"],
-            gate=gate_of(value["gate"]) if value["gate"] else None,
             shared_rank=value["shared_rank"],
-            pool=pool_of(value["pool"]) if value["pool"] else None,
-            encoder_znorm=znorm_of(value["encoder_znorm"]) if value["encoder_znorm"] else None,
-            layer_norm=norms_of(value["layer_norm"]) if value["layer_norm"] else None,
-            bridge=bridge_of(value["bridge"]) if value["bridge"] else None,
+            **{name: read_plain(part, value[name]) for name, part in _PARTS.items() if value[name]},
         )
 
     def to_json(self) -> str:

@@ -5,9 +5,9 @@ a language and a bridge between the stacks. A word names a whole: "lora", "facto
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import permutations
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from langsearch.space.sites import BaseShape, Side, Stack
 
@@ -125,6 +125,9 @@ class Bridge:
         return shape.d_model * (shape.d_model if self.rank is None else 2 * self.rank)
 
 
+_Part = TypeVar("_Part", Gate, Pool, ZNorm, LayerNorms, Bridge)
+
+
 def num_norms(stack: Stack, shape: BaseShape) -> int:
     """Returns the layer norms of a stack: 2 a layer of the encoder, 3 of the decoder, and one behind the last."""
     return shape.num_layers(stack) * (2 if stack == "encoder" else 3) + 1
@@ -176,11 +179,6 @@ def canonical_znorm(znorm: ZNorm | None, languages: Collection[str]) -> ZNorm | 
     return replace(znorm, strength=float(znorm.strength))
 
 
-def znorm_of(value: Mapping[str, Any]) -> ZNorm:
-    """Reads what `asdict` made of it. Raises ValueError on other keys."""
-    return ZNorm(**_lists(value, ("strength", "parts", "pivot")))
-
-
 def canonical_gate(gate: Gate | None, kind: SiteKind) -> Gate | None:
     """Returns the gates of `gated`, None of all other kinds.
 
@@ -201,11 +199,6 @@ def canonical_gate(gate: Gate | None, kind: SiteKind) -> Gate | None:
     )
 
 
-def gate_of(value: Mapping[str, Any]) -> Gate:
-    """Reads what `asdict` made of gates. Raises ValueError on other keys."""
-    return Gate(**_lists(value, ("hidden", "budget", "is_one_sided", "skip", "noise")))
-
-
 def canonical_pool(pool: Pool | None) -> Pool | None:
     """Returns a pool that is right; one pair alone is no pool.
 
@@ -221,30 +214,18 @@ def canonical_pool(pool: Pool | None) -> Pool | None:
     return Pool(size=pool.size, soft_share=float(pool.soft_share), disparity=float(pool.disparity))
 
 
-def pool_of(value: Mapping[str, Any]) -> Pool:
-    """Reads what `asdict` made of a pool. Raises ValueError on other keys."""
-    return Pool(**_lists(value, ("size", "soft_share", "disparity")))
-
-
-def norms_of(value: Mapping[str, Any]) -> LayerNorms:
-    """Reads what `asdict` made of layer norms. Raises ValueError on other keys."""
-    return LayerNorms(**_lists(value, ("slots", "stacks", "side")))
-
-
-def bridge_of(value: Mapping[str, Any]) -> Bridge:
-    """Reads what `asdict` made of a bridge. Raises ValueError on other keys."""
-    return Bridge(**_lists(value, ("slots", "rank")))
-
-
-def plain(value: LayerNorms | Bridge | Pool | Gate | ZNorm) -> dict[str, Any]:
+def plain(value: Gate | Pool | ZNorm | LayerNorms | Bridge) -> dict[str, Any]:
     """Returns the JSON form."""
     return {key: list(part) if isinstance(part, tuple) else part for key, part in asdict(value).items()}
 
 
-def _lists(value: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+def read_plain(part: type[_Part], value: Mapping[str, Any]) -> _Part:
+    """Reads what `plain` made. Raises ValueError on other keys."""
+    keys = [field.name for field in fields(part)]
     if not isinstance(value, Mapping) or set(value) != set(keys):
         raise ValueError(f"It has the keys {', '.join(keys)}, but got {value!r}")
-    return {key: tuple(part) if isinstance(part, list) else part for key, part in value.items()}
+    read: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in value.items()}
+    return part(**read)
 
 
 def _renamed(what: str, slots: tuple[str, ...], renamed: Mapping[str, str]) -> tuple[str, ...]:
