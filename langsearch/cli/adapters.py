@@ -14,8 +14,8 @@ from langsearch.cli.options import (
     brought_here,
     check_target,
     load_with_options,
+    stops_told,
 )
-from langsearch.space.problems import LeaseLostError, SearchStoppedError
 
 
 def train(
@@ -37,14 +37,8 @@ def train(
         load_with_options(target, overrides)
     from langsearch.api.conducting import conduct_training
 
-    try:
+    with stops_told():
         _, told = conduct_training(out, target, space, to, overrides or (), resume=resume)
-    except SearchStoppedError as error:
-        err.print(str(error), markup=False, soft_wrap=True)
-        raise typer.Exit(1) from None
-    except LeaseLostError as error:
-        err.print(f"Stopped: {error}", markup=False, soft_wrap=True)
-        raise typer.Exit(1) from None
     for sentence in told:
         print_text(sentence)
 

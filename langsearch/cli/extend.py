@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from langsearch.cli.console import err, out, print_text
+from langsearch.cli.console import out, print_text
 from langsearch.cli.options import (
     ExperimentOrAdapters,
     Overrides,
@@ -13,8 +13,8 @@ from langsearch.cli.options import (
     brought_here,
     check_target,
     load_with_options,
+    stops_told,
 )
-from langsearch.space.problems import LeaseLostError, SearchStoppedError
 
 
 def extend(
@@ -45,15 +45,9 @@ def extend(
     loaded = load_with_options(space, overrides)
     from langsearch.api.conducting import conduct_extension
 
-    try:
+    with stops_told():
         _, told = conduct_extension(
             out, folder, loaded, like, to, languages=tuple(language or ()), trial=trial, resume=resume
         )
-    except SearchStoppedError as error:
-        err.print(str(error), markup=False, soft_wrap=True)
-        raise typer.Exit(1) from None
-    except LeaseLostError as error:
-        err.print(f"Stopped: {error}", markup=False, soft_wrap=True)
-        raise typer.Exit(1) from None
     for sentence in told:
         print_text(sentence)

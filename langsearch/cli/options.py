@@ -2,12 +2,15 @@
 
 import json
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from langsearch.space.problems import InputError
+from langsearch.cli.console import err
+from langsearch.space.problems import InputError, LeaseLostError, SearchStoppedError
 
 if TYPE_CHECKING:
     from langsearch.space.schema import Space
@@ -113,6 +116,24 @@ def resumption(*, resume: bool, resume_if_begun: bool, retry: str | None, accept
         "--accept-changed-space": accept_changed_space,
     }
     return [flag for flag, is_given in flags.items() if is_given] + ([] if retry is None else ["--retry", retry])
+
+
+@contextmanager
+def stops_told() -> Iterator[None]:
+    """Says why a training has stopped, and ends with exit code 1.
+
+    Raises:
+        typer.Exit: If it has.
+    """
+    try:
+        yield
+    except SearchStoppedError as error:
+        err.print(str(error), markup=False, soft_wrap=True)
+    except LeaseLostError as error:
+        err.print(f"Stopped: {error}", markup=False, soft_wrap=True)
+    else:
+        return
+    raise typer.Exit(1)
 
 
 def check_target(to: Path | None) -> None:

@@ -7,7 +7,7 @@ files, and the new language's beside them.
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from langsearch.adapters.export_folder import FORMAT_FILE, export_folder
 from langsearch.adapters.peft_export import ExportedAdapters, read_export
 from langsearch.adapters.peft_limits import adapter_slots, is_plain
 from langsearch.adapters.protocol import TOKENS_NAME, adapter_name
-from langsearch.space.architecture import Architecture, SiteAdapters
+from langsearch.space.architecture import Architecture, Site, SiteAdapters
 from langsearch.space.dimensions import trainer_settings
 from langsearch.space.problems import InputError, near_names
 from langsearch.space.schema import Space
@@ -76,7 +76,7 @@ def plan_extension(start: Path, space: Space, like: str, languages: Sequence[str
         problems.append(f"Training needs fixed settings, but {', '.join(searched)} is searched. Fix it with --set.")
     if problems:
         raise InputError(problems)
-    extended = _with_languages(old, new, like, space)
+    extended = _with_languages(old, new, lambda site, _: old.rank(site, like), space.new_languages.items())
     kept = {slot for _, slot in old.slots} - {slot for _, slot in extended.slots}
     if used := sorted(kept & {slot for _, slot in adapter_slots(old)}):
         raise InputError(
@@ -106,7 +106,8 @@ def write_extended(extension: Extension, trained: Path, target: Path) -> list[st
     names += [TOKENS_NAME] if (trained / TOKENS_NAME).is_dir() and not (start.folder / TOKENS_NAME).is_dir() else []
     about: dict[str, Any] = json.loads((start.folder / FORMAT_FILE).read_text(encoding="utf-8"))
     about["languages"] = [*start.languages, *extension.new]
-    about["architecture"] = _joined(start.architecture, found.architecture, extension.new).to_dict()
+    rows = [item for item in found.architecture.new_languages if item[0] in extension.new]
+    about["architecture"] = _with_languages(start.architecture, extension.new, found.architecture.rank, rows).to_dict()
     if start.directions:
         about["directions"] = [*start.directions, *found.directions]
     with export_folder(target) as aside:
@@ -120,21 +121,29 @@ def write_extended(extension: Extension, trained: Path, target: Path) -> list[st
     return names
 
 
-def _with_languages(old: Architecture, new: Sequence[str], like: str, space: Space) -> Architecture:
-    """Returns an architecture with further languages, each with a slot of its own and the ranks of another."""
+def _with_languages(
+    old: Architecture,
+    new: Sequence[str],
+    rank: Callable[[Site, str], int],
+    new_languages: Iterable[tuple[str, str]],
+) -> Architecture:
+    """Returns an architecture with further languages, each with a slot of its own.
+
+    Args:
+        old: The architecture.
+        new: The languages.
+        rank: The rank of each at a site.
+        new_languages: Those of them that are new to the base, and the languages that they are like.
+    """
     adapters = tuple(
-        SiteAdapters(
-            entry.site,
-            entry.side,
-            (*entry.ranks, *((language, old.rank(entry.site, like)) for language in new)),
-        )
+        replace(entry, ranks=(*entry.ranks, *((language, rank(entry.site, language)) for language in new)))
         for entry in old.adapters
     )
     return replace(
         old,
         slots=(*old.slots, *((language, language) for language in new)),
         adapters=adapters,
-        new_languages=(*old.new_languages, *space.new_languages.items()),
+        new_languages=(*old.new_languages, *new_languages),
         pruning=None,
     )
 
@@ -155,27 +164,6 @@ def _restricted(architecture: Architecture, space: Space) -> Architecture:
         slots=tuple((language, language) for language in space.languages),
         adapters=adapters,
         new_languages=tuple(space.new_languages.items()),
-    )
-
-
-def _joined(old: Architecture, trained: Architecture, new: Sequence[str]) -> Architecture:
-    """Returns the old architecture with the slots of new languages as they were trained."""
-    by_site = {entry.site: dict(entry.ranks) for entry in trained.adapters}
-    adapters = tuple(
-        SiteAdapters(
-            entry.site,
-            entry.side,
-            (*entry.ranks, *((language, by_site.get(entry.site, {}).get(language, 0)) for language in new)),
-        )
-        for entry in old.adapters
-    )
-    rows = tuple(item for item in trained.new_languages if item[0] in new)
-    return replace(
-        old,
-        slots=(*old.slots, *((language, language) for language in new)),
-        adapters=adapters,
-        new_languages=(*old.new_languages, *rows),
-        pruning=None,
     )
 
 
