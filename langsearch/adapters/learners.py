@@ -145,9 +145,9 @@ class AdaptedModel:
     def owned(self) -> dict[str, list[Tensor]]:
         """Returns what the adapters have of each slot, and the rows of its new languages."""
         found = {slot: list(views) for slot, views in self.adapters.owned().items()}
-        for index, language in enumerate(self.rows.languages if self.rows else ()):
-            assert self.rows is not None
-            found.setdefault(self.slots[language.code], []).append(self.rows.weight.data[index])
+        if self.rows is not None:
+            for language, row in zip(self.rows.languages, self.rows.weight.data, strict=True):
+                found.setdefault(self.slots[language.code], []).append(row)
         return found
 
     def route(

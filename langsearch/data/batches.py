@@ -163,7 +163,6 @@ def collate(
     batch = batch_of_texts(
         src_texts, tgt_texts, of_rows, vocabulary, languages, length_multiple=length_multiple, max_length=max_length
     )
-    position = {language: index for index, language in enumerate(languages)}
     pivots = {} if pivot is None else _pivots(store, pairs, pivot, vocabulary, length_multiple, max_length)
     return replace(
         batch,
@@ -171,7 +170,7 @@ def collate(
         pivot_mask=pivots.get("pivot_mask"),
         pivot_of=pivots.get("pivot_of"),
         sentences=torch.from_numpy(rows[:, 1].astype(np.int64)) if with_sentences else None,
-        source_of=_source_of(pairs, vocabulary.src_marks(of_rows), position) if with_sources else None,
+        source_of=_source_of(pairs, vocabulary.src_marks(of_rows), languages) if with_sources else None,
     )
 
 
@@ -250,14 +249,15 @@ def _pivots(
     }
 
 
-def _source_of(pairs: Sequence[tuple[Direction, int]], marks: Sequence[int], position: Mapping[str, int]) -> Tensor:
+def _source_of(pairs: Sequence[tuple[Direction, int]], marks: Sequence[int], languages: Sequence[str]) -> Tensor:
     """Returns the number of each row's source, (rows,); where sources begin with their target, these tell them apart.
 
     Args:
         pairs: The direction of each row, and the row of the store.
         marks: The token that the source of each begins with.
-        position: Where each language stands.
+        languages: The order that they are counted in.
     """
+    position = {language: index for index, language in enumerate(languages)}
     sources = [(position[d.src], row, mark) for (d, row), mark in zip(pairs, marks, strict=True)]
     number = {source: index for index, source in enumerate(sorted(set(sources)))}
     return torch.tensor([number[source] for source in sources], dtype=torch.int64)

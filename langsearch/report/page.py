@@ -18,7 +18,7 @@ from langsearch.experiment.folder import write_text
 from langsearch.report import page_tables, wording
 from langsearch.report.advice import next_sentences
 from langsearch.report.choice_figures import choice_views
-from langsearch.report.choices import choice_sentences, read_choices
+from langsearch.report.choices import Choices, choice_sentences, read_choices
 from langsearch.report.curves import curve_figure
 from langsearch.report.experiment_reader import read_experiment
 from langsearch.report.experiment_values import Experiment, Split, Trial
@@ -30,7 +30,7 @@ from langsearch.report.figures import (
     importance_figure,
     objective_figure,
 )
-from langsearch.report.learned import prior_views, read_priors, seed_sentences
+from langsearch.report.learned import Priors, prior_views, read_priors, seed_sentences
 from langsearch.report.material import Material, read_material
 from langsearch.report.matrices import ordered_languages
 from langsearch.report.payload import rank_payload, score_payload, translation_payload
@@ -158,7 +158,9 @@ def make_page(material: Material, price_per_gpu_hour: float | None = None) -> Pa
         material: What was read.
         price_per_gpu_hour: For the costs, in any currency. None: no costs are shown.
     """
-    summary, views = material.summary, _views(material)
+    summary = material.summary
+    priors, choices = read_priors(material.experiment), read_choices(material.experiment, summary.best)
+    views = _views(material, priors, choices)
     scores, score_names = score_payload(material)
     ranks, rank_names = rank_payload(material)
     all_scores = {**material.other_scores, **material.scores}
@@ -177,6 +179,8 @@ def make_page(material: Material, price_per_gpu_hour: float | None = None) -> Pa
     labels = {trial.name: _member_label(trial, summary) for trial in material.experiment.trials}
     values = {
         **_values(material, price_per_gpu_hour),
+        "prior_sentences": seed_sentences(priors),
+        "choice_sentences": choice_sentences(choices),
         "views": {name: [title for title, _ in found] for name, found in views.items()},
         "front_words": _first_words(views["front"]),
         "curve_words": _first_words(views["curves"]),
@@ -189,7 +193,6 @@ def make_page(material: Material, price_per_gpu_hour: float | None = None) -> Pa
 
 def _values(material: Material, price_per_gpu_hour: float | None) -> dict[str, Any]:
     experiment, summary = material.experiment, material.summary
-    priors = read_priors(experiment)
     own_pairs = page_tables.class_pairs(experiment, material.scores)
     failures = page_tables.failure_groups(experiment, material.failures)
     shown = [trial.score(summary.split) for trial in (*summary.front, *summary.baselines)]
@@ -210,8 +213,6 @@ def _values(material: Material, price_per_gpu_hour: float | None) -> dict[str, A
         ),
         "counted": wording.counted,
         "state_words": STATE_WORDS,
-        "prior_sentences": seed_sentences(priors),
-        "choice_sentences": choice_sentences(read_choices(experiment, summary.best)),
         "front_rows": page_tables.front_rows(summary),
         "settings": _settings(summary),
         "pairs": own_pairs,
@@ -234,7 +235,7 @@ def _values(material: Material, price_per_gpu_hour: float | None) -> dict[str, A
     }
 
 
-def _views(material: Material) -> dict[str, list[tuple[str, Figure]]]:
+def _views(material: Material, priors: Priors, choices: Choices) -> dict[str, list[tuple[str, Figure]]]:
     """Returns the figures that Python makes, with their titles, by the place that shows them."""
     experiment, summary = material.experiment, material.summary
     front = [
@@ -260,8 +261,8 @@ def _views(material: Material) -> dict[str, list[tuple[str, Figure]]]:
         "curves": curves,
         "importance": [("importance", importance_figure(material.importances))],
         "timeline": [("timeline", timeline_figure(experiment))],
-        "priors": prior_views(read_priors(experiment), ordered_languages(experiment)),
-        "choices": choice_views(read_choices(experiment, summary.best), ordered_languages(experiment)),
+        "priors": prior_views(priors, ordered_languages(experiment)),
+        "choices": choice_views(choices, ordered_languages(experiment)),
     }
     return {name: [(title, figure) for title, figure in views if figure is not None] for name, views in found.items()}
 

@@ -113,9 +113,10 @@ def _describe_training(space: Space) -> str:
     trainer = space.trainer_section
     falls = {"inverse_sqrt": "falls as 1 / sqrt(update) after", "constant": "stays after"}
     schedules = [falls.get(str(word), str(word)) for word in options(trainer.schedule)]
-    warmup = " to ".join(f"{end:g}" for end in dict.fromkeys(extremes(trainer.warmup_updates)))
-    smoothing = " to ".join(f"{end:g}" for end in dict.fromkeys(extremes(trainer.label_smoothing)))
-    dropout = " to ".join(f"{end:g}" for end in dict.fromkeys(extremes(trainer.dropout)))
+    warmup, smoothing, dropout = (
+        " to ".join(f"{end:g}" for end in dict.fromkeys(extremes(value)))
+        for value in (trainer.warmup_updates, trainer.label_smoothing, trainer.dropout)
+    )
     precision = trainer.precision
     if precision == "auto":
         precision = "bf16 or fp16, as the card has it" if space.resources.gpu else "bf16 where it is faster, else fp32"
