@@ -203,10 +203,10 @@ def test_every_end_of_a_search_is_an_experiment_or_an_exception(
         assert search() == ls.Experiment(trained)
         assert capsys.readouterr().out.strip().endswith(told.splitlines()[-1] if told else "report.html")
     else:
-        error: type[BaseException] = KeyboardInterrupt if code == 130 else ls.SearchStoppedError
+        error: type[BaseException] = KeyboardInterrupt if code in (130, 143) else ls.SearchStoppedError
         with pytest.raises(error) as caught:
             search()
-        assert str(caught.value) == (told if code == 130 else in_python(err).strip())
+        assert str(caught.value) == (told if code in (130, 143) else in_python(err).strip())
     assert given == given | {"resume": True, "retry": "12,17", "address": None}
 
 

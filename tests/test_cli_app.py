@@ -1,11 +1,17 @@
+import io
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
+import pytest
 import typer.main
+from rich.console import Console
 from typer.testing import CliRunner
 
+from langsearch.cli import adapters, interrupted, learn, search
 from langsearch.cli.app import app
+from langsearch.cli.interrupted import KEPT, Terminated
 
 pytest_plugins = ["search_fixtures"]
 
@@ -36,6 +42,45 @@ def test_help_lists_the_commands_on_the_way_of_a_search_and_asks_for_no_more_tha
         long, short = (CliRunner().invoke(app, [*arguments, option]) for option in ("--help", "-h"))
         assert (long.exit_code, long.output) == (0, short.output)
         assert max(len(line) for line in long.output.splitlines()) <= 80
+
+
+@pytest.mark.parametrize(("raised", "words", "code"), [(KeyboardInterrupt, "", 130), (Terminated, " by SIGTERM", 143)])
+@pytest.mark.parametrize(
+    ("arguments", "module", "way_on"),
+    [
+        (["check", "a.yaml"], search, ""),
+        (["run", "a.yaml"], search, f" {KEPT}"),
+        (["train", "a.yaml"], adapters, f" {KEPT}"),
+        (["learn", "sides", "a.yaml"], learn, f" {KEPT}"),
+    ],
+)
+def test_ctrl_c_and_sigterm_end_a_command_with_a_sentence_and_an_exit_code(
+    arguments: list[str],
+    module: ModuleType,
+    way_on: str,
+    raised: type[KeyboardInterrupt],
+    words: str,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise raised
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.yaml").touch()
+    monkeypatch.setattr(module, "load_with_options", interrupt)
+    told = io.StringIO()
+    monkeypatch.setattr(interrupted, "err", Console(file=told, width=80))
+    assert CliRunner().invoke(app, arguments).exit_code == code
+    assert told.getvalue() == f"Interrupted{words}.{way_on}\n"
+
+
+def test_every_command_tells_that_it_was_interrupted() -> None:
+    group = typer.main.get_command(app)
+    commands = dict(group.commands)  # type: ignore[attr-defined]
+    commands |= commands.pop("learn").commands
+    assert {name for name, command in commands.items() if not hasattr(command.callback, "__wrapped__")} == set()
 
 
 WINDOWS = "import sys; sys.platform = 'win32'; sys.argv[0] = {program!r}; import langsearch"

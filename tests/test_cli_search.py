@@ -86,6 +86,12 @@ ENDS = {
         "Interrupted: not all trials have ended. Go on with the same command and --resume.\n",
         "",
     ),
+    "terminated": (
+        {"is_complete": False, "stopped_by": "terminated"},
+        143,
+        "Interrupted by SIGTERM: not all trials have ended. Go on with the same command and --resume.\n",
+        "",
+    ),
     "requested": (
         {"is_complete": False, "stopped_by": "requested"},
         0,

@@ -170,7 +170,7 @@ def search(
             is_quiet=quiet,
         )
     told = [in_python(sentence) for sentence in ending.told]
-    if ending.code == _INTERRUPTED:
+    if ending.code in _INTERRUPTED:
         raise KeyboardInterrupt(" ".join(told))
     for sentence in told:
         console.print(sentence, markup=False, soft_wrap=True)
@@ -180,8 +180,8 @@ def search(
     return Experiment(folder)
 
 
-_INTERRUPTED = 130
-"""The exit code of a search that was interrupted."""
+_INTERRUPTED = (130, 143)
+"""Exit codes of a search that was interrupted: by Ctrl+C, by SIGTERM."""
 
 
 def open_experiment(folder: str | Path) -> Experiment:

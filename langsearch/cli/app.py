@@ -14,6 +14,7 @@ from langsearch.cli.cluster import doctor, fetch, status, submit
 from langsearch.cli.console import err, out
 from langsearch.cli.experiments import dashboard, list_, report, show
 from langsearch.cli.extend import extend
+from langsearch.cli.interrupted import KEPT, raise_at_sigterm, tell_interrupt, telling_interrupts
 from langsearch.cli.learn import learn_sides, learn_subspace
 from langsearch.cli.search import check, run
 from langsearch.space.problems import InputError
@@ -46,11 +47,11 @@ for _command in (
     fetch,
     doctor,
 ):
-    app.command()(_command)
-app.command("list")(list_)
-app.command()(show)
-_learn.command("sides")(learn_sides)
-_learn.command("subspace")(learn_subspace)
+    app.command()(telling_interrupts(_command, KEPT if _command in (run, train, extend) else ""))
+app.command("list")(telling_interrupts(list_))
+app.command()(telling_interrupts(show))
+_learn.command("sides")(telling_interrupts(learn_sides, KEPT))
+_learn.command("subspace")(telling_interrupts(learn_subspace, KEPT))
 app.add_typer(_learn, name="learn", no_args_is_help=True)
 
 
@@ -64,12 +65,16 @@ def _options(
 
 
 def main() -> None:
-    """Runs the command line and exits with its code: 0 done, 1 failed, 2 the input is wrong, 130 interrupted."""
+    """Runs the command line and exits with its code.
+
+    0 done, 1 failed, 2 the input is wrong, 130 interrupted, 143 interrupted by SIGTERM.
+    """
     from langsearch.model.cpus import wait_passively
 
     # What is left in the end is freed with the process; looking through all of it before took 0.5 s.
     atexit.register(gc.freeze)
     wait_passively()
+    raise_at_sigterm()
     try:
         app(prog_name="langsearch")
     except InputError as error:
@@ -83,6 +88,5 @@ def main() -> None:
         problem, code = file_problem(error)
         err.print(f"error: {problem}", markup=False, soft_wrap=True)
         sys.exit(code)
-    except KeyboardInterrupt:
-        err.print("Interrupted.")
-        sys.exit(130)
+    except KeyboardInterrupt as interrupt:  # before the command has begun
+        sys.exit(tell_interrupt(interrupt))

@@ -113,8 +113,10 @@ def run(
 
     Ctrl+C once: the trials stop behind a checkpoint. Twice: they stop now, and lose at most the epoch in progress.
 
+    SIGTERM is as one Ctrl+C.
+
     Exit codes: 0 done, or the time was up. 1 no trial could finish, the space's `failures` stopped the run, or another
-    run has taken over the experiment. 2 wrong input. 130 interrupted.
+    run has taken over the experiment. 2 wrong input. 130 interrupted, 143 by SIGTERM.
     """
     options = resumption(
         resume=resume, resume_if_begun=resume_if_begun, retry=retry, accept_changed_space=accept_changed_space
@@ -142,9 +144,6 @@ def run(
             address=address,
             is_quiet=quiet,
         )
-    except KeyboardInterrupt:
-        err.print("Interrupted. Go on with the same command and --resume.")
-        raise typer.Exit(130) from None
     except LeaseLostError as error:
         _print_failure(f"Stopped: {error}")
         raise typer.Exit(1) from None

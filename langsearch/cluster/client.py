@@ -6,6 +6,7 @@ the head. So the client sends the space with its files, has a process of the hea
 
 import codecs
 import logging
+import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from langsearch import __version__
 from langsearch.cluster.head import HeadSearch, read_version
-from langsearch.cluster.interrupts import Interrupts, gentle_interrupts
+from langsearch.cluster.interrupts import Interrupts, exit_code, gentle_interrupts, keeping_sigterm
 from langsearch.cluster.nodes import Node, NodeError, ask, live_nodes
 from langsearch.cluster.packing import pack, pack_folder, run_arguments
 from langsearch.cluster.ray_session import SECONDS_TO_CONNECT, check_answers, refusal, use_token
@@ -127,7 +128,8 @@ def _connect(address: str, write: Callable[[str], None]) -> None:
 
 def _try_to_connect(address: str) -> Exception | None:
     try:
-        ray.init(address, namespace=_NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
+        with keeping_sigterm():
+            ray.init(address, namespace=_NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError, RayError) as error:
         ray.shutdown()
         return error
@@ -212,7 +214,10 @@ def _follow(actor: Any, address: str, interrupts: Interrupts, write: Callable[[s
                 write(text)
             if code is not None:
                 ray.get(actor.leave.remote())
-                return int(code if code >= 0 else 128 - code)
+                # The head's search was sent Ctrl+C, whichever signal came here.
+                if code == exit_code(signal.SIGINT) and interrupts.first is not None:
+                    return exit_code(interrupts.first)
+                return int(code if code >= 0 else exit_code(-code))
     except (ConnectionError, RayError) as error:
         cause = str(error).strip().splitlines()[0]
         write(
@@ -222,4 +227,4 @@ def _follow(actor: Any, address: str, interrupts: Interrupts, write: Callable[[s
         return 1
     except KeyboardInterrupt:
         write(f"Not followed any more; the search goes on or ends on {address} by itself.\n")
-        return 130
+        return exit_code(signal.SIGINT)

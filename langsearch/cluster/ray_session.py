@@ -13,6 +13,7 @@ from ray._common.utils import get_default_ray_temp_dir
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray.exceptions import AuthenticationError, RayError
 
+from langsearch.cluster.interrupts import keeping_sigterm
 from langsearch.experiment.places import check_writable
 from langsearch.model.cpus import available_cpus, wait_passively
 from langsearch.model.device import require_gpu
@@ -72,7 +73,8 @@ def connect(address: str) -> None:
     if ray.is_initialized():
         return
     try:
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+        with keeping_sigterm():
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError, RayError) as error:
         raise InputError(refusal(address, error)) from error
 
@@ -155,18 +157,19 @@ def start_ray(base_bytes: int, tell: Callable[[str], None] = lambda text: None) 
     folder = session_folder(tell)
     for tries_left in reversed(range(_NUM_STARTS)):
         try:
-            ray.init(
-                "local",
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                include_dashboard=False,
-                # Ray sees a container's quota, but no affinity, and takes half a CPU for none.
-                num_cpus=available_cpus(),
-                # The base once and small things, not Ray's default of 30 % of the memory.
-                object_store_memory=base_bytes + base_bytes // 20 + 200_000_000,
-                _node_ip_address="127.0.0.1",  # nothing of a run on one machine is open to others
-                _temp_dir=str(folder),
-            )
+            with keeping_sigterm():
+                ray.init(
+                    "local",
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    include_dashboard=False,
+                    # Ray sees a container's quota, but no affinity, and takes half a CPU for none.
+                    num_cpus=available_cpus(),
+                    # The base once and small things, not Ray's default of 30 % of the memory.
+                    object_store_memory=base_bytes + base_bytes // 20 + 200_000_000,
+                    _node_ip_address="127.0.0.1",  # nothing of a run on one machine is open to others
+                    _temp_dir=str(folder),
+                )
         except Exception as error:  # Ray raises a bare one
             ray.shutdown()
             if "timed out" not in str(error):

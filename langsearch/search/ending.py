@@ -1,8 +1,14 @@
 """How a search ended, in sentences, with what can be done next."""
 
+import signal
 from dataclasses import dataclass
 
+from langsearch.cluster.interrupts import exit_code
 from langsearch.search.runner import Outcome
+from langsearch.search.stop_reasons import INTERRUPTED, REQUESTED, TERMINATED, TIME
+
+_SIGNALLED = {INTERRUPTED: exit_code(signal.SIGINT), TERMINATED: exit_code(signal.SIGTERM)}
+"""Exit codes, by what stopped the run."""
 
 
 @dataclass(frozen=True)
@@ -10,7 +16,7 @@ class Ending:
     """What is told of a search's end."""
 
     code: int
-    """The command's exit code: 0 done, or the time was up; 1 failed; 130 interrupted."""
+    """The command's exit code: 0 done, or the time was up; 1 failed; 130 interrupted, 143 by SIGTERM."""
 
     told: tuple[str, ...] = ()
     error: str | None = None
@@ -28,11 +34,16 @@ def ending_of(outcome: Outcome, *, is_idle: bool) -> Ending:
     if outcome.num_failed:
         trials = "1 trial" if outcome.num_failed == 1 else f"{outcome.num_failed} trials"
         told.append(f"{trials} failed; the causes are in the report. To try again: --resume --retry failed")
-    reasons = {"time": "The time is up", "interrupted": "Interrupted", "requested": "Stopped on request"}
+    reasons = {
+        TIME: "The time is up",
+        INTERRUPTED: "Interrupted",
+        TERMINATED: "Interrupted by SIGTERM",
+        REQUESTED: "Stopped on request",
+    }
     if outcome.stopped_by in reasons:
         why = reasons[outcome.stopped_by]
         told.append(f"{why}: not all trials have ended. Go on with the same command and --resume.")
-        return Ending(130 if outcome.stopped_by == "interrupted" else 0, tuple(told))
+        return Ending(_SIGNALLED.get(outcome.stopped_by, 0), tuple(told))
     if outcome.stopped_by is not None:
         error = (
             f"Stopped: {outcome.stopped_by.rstrip('.')}. {_way_out(outcome.stopped_by)}; "

@@ -72,7 +72,7 @@ class Outcome:
     """Of a remote experiment: the copy that was worked on."""
 
     stopped_by: str | None
-    """What stopped the run before: "interrupted", "time", "requested", or a failure's cause."""
+    """What stopped the run before: "interrupted", "terminated", "time", "requested", or a failure's cause."""
 
     @property
     def num_complete(self) -> int:

@@ -48,9 +48,6 @@ Optuna's Gaussian process never hears of pruned trials and would propose the sam
 _NODE = "node_ip"
 """Key of Tune's in every result: where the trial runs."""
 
-TIME = "time"
-"""What stopped a run whose time was up."""
-
 
 class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
     """Gives Tune the unfinished trials first, then new ones, and writes what comes back into the table.

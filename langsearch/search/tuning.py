@@ -1,8 +1,9 @@
 """The trials of a search, run by Ray Tune: what Tune is given, and what is done between its events."""
 
 import logging
+import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +27,8 @@ from langsearch.search.forecast_lines import scored_warnings
 from langsearch.search.getting_ready import ReadyWorkers
 from langsearch.search.late_nodes import LateNodes, PlacedFifo, PlacedHalving
 from langsearch.search.lost_nodes import Losses, restarts
-from langsearch.search.searcher import TIME, TableSearcher
+from langsearch.search.searcher import TableSearcher
+from langsearch.search.stop_reasons import INTERRUPTED, REQUESTED, TERMINATED, TIME, why
 from langsearch.search.tracking import tracking_callbacks
 from langsearch.search.uploading import Uploads
 from langsearch.search.worker import TrialTrainable
@@ -40,12 +42,6 @@ from langsearch.trial.failures import FAILED, PAUSED, SPENT, UNFIT
 logger = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LOOKS, _SECONDS_BETWEEN_RESULTS = 1.0, 5.0
-
-INTERRUPTED = "interrupted"
-"""What stopped a run at Ctrl+C."""
-
-REQUESTED = "requested"
-"""What stopped a run at a stop request that somebody else wrote."""
 
 
 @dataclass(frozen=True)
@@ -242,9 +238,9 @@ class _Between(tune.Callback):  # type: ignore[misc]  # Ray has no types
         """Tune pickles its callbacks into its own folder; nobody reads that, so nothing goes in."""
         return {}
 
-    def interrupt(self) -> None:
-        """Ctrl+C: the trials write checkpoints and pause."""
-        self._searcher.stop(INTERRUPTED)
+    def interrupt(self, number: int) -> None:
+        """Ctrl+C, or SIGTERM: the trials write checkpoints and pause."""
+        self._searcher.stop(TERMINATED if number == signal.SIGTERM else INTERRUPTED)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Called by Tune some ten times a second. Raises LeaseLostError, which ends Tune and its workers."""
@@ -345,7 +341,7 @@ class _Between(tune.Callback):  # type: ignore[misc]  # Ray has no types
     def _pause_trials(self, reason: str) -> None:
         """Has all running trials pause behind a checkpoint."""
         self._is_pausing = True
-        self._search.display.message(f"{_why(reason)}: the trials that run write a checkpoint and stop …")
+        self._search.display.message(f"{why(reason)}: the trials that run write a checkpoint and stop …")
         try:
             write_text(self._search.folder.stop_request, reason + "\n")
         except OSError as error:  # a full disk; they end with their next epoch
@@ -376,15 +372,6 @@ def kept_names(table: TrialTable) -> set[str]:
     """Returns the trials whose weights stay: the candidates; of none, the one that comes nearest to the constraints."""
     nearest = None if table.candidates() else table.nearest()
     return {row.name for row in table.candidates()} | ({nearest.name} if nearest is not None else set())
-
-
-def _why(reason: str) -> str:
-    texts: Mapping[str, str] = {
-        INTERRUPTED: "Interrupted (Ctrl+C again stops at once)",
-        TIME: "The time is up",
-        REQUESTED: "Asked to stop",
-    }
-    return texts.get(reason, reason[:1].upper() + reason[1:])
 
 
 def _scheduler(search: Search, searcher: TableSearcher) -> PlacedFifo | PlacedHalving:
