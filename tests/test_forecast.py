@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from langsearch.evaluate.spbleu import Scores
 from langsearch.experiment.environment import CheckedSpace, check_space
 from langsearch.experiment.folder import read_rows
 from langsearch.search.checking import print_check
 from langsearch.search.forecast import Forecast, forecast, num_scored, search_seconds
 from langsearch.search.forecast_lines import (
+    base_score,
     counted_warnings,
     describe_forecast,
     forecast_lines,
@@ -189,10 +191,34 @@ def test_languages_that_the_base_cannot_say_are_warned_of() -> None:
     assert "next to nothing into sw 0.0, wo 0.4 (spBLEU, 9 sentences each)" in warning
 
 
+def test_where_the_base_stands_is_told_with_how_small_the_sample_is(checked: CheckedSpace, measured: Forecast) -> None:
+    assert measured.measured is not None
+    scores = measured.measured.translations.scores
+    assert scores is not None
+    few = replace(scores, num_sentences=3)
+    many = replace(scores, num_sentences=16, spbleu=9.06, spbleu_low=4.0, spbleu_high=14.3)
+
+    def told(scores: Scores | None, by_language: dict[str, tuple[float, int]]) -> str:
+        assert measured.measured is not None
+        translations = replace(measured.measured.translations, scores=scores, by_language=by_language)
+        found = replace(measured, measured=replace(measured.measured, translations=translations))
+        assert ("base score" in dict(forecast_lines(checked, found))) == bool(base_score(checked, found))
+        return base_score(checked, found)
+
+    text = told(many, {"en": (11.04, 16), "sw": (7.0, 16)})
+    assert text.startswith("about 9.1 spBLEU by the base as it is, 95 % 4.0 to 14.3, greedy; into en 11.0, sw 7.0. ")
+    num = len(scores.by_direction)
+    of = str(num) if num == len(checked.directions) else f"{num} of {len(checked.directions)}"
+    assert f"A small sample, of validation: 16 sentences in each of {of} directions." in text
+    assert "; weakest into l0 0.0, l1 1.0, " in told(many, {f"l{score}": (float(score), 16) for score in range(40)})
+    assert told(few, {"en": (11.04, 3)}) == told(None, {}) == ""
+    assert base_score(checked, replace(measured, measured=None)) == ""
+
+
 def test_scores_that_are_less_certain_than_what_is_at_stake_are_warned_of() -> None:
     assert interval_warning(20.0, 1.0, 100, "16 sentences") is None
     wide = interval_warning(20.0, 1.5, 30, "16 sentences")
-    assert wide is not None and "in Cao et al. 2024" in wide
+    assert wide is not None and "over full fine-tuning on FLORES-101 (Cao et al. 2024)" in wide
     assert "on 30 sentences a direction, where 95 % of a score of 20.0 reach from -1.5 to +1.5" in wide
     weak = interval_warning(2.0, 0.9, 30, "16 sentences")
     assert weak is not None and "more than 25 % of the score" in weak

@@ -42,6 +42,7 @@ from langsearch.space.schema import Space
 from langsearch.space.search_sections import WORST_LOSS
 from langsearch.space.settings import DecodingSettings
 from langsearch.space.values import extremes, options
+from langsearch.study.results import beam_words
 
 
 def print_check(
@@ -252,7 +253,7 @@ def _fidelity(settings: DecodingSettings) -> str:
     """Returns decoding settings as "24 directions x 100 sentences, beam 5"."""
     counts = ((settings.directions, "direction"), (settings.sentences, "sentence"))
     amounts = [f"{count or 'all'} {noun}{'' if count == 1 else 's'}" for count, noun in counts]
-    return f"{' x '.join(amounts)}, {'greedy' if settings.beams == 1 else f'beam {settings.beams}'}"
+    return f"{' x '.join(amounts)}, {beam_words(settings.beams)}"
 
 
 def check_search(space: Space) -> CheckedSpace:

@@ -7,7 +7,7 @@ from typing import Any
 
 from langsearch.experiment.environment import CheckedSpace
 from langsearch.search.forecast import Forecast
-from langsearch.study.results import TrialResult
+from langsearch.study.results import TrialResult, beam_words
 
 MIN_UPDATES = 50
 """Of a whole training. Adam's second moment, with beta 0.98, looks back over as many: before that a rate is a guess."""
@@ -33,13 +33,41 @@ _MORE_SENTENCES = "`data.validation`, `evaluation.search`"
 _MIN_SENTENCES = 4
 """Of fewer sentences nothing is said."""
 
+_MAX_LISTED = 12
+"""So many target languages have their score beside them."""
+
 
 def forecast_lines(checked: CheckedSpace, found: Forecast) -> Iterator[tuple[str, str]]:
     """Yields a label and a text for the updates, the time, what that rests on, and each warning."""
     yield "updates", _updates(found)
     yield from _times(found)
+    if text := base_score(checked, found):
+        yield "base score", text
     for text in (*counted_warnings(checked, found), *measured_warnings(checked, found)):
         yield "warning", text
+
+
+def base_score(checked: CheckedSpace, found: Forecast) -> str:
+    """Returns where the base stands before any training, by the few sentences that were translated for the measure.
+
+    "" where nothing was measured, or of fewer than `_MIN_SENTENCES` a direction.
+    """
+    if found.measured is None or (scores := found.measured.translations.scores) is None:
+        return ""
+    if scores.num_sentences < _MIN_SENTENCES:
+        return ""
+    into = {name: score for name, (score, _) in found.measured.translations.by_language.items()}
+    weakest = len(into) > _MAX_LISTED
+    listed = sorted(into, key=lambda name: into[name])[:_MAX_LISTED] if weakest else [*into]
+    beams = beam_words(checked.space.evaluation.search.beams)
+    num, whole = len(scores.by_direction), len(checked.directions)
+    return (
+        f"about {scores.spbleu:.1f} spBLEU by the base as it is, 95 % {scores.spbleu_low:.1f} to "
+        f"{scores.spbleu_high:.1f}, {beams}; {'weakest ' if weakest else ''}into "
+        f"{', '.join(f'{name} {into[name]:.1f}' for name in listed)}. A small sample, of validation: "
+        f"{scores.num_sentences} sentences in each of {num if num == whole else f'{num} of {whole}'} "
+        f"direction{'' if whole == 1 else 's'}. Much higher than elsewhere: has the base seen this text?"
+    )
 
 
 def counted_warnings(checked: CheckedSpace, found: Forecast) -> Iterator[str]:
@@ -157,7 +185,10 @@ def interval_warning(score: float, half: float, num_sentences: int, measured_on:
     """
     if 2 * half <= PUBLISHED_GAIN and (half <= MAX_HALF_SHARE * score or score < NEAR_ZERO):
         return None
-    stake = f"{PUBLISHED_GAIN} spBLEU is the most that published adapters gained in Cao et al. 2024"
+    stake = (
+        f"the method's published adapters gained {PUBLISHED_GAIN} spBLEU at most, over full fine-tuning on FLORES-101 "
+        "(Cao et al. 2024)"
+    )
     if 2 * half <= PUBLISHED_GAIN:
         stake = f"that is more than {100 * MAX_HALF_SHARE:g} % of the score"
     return (

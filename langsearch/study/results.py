@@ -150,6 +150,11 @@ def _share(count: int | None, whole: int | None) -> str | None:
     return f"{count:,} of {whole:,}" if count is not None and whole is not None and count < whole else None
 
 
+def beam_words(beams: int) -> str:
+    """Returns how translations were searched: "greedy", or "beam 5"."""
+    return "greedy" if beams == 1 else f"beam {beams}"
+
+
 def kept_words(result: TrialResult) -> str:
     """Returns of which epoch a score is that stands beside the loss of another, later one."""
     if result.kept_epoch == result.epoch:
