@@ -1,6 +1,9 @@
 import io
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -11,7 +14,7 @@ from typer.testing import CliRunner
 
 from langsearch.cli import adapters, interrupted, learn, search
 from langsearch.cli.app import app
-from langsearch.cli.interrupted import KEPT, Terminated
+from langsearch.cli.interrupted import KEPT, interrupt_at_sigterm
 
 pytest_plugins = ["search_fixtures"]
 
@@ -44,7 +47,18 @@ def test_help_lists_the_commands_on_the_way_of_a_search_and_asks_for_no_more_tha
         assert max(len(line) for line in long.output.splitlines()) <= 80
 
 
-@pytest.mark.parametrize(("raised", "words", "code"), [(KeyboardInterrupt, "", 130), (Terminated, " by SIGTERM", 143)])
+@pytest.fixture
+def set_back() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
+    interrupt_at_sigterm()
+    yield
+    for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(("number", "words", "code"), [(signal.SIGINT, "", 130), (signal.SIGTERM, " by SIGTERM", 143)])
+@pytest.mark.usefixtures("set_back")
 @pytest.mark.parametrize(
     ("arguments", "module", "way_on"),
     [
@@ -58,14 +72,17 @@ def test_ctrl_c_and_sigterm_end_a_command_with_a_sentence_and_an_exit_code(
     arguments: list[str],
     module: ModuleType,
     way_on: str,
-    raised: type[KeyboardInterrupt],
+    number: int,
     words: str,
     code: int,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
     def interrupt(*_: object, **__: object) -> None:
-        raise raised
+        try:
+            os.kill(os.getpid(), number)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt from None  # as Ray does
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.yaml").touch()

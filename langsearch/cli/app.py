@@ -14,7 +14,7 @@ from langsearch.cli.cluster import doctor, fetch, status, submit
 from langsearch.cli.console import err, out
 from langsearch.cli.experiments import dashboard, list_, report, show
 from langsearch.cli.extend import extend
-from langsearch.cli.interrupted import KEPT, raise_at_sigterm, tell_interrupt, telling_interrupts
+from langsearch.cli.interrupted import KEPT, interrupt_at_sigterm, tell_interrupt, telling_interrupts
 from langsearch.cli.learn import learn_sides, learn_subspace
 from langsearch.cli.search import check, run
 from langsearch.space.problems import InputError
@@ -74,7 +74,7 @@ def main() -> None:
     # What is left in the end is freed with the process; looking through all of it before took 0.5 s.
     atexit.register(gc.freeze)
     wait_passively()
-    raise_at_sigterm()
+    interrupt_at_sigterm()
     try:
         app(prog_name="langsearch")
     except InputError as error:
@@ -88,5 +88,5 @@ def main() -> None:
         problem, code = file_problem(error)
         err.print(f"error: {problem}", markup=False, soft_wrap=True)
         sys.exit(code)
-    except KeyboardInterrupt as interrupt:  # before the command has begun
-        sys.exit(tell_interrupt(interrupt))
+    except KeyboardInterrupt:  # before the command has begun
+        sys.exit(tell_interrupt())

@@ -14,38 +14,37 @@ KEPT = "No finished epoch is lost. Go on with the same command and --resume."
 """Of commands that have --resume."""
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM has come."""
+class _Termination:
+    """Raises KeyboardInterrupt at the first SIGTERM; at later ones all is being put in order already.
 
-
-class _RaisedOnce:
-    """Raises Terminated at the first SIGTERM; at later ones all is being put in order already."""
+    It remembers that one has come: Ray passes what a handler raises on as a KeyboardInterrupt of its own.
+    """
 
     has_come = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if not self.has_come:
             self.has_come = True
-            raise Terminated
+            raise KeyboardInterrupt
 
 
-def raise_at_sigterm() -> None:
-    """Has SIGTERM raise Terminated in the main thread, so that a command ends in order and says so.
+def interrupt_at_sigterm() -> None:
+    """Has SIGTERM raise KeyboardInterrupt in the main thread, so that a command ends in order and says so.
 
     To be called in the main thread. A process whose SIGTERM is ignored goes on ignoring it.
     """
     if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
-        signal.signal(signal.SIGTERM, _RaisedOnce())
+        signal.signal(signal.SIGTERM, _Termination())
 
 
-def tell_interrupt(interrupt: KeyboardInterrupt, way_on: str = "") -> int:
-    """Says what has come; returns the command's exit code.
+def tell_interrupt(way_on: str = "") -> int:
+    """Says what has interrupted a command, Ctrl+C or SIGTERM; returns its exit code.
 
     Args:
-        interrupt: What was raised.
         way_on: What is kept, and how to go on.
     """
-    is_terminated = isinstance(interrupt, Terminated)
+    handler = signal.getsignal(signal.SIGTERM)
+    is_terminated = isinstance(handler, _Termination) and handler.has_come
     words = "Interrupted by SIGTERM." if is_terminated else "Interrupted."
     err.print(f"{words} {way_on}".rstrip(), markup=False, soft_wrap=True)
     return 128 + (signal.SIGTERM if is_terminated else signal.SIGINT)
@@ -63,7 +62,7 @@ def telling_interrupts(command: Callable[..., Any], way_on: str = "") -> Callabl
     def told(*args: Any, **kwargs: Any) -> Any:
         try:
             return command(*args, **kwargs)
-        except KeyboardInterrupt as interrupt:
-            raise typer.Exit(tell_interrupt(interrupt, way_on)) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(tell_interrupt(way_on)) from None
 
     return told
