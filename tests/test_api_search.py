@@ -1,5 +1,6 @@
 """A real search from Python, and all that can be asked of what it leaves."""
 
+import json
 import math
 import os
 import signal
@@ -154,9 +155,10 @@ def test_check_says_what_a_search_would_be_and_writes_nothing(
     monkeypatch.chdir(tmp_path)
     found = ls.check(SPACE)
     assert found["baselines"] == ["pretrained"]
-    assert capsys.readouterr().out.startswith("small: the space is right. Nothing was started.\n")
-    assert ls.check(SPACE, {"search.trials": 9}, quiet=True)["search"]["trials"] == 9
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out == "", "what is returned is shown once"
+    assert repr(found).startswith("small: the space is right. Nothing was started.\n")
+    assert json.loads(json.dumps(found))["name"] == "small"
+    assert ls.check(SPACE, {"search.trials": 9})["search"]["trials"] == 9
     assert list(tmp_path.iterdir()) == []
 
 

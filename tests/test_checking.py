@@ -98,7 +98,7 @@ def test_check_shows_what_a_search_would_do(space_file: Path) -> None:
         "base files  model.safetensors, 5 MB",
         "class       high: en, fr",
         "class       low: sw",
-        "unknown     pieces that the base's tokenizer does not know: fr 0.1 %",
+        "unknown     of a language's pieces the base's tokenizer does not know: fr 0.1 %",
         "directions  6 in 3 class pairs",
         "sentences   train 364 · validation 52 · test 104",
         "train       embedded train in quickstart: 364 rows",

@@ -48,3 +48,4 @@ def test_the_front_is_shown_with_its_warnings(trained: Path, tmp_path: Path) -> 
     stream = io.StringIO()
     Console(file=stream, width=120).print(front_table(read_experiment(folder)))
     assert f"00000: {warning}" in stream.getvalue() and "odd" not in stream.getvalue()
+    assert stream.getvalue().count("`max_length_factor`") == 1, "with what mends it"

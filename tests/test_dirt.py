@@ -202,9 +202,9 @@ def test_faults_are_told_by_language_with_the_worst_line(folder: Path, langsearc
     ended = langsearch("check", "my.yaml", "--no-measure")
     assert ended.code == 0
     lines = [re.sub(r" +", " ", line.rstrip()) for line in ended.out.splitlines()]
-    place = lines.index("sentences with faults")
+    place = lines.index("sentences with faults, in % of a language's sentences")
     assert lines[place + 1 : place + 6] == [
-        "language copies other script unknown lengths",
+        "language copies other script unknown pieces lengths",
         "en 8.33 %",
         "fr 8.33 % 0.833 % 0.833 %",
         "worst en, copies: train/en.txt:31: Untranslated line 0",

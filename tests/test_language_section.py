@@ -137,7 +137,7 @@ def test_check_shows_how_new_languages_begin_and_counts_their_rows(tmp_path: Pat
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
     assert "new         tyv begins as sw, with a token of its own, __tyv__: 128 parameters" in shown
-    assert "unknown     pieces that the base's tokenizer does not know: none" in shown
+    assert "unknown     of a language's pieces the base's tokenizer does not know: none" in shown
     assert "warning" not in shown
     described = describe_check(checked)
     assert described["new_languages"] == {"tyv": {"like": "sw", "token": "__tyv__"}}

@@ -1,6 +1,8 @@
 """`langsearch list` and `langsearch show`, on a terminal, piped and as JSON."""
 
+import io
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -11,11 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from optuna.distributions import IntDistribution
+from rich.console import Console
+from rich.table import Table
 
 from langsearch.cli.app import main
 from langsearch.experiment.folder import read_json, read_rows, write_json
 from langsearch.experiment.lock import hold, is_held
-from langsearch.experiment.printable import json_text, printable, printable_lines
+from langsearch.experiment.printable import Unpadded, json_text, printable, printable_lines
 from langsearch.experiment.remote import open_remote
 from langsearch.experiment.results_parquet import row_values
 from langsearch.report.experiment_reader import as_trial
@@ -219,3 +223,13 @@ def test_json_has_no_numbers_that_json_does_not_have() -> None:
     value = {"a": float("nan"), "b": [1.5, float("inf")], "c": ("\x9b", None, True)}
     assert json.loads(json_text(value)) == {"a": None, "b": [1.5, None], "c": ["\x9b", None, True]}
     assert "\x9b" not in json_text(value)
+
+
+def test_a_table_has_no_blanks_at_the_ends_of_its_lines() -> None:
+    table = Table("name", "words", title="two", title_justify="left", box=None)
+    table.add_row("a", "some words here")
+    table.add_row("b", "", style="bold")
+    stream = io.StringIO()
+    Console(file=stream, width=60, force_terminal=True, color_system="standard").print(Unpadded(table))
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue())
+    assert plain.splitlines() == ["two", " name  words", " a     some words here", " b"]

@@ -104,7 +104,7 @@ def test_summary_numbers_are_those_of_the_results(page: Page, rows: list[dict[st
         return f"{millions:.1f}M trainable parameters ({row['trainable_percent']:.2f} % of the base)"
 
     assert f"trial {best['name']}: {scored(best)} on test, with {size(best)}." in page.text
-    chosen = f"chosen by its score on the whole validation part, {scored(best, 'full_')}"
+    chosen = f"chosen by its score on validation, {scored(best, 'full_')}"
     assert f"{chosen}; while searching it had {scored(best, '')}." in page.text
     for other, words in ((full, "full fine-tuning"), (pretrained, "the pretrained base")):
         change = best["test_spbleu"] - other["test_spbleu"]

@@ -18,14 +18,16 @@ from sacrebleu.metrics import CHRF
 from langsearch.report.advice import next_sentences
 from langsearch.report.costs import cost_facts, costs
 from langsearch.report.experiment_reader import read_details, read_experiment
-from langsearch.report.experiment_values import CurvePoint, Experiment
+from langsearch.report.experiment_values import SPLITS, CurvePoint, Experiment
 from langsearch.report.importance import MIN_TRIALS, importances
 from langsearch.report.page import render_page, with_code
 from langsearch.report.sentences import demand_sentences, headline, language_gains, mean_ranks, sentences
 from langsearch.report.showing import print_trial
 from langsearch.report.summary import summarise
+from langsearch.report.terminal import front_table
 from langsearch.report.timeline import MAX_WORKER_LANES, timeline_figure
 from langsearch.report.translations import read_translations
+from langsearch.report.wording import split_words
 from langsearch.study.results import final_part
 from tests.report_fixtures import CLASSES, DIRECTIONS, Page, make_experiment
 
@@ -290,10 +292,7 @@ def test_best_member_is_chosen_by_the_whole_validation_part(folder: Path, tmp_pa
     best = summarise(experiment).best
     assert best is not None
     assert best.name == front[0]
-    assert any(
-        "by its score on the whole validation part, 99.00" in line
-        for line in sentences(experiment, summarise(experiment), {})
-    )
+    assert any("by its score on validation, 99.00" in line for line in sentences(experiment, summarise(experiment), {}))
 
 
 def test_scores_on_a_share_of_the_validation_part_are_never_called_the_whole(folder: Path, tmp_path: Path) -> None:
@@ -307,7 +306,7 @@ def test_scores_on_a_share_of_the_validation_part_are_never_called_the_whole(fol
     assert f"It was chosen by its score on {words}," in page.text
     assert page.data["trials"]["split_words"]["full"] == words
     assert f"{words} (candidates)" in page.html
-    assert "the whole validation part" not in page.html
+    assert "all of validation" not in page.html
     stream = io.StringIO()
     best = summarise(experiment).best
     assert best is not None
@@ -315,19 +314,45 @@ def test_scores_on_a_share_of_the_validation_part_are_never_called_the_whole(fol
     assert "20 of 52 validation sentences" in stream.getvalue()
 
 
+def test_scores_by_other_beams_say_so_where_they_stand_beside_one_another(folder: Path, tmp_path: Path) -> None:
+    same = {"num_sentences": 52, "num_directions": 56, "full_num_sentences": 52, "full_num_directions": 56}
+    experiment = changed(folder, tmp_path, lambda row: same | {"beams": 1} if row["full_spbleu"] else {"beams": 1})
+
+    def with_beams(beams: int) -> Experiment:
+        text = f"evaluation: {{final: {{directions: all, beams: {beams}}}}}\n"
+        (experiment.folder / "space.yaml").write_text(text)
+        return read_experiment(experiment.folder)
+
+    other, alike = with_beams(5), with_beams(1)
+    words = {split: split_words(split, other) for split in SPLITS}
+    assert words == {"validation": "validation, greedy", "full": "validation, beam 5", "test": "test, beam 5"}
+    assert {split_words(split, alike) for split in SPLITS} == {"validation", "test"}
+    page = Page(render_page(other))
+    assert page.data["trials"]["split_words"] == words
+    assert "chosen by its score on validation, beam 5," in page.text and "while searching, greedy, it had" in page.text
+    assert "on test, beam 5" in str(front_table(other).title)
+    best = summarise(other).best
+    assert best is not None
+    stream = io.StringIO()
+    print_trial(Console(file=stream, width=100), other, best)
+    assert all(words[split] in stream.getvalue() for split in SPLITS)
+
+
 @pytest.mark.parametrize(
     ("sizes", "words"),
     [
-        ((52, 56, 52, 56), "the whole validation part"),
-        ((None, None, 52, 56), "the whole validation part"),
-        ((20, 56, None, None), "the whole validation part"),
+        ((52, 56, 52, 56), "validation"),
+        ((52, 56, 52, 56, (52, 56), 5), "validation, beam 5"),
+        ((52, 56, 52, 56, (20, 56), 5), "all of validation, beam 5"),
+        ((52, 56, 52, 56, (52, 12)), "all of validation"),
+        ((None, None, 52, 56), "validation"),
+        ((20, 56, None, None), "validation"),
+        ((20, 56, 52, 56, (52, 56), 1), "20 of 52 validation sentences in all directions, greedy"),
         ((20, 56, 52, 56), "20 of 52 validation sentences in all directions"),
         ((52, 12, 52, 56), "all validation sentences in 12 of 56 directions"),
     ],
 )
-def test_full_scores_say_how_much_of_the_validation_part_they_are_of(
-    sizes: tuple[int | None, int | None, int | None, int | None], words: str
-) -> None:
+def test_full_scores_say_how_much_of_the_validation_part_they_are_of(sizes: tuple[Any, ...], words: str) -> None:
     assert final_part(*sizes) == words
 
 

@@ -53,8 +53,8 @@ def _run(search: Any, evaluations: list[tuple[str, "FinalSplit"]]) -> None:
 @pytest.mark.parametrize(
     ("table", "sentences", "candidates", "part"),
     [
-        (1, 20, "the front's candidate", "20 of 52 validation sentences in all directions"),
-        (2, None, "the front's 2 candidates", "the whole validation part"),
+        (1, 20, "the front's candidate", "20 of 52 validation sentences in all directions, greedy"),
+        (2, None, "the front's 2 candidates", "all of validation, greedy"),
     ],
     indirect=["table"],
 )
@@ -66,7 +66,28 @@ def test_what_the_front_is_scored_on_again_is_said_as_it_is(
     monkeypatch.setattr(selection, "_run", _run)
     assert selection.evaluate_candidates(_search(said, table, DecodingSettings(sentences=sentences)))
     assert said[0] == f"Scoring {candidates} again, on {part} …"
-    assert said[1:] == [f"{name:<15} spBLEU  1.00 on {part}" for name in names]
+    results = [table.row(name).result for name in names]
+    assert said[1:] == [
+        f"{name:<15} spBLEU  1.00 on {part}; while searching {result.spbleu:.2f}, greedy"
+        for name, result in zip(names, results, strict=True)
+        if result is not None
+    ]
+
+
+@pytest.mark.parametrize("table", [1], indirect=True)
+def test_a_score_has_the_difference_to_the_base_s_of_the_same_kind_beside_it(
+    table: "TrialTable", make_result: "ResultMaker", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table.add_baseline("pretrained")
+    table.complete("pretrained", make_result(spbleu=0.5, trainable_parameters=0))
+    said: list[str] = []
+    search = _search(said, table, DecodingSettings(beams=5))
+    for split in ("test", "full"):
+        _run(search, [("00000", split)])
+        assert "(+" not in said[-1], "there is none yet"
+        _run(search, [("pretrained", split), ("00000", split)])
+        assert "(+0.00)" in said[-1] and "(+" not in said[-2]
+    assert said[-1] == "00000           spBLEU  1.00 (+0.00) on all of validation, beam 5; while searching 0.00, greedy"
 
 
 @pytest.mark.parametrize(("table", "systems"), [(1, "1 system"), (2, "2 systems")], indirect=["table"])

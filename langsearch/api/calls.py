@@ -5,6 +5,7 @@ Wrong input raises InputError with every problem that there is, in the words of 
 
 from __future__ import annotations  # `help` shows annotations as they are written here
 
+import io
 import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
+from langsearch.api.checked import Checked
 from langsearch.api.experiment import Experiment
 from langsearch.api.words import in_python, speaking_python
 from langsearch.experiment.places import (
@@ -71,20 +73,23 @@ def _load(space: SpaceLike, overrides: Overrides) -> Space:
     raise InputError(map(in_python, all_problems(wrong)))
 
 
-def check(
-    space: SpaceLike, overrides: Overrides = (), *, measure: bool | None = None, quiet: bool = False
-) -> dict[str, Any]:
+def check(space: SpaceLike, overrides: Overrides = (), *, measure: bool | None = None) -> Checked:
     """Says what a search would be: languages, sentences, dimensions, sizes, plan, updates, time. Starts nothing.
+
+    Prints nothing: a notebook shows what the last line of a cell returns, which is the page here, and
+    `print(ls.check(space))` shows it elsewhere.
+
+    >>> ls.check("my.yaml")
+    >>> ls.check("my.yaml")["forecast"]["trial_s"]
 
     Args:
         space: As `load_space` takes it.
         overrides: Likewise.
         measure: Measure for some seconds how long updates and translations take here. None: unless the same was
             measured here before.
-        quiet: Print nothing.
 
     Returns:
-        The same as data, as `langsearch check --json` prints it.
+        A dictionary of the same data, as `langsearch check --json` prints it, which shows itself as the page.
 
     Raises:
         InputError: With all that is wrong with the space, its base and its sentences.
@@ -98,9 +103,9 @@ def check(
         checked = check_search(loaded)
         dirt = find_dirt_of(checked)
         found = forecast(checked, is_measured=measure)
-        if not quiet:
-            print_check(_console(), checked, dirt, found)
-        return describe_check(checked, dirt, found)
+        page = io.StringIO()
+        print_check(Console(file=page, highlight=False, width=_console().width), checked, dirt, found)
+        return Checked(describe_check(checked, dirt, found), page.getvalue())
 
 
 def search(

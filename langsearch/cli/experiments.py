@@ -105,7 +105,7 @@ def list_(
 ) -> None:
     """List experiments: state, trials, and the best one's spBLEU (v: on validation) against the baselines."""
     from langsearch.experiment.places import earlier_training_words
-    from langsearch.experiment.printable import json_text
+    from langsearch.experiment.printable import Unpadded, json_text
     from langsearch.experiment.working_copy import fetch_experiments
     from langsearch.report.listing import list_experiments, listing_data, listing_table
 
@@ -114,7 +114,7 @@ def list_(
     if is_json:
         typer.echo(json_text(listing_data(listed)))
     elif listed:
-        out.print(listing_table(listed))
+        out.print(Unpadded(listing_table(listed)))
     else:
         print_text(f"No experiment in {experiments}.")
     for path in paths:

@@ -15,6 +15,7 @@ from langsearch.cluster.nodes import Node, NodeError, ask, live_nodes, may_come,
 from langsearch.cluster.probes import MUST_BE_EQUAL, Examined, examine, read_clock, remove_token, write_token
 from langsearch.cluster.resources import amounts
 from langsearch.experiment.object_store import is_remote
+from langsearch.experiment.printable import Unpadded
 from langsearch.experiment.remote import open_remote
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space
@@ -93,7 +94,7 @@ def print_diagnoses(console: Console, diagnoses: Sequence[Diagnosis], problems: 
     first = next((found.examined for found in diagnoses if found.examined is not None), None)
     for found in diagnoses:
         table.add_row(*_cells(found, first))
-    console.print(table)
+    console.print(Unpadded(table))
     if first is not None:
         console.print(", ".join(f"{name} {number}" for name, number in first.versions.items()), soft_wrap=True)
     for found in diagnoses:

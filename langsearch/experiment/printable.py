@@ -3,7 +3,11 @@
 import json
 import math
 import re
+from collections.abc import Iterator
 from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 """C0 and C1 controls, line separators, and what turns the direction of the text around it."""
@@ -20,6 +24,26 @@ def printable(text: str) -> str:
 def printable_lines(text: str) -> str:
     """Returns a text with its lines kept, otherwise as `printable`."""
     return "\n".join(printable(line) for line in text.splitlines())
+
+
+class Unpadded:
+    """Prints a table without blanks at the ends of its lines, which would be in the way where it is copied.
+
+    Args:
+        table: What is printed.
+    """
+
+    def __init__(self, table: RenderableType) -> None:
+        self._table = table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        for line in console.render_lines(self._table, options, pad=False):
+            while line and not line[-1].text.strip():
+                line.pop()
+            if line:
+                yield from line[:-1]
+                yield Segment(line[-1].text.rstrip(), line[-1].style)
+            yield Segment.line()
 
 
 def json_text(value: Any) -> str:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from langsearch.experiment.environment import CheckedSpace, build_environment, check_space
 from langsearch.experiment.folder import STORE_FOLDER, write_text
+from langsearch.experiment.printable import Unpadded
 from langsearch.experiment.recorded_base import check_recorded, record_base, recorded_source
 from langsearch.model.base import load_base
 from langsearch.model.device import require_gpu, settle
@@ -86,7 +87,7 @@ def learn_and_print(
     _show(console, task, learn(base, training_data(base, environment), task, folder))
     if kind == "sides":
         learned = read_sides(folder)
-        console.print(sides_table(learned))
+        console.print(Unpadded(sides_table(learned)))
         if learned.unsure:
             names = ", ".join(learned.unsure)
             console.print(f"Not sure, and so left to the search: {names}", markup=False, soft_wrap=True)
@@ -100,7 +101,7 @@ def learn_and_print(
         return folder
     demand = read_demand(folder)
     write_text(folder / NARROWED_FILE, _header(task, checked) + narrowed_space(space, checked.shape, demand))
-    console.print(demand_table(demand))
+    console.print(Unpadded(demand_table(demand)))
     console.print(f"Demand: {folder / DEMAND_FILE}", markup=False, soft_wrap=True)
     console.print(f"A narrowed space: {folder / NARROWED_FILE}", markup=False, soft_wrap=True)
     return folder

@@ -4,9 +4,13 @@ Only JSON, Parquet and text are read, so a folder from somebody else cannot run 
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from langsearch.experiment.folder import TRAINING
 from langsearch.experiment.places import earlier_training_words
@@ -94,8 +98,17 @@ def read_experiment(folder: Path, trials: Sequence[Trial] | None = None, note: s
         trials=tuple(trials),
         num_validation_sentences=as_integer(about.get("num_validation_sentences")),
         notes=tuple(notes),
+        final_beams=_final_beams(space_text),
         is_training=about.get("command") == TRAINING,
     )
+
+
+def _final_beams(space_text: str | None) -> int | None:
+    """Returns the beams of final scores, which a space that was written down names; None where it cannot be read."""
+    with suppress(YAMLError):
+        space = as_mapping(YAML(typ="safe", pure=True).load(space_text or ""))
+        return as_integer(as_mapping(as_mapping(space.get("evaluation")).get("final")).get("beams"))
+    return None
 
 
 def read_curve(experiment: Experiment, name: str) -> tuple[CurvePoint, ...]:

@@ -186,5 +186,8 @@ class Experiment:
     notes: tuple[str, ...]
     """One sentence for everything that is missing or cannot be read."""
 
+    final_beams: int | None = None
+    """Of the scores by `evaluation.final`, on validation and on test."""
+
     is_training: bool = False
     """Whether `langsearch train` wrote it: one trial, without a search."""

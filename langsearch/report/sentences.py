@@ -11,6 +11,7 @@ from langsearch.report.experiment_values import Experiment, Score, Split, Trial
 from langsearch.report.matrices import ordered_languages
 from langsearch.report.summary import DirectionScores, Summary, gain, is_losing
 from langsearch.space.architecture import Architecture
+from langsearch.study.results import beam_words
 
 NUM_LANGUAGES = 3
 
@@ -193,8 +194,14 @@ def _chosen(experiment: Experiment, best: Trial) -> str:
         return f"It was chosen by its validation score, {_scored(best.validation)}."
     return (
         f"It was chosen by its score on {wording.split_words('full', experiment, best.final)}, {_scored(best.final)}; "
-        f"while searching it had {_scored(best.validation)}."
+        f"while searching{_beams(experiment)} it had {_scored(best.validation)}."
     )
+
+
+def _beams(experiment: Experiment) -> str:
+    """Returns ", greedy," where final scores have other beams than those while searching."""
+    searched, _ = wording.beams_of(experiment)
+    return "" if searched is None else f", {beam_words(searched)},"
 
 
 def _comparison(best: Trial, other: Trial, words: str, split: Split, scores: Mapping[str, DirectionScores]) -> str:

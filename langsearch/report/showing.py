@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from langsearch.experiment.lock import is_held
-from langsearch.experiment.printable import printable, printable_lines
+from langsearch.experiment.printable import Unpadded, printable, printable_lines
 from langsearch.report import wording
 from langsearch.report.choices import Choices, choice_sentences, read_choices
 from langsearch.report.experiment_reader import read_details, trial_folder
@@ -106,21 +106,21 @@ def print_trial(console: Console, experiment: Experiment, trial: Trial) -> None:
     """Prints a trial: its scores, its point, its plan, its curve, and why it failed."""
     details = read_details(experiment, _place(trial))
     _print_lines(console, dict(_facts(experiment, trial)))
-    console.print(_score_table(experiment, trial))
+    console.print(Unpadded(_score_table(experiment, trial)))
     if trial.params:
         table = _table("point", "value")
         for name in trial.params:
             table.add_row(Text(printable(name)), Text(printable(_value(trial, name, details.architecture))))
-        console.print(table)
+        console.print(Unpadded(table))
     if details.architecture is not None and details.architecture.adapters:
-        console.print(_plan_table(experiment, details))
+        console.print(Unpadded(_plan_table(experiment, details)))
     choices = read_choices(experiment, trial)
     for sentence in choice_sentences(choices):
         _print(console, sentence)
     if choices.gates:
-        console.print(_gate_table(choices))
+        console.print(Unpadded(_gate_table(choices)))
     if details.curve:
-        console.print(_curve_table(details.curve))
+        console.print(Unpadded(_curve_table(details.curve)))
     if details.failure is not None:
         _print(console, f"failed: {details.failure.cause}: {details.failure.message}")
         console.print(Text(printable_lines(details.failure.traceback), style="dim"), soft_wrap=True)
@@ -185,7 +185,7 @@ def _score_table(experiment: Experiment, trial: Trial) -> Table:
     table = _table("spBLEU on", "score", "95 %", "to pre", "to full", "sentences", "directions")
     for split in SPLITS:
         score = trial.score(split)
-        if score is not None:
+        if score is not None and not (split == "full" and wording.is_scored_alike(experiment, trial)):
             table.add_row(
                 _split_label(experiment, split, score),
                 wording.spbleu(score.spbleu),
@@ -207,7 +207,9 @@ def _directions(experiment: Experiment, score: Score) -> str:
 
 def _split_label(experiment: Experiment, split: Split, score: Score) -> str:
     """Returns what a row's score is of; the row says in how many directions."""
-    return wording.split_words(split, experiment, score).partition(" in ")[0]
+    words = wording.split_words(split, experiment, score)
+    sentences, within, rest = words.partition(" in ")
+    return f"{sentences}{rest.partition(' directions')[2]}" if within else words
 
 
 def _value(trial: Trial, name: str, architecture: Architecture | None) -> str:

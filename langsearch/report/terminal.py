@@ -7,13 +7,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from langsearch.experiment.printable import printable, printable_lines
+from langsearch.experiment.printable import Unpadded, printable, printable_lines
 from langsearch.report import wording
 from langsearch.report.empty_front import empty_front_sentences
 from langsearch.report.experiment_values import Experiment, Trial
 from langsearch.report.sentences import headline, untested
 from langsearch.report.summary import Summary, gain, is_losing, summarise
-from langsearch.study.results import CUT
+from langsearch.study.results import CUT, CUT_WAY_OUT
 
 MAX_SUMMARY_CHARS = 60
 """At 80 columns the last column has 20 left: three or four lines a trial at most."""
@@ -21,7 +21,7 @@ MAX_SUMMARY_CHARS = 60
 
 def print_front(console: Console, experiment: Experiment) -> None:
     """Prints the front against the baselines, and why nothing is on it, or that what is on it gained nothing."""
-    console.print(front_table(experiment))
+    console.print(Unpadded(front_table(experiment)))
     summary = summarise(experiment)
     losing = (headline(summary),) if is_losing(summary) else ()
     for sentence in (*empty_front_sentences(experiment, summary), *losing):
@@ -109,8 +109,11 @@ def _caption(experiment: Experiment, summary: Summary) -> str:
         if paired is not None and summary.split == "test":
             interval = wording.paired_interval(paired.low, paired.high)
             lines.append(f"* against {words}: {wording.difference(paired.value)}, 95 % {interval} (paired bootstrap)")
+    num_before = len(lines)
     for trial in (*summary.front, *summary.baselines):
         lines += [f"{wording.trial_label(trial)}: {words}" for words in (trial.note or "").split("; ") if CUT in words]
+    if len(lines) > num_before:
+        lines.append(CUT_WAY_OUT)
     if experiment.signature:
         lines.append(experiment.signature)
     if summary.split == "validation" and summary.front:

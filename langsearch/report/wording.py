@@ -4,7 +4,7 @@ import math
 from decimal import ROUND_HALF_UP, Decimal
 
 from langsearch.report.experiment_values import Experiment, Score, Split, Trial
-from langsearch.study.results import final_part
+from langsearch.study.results import beam_words, final_part
 
 MISSING = "–"
 
@@ -29,19 +29,40 @@ def metric_label(experiment: Experiment) -> str:
 
 
 def split_words(split: Split, experiment: Experiment, score: Score | None = None) -> str:
-    """Returns what scores of a split are of.
+    """Returns what scores of a split are of, with the beams where the experiment has scores by several.
 
     Args:
         split: The split.
-        experiment: Its size tells whether final scores are of the whole validation part.
+        experiment: Its size tells whether final scores are of all of validation.
         score: Of a trial. None: any of the experiment's on the split; all are of one size.
     """
+    searched, final = beams_of(experiment)
     if split != "full":
-        return split
+        beams = searched if split == "validation" else final
+        return split if beams is None else f"{split}, {beam_words(beams)}"
     if score is None:
         score = next((trial.final for trial in experiment.trials if trial.final is not None), None)
     sizes = (None, None) if score is None else (score.num_sentences, score.num_directions)
-    return final_part(*sizes, experiment.num_validation_sentences, len(experiment.directions) or None)
+    first = next((trial.validation for trial in experiment.trials if trial.validation and trial.final), None)
+    before = (None, None) if first is None else (first.num_sentences, first.num_directions)
+    whole = experiment.num_validation_sentences, len(experiment.directions) or None
+    return final_part(*sizes, *whole, before, final)
+
+
+def beams_of(experiment: Experiment) -> tuple[int | None, int | None]:
+    """Returns the beams while searching and those of the final scores; (None, None) where they are the same.
+
+    Also where they are not known, or earlier rungs' scores have others than later ones.
+    """
+    found = {trial.beams for trial in experiment.trials if trial.beams is not None and trial.state == "complete"}
+    if len(found) != 1 or experiment.final_beams is None or found == {experiment.final_beams}:
+        return None, None
+    return found.pop(), experiment.final_beams
+
+
+def is_scored_alike(experiment: Experiment, trial: Trial) -> bool:
+    """Returns whether a trial's final score is the one that it has from the search: of as much, by as many beams."""
+    return trial.final == trial.validation and beams_of(experiment) == (None, None)
 
 
 def sample_size(experiment: Experiment, score: Score | None, split: Split) -> str:

@@ -14,6 +14,7 @@ from langsearch.data.directions import class_pair, sample_directions
 from langsearch.experiment.base_checks import draft_problems
 from langsearch.experiment.dirt import FoundDirt
 from langsearch.experiment.environment import CheckedSpace, check_space
+from langsearch.experiment.printable import Unpadded
 from langsearch.experiment.task import summarize
 from langsearch.model.cache import cache_folder
 from langsearch.model.finding import FoundBase
@@ -78,7 +79,7 @@ def print_check(
     for label, text in sentence_lines(checked, dirt):
         _print_line(console, label, text)
     if (table := dirt_table(checked, dirt)) is not None:
-        console.print(table)
+        console.print(Unpadded(table))
     for label, text in worst_lines(checked, dirt):
         _print_line(console, label, text)
     stand_in = " (a stand-in: not comparable with published spBLEU)" if checked.tokenizer.is_stand_in else ""
@@ -93,7 +94,7 @@ def print_check(
     for name, place in describe_tracking(space.tracking).items():
         _print_line(console, "tracking", f"{name}: {place}")
     dimensions = space.dimensions()
-    console.print(_dimensions_table(dimensions))
+    console.print(Unpadded(_dimensions_table(dimensions)))
     low, high = parameter_range(checked)
     percent = [100 * count / shape.num_parameters for count in (low, high)]
     _print_line(
@@ -341,7 +342,7 @@ def print_plan(
         side = "any" if is_one_slot else row.side
         where = f"{row.stack} {show_layers(row.layers)}"
         plan.add_row(where, show_modules(row.modules), side, show_ranks(row.ranks, classes))
-    console.print(plan)
+    console.print(Unpadded(plan))
     by_class, in_common = num_parameters_by_class(architecture, classes, shape)
     counts = _table("parameters", "class", "languages", "parameters", "% of the base", right=3)
     rows = [(name, len(classes[name]), count) for name, count in by_class.items()]
@@ -353,7 +354,7 @@ def print_plan(
     rows.append(("all", len(architecture.languages), architecture.num_parameters(shape)))
     for name, num_languages, count in rows:
         counts.add_row(name, str(num_languages), f"{count:,}", f"{100 * count / shape.num_parameters:.3g}")
-    console.print(counts)
+    console.print(Unpadded(counts))
 
 
 def _table(title: str, *columns: str, right: int = 0) -> Table:

@@ -51,15 +51,20 @@ def describe_data(checked: CheckedSpace) -> dict[str, Any]:
 
 
 def name_directions(directions: list[Direction]) -> str:
-    """Returns the first directions by name, and how many more there are; both ways of a pair are one name."""
+    """Returns the first directions by name, and how many more there are.
+
+    Both ways of a pair are one name: that of the way that comes first.
+    """
     given = set(directions)
     names: list[str] = []
+    shown: set[Direction] = set()
     for direction in directions:
         back = Direction(direction.tgt, direction.src)
         if back not in given:
             names.append(str(direction))
-        elif direction < back:
-            names.append(f"{direction.src}-{direction.tgt} and back")
+        elif back not in shown:
+            names.append(f"{direction} and back")
+        shown.add(direction)
     if len(names) <= _MAX_NAMES:
         return ", ".join(names)
     return f"{', '.join(names[:_MAX_NAMES])}, … ({len(directions):,} directions)"

@@ -38,7 +38,7 @@ def language_lines(checked: CheckedSpace) -> Iterator[tuple[str, str]]:
         yield "new", f"{text}: {checked.shape.d_model:,} parameters"
     shares = unknown_shares(checked)
     listed = ", ".join(f"{language} {_percent(share)}" for language, share in shares.items() if share)
-    yield "unknown", f"pieces that the base's tokenizer does not know: {listed or 'none'}"
+    yield "unknown", f"of a language's pieces the base's tokenizer does not know: {listed or 'none'}"
     for language, share in shares.items():
         if share > MAX_UNKNOWN:
             yield (

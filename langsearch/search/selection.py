@@ -14,7 +14,8 @@ from langsearch.experiment.folder import ExperimentFolder, TrialFolder, read_row
 from langsearch.search.tasks import evaluate_on_worker
 from langsearch.search.tuning import Search
 from langsearch.search.unfit_node import UnfitNodeError
-from langsearch.study.results import FinalResult, TestResult, final_part
+from langsearch.study.results import FinalResult, TestResult, beam_words, final_part
+from langsearch.study.rows import PRETRAINED
 from langsearch.study.table import TrialTable
 from langsearch.trial.scores import FinalSplit
 
@@ -40,7 +41,8 @@ def evaluate_candidates(search: Search) -> bool:
         if num < len(names):
             candidates += " and the pretrained base"
         final = search.space.evaluation.final
-        search.display.message(f"Scoring {candidates} again, on {_part(search, final.sentences, final.directions)} …")
+        part = _part(search, names[0], final.sentences, final.directions)
+        search.display.message(f"Scoring {candidates} again, on {part} …")
         # Both of one trial would write to its scores at once.
         baselines = [row.name for row in table.untested() if row.kind == "baseline" and row.name not in names]
         names, baselines = _longest_first(table, names), _longest_first(table, baselines)
@@ -89,20 +91,34 @@ def _record(search: Search, name: str, split: FinalSplit, values: dict[str, Any]
     if split == "test":
         tested = TestResult(**values)
         search.table.record_test(name, tested)
-        search.display.message(f"{name:<15} test spBLEU {tested.test_spbleu:5.2f}")
+        base = search.table.row(PRETRAINED).test if _has_base(search, name) else None
+        to_base = "" if base is None else f" ({tested.test_spbleu - base.test_spbleu:+.2f})"
+        search.display.message(f"{name:<15} test spBLEU {tested.test_spbleu:5.2f}{to_base}")
         return
     result = FinalResult(**values)
     search.table.record_final(name, result)
-    part = _part(search, result.full_num_sentences, result.full_num_directions)
-    search.display.message(f"{name:<15} spBLEU {result.full_spbleu:5.2f} on {part}")
+    part = _part(search, name, result.full_num_sentences, result.full_num_directions)
+    before = search.table.row(name).result
+    earlier = "" if before is None else f"; while searching {before.spbleu:.2f}, {beam_words(before.beams)}"
+    same = search.table.row(PRETRAINED).final if _has_base(search, name) else None
+    to_base = "" if same is None else f" ({result.full_spbleu - same.full_spbleu:+.2f})"
+    search.display.message(f"{name:<15} spBLEU {result.full_spbleu:5.2f}{to_base} on {part}{earlier}")
 
 
 test_front.__test__ = False  # type: ignore[attr-defined]
 
 
-def _part(search: Search, num_sentences: int | None, num_directions: int | None) -> str:
-    checked = search.checked
-    return final_part(num_sentences, num_directions, checked.num_validation_sentences, len(checked.directions))
+def _has_base(search: Search, name: str) -> bool:
+    """Returns whether there is a pretrained base that a trial is another system than."""
+    return name != PRETRAINED and any(row.name == PRETRAINED for row in search.table.rows())
+
+
+def _part(search: Search, name: str, num_sentences: int | None, num_directions: int | None) -> str:
+    """Returns what the final score of a trial is of; the trial has one of the search."""
+    checked, before = search.checked, search.table.row(name).result
+    searched = (None, None) if before is None else (before.num_sentences, before.num_directions)
+    whole = checked.num_validation_sentences, len(checked.directions)
+    return final_part(num_sentences, num_directions, *whole, searched, search.space.evaluation.final.beams)
 
 
 def _run(search: Search, evaluations: Sequence[tuple[str, FinalSplit]]) -> None:

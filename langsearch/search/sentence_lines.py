@@ -20,7 +20,7 @@ _MAX_WORST = 12
 
 _MAX_QUOTED = 60
 
-_HEADINGS = {"copies": "copies", "script": "other script", "unknown": "unknown", "lengths": "lengths"}
+_HEADINGS = {"copies": "copies", "script": "other script", "unknown": "unknown pieces", "lengths": "lengths"}
 
 _WORDS = {
     "copies": "of the sentences of {language} are the same text as their translation",
@@ -55,7 +55,13 @@ def sentence_lines(checked: CheckedSpace, dirt: FoundDirt) -> Iterator[tuple[str
 
 def dirt_table(checked: CheckedSpace, dirt: FoundDirt) -> Table | None:
     """Returns which share of each language's sentences has each kind of fault; None if none has any."""
-    table = Table(box=None, pad_edge=False, title="sentences with faults", title_justify="left", title_style="bold")
+    table = Table(
+        box=None,
+        pad_edge=False,
+        title="sentences with faults, in % of a language's sentences",
+        title_justify="left",
+        title_style="bold",
+    )
     table.add_column("language")
     for heading in _HEADINGS.values():
         table.add_column(heading, justify="right")

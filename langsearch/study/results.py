@@ -129,20 +129,30 @@ _REQUIRED = tuple(field.name for field in fields(TrialResult) if field.default i
 
 
 def final_part(
-    num_sentences: int | None, num_directions: int | None, all_sentences: int | None, all_directions: int | None
+    num_sentences: int | None,
+    num_directions: int | None,
+    all_sentences: int | None,
+    all_directions: int | None,
+    searched: tuple[int | None, int | None] = (None, None),
+    beams: int | None = None,
 ) -> str:
-    """Returns what final scores are of: the whole validation part, or how much of it `evaluation.final` takes.
+    """Returns what final scores are of: "validation", or how much of it `evaluation.final` takes, and the beams.
 
     Args:
         num_sentences: How many sentences were scored. None: all, or not known.
         num_directions: How many directions, likewise.
         all_sentences: How many sentences the validation part has. None: not known, so that nothing tells them apart.
         all_directions: How many directions the experiment has, likewise.
+        searched: How many sentences and directions the scores while searching are of, likewise. Of fewer: final ones
+            are of "all of validation".
+        beams: Of the final scores, where those while searching have others. None: nothing is said of them.
     """
+    decoded = "" if beams is None else f", {beam_words(beams)}"
     sentences, directions = _share(num_sentences, all_sentences), _share(num_directions, all_directions)
     if sentences is None and directions is None:
-        return "the whole validation part"
-    return f"{sentences or 'all'} validation sentences in {directions or 'all'} directions"
+        is_more = _share(searched[0], all_sentences) or _share(searched[1], all_directions)
+        return f"{'all of ' if is_more else ''}validation{decoded}"
+    return f"{sentences or 'all'} validation sentences in {directions or 'all'} directions{decoded}"
 
 
 def _share(count: int | None, whole: int | None) -> str | None:
@@ -165,6 +175,12 @@ def kept_words(result: TrialResult) -> str:
 
 CUT = "were cut"
 """In every warning of `cut_words`."""
+
+CUT_WAY_OUT = (
+    "Their longest lengths are `max_length_factor` (translations) and `max_length` (sources) of `evaluation.search` "
+    "and `evaluation.final`."
+)
+"""What is said below such warnings."""
 
 MAX_CUT_SHARE = 0.01
 """Above this share of cut translations a score says less about the model than about the limit."""

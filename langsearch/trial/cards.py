@@ -23,9 +23,10 @@ from langsearch.space.plan import plan_rows, show_beside, show_kind, show_layers
 from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space
 from langsearch.space.settings import DataSettings, Source
-from langsearch.study.results import TrialResult, final_part
-from langsearch.study.rows import PRETRAINED, TrialRow
+from langsearch.study.results import beam_words, final_part
+from langsearch.study.rows import TrialRow
 from langsearch.trial.card_examples import adapter_lines, example_direction, example_packages
+from langsearch.trial.losing import losing_words, pretrained_result
 
 MIN_SENTENCES = 100
 """A score of fewer sentences a direction is not put into a card's metadata, which the hub ranks models by: one of 100
@@ -226,22 +227,25 @@ def _score_lines(folder: ExperimentFolder, environment: Environment, row: TrialR
     yield "| set | spBLEU, mean over directions | 95 % interval | directions | sentences each |"
     yield "|---|---|---|---|---|"
     counts = _counts(folder, row)
-    for name, found in (("validation", row.result), ("validation, the pretrained base", _pretrained(folder, row))):
+    searched, last = _beams(environment, row)
+    for name, found in (("", row.result), (", the pretrained base", pretrained_result(folder, row))):
         if found is not None:
             each = _span(counts.get("validation", [found.num_sentences]))
-            yield _score_row(name, found.spbleu, found.spbleu_low, found.spbleu_high, found.num_directions, each)
+            interval = found.spbleu_low, found.spbleu_high
+            yield _score_row(f"validation{searched}{name}", found.spbleu, *interval, found.num_directions, each)
     if row.final:
         final = row.final
         whole = _about(folder).get("num_validation_sentences"), len(environment.directions)
-        part = final_part(final.full_num_sentences, final.full_num_directions, *whole)
+        before = (row.result.num_sentences, row.result.num_directions) if row.result else (None, None)
+        part = final_part(final.full_num_sentences, final.full_num_directions, *whole, before)
         each = _span(counts.get("full", [final.full_num_sentences]))
         interval = final.full_spbleu_low, final.full_spbleu_high
-        yield _score_row(part.removeprefix("the "), final.full_spbleu, *interval, final.full_num_directions, each)
+        yield _score_row(f"{part}{last}", final.full_spbleu, *interval, final.full_num_directions, each)
     if row.test:
         test = row.test
         each = _span(counts.get("test", [test.test_num_sentences]))
         interval = test.test_spbleu_low, test.test_spbleu_high
-        yield _score_row("test", test.test_spbleu, *interval, test.test_num_directions, each)
+        yield _score_row(f"test{last}", test.test_spbleu, *interval, test.test_num_directions, each)
     yield ""
     if environment.zero_shot:
         scored = row.test.test_zero_shot_spbleu if row.test else None
@@ -286,31 +290,12 @@ def _counts(folder: ExperimentFolder, row: TrialRow) -> dict[str, list[int]]:
     return found
 
 
-def _pretrained(folder: ExperimentFolder, row: TrialRow) -> TrialResult | None:
-    """Returns the pretrained base's scores, where they are of the same sentences as a trial's."""
-    file = folder.trial(PRETRAINED).result
-    if row.result is None or not file.exists():
-        return None
-    found = TrialResult(**read_json(file))
-    same = ("num_sentences", "num_directions", "beams", "signature")
-    return found if all(getattr(found, name) == getattr(row.result, name) for name in same) else None
-
-
-def losing_words(folder: ExperimentFolder, row: TrialRow) -> str:
-    """Returns a warning where a trial is no better than the pretrained base; "" where it is better.
-
-    On test where both were compared there, else on validation; "" also where nothing tells.
-    """
-    if "pretrained" in row.differences:
-        split, change = "test", row.differences["pretrained"].value
-    else:
-        base = _pretrained(folder, row)
-        if base is None or row.result is None:
-            return ""
-        split, change = "validation", row.result.spbleu - base.spbleu
-    if change > 0:
-        return ""
-    return f"These adapters do not beat the pretrained base: {change:+.2f} spBLEU to it on {split}."
+def _beams(environment: Environment, row: TrialRow) -> tuple[str, str]:
+    """Returns ", greedy" and ", beam 5" of scores while searching and of final ones; "" twice where they are alike."""
+    final = environment.evaluation.final.beams
+    if row.result is None or row.result.beams == final:
+        return "", ""
+    return f", {beam_words(row.result.beams)}", f", {beam_words(final)}"
 
 
 def _score_row(name: str, value: float, low: float, high: float, directions: int, sentences: str) -> str:

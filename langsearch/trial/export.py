@@ -33,7 +33,8 @@ from langsearch.study.candidates import best_member
 from langsearch.study.rows import State, TrialRow
 from langsearch.study.table import TrialTable
 from langsearch.trial.card_examples import merged_lines
-from langsearch.trial.cards import hub_code, losing_words, model_card
+from langsearch.trial.cards import hub_code, model_card
+from langsearch.trial.losing import losing_words
 from langsearch.trial.trial import load_trained
 
 Note = Callable[[str], None]

@@ -18,6 +18,7 @@ from langsearch.experiment.description import recorded_precision
 from langsearch.experiment.earlier import load_begun_space
 from langsearch.experiment.environment import Environment, build_environment, check_space, computing_in
 from langsearch.experiment.folder import STORE_FOLDER, ExperimentFolder
+from langsearch.experiment.printable import Unpadded
 from langsearch.experiment.task import TrialTask
 from langsearch.model.base import Base, load_base
 from langsearch.model.device import settle
@@ -26,14 +27,12 @@ from langsearch.model.new_languages import with_new_languages
 from langsearch.space.plan import show_new
 from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space
-from langsearch.study.results import cut_words
+from langsearch.study.results import CUT_WAY_OUT, beam_words, cut_words
 from langsearch.trial.evaluating import evaluation_data
 from langsearch.trial.export import choose_trial, missing_weights, open_experiment
 from langsearch.trial.trial import Split, load_trained, resident
 
 _SPLITS: dict[str, Split] = {"validation": "validation", "dev": "validation", "test": "test", "devtest": "test"}
-
-_CUT_WAY_OUT = "`evaluation.final` has `max_length_factor` for translations and `max_length` for sources."
 
 
 def print_evaluation(
@@ -130,9 +129,7 @@ def _print(
 ) -> None:
     scores = evaluation.scores
     stand_in = " (stand-in tokenizer)" if environment.tokenizer.is_stand_in else ""
-    console.print(
-        f"[bold]{escape(label)}[/], {split} set, {'greedy' if beams == 1 else f'{beams} beams'}", soft_wrap=True
-    )
+    console.print(f"[bold]{escape(label)}[/], {split} set, {beam_words(beams)}", soft_wrap=True)
     matrix = Table(box=None, pad_edge=False, title="spBLEU, source down, target across", title_justify="left")
     languages = environment.languages
     matrix.add_column("")
@@ -143,7 +140,7 @@ def _print(
         cells = [f"{by_pair[src, tgt]:.1f}" if (src, tgt) in by_pair else "" for tgt in languages]
         marks = ["°" if Direction(src, tgt) in evaluation.zero_shot else "" for tgt in languages]
         matrix.add_row(src, *[cell and f"{cell}{mark}" for cell, mark in zip(cells, marks, strict=True)])
-    console.print(matrix)
+    console.print(Unpadded(matrix))
     for (src_class, tgt_class), value in scores.by_class_pair(environment.classes).items():
         console.print(f"{src_class} to {tgt_class}: {value:.2f}")
     console.print(
@@ -162,5 +159,5 @@ def _print(
         f"translations cut at their longest length: {100 * evaluation.cut_share:.2g} %", soft_wrap=True, markup=False
     )
     if warning := cut_words(evaluation.cut_share, evaluation.num_cut_sources):
-        console.print(f"Warning: {warning}. {_CUT_WAY_OUT}", soft_wrap=True, markup=False)
+        console.print(f"Warning: {warning}. {CUT_WAY_OUT}", soft_wrap=True, markup=False)
     console.print(scores.signature, soft_wrap=True, markup=False)
