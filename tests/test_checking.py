@@ -10,8 +10,17 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from langsearch.cli.app import app
+from langsearch.data.directions import Direction
 from langsearch.experiment.environment import check_space
-from langsearch.search.checking import _describe_training, check_constraints, print_check, print_plan, search_summary
+from langsearch.search.checking import (
+    _describe_training,
+    _print_line,
+    check_constraints,
+    print_check,
+    print_plan,
+    search_summary,
+)
+from langsearch.search.data_lines import name_directions
 from langsearch.search.sizes import parameter_range
 from langsearch.space.architecture import Architecture, BaseShape
 from langsearch.space.build import build_architecture
@@ -139,6 +148,18 @@ def test_check_fits_80_columns_and_wraps_below_its_labels(space_file: Path) -> N
         "trials      3 searched by random, baselines: pretrained, full_finetuning,",
         "            shared_lora, published",
     ]
+    for width in range(40, 60):
+        stream = io.StringIO()
+        _print_line(
+            Console(file=stream, width=width), "unknown", "so many of a language's pieces: en 0.018 %, sw 0.05 %"
+        )
+        assert not any(line.lstrip().startswith("%") for line in stream.getvalue().splitlines())
+
+
+def test_directions_are_named_as_they_were_written() -> None:
+    pairs = ("en-cy", "cy-en", "sw-en", "fr-sw", "en-sw")
+    directions = [Direction(*pair.split("-")) for pair in pairs]
+    assert name_directions(directions) == "en-cy and back, sw-en and back, fr-sw"
 
 
 def test_one_rung_is_an_epoch_and_several_are_epochs(space_file: Path) -> None:

@@ -129,17 +129,20 @@ def _describe_training(space: Space) -> str:
 
 
 def _print_line(console: Console, label: str, text: str) -> None:
-    """Prints a text beside its label, in lines that are as wide as the console at most; no path or URL is broken."""
+    """Prints a text beside its label, in lines that are as wide as the console at most; no path or URL is broken.
+
+    Nor is a percent sign parted from its number.
+    """
     indent = " " * 12
     lines = textwrap.wrap(
-        text,
+        text.replace(" %", "\N{NO-BREAK SPACE}%"),
         console.width,
         initial_indent=f"{label:<12}",
         subsequent_indent=indent,
         break_long_words=False,
         break_on_hyphens=False,
     )
-    console.print("\n".join(lines), soft_wrap=True, markup=False)
+    console.print("\n".join(lines).replace("\N{NO-BREAK SPACE}%", " %"), soft_wrap=True, markup=False)
 
 
 def _describe_weights(found: FoundBase) -> str:

@@ -66,7 +66,8 @@ def base_score(checked: CheckedSpace, found: Forecast) -> str:
         f"{scores.spbleu_high:.1f}, {beams}; {'weakest ' if weakest else ''}into "
         f"{', '.join(f'{name} {into[name]:.1f}' for name in listed)}. A small sample, of validation: "
         f"{scores.num_sentences} sentences in each of {num if num == whole else f'{num} of {whole}'} "
-        f"direction{'' if whole == 1 else 's'}. Much higher than elsewhere: has the base seen this text?"
+        f"direction{'' if whole == 1 else 's'}. Where that is much more than on other text, the base has "
+        "probably seen it."
     )
 
 
