@@ -159,3 +159,14 @@ def test_quiet_shows_nothing(make_task: "TaskMaker", make_result: "ResultMaker")
 )
 def test_counts_have_three_digits(count: int, text: str) -> None:
     assert short_count(count) == text
+
+
+def test_of_what_is_not_trained_no_epoch_is_said(make_task: "TaskMaker", make_result: "ResultMaker") -> None:
+    piped = console(is_terminal=False)
+    display = Display(piped, "name", 1, 1)
+    for name, epochs in (("pretrained", 0), ("00000", 2)):
+        display.started(make_task(name, epochs=epochs))
+        display.epoch(name, make_result(epoch=epochs, spbleu=2.0))
+    base, trial = (line for line in text_of(piped).splitlines() if "spBLEU" in line)
+    assert base.startswith("pretrained      scored       spBLEU  2.00")
+    assert trial.startswith("00000           epoch  2/2   spBLEU  2.00")

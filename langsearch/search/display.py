@@ -126,8 +126,10 @@ class Display:
         difference = self._difference(result)
         to_base = "" if difference is None else f" ({difference:+.2f})"
         loss = "" if result.train_loss is None else f" · loss {result.train_loss:.3f}"
+        # Of a base that is not trained there is no epoch.
+        epoch = f"epoch {result.epoch:>2}/{line.num_epochs:<2}" if line.num_epochs else f"{'scored':<11}"
         self._plain(
-            f"{name:<15} epoch {result.epoch:>2}/{line.num_epochs:<2}  spBLEU {result.spbleu:5.2f}"
+            f"{name:<15} {epoch}  spBLEU {result.spbleu:5.2f}"
             f"{to_base}{kept_words(result)}{loss} · {result.seconds:.0f} s"
         )
 
