@@ -91,17 +91,23 @@ def _record(search: Search, name: str, split: FinalSplit, values: dict[str, Any]
     if split == "test":
         tested = TestResult(**values)
         search.table.record_test(name, tested)
-        base = search.table.row(PRETRAINED).test if _has_base(search, name) else None
-        to_base = "" if base is None else f" ({tested.test_spbleu - base.test_spbleu:+.2f})"
+        other = search.table.row(PRETRAINED).test if _has_base(search, name) else None
+        to_base = "" if other is None else f" ({tested.test_spbleu - other.test_spbleu:+.2f})"
         search.display.message(f"{name:<15} test spBLEU {tested.test_spbleu:5.2f}{to_base}")
         return
     result = FinalResult(**values)
     search.table.record_final(name, result)
     part = _part(search, name, result.full_num_sentences, result.full_num_directions)
     before = search.table.row(name).result
-    earlier = "" if before is None else f"; while searching {before.spbleu:.2f}, {beam_words(before.beams)}"
-    same = search.table.row(PRETRAINED).final if _has_base(search, name) else None
-    to_base = "" if same is None else f" ({result.full_spbleu - same.full_spbleu:+.2f})"
+    base = search.table.row(PRETRAINED) if _has_base(search, name) else None
+    to_base = earlier = ""
+    if base is not None and base.final is not None:
+        to_base = f" ({result.full_spbleu - base.final.full_spbleu:+.2f})"
+    if before is not None:
+        change = ""
+        if base is not None and base.result is not None and base.result.beams == before.beams:
+            change = f" ({before.spbleu - base.result.spbleu:+.2f})"
+        earlier = f"; while searching {before.spbleu:.2f}{change}, {beam_words(before.beams)}"
     search.display.message(f"{name:<15} spBLEU {result.full_spbleu:5.2f}{to_base} on {part}{earlier}")
 
 
