@@ -51,7 +51,8 @@ def test_a_report_is_no_wider_than_a_narrow_screen(context: Any, tmp_path: Path,
     draw_all(opened)
     opened.page.evaluate("langsearch.data.trials.name.slice(0, 2).forEach((name) => langsearch.pin(name))")
     assert widths(opened) == [WIDTH, WIDTH]
-    hints = "[...document.querySelectorAll('.scroll')].map((node) => getComputedStyle(node).backgroundAttachment)"
+    wide = "[...document.querySelectorAll('.scroll, .contents .wrap')]"
+    hints = f"{wide}.map((node) => getComputedStyle(node).backgroundAttachment)"
     assert set(opened.numbers(hints)) == {"local, local, scroll, scroll"}, "a shadow where more lies behind the edge"
     opened.page.close()
 

@@ -329,6 +329,7 @@ def test_scores_by_other_beams_say_so_where_they_stand_beside_one_another(folder
     assert {split_words(split, alike) for split in SPLITS} == {"validation", "test"}
     page = Page(render_page(other))
     assert page.data["trials"]["split_words"] == words
+    assert "Scores on validation, greedy." in page.text
     assert "chosen by its score on validation, beam 5," in page.text and "while searching, greedy, it had" in page.text
     assert "on test, beam 5" in str(front_table(other).title)
     best = summarise(other).best

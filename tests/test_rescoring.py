@@ -141,7 +141,7 @@ def test_splits_have_the_names_of_flores_too(split: str, shown: str, trained: Pa
 
 
 def test_baselines_are_scored_too_and_the_beams_may_be_given(trained: Path) -> None:
-    assert "\ntiny, trial pretrained, test set, 2 beams\n" in evaluate(trained, trial="pretrained", beams=2)[1]
+    assert "\ntiny, trial pretrained, test set, beam 2\n" in evaluate(trained, trial="pretrained", beams=2)[1]
 
 
 @pytest.mark.parametrize(

@@ -208,6 +208,7 @@ def _values(material: Material, price_per_gpu_hour: float | None) -> dict[str, A
         "demand": [_unbroken(sentence) for sentence in demand],
         "advice": [_unbroken(sentence) for sentence in advice],
         "metric": wording.metric_label(experiment),
+        "validation_words": wording.split_words("validation", experiment),
         "sample_size": wording.sample_size(
             experiment, next((score for score in shown if score is not None), None), summary.split
         ),
