@@ -214,6 +214,11 @@ class Driver:
         self._look()
         os.killpg(self.pid, signal.SIGINT)
 
+    def terminate(self) -> None:
+        """SIGTERM: who stops a job sends it to the run alone."""
+        self._look()
+        self._process.terminate()
+
     def sleep(self, seconds: float) -> None:
         """Waits, or until it has ended."""
         deadline = time.monotonic() + seconds

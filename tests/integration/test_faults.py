@@ -291,6 +291,24 @@ def test_ctrl_c_while_it_starts(new_experiment: Maker) -> None:
     driver.wait_until_gone()
 
 
+# Before Ray starts, while it does, while trials run and while the front is scored: Ray sets a handler of its own.
+@pytest.mark.parametrize(
+    "file", ["study.db", "experiment.json", "trials/00000/result.json", "trials/00002/result.json"]
+)
+def test_sigterm_at_any_time_ends_a_run_as_ctrl_c_does(file: str, new_experiment: Maker) -> None:
+    experiment = new_experiment("it", *SMALL)
+    with experiment.running() as driver:
+        driver.wait_for(lambda: (experiment.path / file).exists())
+        driver.terminate()
+        driver.ends_with(143, timeout=60)
+    assert "Interrupted by SIGTERM" in driver.output
+    assert "Go on with the same command and --resume" in driver.output
+    assert "Traceback" not in driver.output
+    driver.wait_until_gone()
+    experiment.run("--resume")
+    experiment.assert_ended(3)
+
+
 def test_the_time_is_up(new_experiment: Maker, small_undisturbed: dict[str, Any]) -> None:
     experiment = new_experiment("it", *SMALL)
     driver = experiment.run("--hours", "0.002")
