@@ -28,7 +28,6 @@ from langsearch.report.terminal import front_table
 from langsearch.report.timeline import MAX_WORKER_LANES, timeline_figure
 from langsearch.report.translations import read_translations
 from langsearch.report.wording import split_words
-from langsearch.study.results import final_part
 from tests.report_fixtures import CLASSES, DIRECTIONS, Page, make_experiment
 
 
@@ -337,24 +336,6 @@ def test_scores_by_other_beams_say_so_where_they_stand_beside_one_another(folder
     stream = io.StringIO()
     print_trial(Console(file=stream, width=100), other, best)
     assert all(words[split] in stream.getvalue() for split in SPLITS)
-
-
-@pytest.mark.parametrize(
-    ("sizes", "words"),
-    [
-        ((52, 56, 52, 56), "validation"),
-        ((52, 56, 52, 56, (52, 56), 5), "validation, beam 5"),
-        ((52, 56, 52, 56, (20, 56), 5), "all of validation, beam 5"),
-        ((52, 56, 52, 56, (52, 12)), "all of validation"),
-        ((None, None, 52, 56), "validation"),
-        ((20, 56, None, None), "validation"),
-        ((20, 56, 52, 56, (52, 56), 1), "20 of 52 validation sentences in all directions, greedy"),
-        ((20, 56, 52, 56), "20 of 52 validation sentences in all directions"),
-        ((52, 12, 52, 56), "all validation sentences in 12 of 56 directions"),
-    ],
-)
-def test_full_scores_say_how_much_of_the_validation_part_they_are_of(sizes: tuple[Any, ...], words: str) -> None:
-    assert final_part(*sizes) == words
 
 
 def test_infeasible_trials_are_counted_and_named(folder: Path, tmp_path: Path) -> None:

@@ -3,10 +3,14 @@
 from dataclasses import replace
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from langsearch.report import wording
 from langsearch.report.experiment_reader import read_experiment
 from langsearch.report.page import render_page
+from langsearch.study.results import final_part
 from tests.report_fixtures import Page, make_experiment
 
 
@@ -30,3 +34,21 @@ def test_a_trial_on_the_page_has_the_score_and_the_duration_of_the_terminal(tmp_
     assert f"{columns['validation'][0][0]:.2f}" == wording.spbleu(20.244978) == "20.24"
     assert wording.duration(columns["seconds"][0]) == wording.duration(90.46) == "1 min 30 s"
     assert int(columns["seconds"][0] + 0.5) == 90  # as JavaScript rounds
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ((52, 56, 52, 56), "validation"),
+        ((52, 56, 52, 56, (52, 56), 5), "validation, beam 5"),
+        ((52, 56, 52, 56, (20, 56), 5), "all of validation, beam 5"),
+        ((52, 56, 52, 56, (52, 12)), "all of validation"),
+        ((None, None, 52, 56), "validation"),
+        ((20, 56, None, None), "validation"),
+        ((20, 56, 52, 56, (52, 56), 1), "20 of 52 validation sentences in all directions, greedy"),
+        ((20, 56, 52, 56), "20 of 52 validation sentences in all directions"),
+        ((52, 12, 52, 56), "all validation sentences in 12 of 56 directions"),
+    ],
+)
+def test_full_scores_say_how_much_of_the_validation_part_they_are_of(sizes: tuple[Any, ...], words: str) -> None:
+    assert final_part(*sizes) == words

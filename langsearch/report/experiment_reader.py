@@ -3,14 +3,11 @@
 Only JSON, Parquet and text are read, so a folder from somebody else cannot run code here.
 """
 
+import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from langsearch.experiment.folder import TRAINING
 from langsearch.experiment.places import earlier_training_words
@@ -40,6 +37,9 @@ from langsearch.report.lenient import (
 )
 from langsearch.space.architecture import Architecture
 from langsearch.space.problems import InputError
+
+_FINAL_BEAMS = re.compile(r"\bfinal: *\{[^}]*\bbeams: *([0-9]+)")
+"""In a space as it is written down, with all defaults; a reader of YAML would take long to load for one number."""
 
 _EXPERIMENT_FILES = ("experiment.json", "results.parquet", "space.yaml")
 
@@ -105,10 +105,8 @@ def read_experiment(folder: Path, trials: Sequence[Trial] | None = None, note: s
 
 def _final_beams(space_text: str | None) -> int | None:
     """Returns the beams of final scores, which a space that was written down names; None where it cannot be read."""
-    with suppress(YAMLError):
-        space = as_mapping(YAML(typ="safe", pure=True).load(space_text or ""))
-        return as_integer(as_mapping(as_mapping(space.get("evaluation")).get("final")).get("beams"))
-    return None
+    found = _FINAL_BEAMS.search(space_text or "")
+    return None if found is None else int(found[1])
 
 
 def read_curve(experiment: Experiment, name: str) -> tuple[CurvePoint, ...]:
