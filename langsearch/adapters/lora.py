@@ -38,6 +38,8 @@ class LanguageLoRA(PrunedPairs):
         routing: To share the rows' languages with other adapters. None: their own.
     """
 
+    layer_class: type[LanguageLoRALinear] = LanguageLoRALinear
+
     def __init__(
         self,
         base: Base,
@@ -56,7 +58,9 @@ class LanguageLoRA(PrunedPairs):
         self.layers: dict[Site, LanguageLoRALinear] = {}
         for entry in architecture.adapters:
             ranks = dict(entry.ranks)
-            layer = lora_layer(base, architecture, entry.site, entry.side, ranks, slot_of_language, self.routing)
+            layer = lora_layer(
+                base, architecture, entry.site, entry.side, ranks, slot_of_language, self.routing, self.layer_class
+            )
             layer.reset(architecture.init, {slot: slot_generator(seed, entry.site, slot) for slot in ranks})
             self.layers[entry.site] = layer
         for stack, modules in _SAME_INPUT:
@@ -218,6 +222,7 @@ def lora_layer(
     ranks: Mapping[str, int],
     slot_of_language: Sequence[str],
     routing: Routing,
+    layer_class: type[LanguageLoRALinear] = LanguageLoRALinear,
 ) -> LanguageLoRALinear:
     """Returns the pairs of one site, all of them zero, around the base's own layer.
 
@@ -229,9 +234,10 @@ def lora_layer(
         ranks: The rank of each slot that has a pair there.
         slot_of_language: For each language its slot's name.
         routing: Where the rows' languages stand.
+        layer_class: What computes them.
     """
     in_features, out_features = base.shape.features(site.stack, site.module, architecture.ffn_slice)
-    return LanguageLoRALinear(
+    return layer_class(
         linear_at(base.model, site),
         routing,
         side,

@@ -59,6 +59,8 @@ class LanguageLoRALinear(nn.Module):
         self.side = side
         self.slots = list(ranks)
         self.ranks = list(ranks.values())
+        self.used_ranks = self.ranks
+        """How much of each pair is computed with: all of it, unless a kind says otherwise for an update."""
         self.in_features, self.out_features = in_features, out_features
         # Rows whose language has no adapter here pick a last slot of zeros.
         num_slots = len(ranks) + (not set(slot_of_language) <= set(ranks))
@@ -191,9 +193,9 @@ class JointInput:
         parts: list[Part] = []
         for index, layer in enumerate(self._layers):
             slot = layer.slot_of_language[language]
-            if slot < len(layer.ranks):
+            if slot < len(layer.ranks) and layer.used_ranks[slot]:
                 begin = sum(part.rank for part in parts)
-                parts.append(Part(index, slot, layer.ranks[slot], layer.scales[slot], begin))
+                parts.append(Part(index, slot, layer.used_ranks[slot], layer.scales[slot], begin))
         return tuple(parts)
 
 

@@ -12,7 +12,7 @@ from langsearch.data.directions import Direction, sample_directions
 from langsearch.data.presence import even_rows
 from langsearch.data.store import TokenStore
 from langsearch.evaluate.chrf import ChrfScores, score_chrf
-from langsearch.evaluate.decoding import DecodingRow, decode_rows
+from langsearch.evaluate.decoding import Decoded, DecodingRow, decode_rows
 from langsearch.evaluate.limits import length_limits
 from langsearch.evaluate.spbleu import Scores, SpBleu
 from langsearch.model.base import BaseTokenizer
@@ -155,14 +155,14 @@ def evaluate(
     Raises:
         NonFiniteScoreError: If a score is NaN or infinite.
     """
-    store, positions = data.store, num_positions(learner.model.config)
-    longest = min(settings.max_length or positions, positions) - NUM_MARKS
-    keys = [(direction, int(row)) for direction, rows in data.rows.items() for row in rows]
+    positions = num_positions(learner.model.config)
+    longest = longest_source(settings, positions)
     decoded = decode_rows(
         learner,
         [
-            DecodingRow(store.tokens(direction.src, row)[:longest], direction.src, direction.tgt)
-            for direction, row in keys
+            DecodingRow(data.store.tokens(direction.src, int(row))[:longest], direction.src, direction.tgt)
+            for direction, rows in data.rows.items()
+            for row in rows
         ],
         tokenizer=tokenizer,
         vocabulary=data.vocabulary,
@@ -172,17 +172,49 @@ def evaluate(
         num_parts=num_parts,
         after_batch=after_batch,
     )
-    hypotheses: dict[Direction, list[str]] = {direction: [] for direction in data.rows}
-    num_cut = dict.fromkeys(data.rows, 0)
-    for (direction, _), text, is_cut in zip(keys, decoded.texts, decoded.is_cut, strict=True):
-        hypotheses[direction].append(text)
-        num_cut[direction] += is_cut
+    translated, start = {}, 0
+    for direction, rows in data.rows.items():
+        part = slice(start, start + len(rows))
+        translated[direction] = Decoded(decoded.texts[part], decoded.is_cut[part])
+        start = part.stop
+    return judge(translated, data, longest, spbleu, with_chrf=with_chrf, after_batch=after_batch)
+
+
+def longest_source(settings: DecodingSettings, positions: int) -> int:
+    """Returns the most tokens of a source's text, without language and end, that are read; positions are the base's."""
+    return min(settings.max_length or positions, positions) - NUM_MARKS
+
+
+def judge(
+    translated: Mapping[Direction, Decoded],
+    data: EvaluationSet,
+    longest: int,
+    spbleu: SpBleu,
+    *,
+    with_chrf: bool = False,
+    after_batch: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """Scores the translations of a set.
+
+    Args:
+        translated: Of each direction, in the order of its rows.
+        data: What was translated.
+        longest: The most tokens of a source that were read; see `longest_source`.
+        spbleu: The scorer.
+        with_chrf: Score by chrF2 too.
+        after_batch: Called between the scores.
+
+    Raises:
+        NonFiniteScoreError: If a score is NaN or infinite.
+    """
+    store = data.store
+    hypotheses = {direction: found.texts for direction, found in translated.items()}
     cut = {
-        direction: Cut(num_cut[direction], int((store.lengths(direction.src)[rows] > longest).sum()))
-        for direction, rows in data.rows.items()
+        direction: Cut(sum(found.is_cut), int((store.lengths(direction.src)[data.rows[direction]] > longest).sum()))
+        for direction, found in translated.items()
     }
     references = {
-        direction: [store.text(direction.tgt, int(row)) for row in rows] for direction, rows in data.rows.items()
+        direction: [store.text(direction.tgt, int(row)) for row in data.rows[direction]] for direction in translated
     }
     scores = spbleu.score(hypotheses, references)
     after_batch()

@@ -1,0 +1,140 @@
+"""Smaller adapters cut out of wide ones that are trained: fewer columns, fewer sites.
+
+Of a pair's product s B A the best one of rank r, in the sum of squares, is that of its r largest singular values
+(Eckart and Young 1936). B = Qb Rb and A^T = Qa Ra by QR, and Rb Ra^T, which is as small as the rank, is what is
+decomposed: the product itself, of the layer's size, is never made.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from langsearch.adapters.lora import LanguageLoRA
+from langsearch.space.architecture import Architecture, Site
+
+CutMethod = Literal["svd", "columns"]
+"""svd: the best of its rank. columns: the first ones, which nested training has trained to stand alone."""
+
+Pair = tuple[Tensor, Tensor]
+"""A (rank, in) and B (out, rank)."""
+
+
+@dataclass(frozen=True)
+class Factors:
+    """A pair's product B A, decomposed: left * values @ right."""
+
+    left: Tensor
+    """(out, rank), orthonormal columns."""
+
+    values: Tensor
+    """(rank,), the largest first."""
+
+    right: Tensor
+    """(rank, in), orthonormal rows."""
+
+    size: float
+    """The mean norm of A's rows, which a cut's rows have as well: then training goes on as it was."""
+
+    @classmethod
+    def of(cls, a: Tensor, b: Tensor) -> "Factors":
+        """Returns those of A (rank, in) and B (out, rank), in fp32, computed in float64."""
+        left, left_small = torch.linalg.qr(b.double())
+        right, right_small = torch.linalg.qr(a.double().T)
+        inner, values, inner_right = torch.linalg.svd(left_small @ right_small.T, full_matrices=False)
+        return cls(
+            (left @ inner).float(), values.float(), (inner_right @ right.T).float(), float(a.norm(dim=1).mean()) or 1.0
+        )
+
+    def pair(self, rank: int) -> Pair:
+        """Returns the best pair of a rank, up to the whole one."""
+        return self.right[:rank] * self.size, self.left[:, :rank] * (self.values[:rank] / self.size)
+
+
+class Donor:
+    """Trained pairs that others are cut out of; what is decomposed is kept.
+
+    Args:
+        adapters: The pairs. They need not be in a base, and must not change any more.
+    """
+
+    def __init__(self, adapters: LanguageLoRA) -> None:
+        self.adapters = adapters
+        self.architecture = adapters.architecture
+        self._ranks = {entry.site: dict(entry.ranks) for entry in self.architecture.adapters}
+        self._sides = {entry.site: entry.side for entry in self.architecture.adapters}
+        self._factors: dict[tuple[Site, str], Factors] = {}
+
+    def why_not(self, architecture: Architecture) -> str | None:
+        """Returns in a line why an architecture cannot be cut out of it, None if it can."""
+        own, slots = self.architecture, self.slots_of(architecture)
+        for name in ("kind", "scaling", "alpha", "ffn_slice", "new_languages"):
+            if architecture.adapters and getattr(own, name) != getattr(architecture, name):
+                is_idle = name == "ffn_slice" and not any(_is_ffn(entry.site) for entry in architecture.adapters)
+                if not is_idle:
+                    return f"its {name} is another"
+        for entry in architecture.adapters:
+            if entry.site not in self._ranks:
+                return f"{entry.site} is not adapted"
+            if self._sides[entry.site] != entry.side:
+                return f"{entry.site} is indexed by the other side"
+            for slot, rank in entry.ranks:
+                if slot not in slots:
+                    return f"{slot} is shared by other languages"
+                if rank > (most := self._ranks[entry.site].get(slots[slot], 0)):
+                    return f"{slot} has rank {most} at {entry.site}, less than {rank}"
+        return None
+
+    def slots_of(self, architecture: Architecture) -> dict[str, str]:
+        """Returns the own slot that the same languages share, of each slot of an architecture."""
+        own, theirs = _members(self.architecture), _members(architecture)
+        names = {languages: slot for slot, languages in own.items()}
+        return {slot: names[languages] for slot, languages in theirs.items() if languages in names}
+
+    @torch.no_grad()
+    def pair(self, site: Site, slot: str, rank: int, method: CutMethod = "svd") -> Pair:
+        """Returns a slot's pair at a site, cut to a rank; of its own rank it is as it is, to the bit.
+
+        The factor of the smaller rank is divided out of B, so that s B A is what was cut.
+        """
+        a, b = self.adapters.layers[site].pair(slot)
+        full = len(a)
+        if rank == full:
+            return a, b
+        if method == "columns":
+            a, b = a[:rank], b[:, :rank]
+        else:
+            if (site, slot) not in self._factors:
+                self._factors[site, slot] = Factors.of(a, b)
+            a, b = self._factors[site, slot].pair(rank)
+        return a, b * (self.architecture.scale(full) / self.architecture.scale(rank))
+
+
+@torch.no_grad()
+def fill(adapters: LanguageLoRA, donor: Donor, slots: Mapping[str, str], method: CutMethod = "svd") -> None:
+    """Makes pairs what is cut out of a donor, each at its own rank.
+
+    Args:
+        adapters: Whose pairs are written.
+        donor: What they are cut out of; `Donor.why_not` must have found nothing.
+        slots: The donor's slot of each of theirs.
+        method: How.
+    """
+    for site, layer in adapters.layers.items():
+        for slot, rank in zip(layer.slots, layer.ranks, strict=True):
+            for own, cut in zip(layer.pair(slot), donor.pair(site, slots[slot], rank, method), strict=True):
+                own.copy_(cut)
+
+
+def _members(architecture: Architecture) -> dict[str, tuple[str, ...]]:
+    """Returns the languages of each slot, sorted."""
+    found: dict[str, list[str]] = {}
+    for language, slot in architecture.slots:
+        found.setdefault(slot, []).append(language)
+    return {slot: tuple(sorted(languages)) for slot, languages in found.items()}
+
+
+def _is_ffn(site: Site) -> bool:
+    return site.module in ("fc1", "fc2")
