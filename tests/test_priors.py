@@ -158,7 +158,13 @@ def test_the_first_trials_have_the_seeds_and_the_proposals_are_reproducible(
 
     def propose(num: int, given: list[dict[str, Any]]) -> list[dict[str, Any]]:
         table = make_table(sampler="random")
-        return [table.propose(dimensions, given)[1] for _ in range(num)]
+        points = []
+        for _ in range(num):
+            found = table.next_point(dimensions, given)
+            assert found is not None
+            table.add(*found)
+            points.append(found[1])
+        return points
 
     found = propose(4, seeds)
     assert found == propose(4, seeds)

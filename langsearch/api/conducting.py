@@ -68,7 +68,7 @@ def conduct_search(
         from langsearch.search.runner import run_search
 
     checked = check_search(space)
-    display = Display(console, space.name, space.search.trials, len(space.baselines), is_quiet=is_quiet)
+    display = Display(console, space.name, space.search.num_planned, len(space.baselines), is_quiet=is_quiet)
     if not resume and not resume_if_begun:
         for text in counted_warnings(checked, forecast(checked, is_measured=False)):
             display.message(f"Warning: {text}")

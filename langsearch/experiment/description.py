@@ -45,7 +45,7 @@ def write_description(folder: ExperimentFolder, checked: CheckedSpace, signature
         "constraints": [str(constraint) for constraint in space.search.constraints],
         "space_version": space_version(folder) if folder.space.exists() else 1,
         "resources": space.resources.model_dump(),
-        "num_trials": space.search.trials,
+        "num_trials": space.search.num_planned,
         "started": old.get("started", now),
         "finished": None,
         "seconds": old.get("seconds", 0.0),

@@ -61,6 +61,11 @@ class ExperimentFolder:
         return self.path / "priors" / "subspace"
 
     @property
+    def one_shot(self) -> Path:
+        """What a one-shot search has decided: which cuts are trained, and whether they are trusted."""
+        return self.path / "one_shot.json"
+
+    @property
     def ray(self) -> Path:
         """Ray Tune's own bookkeeping; never read by langsearch, removed when a run ends."""
         return self.path / ".ray"

@@ -256,13 +256,20 @@ def _opening(url: str, file: Path | None = None) -> Iterator[None]:
         raise InputError(f"{rule} ({cause}). {example}") from error
 
 
-def open_table(folder: ExperimentFolder, space: Space, *, base_parameters: int | None = None) -> TrialTable:
+def open_table(
+    folder: ExperimentFolder,
+    space: Space,
+    *,
+    base_parameters: int | None = None,
+    cuts_of: TrialTable | None = None,
+) -> TrialTable:
     """Opens the trial table, or makes it.
 
     Args:
         folder: The experiment, begun.
         space: Its space as of now.
         base_parameters: The base's size, which percentages in constraints are of. None: as in the description.
+        cuts_of: The search's table, where that of its cuts is opened.
 
     Raises:
         InputError: If its database cannot be opened.
@@ -281,11 +288,12 @@ def open_table(folder: ExperimentFolder, space: Space, *, base_parameters: int |
             objectives,
             sampler=search.sampler,
             seed=search.seed,
-            num_trials=search.trials,
+            num_trials=search.trials if cuts_of is None else search.one_shot.cuts,
             constraints=search.constraints,
             base_parameters=base_parameters,
             classes=space.classes,
             space_version=space_version(folder),
+            cuts_of=cuts_of,
         )
 
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from langsearch.experiment.folder import ExperimentFolder, TrialFolder, write_table
 from langsearch.experiment.task import TrialTask
+from langsearch.study.cut_rows import as_cuts
 from langsearch.study.results import TrialResult, cut_words
 from langsearch.study.rows import TrialRow
 from langsearch.study.table import TrialTable
@@ -23,6 +24,8 @@ RESULTS = pa.schema(
         ("same_as", pa.string()),
         ("retry_of", pa.string()),
         ("retried_as", pa.string()),
+        ("cut", pa.string()),
+        ("is_from_cut", pa.bool_()),
         ("space_version", pa.int64()),
         ("epochs", pa.int64()),
         ("max_epochs", pa.int64()),
@@ -107,9 +110,13 @@ class ResultsFile:
         self._blocks: list[_Block] = []
         self._tasks: dict[str, dict[str, Any]] = {}
 
-    def write(self, table: TrialTable) -> None:
-        """Writes the table as it is now, in one step. Raises OSError if the disk is full; the old file then stays."""
-        rows = table.rows()
+    def write(self, table: TrialTable, cuts: TrialTable | None = None) -> None:
+        """Writes the table as it is now, in one step, and behind it the cuts of a one-shot search.
+
+        Raises:
+            OSError: If the disk is full; the old file then stays.
+        """
+        rows = [*table.rows(), *(as_cuts(cuts.rows()) if cuts is not None else ())]
         front, final = {row.name for row in table.front()}, table.final_violations()
         parts = [rows[start : start + _ROWS_PER_BLOCK] for start in range(0, len(rows), _ROWS_PER_BLOCK)]
         known = self._blocks
@@ -199,6 +206,8 @@ def row_values(row: TrialRow, base_parameters: int) -> dict[str, Any]:
         "same_as": row.same_as,
         "retry_of": row.retry_of,
         "retried_as": row.retried_as,
+        "cut": row.cut,
+        "is_from_cut": row.is_from_cut if row.cut is not None else None,
         "space_version": row.space_version,
         "is_feasible": row.is_feasible,
         "violations": _violations(row),

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from langsearch.experiment.folder import TrialFolder, read_json, write_json, write_text
 from langsearch.space.architecture import Architecture, BaseShape
 from langsearch.space.loss_settings import LossSettings
+from langsearch.space.nesting import Nesting
 from langsearch.space.plan import show_beside, show_kind, show_layers
 from langsearch.space.pruned_size import num_nonzero
 from langsearch.space.schema import Space
@@ -24,6 +25,8 @@ _SWITCHES: Mapping[str, tuple[str, ...]] = {
     "train_only": (),
     "back_translation_every": ("back_translation_from_epoch", "back_translation_pivots"),
     "loss": (),
+    "nesting": (),
+    "start_cut": (),
 }
 """Settings that are newer than the first tasks, with those that mean nothing without them. What is not used stays out
 of fingerprints, so that older ones hold."""
@@ -36,7 +39,7 @@ class TrialTask:
     name: str
     """The trial's number in five digits, or the baseline's name."""
 
-    kind: Literal["searched", "baseline"]
+    kind: Literal["searched", "baseline", "donor", "cut"]
     method: Method
     """adapters: an architecture in the frozen base. full: all parameters. none: the base as it is."""
 
@@ -117,10 +120,17 @@ class TrialTask:
             name=value["name"],
             kind=value["kind"],
             method=value["method"],
-            trainer=TrainerSettings(**value["trainer"] | {"loss": LossSettings.of(value["trainer"].get("loss", {}))}),
+            trainer=_read_trainer(value["trainer"]),
             architecture=architecture,
             classes=value["classes"],
         )
+
+
+def _read_trainer(value: Mapping[str, Any]) -> TrainerSettings:
+    loss, nesting = LossSettings.of(value.get("loss", {})), value.get("nesting")
+    return TrainerSettings(
+        **{**value, "loss": loss, "nesting": None if nesting is None else Nesting.of(nesting)},
+    )
 
 
 def searched_task(space: Space, shape: BaseShape, number: int, point: dict[str, object]) -> TrialTask:

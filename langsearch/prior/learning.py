@@ -68,7 +68,10 @@ class LearningTask:
     @property
     def fingerprint(self) -> str:
         """16 hexadecimal digits over all that decides the result."""
-        values = [self.kind, self.architecture.fingerprint, asdict(self.trainer), self.by, self.steps]
+        trainer = asdict(self.trainer)
+        for name in ("nesting", "start_cut"):  # newer than the first of these, and never set here
+            del trainer[name]
+        values = [self.kind, self.architecture.fingerprint, trainer, self.by, self.steps]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 

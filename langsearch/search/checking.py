@@ -25,6 +25,7 @@ from langsearch.search.known_pieces import describe_languages, language_lines
 from langsearch.search.needs import describe_needs, memory_lines, memory_needs
 from langsearch.search.sentence_lines import describe_sentences, dirt_table, find_dirt_of, sentence_lines, worst_lines
 from langsearch.search.sizes import parameter_range, sample_point
+from langsearch.search.strategy_line import strategy_line
 from langsearch.search.trackers import describe_tracking, tracking_problems
 from langsearch.space.architecture import Architecture, BaseShape
 from langsearch.space.draft import WrongSpaceError
@@ -84,8 +85,7 @@ def print_check(
         _print_line(console, label, text)
     stand_in = " (a stand-in: not comparable with published spBLEU)" if checked.tokenizer.is_stand_in else ""
     _print_line(console, "spBLEU", f"tokenizer {checked.tokenizer.name}{stand_in}")
-    baselines = ", ".join(baseline.name for baseline in space.baselines) or "none"
-    _print_line(console, "trials", f"{space.search.trials} searched by {space.search.sampler}, baselines: {baselines}")
+    _print_line(console, "trials", strategy_line(checked))
     for label, text in search_summary(space).items():
         _print_line(console, label, text)
     for text in loss_lines(space.trainer_section.loss):

@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from langsearch.cluster.resources import task_options
 from langsearch.experiment.environment import portable
 from langsearch.prior.seeding import Seeding, describe_task, next_task, seed
+from langsearch.search.one_shot import run_one_shot
 from langsearch.search.selection import evaluate_candidates, test_front
 from langsearch.search.tasks import learn_on_worker
 from langsearch.search.tuning import Ended, Search, run_trials
@@ -36,7 +37,10 @@ def run_phases(search: Search, retry: Sequence[str], described: dict[str, Any]) 
             return replace(ended, stopped_by=seeding), False
         if seeding.points:
             described["prior"] = seeding.describe()
-        ended = run_trials(search, seeding, retry)
+        if search.cuts is None:
+            ended = run_trials(search, seeding, retry)
+        else:
+            ended = run_one_shot(search, seeding, retry, described)
         return ended, ended.is_done and evaluate_candidates(search) and test_front(search)
     except (StorageInternalError, SQLAlchemyError, OSError) as error:
         return replace(ended, is_done=False, stopped_by=fault(error)), False

@@ -121,6 +121,11 @@ def run_search(
     root, remote = find_experiments(str(experiments))
     path, copy = root / space.name, WorkingCopy(remote, space.name) if remote is not None else None
     check_local_resources(space, address)
+    if copy is not None and space.search.strategy == "one_shot":
+        raise InputError(
+            "`search.strategy: one_shot` must have an experiment on a disk that all machines see, since workers read "
+            f"the donors there, but {experiments} is an object store. Give a folder, or strategy: trials."
+        )
     if copy is None:
         space = with_earlier_defaults(ExperimentFolder(path), space)
         # Looked at here, and again behind the lock: another run may begin it in between.
@@ -153,6 +158,10 @@ def run_search(
         shutil.rmtree(folder.ray, ignore_errors=True)
         table = open_table(folder, space, base_parameters=checked.shape.num_parameters)
         table.take_over(lambda: check_fence(folder.path))
+        cuts = None
+        if space.search.strategy == "one_shot":
+            cuts = open_table(folder, space, base_parameters=checked.shape.num_parameters, cuts_of=table)
+            cuts.take_over(lambda: check_fence(folder.path))
         record_base(folder.path, checked.base, checked.family)
         environment = build_environment(checked, base, root / STORE_FOLDER, display.console)
         if address is not None and copy is None:
@@ -173,6 +182,7 @@ def run_search(
             copy=copy,
             late_nodes=late_nodes,
             lease=lease,
+            cuts=cuts,
         )
         if copy is not None:
             num_missing = add_missing(folder, table)
@@ -277,9 +287,12 @@ def _is_finished(search: Search) -> bool:
         return False
     rows = table.rows()
     baselines = {row.name for row in rows if row.kind == "baseline" and row.state is State.COMPLETE}
+    num_wanted = space.search.trials
+    if folder.one_shot.exists() and read_json(folder.one_shot)["is_complete"]:
+        num_wanted = 0
     return (
         all(row.state.is_finished for row in rows)
-        and sum(row.counts for row in rows) >= space.search.trials
+        and sum(row.counts for row in rows) >= num_wanted
         and baselines == {baseline.name for baseline in space.baselines}
         and not table.unscored()
         and not table.untested()

@@ -6,6 +6,7 @@ Ray's own OptunaSearch keeps a second, pickled state, calls stopped trials compl
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from optuna.exceptions import StorageInternalError
@@ -303,8 +304,13 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
     def _admit(self, number: int, point: dict[str, Any], retry_of: str | None = None) -> TrialTask | None:
         """Writes a new trial; returns its task, None if there is nothing to train."""
         task = self._make_task(number, point)
+        of_cut: dict[str, Any] = {}
+        if retry_of is not None and (of := self._table.row(retry_of)).cut is not None:
+            # What is trained on from a cut is more than its point says.
+            task = replace(TrialTask.read(self._folder.trial(retry_of)), name=task.name)
+            of_cut = {"cut": of.cut, "is_from_cut": of.is_from_cut}
         twin = self._trained.get(task.fingerprint)
-        row = self._table.add(number, point, fingerprint=task.fingerprint, same_as=twin, retry_of=retry_of)
+        row = self._table.add(number, point, fingerprint=task.fingerprint, same_as=twin, retry_of=retry_of, **of_cut)
         if twin is not None:
             self._share_or_wait(row)
         else:

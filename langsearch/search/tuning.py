@@ -17,9 +17,8 @@ from langsearch.experiment.disk import DiskBudget
 from langsearch.experiment.environment import CheckedSpace, Environment, portable
 from langsearch.experiment.folder import ExperimentFolder, read_rows, write_text
 from langsearch.experiment.lease import LeaseMark, RemoteLease
-from langsearch.experiment.opening import space_of_version
 from langsearch.experiment.results_parquet import ResultsFile
-from langsearch.experiment.task import TrialTask, baseline_task, searched_task
+from langsearch.experiment.task import searched_task
 from langsearch.experiment.working_copy import WorkingCopy
 from langsearch.prior.seeding import Seeding
 from langsearch.search.display import Display
@@ -27,6 +26,7 @@ from langsearch.search.forecast_lines import scored_warnings
 from langsearch.search.getting_ready import ReadyWorkers
 from langsearch.search.late_nodes import LateNodes, PlacedFifo, PlacedHalving
 from langsearch.search.lost_nodes import Losses, restarts
+from langsearch.search.planned import planned_tasks
 from langsearch.search.searcher import TableSearcher
 from langsearch.search.stop_reasons import INTERRUPTED, REQUESTED, TERMINATED, TIME, why
 from langsearch.search.tracking import tracking_callbacks
@@ -35,7 +35,7 @@ from langsearch.search.worker import TrialTrainable
 from langsearch.space.schema import Space
 from langsearch.space.search_sections import rungs
 from langsearch.study.results import parse_result
-from langsearch.study.rows import PRETRAINED, TrialRow
+from langsearch.study.rows import PRETRAINED
 from langsearch.study.table import TrialTable
 from langsearch.trial.failures import FAILED, PAUSED, SPENT, UNFIT
 
@@ -72,6 +72,9 @@ class Search:
     lease: RemoteLease | None = None
     """Of an experiment that other machines may write to as well."""
 
+    cuts: TrialTable | None = None
+    """The table of cuts; None: nothing is cut."""
+
     def check_held(self) -> None:
         """Raises LeaseLostError if another run holds the experiment by now, or may."""
         if self.lease is not None:
@@ -103,18 +106,22 @@ class Ended:
     stopped_by: str | None
 
 
-def run_trials(search: Search, seeding: Seeding, retry: Sequence[str]) -> Ended:
+def run_trials(
+    search: Search, seeding: Seeding, retry: Sequence[str], *, are_proposed: bool = True, deadline: float | None = None
+) -> Ended:
     """Runs a search's trials until all that were planned have ended, or something stops the run.
 
     Args:
         search: The search.
         seeding: Its dimensions, and how it begins.
         retry: Failed trials to try again.
+        are_proposed: Whether new ones are; else those of the table are all that there are.
+        deadline: When the time is up, by the monotonic clock. None: as the space says, from now.
     """
     space, table, folder = search.space, search.table, search.folder
     for baseline in space.baselines:
         table.add_baseline(baseline.name)
-    tasks = _tasks(search)
+    tasks = planned_tasks(space, search.checked.shape, folder, table)
     running = [row for row in table.rows() if not row.state.is_finished and row.same_as is None]
     search.display.known(table.rows(), tasks)
     losses = Losses(folder, space.resources.max_failures)
@@ -124,21 +131,23 @@ def run_trials(search: Search, seeding: Seeding, retry: Sequence[str]) -> Ended:
         lambda number, point: searched_task(space, search.checked.shape, number, point),
         seeding.distributions,
         [tasks[row.name] for row in running],
-        space.search.trials,
+        space.search.trials if are_proposed else 0,
         seeds=seeding.points,
         retry=retry,
         failures=space.failures,
-        plateau=space.search.plateau,
+        plateau=space.search.plateau if are_proposed else None,
         num_trainable=lambda task: task.num_trainable(search.checked.shape),
         explain=losses.explain,
         begins_again=losses.begins_again,
-        max_running=_capacity(search),
+        max_running=capacity_of(search),
         may_come_back=search.late_nodes.check is not None,
     )
     searcher.uploads = search.uploads
-    scheduler = _scheduler(search, searcher)
+    scheduler = _scheduler(search, searcher) if are_proposed else PlacedFifo()
     scheduler.late_nodes = search.late_nodes
-    between = _Between(search, searcher, losses, scheduler)
+    if deadline is None and (hours := space.search.max_hours):
+        deadline = time.monotonic() + 3600 * hours
+    between = _Between(search, searcher, losses, scheduler, deadline)
     tuner = tune.Tuner(
         tune.with_resources(
             tune.with_parameters(
@@ -177,22 +186,8 @@ def run_trials(search: Search, seeding: Seeding, retry: Sequence[str]) -> Ended:
     return Ended(searcher.is_done, searcher.ended_by, searcher.stopped_by)
 
 
-def _tasks(search: Search) -> dict[str, TrialTask]:
-    """Returns the tasks of all trials that there are, each from the version of the space that it was proposed from."""
-    spaces: dict[int, Space] = {search.table.space_version: search.space}
-
-    def task(row: TrialRow) -> TrialTask:
-        if row.kind == "baseline":
-            return baseline_task(search.space, search.checked.shape, row.name)
-        if row.space_version not in spaces:
-            spaces[row.space_version] = space_of_version(search.folder, row.space_version)
-        return searched_task(spaces[row.space_version], search.checked.shape, int(row.name), dict(row.params))
-
-    listed = {baseline.name for baseline in search.space.baselines}
-    return {row.name: task(row) for row in search.table.rows() if row.kind == "searched" or row.name in listed}
-
-
-def _capacity(search: Search) -> Capacity:
+def capacity_of(search: Search) -> Capacity:
+    """Returns how many trials may run at once."""
     wanted = amounts(search.space.resources)
     may_grow = search.address is not None and may_come(wanted) is not False
     return Capacity(wanted, NUM_AHEAD if may_grow else 0, search.late_nodes.resources)
@@ -221,15 +216,20 @@ class _Between(tune.Callback):  # type: ignore[misc]  # Ray has no types
         searcher: Its searcher, which has heard of an event before.
         losses: Gets Tune's trials.
         scheduler: Tune's.
+        deadline: When the time is up, by the monotonic clock.
     """
 
     def __init__(
-        self, search: Search, searcher: TableSearcher, losses: Losses, scheduler: PlacedFifo | PlacedHalving
+        self,
+        search: Search,
+        searcher: TableSearcher,
+        losses: Losses,
+        scheduler: PlacedFifo | PlacedHalving,
+        deadline: float | None = None,
     ) -> None:
         self._search, self._searcher, self._losses, self._scheduler = search, searcher, losses, scheduler
         self._budget = DiskBudget(search.folder, search.space.checkpoints)
-        hours = search.space.search.max_hours
-        self._deadline = time.monotonic() + 3600 * hours if hours else None
+        self._deadline = deadline
         self._looked, self._written, self._is_pausing = 0.0, 0.0, False
         self._passed_on: set[str] = set()
         self._ready = ReadyWorkers(is_meant=search.address is None)
@@ -261,7 +261,7 @@ class _Between(tune.Callback):  # type: ignore[misc]  # Ray has no types
         if self._searcher.stopped_by is not None and not self._is_pausing:
             self._pause_trials(self._searcher.stopped_by)
         if self._searcher.ended_by is not None and self._searcher.stopped_by is None:
-            self._ready.look(_capacity(self._search)() - len(self._losses.trials))
+            self._ready.look(capacity_of(self._search)() - len(self._losses.trials))
         if self._search.copy is not None:
             self._pass_on(self._search.copy)
         if self._search.uploads is not None:
@@ -360,7 +360,7 @@ def bring_up_to_date(search: Search, budget: DiskBudget) -> None:
     if freed.message:
         search.display.message(freed.message)
     try:
-        search.results.write(table)
+        search.results.write(table, search.cuts)
     except OSError as error:
         logger.warning("%s could not be written: %s", search.folder.results, error)
     if search.uploads is not None:

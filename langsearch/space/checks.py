@@ -15,6 +15,7 @@ from langsearch.space.document import KeyPath, show
 from langsearch.space.language_section import Languages, LanguagesSection, Problem, check_languages
 from langsearch.space.languages import find_language
 from langsearch.space.loss_checks import check_losses
+from langsearch.space.one_shot_checks import check_one_shot
 from langsearch.space.prior_section import PriorSection, check_prior
 from langsearch.space.problems import near_names
 from langsearch.space.run_sections import (
@@ -83,6 +84,7 @@ def check_space(parsed: Parsed) -> list[Problem]:
             evaluation=parsed.evaluation,
             baselines=parsed.baselines,
         )
+        problems += check_one_shot(parsed.search, parsed.architecture, parsed.trainer, parsed.languages)
     if parsed.resources is not None:
         problems += _check_resources(parsed.resources)
     if parsed.prior is not None:

@@ -299,6 +299,10 @@ def _resolve(data: Mapping[str, Any], parsed: Mapping[str, Any]) -> dict[str, An
         filled[key] = default | (data.get(key) or {}) if isinstance(default, dict) else data.get(key, default)
     if loss := _loss(filled["trainer"].pop("loss", None)):
         filled["trainer"]["loss"] = loss
+    filled["search"] |= {"one_shot": parsed["search"].one_shot.model_dump()}
+    if parsed["search"].strategy == "trials":
+        for name in ("strategy", "donors", "one_shot"):  # as older spaces have it
+            del filled["search"][name]
     # Each of these can be written in several ways that mean the same.
     search = parsed["search"]
     filled["data"] = _data(data["data"], parsed["data"].settings())

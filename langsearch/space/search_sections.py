@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, PlainValidator
 
 from langsearch.space.document import show
+from langsearch.space.one_shot_section import OneShotSection
 from langsearch.space.problems import near_names
 from langsearch.space.sections import Section, fixed
 from langsearch.space.settings import (
@@ -193,6 +194,13 @@ class SearchSection(Section):
     reduction_factor: Annotated[int, fixed("int", low=2)] = 3
     """asha: one in so many goes on at each rung; rungs are grace_epochs times its powers."""
 
+    strategy: Annotated[str, fixed("text", names=("trials", "one_shot"))] = "trials"
+    """trials: every architecture is trained. one_shot: a few wide ones are, and many are cut out of these."""
+
+    donors: Annotated[int, fixed("int", low=1)] = 2
+    """one_shot: how many wide ones, each with its own values of what a cut cannot change."""
+
+    one_shot: OneShotSection = OneShotSection()
     trials: Annotated[int, fixed("int", low=1)] = 64
     max_hours: Annotated[float | None, fixed("float", low=0, is_low_open=True, words={"none": None})] = None
     plateau: Annotated[Plateau | None, PlainValidator(parse_plateau)] = None
@@ -201,6 +209,11 @@ class SearchSection(Section):
     seed: Annotated[int, fixed("int", low=0)] = 0
     storage: Annotated[str | None, PlainValidator(parse_storage)] = None
     """A database URL for the trial table. None: SQLite in the experiment's folder."""
+
+    @property
+    def num_planned(self) -> int:
+        """How many searched trials are trained, if cuts can be trusted."""
+        return self.trials if self.strategy == "trials" else self.one_shot.sample + self.one_shot.winners
 
     def rung_epochs(self, epochs: int) -> tuple[int, ...]:
         """Returns the epochs after which trials of so many epochs are compared; none without asha."""

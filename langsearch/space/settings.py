@@ -5,6 +5,7 @@ from typing import Literal
 
 from langsearch.space.data_filter import NO_FILTER, DataFilter
 from langsearch.space.loss_settings import NO_TERMS, LossSettings
+from langsearch.space.nesting import Nesting
 
 EXPERIMENTS = "experiments"
 """The folder that holds all experiments, unless another is given."""
@@ -117,6 +118,12 @@ class TrainerSettings:
     """Whether a sentence with several targets goes through the encoder once for all of them, up to the first layer that
     is indexed by target. Then these pairs are drawn together, and those of like length stand in one microbatch, so that
     an update has fewer different sources; and they share what dropout drops of the source."""
+
+    nesting: Nesting | None = None
+    """What is drawn for each update of adapters that others are to be cut out of. None: all of them is trained."""
+
+    start_cut: str = ""
+    """The cut of the same experiment that the adapters start from. Empty: none."""
 
     def __post_init__(self) -> None:
         # A task's file has a list.

@@ -15,6 +15,7 @@ from langsearch.study.results import FinalResult, TestResult, TrialResult
 
 RESULT, CAUSE, FINGERPRINT, NAME = "result", "cause", "fingerprint", "name"
 SAME_AS, RETRY_OF, SPACE_VERSION, RUNG = "same_as", "retry_of", "space_version", "rung/"
+CUT, IS_FROM_CUT = "cut", "is_from_cut"
 """Attributes of a trial, as JSON; a baseline's name is plain text."""
 
 STARTED, FINISHED = "started", "finished"
@@ -29,6 +30,9 @@ STOP_REQUESTED = "stopped on request"
 TEST, FINAL, DIFFERENCES = "test", "full", "differences"
 """Attributes of the study, "KEY/TRIAL": a finished trial takes none."""
 
+
+DONOR = "donor-"
+"""Begins the names of wide trainings that others are cut out of; they lie with the baselines. A number follows."""
 
 PRETRAINED = "pretrained"
 """The baseline that constraints on losses are measured against."""
@@ -103,6 +107,12 @@ class TrialRow:
     space_version: int = 1
     """The version of the space that it was proposed from."""
 
+    cut: str | None = None
+    """The cut, "cut-00012", that has the same architecture. None: it was not chosen for one."""
+
+    is_from_cut: bool = False
+    """Whether the cut is trained on in it; else it is the same architecture trained by itself."""
+
     rungs: tuple[Rung, ...] = ()
     """What early stopping decided, by epoch."""
 
@@ -171,7 +181,7 @@ def read_row(trial: FrozenTrial, kind: str, study_attributes: Mapping[str, Any])
     ]
     row = TrialRow(
         name=name,
-        kind=kind,
+        kind="donor" if kind == "baseline" and name.startswith(DONOR) else kind,
         state=state,
         params={plain_name(column): found for column, found in trial.params.items()},
         fingerprint=value(FINGERPRINT),
@@ -183,6 +193,8 @@ def read_row(trial: FrozenTrial, kind: str, study_attributes: Mapping[str, Any])
         same_as=value(SAME_AS),
         retry_of=value(RETRY_OF),
         space_version=value(SPACE_VERSION) or 1,
+        cut=value(CUT),
+        is_from_cut=bool(value(IS_FROM_CUT)),
         rungs=tuple(sorted(rungs, key=lambda rung: rung.epoch)),
         started=_utc(value(STARTED), trial.datetime_start),
         finished=_utc(value(FINISHED), trial.datetime_complete) if state.is_finished else None,

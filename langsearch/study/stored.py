@@ -15,8 +15,10 @@ from langsearch.study.database import open_storage, take_over
 from langsearch.study.front import Objective
 from langsearch.study.mirror import CONSTRAINT, Proposal
 from langsearch.study.rows import (
+    CUT,
     FINGERPRINT,
     FINISHED,
+    IS_FROM_CUT,
     NAME,
     RETRY_OF,
     SAME_AS,
@@ -29,6 +31,9 @@ from langsearch.study.rows import (
     plain_name,
     read_row,
 )
+
+CUTS = "/cuts"
+"""The study of cuts, beside that of the search, whose samplers never see them."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +61,16 @@ class StoredTrials:
         url: The storage, as SQLAlchemy writes it.
         name: The study's name.
         objectives: In the study's order.
+        part: What the search's study is called behind the name: `CUTS` for that of cuts.
     """
 
-    def __init__(self, url: str, name: str, objectives: Sequence[Objective]) -> None:
+    def __init__(self, url: str, name: str, objectives: Sequence[Objective], part: str = "") -> None:
         self._storage = open_storage(url)
         self._study_ids = {
-            "searched": self._open_study(name, objectives),
+            "searched": self._open_study(f"{name}{part}", objectives),
             "baseline": self._open_study(f"{name}/baselines", objectives),
         }
+        self._study_ids["donor"] = self._study_ids["baseline"]
         self._found: dict[str, StoredTrial] = {}
         self._columns = Columns()
 
@@ -105,6 +112,8 @@ class StoredTrials:
             RETRY_OF: row.retry_of,
             SAMPLER: proposal.study_attributes or None,
             SPACE_VERSION: row.space_version if row.space_version > 1 else None,
+            CUT: row.cut,
+            IS_FROM_CUT: row.is_from_cut or None,
         }
         template = create_trial(
             state=TrialState.RUNNING,

@@ -30,6 +30,7 @@ from langsearch.study.results import VIOLATES, FinalResult, TestResult, TrialRes
 from langsearch.study.rows import (
     CAUSE,
     DIFFERENCES,
+    DONOR,
     FINAL,
     PRETRAINED,
     RESULT,
@@ -42,7 +43,7 @@ from langsearch.study.rows import (
     State,
     TrialRow,
 )
-from langsearch.study.stored import StoredTrials
+from langsearch.study.stored import CUTS, StoredTrials
 
 
 class TrialTable:
@@ -63,6 +64,7 @@ class TrialTable:
         base_parameters: What a constraint's percentage is of.
         classes: The languages of each class, for constraints on losses.
         space_version: The version of the space that new trials come from.
+        cuts_of: Makes it the table of a search's cuts, in a study beside the search's; the baselines are the search's.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class TrialTable:
         base_parameters: int = 1,
         classes: Mapping[str, Sequence[str]] | None = None,
         space_version: int = 1,
+        cuts_of: "TrialTable | None" = None,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.objectives = tuple(objectives)
@@ -85,9 +88,9 @@ class TrialTable:
             all=tuple(constraints), base_parameters=base_parameters, classes=dict(classes or {})
         )
         self.space_version = space_version
-        self.stored = StoredTrials(url, name, self.objectives)
+        self.stored = StoredTrials(url, name, self.objectives, CUTS if cuts_of else "")
         """Where the rows lie."""
-        self._baselines: dict[str, TrialRow] = {}
+        self._baselines: dict[str, TrialRow] = cuts_of._baselines if cuts_of else {}
         self._searched: dict[str, TrialRow] = {}
         self._num_searched = 0
         self._candidates = Candidates(self.objectives)
@@ -137,6 +140,7 @@ class TrialTable:
         retry_of: str | None = None,
         recorded: Proposal | None = None,
         space_version: int | None = None,
+        **of_cut: Any,
     ) -> TrialRow:
         """Writes a new running trial in one transaction.
 
@@ -148,6 +152,7 @@ class TrialTable:
             retry_of: The failed trial whose point it has.
             recorded: How it was proposed by a driver before. None: as `next_point` did.
             space_version: The version of the space that it came from. None: the table's.
+            of_cut: `cut` and `is_from_cut`, as in `TrialRow`.
         """
         assert number == self._num_searched, "only one driver may write a study"
         row = TrialRow(
@@ -159,6 +164,7 @@ class TrialTable:
             same_as=same_as,
             retry_of=retry_of,
             space_version=space_version or self.space_version,
+            **of_cut,
         )
         began = self.stored.add_searched(row, recorded or self._proposer.proposal(point, retry_of))
         self._num_searched += 1
@@ -168,25 +174,21 @@ class TrialTable:
         return self._put(replace(row, started=began))
 
     def propose(
-        self,
-        distributions: Mapping[str, BaseDistribution],
-        seeds: Sequence[Mapping[str, Any]] = (),
-        *,
-        fingerprint: str | None = None,
+        self, distributions: Mapping[str, BaseDistribution], *, fingerprint: str | None = None
     ) -> tuple[int, dict[str, Any]]:
         """Adds the trial that `next_point` gives; returns its number and its point."""
-        found = self.next_point(distributions, seeds)
+        found = self.next_point(distributions)
         assert found is not None, "the grid is exhausted"
         self.add(*found, fingerprint=fingerprint)
         return found
 
     def add_baseline(self, name: str) -> None:
-        """Adds a running baseline, unless it is there and not failed."""
+        """Adds a running baseline or donor, unless it is there and not failed."""
         old = self._baselines.get(name)
         if old is not None and old.state is not State.FAILED:
             return
-        began = self.stored.add_baseline(name)
-        self._put(TrialRow(name=name, kind="baseline", state=State.RUNNING, params={}, fingerprint=None, started=began))
+        began, kind = self.stored.add_baseline(name), "donor" if name.startswith(DONOR) else "baseline"
+        self._put(TrialRow(name=name, kind=kind, state=State.RUNNING, params={}, fingerprint=None, started=began))
 
     def report(self, name: str, result: TrialResult) -> None:
         """Records how a running trial does; with one objective also as Optuna's intermediate value.
@@ -218,8 +220,8 @@ class TrialTable:
         note = {"values": list(values), "goes_on": goes_on, "order": order, "violations": found}
         self.stored.note(name, f"{RUNG}{epoch}", note)
         row = self.row(name)
-        kept = [other for other in row.rungs if other.epoch != epoch]
-        self._put(replace(row, rungs=tuple(sorted([*kept, rung], key=lambda rung: rung.epoch))))
+        rungs = [*(other for other in row.rungs if other.epoch != epoch), rung]
+        self._put(replace(row, rungs=tuple(sorted(rungs, key=lambda rung: rung.epoch))))
 
     def complete(self, name: str, result: TrialResult) -> None:
         """Ends a trial with its result. What it violates must be known."""
@@ -285,10 +287,7 @@ class TrialTable:
         self._put(replace(self.row(name), differences=dict(differences)))
 
     def rows(self) -> list[TrialRow]:
-        """Returns all trials: the baselines, then the searched ones by number.
-
-        Of a baseline that was tried again after a failure, only the last try is returned.
-        """
+        """Returns all trials: the baselines and donors, the last try of each, then the searched ones by number."""
         return [*self._baselines.values(), *self._searched.values()]
 
     def row(self, name: str) -> TrialRow:
@@ -346,7 +345,7 @@ class TrialTable:
 
     def untested(self) -> list[TrialRow]:
         """Returns what is to be scored on the test set: the complete baselines and the front, those that were not."""
-        baselines = [row for row in self._baselines.values() if row.state is State.COMPLETE]
+        baselines = [row for row in self._baselines.values() if row.state is State.COMPLETE and row.kind == "baseline"]
         return [row for row in [*baselines, *self.front()] if row.test is None]
 
     def final_violations(self) -> dict[str, dict[str, float]]:
@@ -363,7 +362,7 @@ class TrialTable:
 
     def _load(self) -> None:
         """Reads everything once."""
-        baselines, _ = self.stored.load("baseline")
+        baselines = [] if self._baselines else self.stored.load("baseline")[0]
         searched, self._num_searched = self.stored.load("searched")
         for row in [*baselines, *searched]:
             self._put(row)

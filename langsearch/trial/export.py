@@ -30,10 +30,12 @@ from langsearch.model.new_languages import with_new_languages
 from langsearch.space.architecture import Architecture
 from langsearch.space.problems import InputError, near_names
 from langsearch.study.candidates import best_member
+from langsearch.study.cut_rows import CUT
 from langsearch.study.rows import State, TrialRow
 from langsearch.study.table import TrialTable
 from langsearch.trial.card_examples import merged_lines
 from langsearch.trial.cards import hub_code, model_card
+from langsearch.trial.cutting import provide_cut
 from langsearch.trial.losing import losing_words
 from langsearch.trial.trial import load_trained
 
@@ -206,6 +208,19 @@ def choose_trial(table: TrialTable, name: str | None) -> TrialRow:
     return rows[full]
 
 
+def choose_row(
+    folder: ExperimentFolder, base: Base, environment: Environment, table: TrialTable, name: str | None
+) -> TrialRow:
+    """Returns what `choose_trial` does, or a cut, "cut-12", whose weights are then there.
+
+    Raises:
+        InputError: If there is no such trial or cut, or what it needs is gone.
+    """
+    if name is not None and name.startswith(CUT):
+        return provide_cut(base, environment, folder, load_begun_space(folder.space), table, name)
+    return choose_trial(table, name)
+
+
 def _nothing_chosen(table: TrialTable) -> str:
     """Returns why no trial is the best one, and what can be named in its place."""
     nearest = table.nearest()
@@ -325,7 +340,8 @@ def export_one(
             raise InputError(f"--trial must be for an experiment, but {source} holds the adapters of one trial.")
         return export_again(source, target, form, note)
     folder, base, environment, table = open_experiment(source)
-    return export_trial(base, environment, folder, choose_trial(table, trial), target, form, note)
+    row = choose_row(folder, base, environment, table, trial)
+    return export_trial(base, environment, folder, row, target, form, note)
 
 
 def adapters_of(place: Path) -> Path:

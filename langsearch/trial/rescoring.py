@@ -29,7 +29,7 @@ from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space
 from langsearch.study.results import CUT_WAY_OUT, beam_words, cut_words
 from langsearch.trial.evaluating import evaluation_data
-from langsearch.trial.export import choose_trial, missing_weights, open_experiment
+from langsearch.trial.export import choose_row, missing_weights, open_experiment
 from langsearch.trial.trial import Split, load_trained, resident
 
 _SPLITS: dict[str, Split] = {"validation": "validation", "dev": "validation", "test": "test", "devtest": "test"}
@@ -114,7 +114,7 @@ def _open_adapters(
 
 def _open_trial(target: Path, trial: str | None) -> tuple[str, Base, Environment, Learner]:
     folder, base, environment, table = open_experiment(target)
-    row = choose_trial(table, trial)
+    row = choose_row(folder, base, environment, table, trial)
     try:
         scored = folder.trial(row.same_as or row.name)
         base = settle(base, resident(environment, TrialTask.read(scored)))

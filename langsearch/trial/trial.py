@@ -11,6 +11,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from langsearch.adapters.learners import AdaptedModel, FullModel, Learner, adapt
+from langsearch.adapters.nested import nested_model
 from langsearch.evaluate.decoding import DecodingRow, translate_pieces
 from langsearch.evaluate.evaluation import Evaluation, EvaluationSet, evaluate, evaluation_set
 from langsearch.evaluate.spbleu import SpBleu
@@ -103,9 +104,9 @@ def run_trial(
 
 
 def settings_at(environment: Environment, task: TrialTask, epoch: int) -> DecodingSettings:
-    """Returns how a task is evaluated after an epoch: searched ones get more up to each rung, baselines all at once."""
+    """Returns how a task is evaluated after an epoch: baselines by all, others by more at each rung and by all at last."""
     evaluation = environment.evaluation
-    if task.kind == "searched":
+    if task.kind in ("searched", "donor") and epoch < task.num_epochs:
         for rung, settings in zip(environment.rung_epochs, evaluation.rungs, strict=False):
             if epoch <= rung:
                 return settings
@@ -160,7 +161,7 @@ class _Run:
         )
         self.started = time.perf_counter()
         if checkpoint is None and isinstance(self.learner, AdaptedModel):
-            start_new(self.learner, training, self.task.trainer, self.base.shape)
+            start_new(self.learner, training, self.task.trainer, self.base.shape, self.folder)
         for progress in train(
             self.learner,
             training,
@@ -201,7 +202,8 @@ class _Run:
         is_comparable = self.kept_settings is not None and DecodingSettings(**self.kept_settings) == settings
         progress.judge(result.spbleu, is_comparable)
         with_pruning = self.task.architecture is not None and self.task.architecture.pruning is not None
-        if self.kept is None or with_pruning or not is_comparable or result.spbleu > self.kept.spbleu:
+        is_donor = self.task.kind == "donor"  # what is cut out of it is scored, not it
+        if self.kept is None or with_pruning or is_donor or not is_comparable or result.spbleu > self.kept.spbleu:
             state = {"updates": result.updates, "epoch": result.epoch, "spbleu": result.spbleu}
             # The checkpoints still refer to the weights before, so those go only once the next checkpoint is there.
             weights = Checkpoint(self.learner.state(), state)
@@ -346,6 +348,8 @@ def build_learner(base: Base, environment: Environment, task: TrialTask) -> Lear
     architecture = task.architecture
     if architecture is None:
         architecture = Architecture(slots=tuple((name, name) for name in environment.languages), adapters=())
+    if (nesting := task.trainer.nesting) is not None:
+        return nested_model(base, architecture, environment.languages, task.trainer.seed, nesting)
     return adapt(base, architecture, environment.languages, task.trainer.seed)
 
 

@@ -1,0 +1,35 @@
+"""The tasks of all trials that a search has planned so far, also those of earlier versions of its space."""
+
+from langsearch.experiment.cut_tasks import donor_task, going_on
+from langsearch.experiment.folder import ExperimentFolder
+from langsearch.experiment.opening import space_of_version
+from langsearch.experiment.task import TrialTask, baseline_task, searched_task
+from langsearch.space.architecture import BaseShape
+from langsearch.space.schema import Space
+from langsearch.study.rows import TrialRow
+from langsearch.study.table import TrialTable
+
+
+def planned_tasks(space: Space, shape: BaseShape, folder: ExperimentFolder, table: TrialTable) -> dict[str, TrialTask]:
+    """Returns the tasks by name, each from the version of the space that it was proposed from.
+
+    Args:
+        space: The experiment's space as of now; baselines that it does not list any more are left out.
+        shape: The base's sizes.
+        folder: The experiment.
+        table: Its trials.
+    """
+    spaces: dict[int, Space] = {table.space_version: space}
+
+    def task(row: TrialRow) -> TrialTask:
+        if row.kind == "baseline":
+            return baseline_task(space, shape, row.name)
+        if row.kind == "donor":
+            return donor_task(space, shape, row.name)
+        if row.space_version not in spaces:
+            spaces[row.space_version] = space_of_version(folder, row.space_version)
+        found = searched_task(spaces[row.space_version], shape, int(row.name), dict(row.params))
+        return going_on(found, space, row.cut) if row.cut is not None and row.is_from_cut else found
+
+    listed = {baseline.name for baseline in space.baselines}
+    return {row.name: task(row) for row in table.rows() if row.kind != "baseline" or row.name in listed}
