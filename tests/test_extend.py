@@ -15,7 +15,7 @@ from langsearch.adapters.peft_export import export_peft, load_export, read_expor
 from langsearch.api.conducting import conduct_extension
 from langsearch.cli.app import app
 from langsearch.model.base import Base, load_base
-from langsearch.space.architecture import Architecture, Site, uniform_ranks
+from langsearch.space.architecture import Architecture, Site, SiteAdapters, uniform_ranks
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space, load_space
 from langsearch.trial.extending import plan_extension
@@ -140,6 +140,7 @@ def test_a_finished_training_is_not_trained_again_and_what_is_missing_is_written
         ({"languages": {"high": ["de"], "low": ["cy"]}}, {}, "must pair a new language with one of en, fr, sw"),
         ({"trainer": {"lr": {"choice": [0.1, 0.2]}}}, {}, "Training needs fixed settings, but trainer.lr is searched"),
         ({"base": "tiny-m2m-2"}, {}, "must be that of the adapters, tiny-m2m, but is tiny-m2m-2"),
+        ({"trainer": {"modular": {"bridge": "en"}}}, {}, "must be a language without adapters, but en has some in"),
     ],
 )
 def test_what_does_not_fit_is_told(
@@ -179,3 +180,21 @@ def test_the_command_tells_all_that_is_wrong(start: Path, tmp_path: Path) -> Non
     assert isinstance(found.exception, InputError)
     assert len(found.exception.problems) == 3
     assert not (tmp_path / "to").exists()
+
+
+def test_a_language_is_added_with_a_bridge_that_has_no_adapters(tmp_path: Path) -> None:
+    ranks = {"fr": 2, "sw": 4}
+    without = tuple(SiteAdapters(entry.site, entry.side, tuple(ranks.items())) for entry in architecture().adapters)
+    start = exported(tmp_path / "adapters", architecture(adapters=without))
+    modular = {"trainer": {"modular": {"bridge": "en"}, "epochs": 1, "pairs_per_epoch": 20, "tokens_per_batch": 500}}
+    with pytest.raises(InputError, match="--like must be a language with adapters, but en is the bridge"):
+        plan_extension(start, space(**modular), "en")
+    planned = plan_extension(start, space(**modular), "sw")
+    assert (planned.trainer.modular_bridge, planned.trainer.train_only) == ("en", ("cy",))
+    folder, _ = conduct_extension(Console(quiet=True), start, space(**modular), "sw", tmp_path / "cy")
+    _, learner = learner_of(folder / "extended")
+    assert read_export(folder / "extended").architecture.rank(Site.parse("encoder.0.fc1"), "en") == 0
+    for layer in learner.lora.layers.values():
+        assert layer.pair("cy")[1].abs().max() > 0
+    old = {path.relative_to(start): path.read_bytes() for path in start.glob("*/*") if path.is_file()}
+    assert old and all((folder / "extended" / name).read_bytes() == content for name, content in old.items())

@@ -150,8 +150,10 @@ class LanguageBridge(Unscheduled):
         """Returns B, which is M itself where it is full, and A."""
         return {"bridge.B": self.layer.B} | ({} if self.layer.A is None else {"bridge.A": self.layer.A})
 
-    def owned(self) -> dict[str, list[Tensor]]:
-        """Returns each slot's B, and A."""
+    def owned(self, side: Side | None = None) -> dict[str, list[Tensor]]:
+        """Returns each slot's B, and A, which the target picks."""
+        if side == "src":
+            return {}
         return {
             slot: [part.data[index] for part in (self.layer.B, self.layer.A) if part is not None]
             for index, slot in enumerate(self._own.slots)

@@ -108,7 +108,7 @@ class EncoderZNorm(Unscheduled):
         """Returns the scales and offsets."""
         return {"encoder_znorm.gain": self.layer.gain, "encoder_znorm.shift": self.layer.shift}
 
-    def owned(self) -> dict[str, list[Tensor]]:
+    def owned(self, side: Side | None = None) -> dict[str, list[Tensor]]:
         """Returns nothing: nothing of it is trained."""
         return {}
 

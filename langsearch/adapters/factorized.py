@@ -173,10 +173,12 @@ class Factorized(PrunedPairs):
                 found |= {f"{site}.A": layer.pair.A, f"{site}.B": layer.pair.B}
         return found
 
-    def owned(self) -> dict[str, list[Tensor]]:
-        """Returns each slot's scales and pair of every site."""
+    def owned(self, side: Side | None = None) -> dict[str, list[Tensor]]:
+        """Returns each slot's scales and pair of every site, or of those that a side indexes."""
         found: dict[str, list[Tensor]] = {}
         for layer in self.layers.values():
+            if side not in (None, layer.table.side):
+                continue
             for index, slot in enumerate(layer.table.slots):
                 found.setdefault(slot, []).extend([layer.in_scale.data[index], layer.out_scale.data[index]])
             for slot in layer.pair.slots if layer.pair is not None else ():

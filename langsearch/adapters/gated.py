@@ -213,11 +213,11 @@ class GatedLoRA(AroundLoRA):
             found |= {} if layer.V is None else {f"{site}.gate.V": layer.V}
         return found
 
-    def owned(self) -> dict[str, list[Tensor]]:
-        """Returns each slot's pairs and gates of every site."""
-        found = self.own.owned()
+    def owned(self, side: Side | None = None) -> dict[str, list[Tensor]]:
+        """Returns each slot's pairs and gates of every site, or of those that a side indexes."""
+        found = self.own.owned(side)
         for layer in self.layers.values():
-            for index, slot in enumerate(layer.pair.slots):
+            for index, slot in enumerate(layer.pair.slots if side in (None, layer.pair.side) else ()):
                 found[slot] += [part.data[index] for part in (layer.w, layer.c, layer.V) if part is not None]
         return found
 

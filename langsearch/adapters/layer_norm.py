@@ -107,8 +107,10 @@ class LanguageLayerNorms(Unscheduled):
             found |= {f"{name}.scale": layer.scale, f"{name}.offset": layer.offset}
         return found
 
-    def owned(self) -> dict[str, list[Tensor]]:
-        """Returns each slot's part of every norm's scale and offset."""
+    def owned(self, side: Side | None = None) -> dict[str, list[Tensor]]:
+        """Returns each slot's part of every norm's scale and offset, if a side picks it."""
+        if side not in (None, self._own.side):
+            return {}
         return {
             slot: [part.data[index] for layer in self.layers.values() for part in (layer.scale, layer.offset)]
             for index, slot in enumerate(self._own.slots)

@@ -16,7 +16,7 @@ from langsearch.adapters.protocol import Adapters
 from langsearch.adapters.routing import TokenWeights
 from langsearch.model.base import Base
 from langsearch.model.families import TranslationModel
-from langsearch.space.architecture import Architecture
+from langsearch.space.architecture import Architecture, Side
 from langsearch.space.problems import InputError
 
 
@@ -38,8 +38,12 @@ class Learner(Protocol):
     def slots(self) -> Mapping[str, str]:
         """The slot of each language; empty where languages own nothing."""
 
-    def owned(self) -> Mapping[str, Sequence[Tensor]]:
-        """Returns views of what belongs to each slot; nothing is copied."""
+    def owned(self, side: Side | None = None) -> Mapping[str, Sequence[Tensor]]:
+        """Returns views of what belongs to each slot; nothing is copied.
+
+        Args:
+            side: Only what a row has by its language of that side. None: all, also what no side picks.
+        """
 
     def route(
         self, src_lang: Tensor, tgt_lang: Tensor, *, weights: TokenWeights | None = None
@@ -142,10 +146,10 @@ class AdaptedModel:
         """The slot of each language."""
         return dict(self.architecture.slots)
 
-    def owned(self) -> dict[str, list[Tensor]]:
-        """Returns what the adapters have of each slot, and the rows of its new languages."""
-        found = {slot: list(views) for slot, views in self.adapters.owned().items()}
-        if self.rows is not None:
+    def owned(self, side: Side | None = None) -> dict[str, list[Tensor]]:
+        """Returns what the adapters have of each slot, and the rows of its new languages, which are of both sides."""
+        found = {slot: list(views) for slot, views in self.adapters.owned(side).items()}
+        if self.rows is not None and side is None:
             for language, row in zip(self.rows.languages, self.rows.weight.data, strict=True):
                 found.setdefault(self.slots[language.code], []).append(row)
         return found
@@ -221,7 +225,7 @@ class FullModel:
         """None: no language owns anything."""
         return {}
 
-    def owned(self) -> dict[str, list[Tensor]]:
+    def owned(self, side: Side | None = None) -> dict[str, list[Tensor]]:
         """Returns nothing."""
         return {}
 

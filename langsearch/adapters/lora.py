@@ -82,11 +82,11 @@ class LanguageLoRA(PrunedPairs):
         """Returns A and B of every site, padded to the site's largest rank."""
         return {f"{site}.{name}": getattr(layer, name) for site, layer in self.layers.items() for name in ("A", "B")}
 
-    def owned(self) -> dict[str, list[Tensor]]:
-        """Returns each slot's A and B of every site."""
+    def owned(self, side: Side | None = None) -> dict[str, list[Tensor]]:
+        """Returns each slot's A and B of every site, or of those that a side indexes."""
         found: dict[str, list[Tensor]] = {}
         for layer in self.layers.values():
-            for slot in layer.slots:
+            for slot in layer.slots if side in (None, layer.side) else ():
                 found.setdefault(slot, []).extend(layer.pair(slot))
         return found
 

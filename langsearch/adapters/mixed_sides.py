@@ -169,11 +169,11 @@ class MixedSides(Unscheduled):
         }
         return named | {f"scalars/{name}": value for name, value in self._scalars.items()}
 
-    def owned(self) -> dict[str, list[Tensor]]:
-        """Returns each slot's A and B of every site, by either side."""
+    def owned(self, side: Side | None = None) -> dict[str, list[Tensor]]:
+        """Returns each slot's A and B of every site, by either side or by one."""
         found: dict[str, list[Tensor]] = {}
         for adapters in self._sides.values():
-            for slot, views in adapters.owned().items():
+            for slot, views in adapters.owned(side).items():
                 found.setdefault(slot, []).extend(views)
         return found
 

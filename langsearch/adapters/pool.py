@@ -187,9 +187,9 @@ class PooledLoRA(Unscheduled):
         """Returns the parameters, and whether the soft part has ended."""
         return super().state() | {f"pool.{side}.is_over": pool_map.is_over for side, pool_map in self.maps.items()}
 
-    def owned(self) -> dict[str, list[Tensor]]:
-        """Returns all of it under "all": every language may have any member."""
-        return {"all": [value.data for value in self.parameters().values()]}
+    def owned(self, side: Side | None = None) -> dict[str, list[Tensor]]:
+        """Returns all of it under "all": every language may have any member. No side has any by itself."""
+        return {} if side else {"all": [value.data for value in self.parameters().values()]}
 
     def num_parameters(self) -> int:
         """Returns K times rank * (in + out) over the sites, and K logits a language for each side."""

@@ -64,8 +64,12 @@ class Adapters(Protocol):
     def state(self) -> dict[str, Tensor]:
         """Returns all that a checkpoint must hold: what is trained, and what is not but changes; nothing is copied."""
 
-    def owned(self) -> Mapping[str, Sequence[Tensor]]:
-        """Returns views of what belongs to each slot, padding excepted; nothing is copied."""
+    def owned(self, side: Side | None = None) -> Mapping[str, Sequence[Tensor]]:
+        """Returns views of what belongs to each slot, padding excepted; nothing is copied.
+
+        Args:
+            side: Only what a row has by its language of that side. None: all, also what no side picks.
+        """
 
     def num_parameters(self) -> int:
         """Returns the stored parameters; padding does not count."""

@@ -101,8 +101,10 @@ class SharedLoRA(AroundLoRA):
             found |= {f"{site}.shared.A": layer.shared.A, f"{site}.shared.B": layer.shared.B}
         return found
 
-    def owned(self) -> dict[str, list[Tensor]]:
-        """Returns each slot's own A and B of every site, and under "all" what is shared."""
+    def owned(self, side: Side | None = None) -> dict[str, list[Tensor]]:
+        """Returns each slot's own A and B of every site, and under "all" what is shared, which no side picks."""
+        if side is not None:
+            return self.own.owned(side)
         shared = [view for layer in self.layers.values() for view in layer.shared.pair(_ALL)]
         return {**self.own.owned(), _ALL: shared}
 

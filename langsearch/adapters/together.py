@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from langsearch.adapters.protocol import NOTHING_BELOW, Adapters, Below, PeftAdapter
 from langsearch.data.directions import Direction
+from langsearch.space.architecture import Side
 
 
 class Together:
@@ -44,11 +45,11 @@ class Together:
         """Returns that of all parts."""
         return {name: value for part in self.parts for name, value in part.state().items()}
 
-    def owned(self) -> dict[str, list[Tensor]]:
+    def owned(self, side: Side | None = None) -> dict[str, list[Tensor]]:
         """Returns each slot's in all parts."""
         found: dict[str, list[Tensor]] = {}
         for part in self.parts:
-            for slot, views in part.owned().items():
+            for slot, views in part.owned(side).items():
                 found.setdefault(slot, []).extend(views)
         return found
 

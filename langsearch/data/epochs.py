@@ -34,6 +34,16 @@ class EpochPlan:
     num_left_out: int
     """Pairs that are too long, over all directions; never drawn."""
 
+    def done(self, microbatch: int) -> float:
+        """Returns how much of the epoch is done before a microbatch: of those that it stands among, from 0 to below 1.
+
+        Args:
+            microbatch: Its number, from 0.
+        """
+        if isinstance(self.microbatches, _Apart):
+            return self.microbatches.done(microbatch)
+        return microbatch / len(self.microbatches)
+
 
 @dataclass(frozen=True)
 class SourceWeights:
@@ -163,6 +173,62 @@ def plan_epoch(
         order, ends = _cut(longest, max_tokens, rng)
     shown = Microbatches(of_direction[order], rows[order], ends, rng.permutation(len(ends) - 1))
     return EpochPlan(shown, num_pairs, num_left_out)
+
+
+def plan_apart(store: "TokenStore", directions: Sequence[Direction], **how: Any) -> EpochPlan:
+    """Returns the microbatches of an epoch, each of one direction, whose own depend on no other direction.
+
+    Each direction is planned by itself, with its own `pairs_per_epoch`; their microbatches come evenly mixed.
+
+    Args:
+        store: As in `plan_epoch`.
+        directions: As in `plan_epoch`.
+        how: The other arguments of `plan_epoch`.
+
+    Raises:
+        InputError: If a direction has no pair.
+    """
+    plans, problems = [], []
+    for direction in directions:
+        try:
+            plans.append(plan_epoch(store, [direction], **how))
+        except InputError as error:
+            problems.append(f"{direction}, which is trained by itself: {error}.")
+    if problems:
+        raise InputError(problems)
+    return EpochPlan(
+        _Apart([plan.microbatches for plan in plans]),
+        sum(plan.num_pairs for plan in plans),
+        sum(plan.num_left_out for plan in plans),
+    )
+
+
+class _Apart(Sequence[NDArray[np.int32]]):
+    """The microbatches of directions that are planned each by itself, (directions,) of (microbatches,)."""
+
+    def __init__(self, parts: Sequence[Sequence[NDArray[np.int32]]]) -> None:
+        self._parts = parts
+        places = [((i + 0.5) / len(part), index, i) for index, part in enumerate(parts) for i in range(len(part))]
+        self._order = [(index, i) for _, index, i in sorted(places)]
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def done(self, index: int) -> float:
+        """Returns how much of its direction's is done before a microbatch."""
+        direction, place = self._order[index]
+        return place / len(self._parts[direction])
+
+    @overload
+    def __getitem__(self, index: int) -> NDArray[np.int32]: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[NDArray[np.int32], ...]: ...
+    def __getitem__(self, index: int | slice) -> NDArray[np.int32] | tuple[NDArray[np.int32], ...]:
+        if isinstance(index, slice):
+            return tuple(self[place] for place in range(*index.indices(len(self))))
+        direction, place = self._order[index]
+        rows = self._parts[direction][place]
+        return np.stack([np.full(len(rows), direction, np.int32), rows[:, 1]], axis=1)
 
 
 def _usable_pairs(

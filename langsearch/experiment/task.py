@@ -22,6 +22,7 @@ _SWITCHES: Mapping[str, tuple[str, ...]] = {
     "init_from": (),
     "encode_once": (),
     "first_stage": ("first_share", "freeze_first"),
+    "modular_bridge": (),
     "train_only": (),
     "back_translation_every": ("back_translation_from_epoch", "back_translation_pivots"),
     "loss": (),

@@ -30,6 +30,7 @@ from langsearch.search.trackers import describe_tracking, tracking_problems
 from langsearch.space.architecture import Architecture, BaseShape
 from langsearch.space.draft import WrongSpaceError
 from langsearch.space.loss_checks import loss_lines
+from langsearch.space.modular_checks import modular_lines
 from langsearch.space.plan import (
     Classes,
     num_parameters_by_class,
@@ -90,6 +91,8 @@ def print_check(
         _print_line(console, label, text)
     for text in loss_lines(space.trainer_section.loss):
         _print_line(console, "loss", text)
+    for text in modular_lines(space.trainer_section, checked.directions):
+        _print_line(console, "modular", text)
     _print_line(console, "training", _describe_training(space))
     for name, place in describe_tracking(space.tracking).items():
         _print_line(console, "tracking", f"{name}: {place}")
@@ -192,6 +195,7 @@ def describe_check(
             "rung_epochs": list(space.search.rung_epochs(space.trainer_section.epochs)),
         },
         "loss": list(loss_lines(space.trainer_section.loss)),
+        "modular": list(modular_lines(space.trainer_section, checked.directions)),
         "evaluation": asdict(space.evaluation),
         "failures": asdict(space.failures),
         "checkpoints": asdict(space.checkpoints),

@@ -1,6 +1,7 @@
 """One point of a space as an architecture, and the architectures of the baselines."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from langsearch.space.architecture import (
@@ -75,6 +76,28 @@ def build_architecture(
         scaling=pick(section.scaling, "scaling", point),
         alpha=pick(section.alpha, "alpha", point),
         ffn_slice=_effective_slice(pick(section.ffn_slice, "ffn_slice", point), shape),
+    )
+
+
+def without_language(architecture: Architecture, language: str) -> Architecture:
+    """Returns an architecture in which a language, which shares with nobody, has no adapters."""
+    slot = dict(architecture.slots)[language]
+    norms, bridge, pruning = architecture.layer_norm, architecture.bridge, architecture.pruning
+
+    def others(slots: Sequence[str]) -> tuple[str, ...]:
+        return tuple(other for other in slots if other != slot)
+
+    return replace(
+        architecture,
+        adapters=tuple(
+            replace(entry, ranks=tuple(item for item in entry.ranks if item[0] != slot))
+            for entry in architecture.adapters
+        ),
+        layer_norm=replace(norms, slots=others(norms.slots)) if norms else None,
+        bridge=replace(bridge, slots=others(bridge.slots)) if bridge else None,
+        pruning=replace(pruning, targets=tuple(item for item in pruning.targets if item[0] != slot))
+        if pruning
+        else None,
     )
 
 

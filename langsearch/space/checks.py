@@ -16,6 +16,7 @@ from langsearch.space.language_section import Languages, LanguagesSection, Probl
 from langsearch.space.languages import find_language
 from langsearch.space.loss_checks import check_losses
 from langsearch.space.one_shot_checks import check_one_shot
+from langsearch.space.modular_checks import check_modular
 from langsearch.space.prior_section import PriorSection, check_prior
 from langsearch.space.problems import near_names
 from langsearch.space.run_sections import (
@@ -70,6 +71,8 @@ def check_space(parsed: Parsed) -> list[Problem]:
         problems += _check_stages(parsed.trainer, classes, parsed.data, parsed.architecture)
     if parsed.trainer is not None and parsed.trainer.back_translation is not None:
         problems += _check_back_translation(parsed.trainer, classes)
+    if parsed.trainer is not None and parsed.trainer.modular is not None:
+        problems += check_modular(parsed.trainer, parsed.languages, parsed.data, parsed.architecture)
     if parsed.trainer is not None:
         problems += check_losses(parsed.trainer, parsed.languages)
     if parsed.baselines is not None:

@@ -21,6 +21,9 @@ from langsearch.space.sections import (
 from langsearch.space.settings import FULL_FINETUNING_LR, Baseline, TrainerSettings
 from langsearch.space.values import Choice, IntRange, Searched, Value, pick
 
+BRIDGE = "trainer.modular.bridge"
+"""The dimension of the language without adapters."""
+
 
 def search_dimensions(architecture: ArchitectureSection, trainer: SearchTrainerSection) -> dict[str, BaseDistribution]:
     """Returns the distribution of every searched value, by its flat name, in a fixed order.
@@ -51,6 +54,8 @@ def trainer_settings(
         picked["first_stage"] = tuple(language for name in stages.first for language in classes[name])
         picked["first_share"] = pick(stages.share, "trainer.two_stage.share", point)
         picked["freeze_first"] = stages.freeze_first
+    if trainer.modular is not None:
+        picked["modular_bridge"] = pick(trainer.modular.bridge, BRIDGE, point)
     if (back := trainer.back_translation) is not None:
         picked["back_translation_every"] = pick(back.every, "trainer.back_translation.every", point)
         picked["back_translation_from_epoch"] = pick(back.from_epoch, "trainer.back_translation.from_epoch", point)
@@ -150,6 +155,8 @@ def _trainer_values(section: SearchTrainerSection) -> Iterator[tuple[str, Value]
         yield "trainer.back_translation.from_epoch", section.back_translation.from_epoch
     if section.two_stage is not None:
         yield "trainer.two_stage.share", section.two_stage.share
+    if section.modular is not None:
+        yield BRIDGE, section.modular.bridge
 
 
 def _distribution(value: Searched) -> BaseDistribution:

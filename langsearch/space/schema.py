@@ -11,10 +11,10 @@ from optuna.distributions import BaseDistribution
 from langsearch.space.architecture import Architecture, BaseShape
 from langsearch.space.architecture_checks import check_names
 from langsearch.space.base_section import BaseItem, written
-from langsearch.space.build import baseline_architecture, build_architecture
+from langsearch.space.build import baseline_architecture, build_architecture, without_language
 from langsearch.space.checks import Parsed, check_space
 from langsearch.space.data_checks import check_shared_sources
-from langsearch.space.dimensions import baseline_trainer_settings, search_dimensions, trainer_settings
+from langsearch.space.dimensions import BRIDGE, baseline_trainer_settings, search_dimensions, trainer_settings
 from langsearch.space.document import Document, Overrides, document_of, dump, overridden, read_document, show
 from langsearch.space.draft import Draft, WrongSpaceError, draft_of
 from langsearch.space.language_section import LanguagesSection
@@ -42,6 +42,7 @@ from langsearch.space.settings import (
 )
 from langsearch.space.tracking import Trackers, TrackingSettings, tracking_settings
 from langsearch.space.validation import validate, validate_rest
+from langsearch.space.values import pick
 
 _SECTIONS: Mapping[str, Any] = {
     "name": Annotated[str, fixed("text")],
@@ -134,6 +135,9 @@ class Space:
         """
         self._check_point(point)
         architecture = build_architecture(self.architecture_section, self.classes, point, shape)
+        modular = self.trainer_section.modular
+        if modular is not None and (bridge := pick(modular.bridge, BRIDGE, point)) is not None:
+            architecture = without_language(architecture, bridge)
         return replace(architecture, new_languages=tuple(self.new_languages.items()))
 
     def trainer(self, point: Mapping[str, Any]) -> TrainerSettings:

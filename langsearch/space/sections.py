@@ -379,9 +379,20 @@ class BackTranslationSection(Section):
     """Into which targets are translated. None: all."""
 
 
+class ModularSection(Section):
+    """`trainer.modular`: each language's adapters alone, on pairs with one language."""
+
+    bridge: Annotated[Value, PlainValidator(Rule(kind="text", words={"none": None}))]
+    """That language, which has no adapters. None: as without `modular`."""
+
+    merge_ratio: Any = None
+    """Read to say why there is none."""
+
+
 class SearchTrainerSection(TrainerSection):
     """`trainer`: what a baseline has too, and how searched trials alone are trained."""
 
     loss: LossSection = LossSection()
     back_translation: BackTranslationSection | None = None
     two_stage: TwoStageSection | None = None
+    modular: ModularSection | None = None

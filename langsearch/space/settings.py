@@ -100,6 +100,11 @@ class TrainerSettings:
     freeze_first: bool = False
     """Whether what is the first languages' own stays as the first stage left it."""
 
+    modular_bridge: str | None = None
+    """The language that every trained pair has on one side, so that each language's adapters learn alone (Cao et al.,
+    Findings of EACL 2026). It has no adapters. None: all are trained together. Then what counts pairs and tokens,
+    `pairs_per_epoch` and `tokens_per_batch`, is of one language into or out of the bridge."""
+
     train_only: tuple[str, ...] = ()
     """The languages that are trained; what none of them has stays as it is, to the bit. Empty: all. `langsearch extend`
     sets it."""

@@ -31,6 +31,8 @@ def trainer_document(settings: TrainerSettings, classes: Mapping[str, tuple[str,
             "share": settings.first_share,
             "freeze_first": settings.freeze_first,
         }
+    if settings.modular_bridge is not None:
+        found["modular"] = {"bridge": settings.modular_bridge}
     if settings.back_translation_every:
         found["back_translation"] = {
             "every": settings.back_translation_every,

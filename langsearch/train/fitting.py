@@ -79,7 +79,8 @@ def _estimating(learner: Learner, settings: TrainerSettings) -> Fits:
 
 def _trying(learner: Learner, data: TrainingData, settings: TrainerSettings) -> Fits:
     def fits(tokens: int) -> bool:
-        tried = replace(settings, tokens_per_batch=tokens * settings.accumulation)
+        # What is tried has all that is trained in it, whose turn it may be.
+        tried = replace(settings, tokens_per_batch=tokens * settings.accumulation, modular_bridge=None)
         for rows in _worst(learner, data, tried):
             try:
                 try_microbatch(learner, data, tried, rows)

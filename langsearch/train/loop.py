@@ -16,7 +16,7 @@ from torch import Tensor
 from langsearch.adapters.learners import Learner
 from langsearch.data.batches import Batch, BatchVocabulary, collate
 from langsearch.data.directions import Direction
-from langsearch.data.epochs import SourceWeights, plan_epoch
+from langsearch.data.epochs import SourceWeights
 from langsearch.data.store import TokenStore
 from langsearch.model.memory import smallest_told
 from langsearch.model.positions import num_positions
@@ -27,9 +27,10 @@ from langsearch.train.checkpoint import Checkpoint
 from langsearch.train.dropout import set_dropout
 from langsearch.train.forward import EncoderSides, ready, run_forward
 from langsearch.train.losses import EpochLosses, UpdateLoss
+from langsearch.train.modular import turns_of
 from langsearch.train.optimizer import learning_rate, load_optimizer_state, make_optimizer, optimizer_state
 from langsearch.train.pace import Pace
-from langsearch.train.stages import Frozen, Stages
+from langsearch.train.stages import Frozen, Stages, cut_apart, plan_of
 from langsearch.train.term import Need, Term
 from langsearch.train.terms import make_terms, precision_of
 
@@ -151,7 +152,9 @@ class _Run:
         num_parts: int,
         translate: Translate | None = None,
     ) -> None:
-        self.learner, self.data, self.settings, self.num_parts = learner, data, settings, num_parts
+        self.learner, self.data = learner, data
+        self.settings, num_own_parts = cut_apart(settings)
+        self.num_parts = num_parts * num_own_parts
         self.terms = tuple(terms)
         self.needs = frozenset[Need]().union(*(term.needs for term in self.terms))
         self.back_translation, self.translate = BackTranslation.of(settings, data.languages), translate
@@ -162,7 +165,8 @@ class _Run:
         self.sides = EncoderSides.of(learner)
         self.stages, self.directions = Stages.of(settings), data.directions
         self.frozen = Frozen(())
-        self.parameters = learner.parameters()
+        self.turns = turns_of(settings, learner, data.languages)
+        self.parameters = self.turns.parameters()
         for term in self.terms:
             self.parameters |= term.parameters()
         self.optimizer = make_optimizer(self.parameters, settings)
@@ -185,18 +189,14 @@ class _Run:
         if resume is not None:
             self._load(resume)
         while self.epoch <= settings.epochs:
-            self.directions = self.stages.directions(self.epoch, self.data.directions)
-            plan = plan_epoch(
+            self.directions = self.turns.learning(self.stages.directions(self.epoch, self.data.directions))
+            plan = plan_of(
+                settings,
                 self.data.store,
                 self.directions,
                 epoch=self.epoch - 1,
-                seed=settings.seed,
-                temperature=settings.temperature,
-                max_tokens=max(settings.tokens_per_batch // settings.accumulation, 1),
-                pairs_per_epoch=settings.pairs_per_epoch,
-                max_length=min(settings.max_length, num_positions(self.learner.model.config)),
+                max_length=num_positions(self.learner.model.config),
                 weights=self.data.weights,
-                by_source=settings.encode_once,
             )
             if self.microbatch == 0:
                 self.learner.begin_epoch(self.epoch)
@@ -205,7 +205,7 @@ class _Run:
             self.frozen = self.stages.frozen(self.epoch, self.learner)
             with closing(self._batches(plan.microbatches)) as batches:
                 while self.microbatch < len(plan.microbatches):
-                    done = self.epoch - 1 + self.microbatch / len(plan.microbatches)
+                    done = self.epoch - 1 + plan.done(self.microbatch)
                     with self._timed():
                         self.learner.before_update(done / settings.epochs)
                         for term in self.terms:
@@ -297,6 +297,7 @@ class _Run:
 
     def _update(self, batches: Sequence[Batch]) -> None:
         self.learner.model.train()
+        self.turns.begin(batches[0])
         num_tokens = sum(batch.num_tgt_tokens for batch in batches)
         loss_sum = torch.zeros((), device=self.device)
         for batch in batches:
@@ -306,7 +307,7 @@ class _Run:
                 loss_sum += loss.detach()
         self.updates += 1
         self.losses.add(UpdateLoss(loss_sum, num_tokens, self.updates, self.epoch, self.lr))
-        self.lr = learning_rate(self.updates, self.settings)
+        self.lr = learning_rate(self.turns.end(self.updates), self.settings)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
         if self.settings.clip_norm > 0:
@@ -345,6 +346,7 @@ class _Run:
                 "train_seconds": self.train_seconds,
                 "lr": self.lr,
                 "scaler": self.scaler.state_dict(),
+                **self.turns.state(),
             },
         )
 
@@ -363,6 +365,7 @@ class _Run:
         self.losses = EpochLosses(self.pace.losses_behind, state["loss_sum"], state["num_tokens"])
         self.train_seconds, self.lr = state["train_seconds"], state["lr"]
         self.scaler.load_state_dict(state["scaler"])
+        self.turns.load_state(state)
 
 
 def _rng_state(device: torch.device) -> dict[str, Tensor]:

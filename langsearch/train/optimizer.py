@@ -14,6 +14,8 @@ def make_optimizer(parameters: Mapping[str, nn.Parameter], settings: TrainerSett
 
     On a GPU an update of all parameters is one kernel, or few, and the host waits for nothing.
     """
+    # A fused one takes no part of a parameter that has holes, as one of a smaller rank than others.
+    is_whole = all(parameter.is_contiguous() for parameter in parameters.values())
     optimizer_class = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
     return optimizer_class(
         list(parameters.values()),
@@ -21,7 +23,7 @@ def make_optimizer(parameters: Mapping[str, nn.Parameter], settings: TrainerSett
         betas=(0.9, 0.98),
         eps=1e-8,
         weight_decay=settings.weight_decay,
-        fused=_is_fused({parameter.device.type for parameter in parameters.values()}) or None,
+        fused=(is_whole and _is_fused({parameter.device.type for parameter in parameters.values()})) or None,
     )
 
 

@@ -19,6 +19,7 @@ from langsearch.experiment.task import TrialTask
 from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture
 from langsearch.space.languages import find_language
+from langsearch.space.modular_checks import alone_words
 from langsearch.space.plan import plan_rows, show_beside, show_kind, show_layers, show_modules, show_ranks
 from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space
@@ -72,7 +73,7 @@ def model_card(
         "",
         "## Languages",
         "",
-        *_wrapped(f"{len(languages)}, in {len(environment.directions):,} directions."),
+        *_wrapped(f"{len(languages)}, in {len(environment.directions):,} directions." + alone_words(task.trainer)),
         *[f"- {name}: {', '.join(members)}" for name, members in environment.classes.items()],
         *_new_lines(base, written),
         "",

@@ -7,7 +7,7 @@ files, and the new language's beside them.
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,7 @@ def plan_extension(start: Path, space: Space, like: str, languages: Sequence[str
         problems.append("Adapters that have tokens of new languages cannot get further ones: train all of them anew.")
     if searched := sorted(name for name in space.dimensions() if name.startswith("trainer.")):
         problems.append(f"Training needs fixed settings, but {', '.join(searched)} is searched. Fix it with --set.")
+    problems += _modular_problems(exported, space, like)
     if problems:
         raise InputError(problems)
     extended = _with_languages(old, new, lambda site, _: old.rank(site, like), space.new_languages.items())
@@ -84,8 +85,27 @@ def plan_extension(start: Path, space: Space, like: str, languages: Sequence[str
             "another's name. Train with all languages, or share by class or language."
         )
     trainer = trainer_settings(space.trainer_section, {}, space.classes)
-    trainer = replace(trainer, init_from=str(start.resolve()), train_only=new)
+    # A bridge has nothing to start from.
+    has_known = any(dict(old.slots)[language] in {slot for _, slot in adapter_slots(old)} for language in known)
+    trainer = replace(trainer, init_from=str(start.resolve()) if has_known else None, train_only=new)
     return Extension(exported, new, _restricted(extended, space), trainer)
+
+
+def _modular_problems(start: ExportedAdapters, space: Space, like: str) -> Iterator[str]:
+    """Yields why a new language cannot be trained alone, with a bridge that the adapters leave as the base has it."""
+    modular = space.trainer_section.modular
+    if modular is None or not isinstance(modular.bridge, str):
+        return
+    slots = dict(start.architecture.slots)
+    if modular.bridge in slots and slots[modular.bridge] in {slot for _, slot in adapter_slots(start.architecture)}:
+        yield (
+            f"`trainer.modular.bridge` must be a language without adapters, but {modular.bridge} has some in "
+            f"{start.folder}. Leave `trainer.modular` out."
+        )
+    elif modular.bridge not in slots:
+        yield f"`trainer.modular.bridge` must be a language of the adapters, but {modular.bridge} is none."
+    if like == modular.bridge:
+        yield f"--like must be a language with adapters, but {like} is the bridge, which has none."
 
 
 def write_extended(extension: Extension, trained: Path, target: Path) -> list[str]:

@@ -10,14 +10,14 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from langsearch.data.dirt import spaced
-from langsearch.data.epochs import SourceWeights, plan_epoch
+from langsearch.data.epochs import SourceWeights
 from langsearch.data.parallel import ParallelText
 from langsearch.data.store import TokenStore
 from langsearch.experiment.environment import CheckedSpace
 from langsearch.model.splitter import Splitter
 from langsearch.space.problems import InputError
 from langsearch.space.settings import TrainerSettings
-from langsearch.train.stages import Stages
+from langsearch.train.stages import Stages, cut_apart, plan_of
 
 _MAX_SENTENCES = 30_000
 """So many are split into pieces at most, all languages together: about two seconds."""
@@ -79,25 +79,29 @@ def count_updates(checked: CheckedSpace, sample: Sample, settings: TrainerSettin
     Of a training in two stages it is the second, which has at least as many pairs.
 
     Raises:
-        InputError: If no pair of the sample is short enough, or the first of two stages has no direction.
+        InputError: If no pair of the sample is short enough, or what is trained first or alone has no direction.
     """
     assert settings.tokens_per_batch is not None
-    if not Stages.of(settings).directions(1, checked.directions):
+    stages = Stages.of(settings)
+    if not stages.directions(1, checked.directions):
+        if settings.modular_bridge is not None:
+            rule = "`trainer.modular.bridge` must have a direction with another language"
+            raise InputError(f"{rule}, but {settings.modular_bridge} has none.")
         rule = "`trainer.two_stage.first` must have a direction with training sentences between its languages"
         raise InputError(f"{rule}, but {', '.join(settings.first_stage)} have none.")
+    directions = stages.directions(settings.epochs, checked.directions)
+    # Each of them draws so many pairs where adapters learn alone.
+    num_plans = 1 if settings.modular_bridge is None else len(directions)
+    planned_by, num_parts = cut_apart(settings)
 
     def plan(pairs_per_epoch: int | None) -> tuple[int, int]:
-        planned = plan_epoch(
+        planned = plan_of(
+            replace(planned_by, pairs_per_epoch=pairs_per_epoch),
             sample.store,
-            checked.directions,
+            directions,
             epoch=0,
-            seed=settings.seed,
-            temperature=settings.temperature,
-            max_tokens=max(settings.tokens_per_batch // settings.accumulation, 1),  # type: ignore[operator]
-            pairs_per_epoch=pairs_per_epoch,
-            max_length=min(settings.max_length, checked.lengths.positions),
+            max_length=checked.lengths.positions,
             weights=sample.weights,
-            by_source=settings.encode_once,
         )
         return planned.num_pairs, len(planned.microbatches)
 
@@ -105,13 +109,13 @@ def count_updates(checked: CheckedSpace, sample: Sample, settings: TrainerSettin
         drawn, num_microbatches = plan(None)
         num_pairs = round(drawn / sample.share)
     else:
-        num_pairs = settings.pairs_per_epoch
-        drawn, num_microbatches = plan(min(num_pairs, _MAX_PAIRS))
+        num_pairs = settings.pairs_per_epoch * num_plans
+        drawn, num_microbatches = plan(min(settings.pairs_per_epoch, max(_MAX_PAIRS // num_plans, 1)))
     num_microbatches = math.ceil(num_microbatches * num_pairs / drawn)
     return Epoch(
         num_pairs=num_pairs,
-        num_microbatches=num_microbatches,
-        num_updates=math.ceil(num_microbatches / settings.accumulation),
+        num_microbatches=num_microbatches * num_parts,
+        num_updates=math.ceil(num_microbatches / planned_by.accumulation),
         is_exact=sample.share == 1 and drawn == num_pairs and not settings.first_stage,
     )
 
