@@ -24,6 +24,8 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "pool+layer_norm": (build_adapters, {**POOL, "layer_norm": LayerNorms(slots=("all",))}),
     "gated": (KINDS["gated"], {"kind": "gated", "gate": Gate(skip=0.0)}),
     "factorized": (KINDS["factorized"], {"kind": "factorized"}),
+    "two_sided": (KINDS["two_sided"], {"kind": "two_sided", "pruning": None}),
+    "two_sided+bridge": (build_adapters, {"kind": "two_sided", "pruning": None, "bridge": BRIDGE}),
     "layer_norm": (KINDS["layer_norm"], {"layer_norm": NORMS}),
     "layer_norm by source": (
         KINDS["layer_norm"],

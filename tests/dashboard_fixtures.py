@@ -27,7 +27,7 @@ from langsearch.space.architecture import BaseShape
 from langsearch.space.schema import load_space
 from langsearch.study.results import TestResult
 from langsearch.study.table import TrialTable
-from langsearch.trial.trial import CURVE
+from langsearch.trial.curve import CURVE
 from tests.benchmarks.simulated_tune import scripted_result
 
 SPACE = """\

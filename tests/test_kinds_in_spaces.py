@@ -85,6 +85,7 @@ _LORA = 4 * 319_488
     [
         ("adapter: lora", "319,488 a rank with `ffn_slice: 1024`", "lora", (), _LORA),
         ("adapter: factorized", "as LoRA of that rank", "factorized", (), _LORA),
+        ("adapter: two_sided", "twice LoRA", "two_sided", (), 2 * _LORA),
         ("adapter: gated", "LoRA + 159,900", "gated", (), _LORA + 159_900),
         ("adapter: layer_norm", "126,976", "lora+layer_norm", (), _LORA + 126_976),
         ("adapter: bridge", "1,048,576, or 2,048 a rank", "lora+bridge", _FULL, _LORA + 1_048_576),
@@ -130,7 +131,7 @@ def test_the_bounds_of_a_space_hold_every_point_of_it(tmp_path: Path) -> None:
     [
         (
             ["architecture.adapter=lorra"],
-            "must be lora, gated, factorized, layer_norm or bridge, or one of",
+            "must be lora, gated, factorized, two_sided, layer_norm or bridge, or one of",
         ),
         (["architecture.bridge.rank=8"], "`architecture.bridge` touches nothing: no `adapter` has bridge. Write"),
         (["architecture.layer_norm.side=src"], "`architecture.layer_norm` touches nothing: no `adapter` has"),
@@ -216,7 +217,7 @@ def test_a_missing_rank_is_told_where_one_is_needed(tmp_path: Path) -> None:
         ({"layer_norm": LayerNorms(slots=("en",), side="up")}, "A side must be src or tgt, but the layer norms have"),  # type: ignore[arg-type]
         ({"layer_norm": LayerNorms(slots=("xx",))}, "A slot must be used by a language, but the layer norms name xx"),
         ({"bridge": Bridge(slots=("en",), rank=0)}, "A bridge's rank must be a whole number, 1 or more, or None"),
-        ({"kind": "gates"}, "`kind` must be one of lora, gated, factorized, but got 'gates'"),
+        ({"kind": "gates"}, "`kind` must be one of lora, gated, factorized, two_sided, but got 'gates'"),
     ],
 )
 def test_a_wrong_value_is_refused(changes: dict[str, Any], message: str) -> None:

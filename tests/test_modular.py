@@ -19,6 +19,7 @@ from langsearch.experiment.task import searched_task
 from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture, Bridge, LayerNorms, Pruning
 from langsearch.space.modular_checks import alone_words, modular_lines
+from langsearch.space.plan import plan_rows
 from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space
 from langsearch.space.settings import TrainerSettings
@@ -45,6 +46,7 @@ OWN = ("fr", "de", "sw")
 KINDS: dict[str, dict[str, Any]] = {
     "lora": {},
     "factorized": {"kind": "factorized"},
+    "two_sided": {"kind": "two_sided"},
     "lora+layer_norm+bridge": {"layer_norm": LayerNorms(slots=OWN), "bridge": Bridge(slots=OWN, rank=3)},
     "layer_norm by source": {"layer_norm": LayerNorms(slots=OWN, stacks=("encoder",), side="src")},
 }
@@ -288,6 +290,31 @@ def test_a_space_names_a_bridge_which_has_no_adapters(tmp_path: Path) -> None:
     assert load_space({**yaml.safe_load(SMALL), "trainer": written}).trainer({}) == settings
 
 
+def test_ratios_are_tried_after_training_and_are_no_dimensions(tmp_path: Path) -> None:
+    space = load(
+        tmp_path,
+        SMALL,
+        "trainer.modular={bridge: en, merge_ratio: {src: [0.5, 1.0], tgt: 0.7}}",
+        "architecture.adapter=two_sided",
+    )
+    settings, architecture = space.trainer({}), space.architecture({}, TINY)
+    assert not space.dimensions()
+    assert (settings.merge_src, settings.merge_tgt) == ((0.5, 1.0), (0.7,))
+    assert load(tmp_path, space.text) == space
+    written = trainer_document(settings, space.classes)
+    again = load_space(
+        {**yaml.safe_load(SMALL), "architecture": {"rank": 4, "adapter": "two_sided"}, "trainer": written}
+    )
+    assert again.trainer({}) == settings
+    lora = load(tmp_path, SMALL, "trainer.modular={bridge: en}").architecture({}, TINY)
+    assert architecture.num_parameters(TINY) == 2 * lora.num_parameters(TINY)
+    assert {row.side for row in plan_rows(architecture)} == {"both"}
+    none = load(tmp_path, SMALL, "trainer.modular={bridge: en}", "architecture.adapter=two_sided")
+    tasks = [searched_task(one, TINY, 0, {}) for one in (space, none)]
+    assert tasks[0].fingerprint != tasks[1].fingerprint
+    assert Architecture.from_json(architecture.to_json()) == architecture
+
+
 def test_a_bridge_is_searched_and_none_trains_all_together(tmp_path: Path) -> None:
     space = load(tmp_path, SMALL, "trainer.modular={bridge: {choice: [none, en, fr]}}")
     assert list(space.dimensions()) == ["trainer.modular.bridge"]
@@ -311,6 +338,28 @@ def test_a_bridge_is_searched_and_none_trains_all_together(tmp_path: Path) -> No
         (
             ["trainer.modular={bridge: en, merge_ratio: {src: 0.5, tgt: 0.5}}"],
             "`trainer.modular.merge_ratio` must be left out: a site is indexed by the source or by the target",
+        ),
+        (["trainer.modular={bridge: en, merge_ratio: {src: 0}}"], "`trainer.modular.merge_ratio.src` must be a number"),
+        (["trainer.modular={bridge: en, merge_ratio: {tgt: [1, 1]}}"], "must list each ratio once, but got [1, 1]"),
+        (
+            ["trainer.modular={bridge: en, merge_ratio: {tgt: {float: [0.3, 1]}}}"],
+            "must be a number or a list of those to try",
+        ),
+        (
+            ["architecture.adapter=two_sided", "architecture.sharing=all"],
+            "must not be all or pool where",
+        ),
+        (
+            ["architecture.adapter=two_sided", "architecture.pruning={target: 0.5}"],
+            "both sides are not pruned",
+        ),
+        (
+            ["architecture.adapter=two_sided", "architecture.encoder={source_layers: 2}"],
+            "`architecture.encoder.source_layers` touches nothing: with adapter two_sided a site has both sides.",
+        ),
+        (
+            ["architecture.adapter=two_sided", "architecture.rank={high: {src: 2, tgt: 4}, low: 2}"],
+            "`architecture.rank` must be one value for both sides where adapter can be two_sided.",
         ),
         (
             ["trainer.modular={bridge: sw}", "data.directions=english"],

@@ -79,7 +79,7 @@ def test_a_small_space_has_the_defaults(tmp_path: Path) -> None:
 def test_the_trainer_section_has_every_setting_with_its_default() -> None:
     # Of `two_stage`, `back_translation` and `loss`, which no baseline has.
     own = [f.name for f in fields(TrainerSettings) if "first_s" in f.name or "back_" in f.name]
-    own += ["freeze_first", "modular_bridge", "train_only", "loss", "nesting", "start_cut"]
+    own += ["freeze_first", "modular_bridge", "merge_src", "merge_tgt", "train_only", "loss", "nesting", "start_cut"]
     assert list(TrainerSection.model_fields) == [f.name for f in fields(TrainerSettings) if f.name not in own]
     assert TrainerSettings(**TrainerSection().model_dump()) == TrainerSettings()
 

@@ -16,9 +16,10 @@ from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture, Site, uniform_ranks
 from langsearch.study.results import TrialResult
 from langsearch.train.checkpoint import read_newest_checkpoint
+from langsearch.trial.curve import CURVE
 from langsearch.trial.evaluating import evaluate_trial
 from langsearch.trial.scores import SCORES, TRANSLATIONS
-from langsearch.trial.trial import CURVE, load_trained, run_trial
+from langsearch.trial.trial import load_trained, run_trial
 
 if TYPE_CHECKING:
     from tests.search_fixtures import TaskMaker

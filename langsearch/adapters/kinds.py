@@ -14,6 +14,7 @@ from langsearch.adapters.protocol import Adapters
 from langsearch.adapters.routing import Routing
 from langsearch.adapters.shared_lora import SharedLoRA
 from langsearch.adapters.together import Together
+from langsearch.adapters.two_sided import TwoSided
 from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture
 
@@ -23,6 +24,7 @@ KINDS: Mapping[str, Callable[[Base, Architecture, Sequence[str], int], Adapters]
     "pool": PooledLoRA,
     "gated": GatedLoRA,
     "factorized": Factorized,
+    "two_sided": TwoSided,
     "layer_norm": LanguageLayerNorms,
     "bridge": LanguageBridge,
     "mixed_sides": MixedSides,
@@ -43,6 +45,8 @@ def build_adapters(base: Base, architecture: Architecture, languages: Sequence[s
     parts: list[Adapters] = []
     if architecture.kind == "factorized":
         parts.append(Factorized(base, architecture, languages, seed, routing=routing))
+    elif architecture.kind == "two_sided":
+        parts.append(TwoSided(base, architecture, languages, seed, routing=routing))
     elif architecture.gate:
         parts.append(GatedLoRA(base, architecture, languages, seed, routing=routing))
     elif architecture.pool:

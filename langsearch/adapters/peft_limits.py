@@ -19,6 +19,11 @@ def why_no_peft(architecture: Architecture) -> str | None:
             "PEFT cannot hold factorized adapters: LoRA has no scales, and IA3 scales the input or the output of a "
             f"layer, not both. {_WAY_OUT}"
         )
+    if architecture.kind == "two_sided":
+        return (
+            "PEFT cannot hold pairs of both sides at a site: what one counts for depends on whether the other language "
+            f"has one too. {_WAY_OUT}"
+        )
     if architecture.kind == "gated":
         return "PEFT cannot hold gated adapters, and nothing plain can: a gate opens or not by the token."
     norms = architecture.layer_norm
@@ -57,6 +62,8 @@ def active_adapters(architecture: Architecture, direction: Direction) -> list[tu
 def adapter_slots(architecture: Architecture) -> set[tuple[Side, str]]:
     """Returns the side and slot of every adapter that an architecture has in PEFT's form."""
     found: set[tuple[Side, str]] = {(entry.side, slot) for entry in architecture.adapters for slot, _ in entry.ranks}
+    if architecture.kind == "two_sided":
+        found |= {("src", slot) for _, slot in found}
     if architecture.pool:
         found = {(entry.side, language) for entry in architecture.adapters for language in architecture.languages}
     if architecture.shared_rank:

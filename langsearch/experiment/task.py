@@ -23,6 +23,8 @@ _SWITCHES: Mapping[str, tuple[str, ...]] = {
     "encode_once": (),
     "first_stage": ("first_share", "freeze_first"),
     "modular_bridge": (),
+    "merge_src": (),
+    "merge_tgt": (),
     "train_only": (),
     "back_translation_every": ("back_translation_from_epoch", "back_translation_pivots"),
     "loss": (),
@@ -191,6 +193,8 @@ def summarize(architecture: Architecture, classes: Mapping[str, Sequence[str]]) 
     if len(largest) == 1:
         return f"shared rank {ranks[0]} · {text} · {len(architecture.adapters)} sites{new}"
     num_src = sum(entry.side == "src" for entry in architecture.adapters)
+    if architecture.kind == "two_sided":
+        return f"rank {';'.join(ranks)} · {text} · {len(architecture.adapters)} sites{new}"
     return f"rank {';'.join(ranks)} · {text} · {num_src} src {len(architecture.adapters) - num_src} tgt{new}"
 
 

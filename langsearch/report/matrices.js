@@ -135,7 +135,7 @@
     const { languages, sites, members, names } = langsearch.data.ranks;
     const shown = members[chosen("rank-member")];
     if (!shown) return null;
-    const sum = (side) => shown.ranks.map((row) => row.reduce((total, rank, site) => total + (shown.sides[site] === side ? rank : 0), 0));
+    const sum = (side) => shown.ranks.map((row) => row.reduce((total, rank, site) => total + ([side, "both"].includes(shown.sides[site]) ? rank : 0), 0));
     const bar = (side, name, colour) => ({
       type: "bar",
       name,
@@ -193,8 +193,8 @@
     const grain = langsearch.byId("rank-grain")?.value ?? "site";
     const onSide = langsearch.byId("rank-side")?.value ?? "";
     const shown = {
-      sides: whole.sides.map((name) => (onSide === "" || name === onSide ? name : "")),
-      ranks: whole.ranks.map((row) => row.map((rank, site) => (onSide === "" || whole.sides[site] === onSide ? rank : 0))),
+      sides: whole.sides.map((name) => (onSide === "" || name === onSide || name === "both" ? name : "")),
+      ranks: whole.ranks.map((row) => row.map((rank, site) => (onSide === "" || [onSide, "both"].includes(whole.sides[site]) ? rank : 0))),
     };
     if (grain !== "site") return groupedRanks(languages, classes, sites, shown, grain);
     const siteWords = ([stack, layer, module]) =>
@@ -203,7 +203,7 @@
     const values = [...new Set(members.flatMap((member) => member.ranks.flat()))].filter((rank) => rank > 0).sort((a, b) => a - b);
     const step = Math.ceil(values.length / 8);
     const ticks = values.filter((_, index) => index % step === 0 || index === values.length - 1);
-    const side = { src: "source", tgt: "target", "": "" };
+    const side = { src: "source", tgt: "target", both: "source and the target", "": "" };
     const labels = sites.map(siteWords);
     const columns = sites.map((_, index) => index);
     const heat = {
@@ -233,7 +233,7 @@
     const strip = {
       type: "heatmap",
       yaxis: "y2",
-      z: [shown.sides.map((name) => (name === "" ? null : name === "src" ? 0 : 1))],
+      z: [shown.sides.map((name) => (name === "" ? null : name === "both" ? 0.5 : name === "src" ? 0 : 1))],
       customdata: [columns.map((site) => [labels[site], side[shown.sides[site]]])],
       hovertemplate: "%{customdata[0]}<br>picked by the %{customdata[1]} language<extra></extra>",
       hoverongaps: false,

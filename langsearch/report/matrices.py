@@ -62,7 +62,7 @@ def adapted_sites(architectures: Mapping[str, Architecture]) -> tuple[Site, ...]
 def rank_matrix(architecture: Architecture, languages: Sequence[str], sites: Sequence[Site]) -> RankMatrix:
     """Returns the rank of every language at every site, 0 where there is no adapter."""
     slots = dict(architecture.slots)
-    by_site = {entry.site: (entry.side, dict(entry.ranks)) for entry in architecture.adapters}
+    by_site = {entry.site: (architecture.shown_side(entry), dict(entry.ranks)) for entry in architecture.adapters}
     return RankMatrix(
         ranks=tuple(
             tuple(by_site[site][1].get(slots.get(language, ""), 0) if site in by_site else 0 for site in sites)

@@ -152,10 +152,14 @@ def _place_sentence(architecture: Architecture) -> str:
         by_side: dict[str, set[int]] = {}
         for entry in architecture.adapters:
             if entry.site.stack == stack:
-                by_side.setdefault(entry.side, set()).add(entry.site.layer)
+                by_side.setdefault(architecture.shown_side(entry), set()).add(entry.site.layer)
         words = [
-            f"{'layer' if len(by_side[side]) == 1 else 'layers'} {_spans(by_side[side])} by the {name} language"
-            for side, name in (("src", "source"), ("tgt", "target"))
+            f"{'layer' if len(by_side[side]) == 1 else 'layers'} {_spans(by_side[side])} by the {name}"
+            for side, name in (
+                ("src", "source language"),
+                ("tgt", "target language"),
+                ("both", "source and the target"),
+            )
             if side in by_side
         ]
         parts.append(f"{stack} {' and '.join(words)}" if words else f"nothing in the {stack}")

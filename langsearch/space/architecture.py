@@ -148,7 +148,7 @@ class Architecture:
         adapters = [
             SiteAdapters(
                 entry.site,
-                "tgt" if one_slot and not self.pool else entry.side,
+                "tgt" if (one_slot and not self.pool) or self.kind == "two_sided" else entry.side,
                 tuple(sorted((renamed[slot], rank) for slot, rank in entry.ranks)),
             )
             for entry in sorted(checked, key=lambda entry: entry.site.order)
@@ -166,6 +166,8 @@ class Architecture:
         if self.shared_rank and (one_slot or self.kind != "lora"):
             raise ValueError("A shared rank needs LoRA that languages do not share already, but got `shared_rank`")
         set_field(self, "kind", self.kind if adapters else "lora")
+        if self.kind == "two_sided" and (one_slot or self.pruning):
+            raise ValueError("Pairs of both sides need unpruned LoRA that not all languages share")
         set_field(self, "gate", canonical_gate(self.gate, self.kind))
         set_field(self, "pool", canonical_pool(self.pool) if adapters else None)
         if self.pool and (not one_slot or self.kind != "lora" or self.shared_rank or self.pruning):
@@ -211,7 +213,9 @@ class Architecture:
         for entry in self.adapters:
             num_in, num_out = self._features(entry, shape)
             for slot, rank in entry.ranks:
-                counts[slot] += rank * (num_in + num_out) + (self.gate.num_parameters(num_in) if self.gate else 0)
+                counts[slot] += self._num_pairs * rank * (num_in + num_out) + (
+                    self.gate.num_parameters(num_in) if self.gate else 0
+                )
         return counts
 
     def num_parameters(self, shape: BaseShape) -> int:
@@ -236,10 +240,20 @@ class Architecture:
 
     def num_site_parameters(self, shape: BaseShape) -> int:
         """Returns those of them that stand at sites, the languages' own."""
-        pairs = sum(rank * sum(self._features(entry, shape)) for entry in self.adapters for _, rank in entry.ranks)
+        ranks = [(sum(self._features(entry, shape)), rank) for entry in self.adapters for _, rank in entry.ranks]
+        pairs = self._num_pairs * sum(features * rank for features, rank in ranks)
         if self.pool is None:
             return pairs
         return self.pool.size * (pairs + len(self.slots) * len({entry.side for entry in self.adapters}))
+
+    def shown_side(self, entry: SiteAdapters) -> Side | Literal["both"]:
+        """Returns the side that indexes a site, in words."""
+        return "both" if self.kind == "two_sided" else entry.side
+
+    @property
+    def _num_pairs(self) -> int:
+        """How many pairs a language has at a site."""
+        return 2 if self.kind == "two_sided" else 1
 
     def _features(self, entry: SiteAdapters, shape: BaseShape) -> tuple[int, int]:
         """Returns the inputs and outputs that are adapted at a site."""

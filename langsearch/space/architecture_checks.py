@@ -51,6 +51,7 @@ def check_architecture(
     if "gate" in section.model_fields_set and "gated" not in map(site_kind, map(str, options(section.adapter))):
         yield (*path, "gate"), "touches nothing: no `adapter` has gates. Write `adapter: gated`, or leave it out."
     yield from _check_pool(section, path)
+    yield from _check_two_sided(section, path)
     if "rank" not in section.model_fields_set:
         yield (*path, "rank"), "must be given, but is missing."
         return
@@ -90,6 +91,28 @@ def _check_pool(section: ArchitectureSection, path: KeyPath) -> Iterator[Problem
         yield (*path, "sharing"), "can be pool only with LoRA, but `adapter` can be without it."
     if section.pruning is not None:
         yield (*path, "pruning"), "must be left out where sharing can be pool: a pool's pairs are not pruned."
+
+
+def _check_two_sided(section: ArchitectureSection, path: KeyPath) -> Iterator[Problem]:
+    kinds = [site_kind(str(word)) for word in options(section.adapter)]
+    if "two_sided" not in kinds:
+        return
+    rule = "where adapter can be two_sided"
+    if {"all", "pool"} & set(options(section.sharing)):
+        yield (*path, "sharing"), f"must not be all or pool {rule}: both sides would have the same languages' pair."
+    if section.pruning is not None:
+        yield (*path, "pruning"), f"must be left out {rule}: pairs of both sides are not pruned."
+    if any(rank.is_by_side for rank in (section.rank, section.encoder.rank, section.decoder.rank) if rank is not None):
+        yield (*path, "rank"), f"must be one value for both sides {rule}."
+    if set(kinds) != {"two_sided"}:
+        return
+    for name, stack in (("encoder", section.encoder), ("decoder", section.decoder)):
+        for key in sorted({"sides", "source_layers"} & stack.model_fields_set):
+            yield (*path, name, key), "touches nothing: with adapter two_sided a site has both sides. Leave it out."
+        for index, override in enumerate(stack.overrides):
+            if override.side is not None:
+                text = "touches nothing: with adapter two_sided a site has both sides. Leave it out."
+                yield (*path, name, "overrides", index, "side"), text
 
 
 def has_sites(section: ArchitectureSection) -> bool:

@@ -56,6 +56,8 @@ def trainer_settings(
         picked["freeze_first"] = stages.freeze_first
     if trainer.modular is not None:
         picked["modular_bridge"] = pick(trainer.modular.bridge, BRIDGE, point)
+        if (merge := trainer.modular.merge_ratio) is not None and picked["modular_bridge"] is not None:
+            picked["merge_src"], picked["merge_tgt"] = merge.src, merge.tgt
     if (back := trainer.back_translation) is not None:
         picked["back_translation_every"] = pick(back.every, "trainer.back_translation.every", point)
         picked["back_translation_from_epoch"] = pick(back.from_epoch, "trainer.back_translation.from_epoch", point)

@@ -11,11 +11,11 @@ from typing import Any, Literal, TypeVar, get_args
 
 from langsearch.space.sites import BaseShape, Side, Stack
 
-SiteKind = Literal["lora", "gated", "factorized"]
+SiteKind = Literal["lora", "gated", "factorized", "two_sided"]
 """lora: a low-rank pair (Hu et al. 2022, arXiv 2106.09685). gated: a pair that a gate opens by the token (Multilingual
 DistilWhisper, arXiv 2311.01070). factorized: scales of inputs and outputs and a low-rank
 pair (Pham et al. 2021, arXiv 2105.03010); its rank counts the scales as one, so that rank r has as many parameters as a
-LoRA of rank r: scales and a pair of rank r - 1."""
+LoRA of rank r: scales and a pair of rank r - 1. two_sided: a pair by the source and one by the target."""
 
 SITE_KINDS: tuple[SiteKind, ...] = get_args(SiteKind)
 BESIDE: tuple[str, ...] = ("layer_norm", "bridge")

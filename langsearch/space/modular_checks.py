@@ -43,11 +43,12 @@ def check_modular(
     bridges = [str(bridge) for bridge in options(trainer.modular.bridge) if bridge is not None]
     if not bridges:
         yield (*_PATH, "bridge"), "must name a language, but is none. Leave `modular` out."
-    if trainer.modular.merge_ratio is not None:
+    kinds = {site_kind(str(word)) for word in options(architecture.adapter)} if architecture is not None else set()
+    if trainer.modular.merge_ratio is not None and architecture is not None and "two_sided" not in kinds:
         yield (
             (*_PATH, "merge_ratio"),
             "must be left out: a site is indexed by the source or by the target, so that no matrix gets the sum of "
-            "both, and nothing is weighed.",
+            "both, and nothing is weighed. With `adapter: two_sided` a site has both.",
         )
     yield from _check_trainer(trainer)
     if languages is not None:

@@ -3,11 +3,15 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from langsearch.space.architecture import Architecture, BaseShape, Side, SiteAdapters, Stack
 
 Classes = Mapping[str, Sequence[str]]
 """The languages of each class."""
+
+ShownSide = Side | Literal["both"]
+"""What indexes a site."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,17 +21,18 @@ class PlanRow:
     stack: Stack
     layers: tuple[int, ...]
     modules: tuple[str, ...]
-    side: Side
+    side: ShownSide
     ranks: Mapping[str, int]
     """The rank of each language; 0 is no adapter."""
 
 
 def plan_rows(architecture: Architecture) -> tuple[PlanRow, ...]:
     """Returns the plan, in the order of the forward pass. Together the rows name every adapted site once."""
-    alike: dict[tuple[Stack, int, Side, tuple[tuple[str, int], ...]], list[SiteAdapters]] = {}
+    alike: dict[tuple[Stack, int, ShownSide, tuple[tuple[str, int], ...]], list[SiteAdapters]] = {}
     for entry in architecture.adapters:
-        alike.setdefault((entry.site.stack, entry.site.layer, entry.side, entry.ranks), []).append(entry)
-    layers: dict[tuple[Stack, tuple[str, ...], Side, tuple[tuple[str, int], ...]], list[int]] = {}
+        place = (entry.site.stack, entry.site.layer, architecture.shown_side(entry), entry.ranks)
+        alike.setdefault(place, []).append(entry)
+    layers: dict[tuple[Stack, tuple[str, ...], ShownSide, tuple[tuple[str, int], ...]], list[int]] = {}
     for (stack, layer, side, ranks), entries in alike.items():
         modules = tuple(entry.site.module for entry in entries)
         layers.setdefault((stack, modules, side, ranks), []).append(layer)

@@ -189,7 +189,9 @@ def _site_bounds(
 ) -> tuple[int, int]:
     """Returns the bounds of what stands at sites; the owners are a language and its class for each slot."""
     least = most = 0
-    has_gates = "gated" in map(site_kind, map(str, options(section.adapter)))
+    kinds = {kind for kind in map(site_kind, map(str, options(section.adapter))) if kind}
+    fewest, most_pairs = (pick(2 if kind == "two_sided" else 1 for kind in kinds or {"lora"}) for pick in (min, max))
+    has_gates = "gated" in kinds
     gate = Gate(hidden=int(extremes(section.gate.hidden)[1])).num_parameters if has_gates else lambda _: 0
     for stack in STACKS:
         for site in possible_sites(section, stack, shape.num_layers(stack)):
@@ -198,7 +200,7 @@ def _site_bounds(
             for language, name in owners.values():
                 found = [entry for side in site.sides for _, entry in site.entries(language, name, side)]
                 ranks = [rank for entry in found for rank in extremes(entry.value)]
-                least += int(min(ranks)) * unit if site.is_sure else 0
-                most += int(max(ranks)) * unit + (gate(num_in) if max(ranks) else 0)
+                least += fewest * int(min(ranks)) * unit if site.is_sure else 0
+                most += most_pairs * int(max(ranks)) * unit + (gate(num_in) if max(ranks) else 0)
             most += int(extremes(section.shared_rank)[1]) * unit
     return least, most

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, PlainValidator, Tag, 
 
 from langsearch.space.kinds import BESIDE, SITE_KINDS, Gate, Pool, kind_words
 from langsearch.space.loss_section import LossSection
+from langsearch.space.modular_section import ModularSection
 from langsearch.space.placement import (
     SIDE,
     SIDES,
@@ -36,7 +37,7 @@ ADAPTER = Rule(
     kind="text",
     names=tuple(dict.fromkeys(_KINDS.values())),
     words={word: usual for word, usual in _KINDS.items() if word != usual},
-    form=f"{', '.join(SITE_KINDS)}, {' or '.join(BESIDE)}, or one of the first three and others joined by +",
+    form=f"{', '.join(SITE_KINDS)}, {' or '.join(BESIDE)}, or one of the first four and others joined by +",
 )
 """What `architecture.adapter` accepts: parts in any order."""
 
@@ -377,16 +378,6 @@ class BackTranslationSection(Section):
     from_epoch: Annotated[Value, PlainValidator(_WHOLE)] = 1
     languages: list[str] | None = None
     """Into which targets are translated. None: all."""
-
-
-class ModularSection(Section):
-    """`trainer.modular`: each language's adapters alone, on pairs with one language."""
-
-    bridge: Annotated[Value, PlainValidator(Rule(kind="text", words={"none": None}))]
-    """That language, which has no adapters. None: as without `modular`."""
-
-    merge_ratio: Any = None
-    """Read to say why there is none."""
 
 
 class SearchTrainerSection(TrainerSection):

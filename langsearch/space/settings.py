@@ -105,6 +105,13 @@ class TrainerSettings:
     Findings of EACL 2026). It has no adapters. None: all are trained together. Then what counts pairs and tokens,
     `pairs_per_epoch` and `tokens_per_batch`, is of one language into or out of the bridge."""
 
+    merge_src: tuple[float, ...] = ()
+    """Of modular training, where a site has pairs of both sides: what the source's may count beside the target's, of
+    which the best by validation is found after the last epoch, by evaluation alone. Empty: 1."""
+
+    merge_tgt: tuple[float, ...] = ()
+    """The same of the target's."""
+
     train_only: tuple[str, ...] = ()
     """The languages that are trained; what none of them has stays as it is, to the bit. Empty: all. `langsearch extend`
     sets it."""
@@ -132,7 +139,7 @@ class TrainerSettings:
 
     def __post_init__(self) -> None:
         # A task's file has a list.
-        for name in ("first_stage", "train_only", "back_translation_pivots"):
+        for name in ("first_stage", "merge_src", "merge_tgt", "train_only", "back_translation_pivots"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
 
     loss: LossSettings = NO_TERMS

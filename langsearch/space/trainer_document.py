@@ -33,6 +33,9 @@ def trainer_document(settings: TrainerSettings, classes: Mapping[str, tuple[str,
         }
     if settings.modular_bridge is not None:
         found["modular"] = {"bridge": settings.modular_bridge}
+        if settings.merge_src or settings.merge_tgt:
+            ratios = {"src": list(settings.merge_src or (1.0,)), "tgt": list(settings.merge_tgt or (1.0,))}
+            found["modular"]["merge_ratio"] = ratios
     if settings.back_translation_every:
         found["back_translation"] = {
             "every": settings.back_translation_every,

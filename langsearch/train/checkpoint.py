@@ -64,10 +64,12 @@ def write_checkpoint(
             raise OSError(f"Could not write a checkpoint to {folder}: {error}") from error
         raise
     final = folder / name
+    earlier = folder / f".{name}.{os.getpid()}.earlier.partial"
     if final.exists():
-        shutil.rmtree(final)
+        final.rename(earlier)
     aside.rename(final)
     _sync(folder)
+    shutil.rmtree(earlier, ignore_errors=True)
     for old in _by_age(folder)[num_kept:]:
         shutil.rmtree(old, ignore_errors=True)
     return final

@@ -8,8 +8,6 @@ from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-import pyarrow as pa
-
 from langsearch.adapters.learners import AdaptedModel, FullModel, Learner, adapt
 from langsearch.adapters.nested import nested_model
 from langsearch.evaluate.decoding import DecodingRow, translate_pieces
@@ -25,12 +23,14 @@ from langsearch.space.architecture import Architecture
 from langsearch.space.settings import DecodingSettings
 from langsearch.study.results import TrialResult
 from langsearch.train.back_translation import ToTranslate
-from langsearch.train.checkpoint import Checkpoint, read_newest_checkpoint, write_checkpoint
+from langsearch.train.checkpoint import Checkpoint, read_checkpoint, read_newest_checkpoint, write_checkpoint
 from langsearch.train.loop import Progress, TrainingData, train
 from langsearch.trial.attempts import Attempts, read_attempts
 from langsearch.trial.batch_size import found_tokens, settled_trainer
 from langsearch.trial.choices import write_choices
+from langsearch.trial.curve import CURVE, curve_row
 from langsearch.trial.kept_weights import is_whole, remove_weights, tidy, weights_in_use
+from langsearch.trial.merging import SCORES, find_ratio, has_ratio
 from langsearch.trial.monitor import Monitor, Unwatched, peak_memory_bytes, reset_peak_memory
 from langsearch.trial.probing import probe_words
 from langsearch.trial.scores import write_scores
@@ -40,21 +40,6 @@ logger = logging.getLogger(__name__)
 
 Split = Literal["validation", "test"]
 """A part that scores are computed on."""
-
-CURVE = pa.schema(
-    [
-        ("epoch", pa.int64()),
-        ("updates", pa.int64()),
-        ("train_loss", pa.float64()),
-        ("spbleu", pa.float64()),
-        ("lr", pa.float64()),
-        ("seconds", pa.float64()),
-        ("nonzero_parameters", pa.int64()),
-        ("num_directions", pa.int64()),
-        ("num_sentences", pa.int64()),
-        ("beams", pa.int64()),
-    ]
-)
 
 
 def run_trial(
@@ -151,7 +136,7 @@ class _Run:
         if self.kept is not None:
             if self.kept.epoch >= self.task.num_epochs:
                 # The last checkpoint was written, the result was not: the trial died between the two.
-                yield self._close(self.kept)
+                yield self._finish()
                 return
             yield self.kept
         environment = self.environment
@@ -177,9 +162,31 @@ class _Run:
                 self._write_checkpoint(progress)
                 return
             result = self._end_epoch(progress)
-            yield self._close(result) if result.finished else result
+            yield self._finish() if result.finished else result
             if self.monitor.should_pause():
                 return
+
+    def _finish(self) -> TrialResult:
+        """Returns the kept result of a trained trial, with the merge ratio where one is found, and closes the trial."""
+        assert self.kept is not None and self.kept_updates is not None
+        if has_ratio(self.learner, self.task.trainer):
+            self.learner.load_state(read_checkpoint(self.folder.weights / f"{self.kept_updates:09d}").tensors)
+            ratio, (evaluation, data, settings) = find_ratio(
+                self.learner,
+                self.task.trainer,
+                lambda: self._evaluate(self.task.num_epochs),
+                lambda found: found[0].scores.spbleu,
+            )
+            self._count_seconds()
+            scored = self._result(evaluation, data, settings)
+            state = {"updates": self.kept_updates, "epoch": self.kept.kept_epoch, "spbleu": scored.spbleu}
+            weights = Checkpoint(self.learner.state(), state)
+            write_checkpoint(self.folder.weights, weights, num_kept=3, check=self._check_fence)
+            write_scores(self.folder, "validation", evaluation, data)
+            found = {name: getattr(scored, name) for name in (*SCORES, "seconds", "peak_memory_bytes")}
+            note = f"merge ratio {ratio[0]:g} of the source, {ratio[1]:g} of the target"
+            self.kept = replace(self.kept, **found, note="; ".join(filter(None, (self.kept.note, note))))
+        return self._close(self.kept)
 
     def _translate(self, learner: Learner, sentences: Sequence[ToTranslate]) -> list[list[int] | None]:
         languages = self.environment.languages
@@ -197,7 +204,7 @@ class _Run:
         evaluation, data, settings = self._evaluate(progress.epoch)
         self._count_seconds()
         result = self._result(evaluation, data, settings, progress)
-        self.history.append(_curve_row(progress, result))
+        self.history.append(curve_row(progress, result))
         # Of an older version they lack keys, which mean their defaults.
         is_comparable = self.kept_settings is not None and DecodingSettings(**self.kept_settings) == settings
         progress.judge(result.spbleu, is_comparable)
@@ -382,18 +389,3 @@ def _with_progress(kept: TrialResult, latest: TrialResult) -> TrialResult:
         epoch_spbleu=latest.spbleu,
         worker=latest.worker,
     )
-
-
-def _curve_row(progress: Progress, result: TrialResult) -> dict[str, Any]:
-    return {
-        "epoch": progress.epoch,
-        "updates": progress.updates,
-        "train_loss": progress.train_loss,
-        "spbleu": result.spbleu,
-        "lr": progress.lr,
-        "seconds": result.seconds,
-        "nonzero_parameters": result.nonzero_parameters,
-        "num_directions": result.num_directions,
-        "num_sentences": result.num_sentences,
-        "beams": result.beams,
-    }
