@@ -69,6 +69,26 @@ def test_what_is_searched_has_its_fewest_and_its_most(tmp_path: Path) -> None:
     assert ends[0] < ends[1]
 
 
+def test_adapters_that_learn_alone_have_updates_of_their_own(tmp_path: Path) -> None:
+    alone = "trainer.modular={bridge: en}", "trainer.epochs=2"
+    found = counted(tmp_path, *alone, "trainer.pairs_per_epoch=50", "trainer.tokens_per_batch=600")
+    assert (found.epoch.num_pairs, found.epoch.num_apart) == (4 * 50, 4)
+    assert found.fewest == found.most == found.epoch.num_updates * 2 // 4
+    assert found.epoch.num_microbatches == 4 * found.epoch.num_updates  # parts of an update
+    (warning,) = update_warnings(found)
+    assert warning.startswith(f"a trial makes {found.fewest} updates of each adapter, which learns alone, in all, but")
+    space = check_space(load(tmp_path, SMALL, "evaluation.spbleu=base"))
+    assert dict(forecast_lines(space, found))["updates"].endswith(f"{found.fewest} of each adapter, which learns alone")
+    merged = counted(
+        tmp_path,
+        "trainer.modular={bridge: en, merge_ratio: {src: [0.5, 1.0], tgt: [0.3, 0.5, 1.0]}}",
+        "trainer.epochs=2",
+        "architecture.adapter=two_sided",
+    )
+    first, last = merged.num_scored
+    assert last == (7 * first[0], 7 * first[1])
+
+
 def test_too_few_updates_are_warned_of_with_settings_that_make_more(tmp_path: Path) -> None:
     """500 pairs in updates of 16,000 tokens are a handful, and nothing is learned of them."""
     few = counted(tmp_path, "trainer.pairs_per_epoch=500", "trainer.epochs=4")

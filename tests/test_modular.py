@@ -43,6 +43,7 @@ SETTINGS = TrainerSettings(
 )
 Architect = Callable[..., Architecture]
 OWN = ("fr", "de", "sw")
+TWO = "architecture.adapter=two_sided"
 KINDS: dict[str, dict[str, Any]] = {
     "lora": {},
     "factorized": {"kind": "factorized"},
@@ -392,6 +393,11 @@ def test_check_and_cards_say_how_it_is_trained(tmp_path: Path) -> None:
     space = load(tmp_path, SMALL, "trainer.modular={bridge: {choice: [none, en]}}")
     (line,) = modular_lines(space.trainer_section, all_directions(space.languages))
     assert line.startswith("each language's adapters alone, in 4 of 6 directions, into and out of en, which has none")
+    merged = load(
+        tmp_path, SMALL, "trainer.modular={bridge: en, merge_ratio: {src: [0.5, 1], tgt: [0.3, 0.5, 1]}}", TWO
+    )
+    (line,) = modular_lines(merged.trainer_section, all_directions(space.languages))
+    assert line.endswith("; 6 merge ratios are tried on validation after the last epoch")
     assert not list(modular_lines(load(tmp_path, SMALL).trainer_section, all_directions(space.languages)))
     assert alone_words(SETTINGS).startswith(
         " Each language's adapters learned alone, on pairs with en, which has none;"

@@ -54,7 +54,7 @@ class Forecast:
     """Why nothing was measured."""
 
     num_scored: tuple[tuple[int, int], ...]
-    """Of a trial after each epoch: directions, and translations in all of them."""
+    """Of a trial after each epoch: directions, and translations in all of them; each time that they are scored."""
 
     num_at_once: int
     """Trials that this machine runs at once."""
@@ -103,7 +103,7 @@ def forecast(checked: CheckedSpace, *, is_measured: bool | None) -> Forecast:
         measured=measured,
         is_kept=is_kept,
         refusal=refusal,
-        num_scored=tuple(_num_scored(checked, trainer.epochs)),
+        num_scored=tuple(_num_scored(checked, trainer)),
         num_at_once=_num_at_once(space),
         trial_s=None,
         search_s=None,
@@ -145,12 +145,15 @@ def _pick(value: Value, pick: Callable[[Iterable[float]], float]) -> int | None:
     return int(pick(extremes(value)))
 
 
-def _num_scored(checked: CheckedSpace, epochs: int) -> Iterator[tuple[int, int]]:
-    space = checked.space
+def _num_scored(checked: CheckedSpace, trainer: TrainerSettings) -> Iterator[tuple[int, int]]:
+    space, epochs = checked.space, trainer.epochs
     rungs = list(zip(space.search.rung_epochs(epochs), space.evaluation.rungs, strict=False))
     for epoch in range(1, epochs + 1):
         settings = next((rung for last, rung in rungs if epoch <= last), space.evaluation.search)
-        yield num_scored(checked, settings, "validation")
+        # Behind the last epoch each ratio has a score of its own.
+        times = 1 + len(trainer.merge_src) * len(trainer.merge_tgt) * (epoch == epochs)
+        num_directions, num = num_scored(checked, settings, "validation")
+        yield times * num_directions, times * num
 
 
 def num_scored(checked: CheckedSpace, settings: DecodingSettings, part: str) -> tuple[int, int]:

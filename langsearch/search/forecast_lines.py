@@ -89,8 +89,8 @@ def update_warnings(found: Forecast) -> Iterator[str]:
     trainer, per_update = found.trainer, found.epoch.num_pairs / found.epoch.num_updates
     which = "a trial" if found.fewest == found.most else "a trial with the fewest"
     text = (
-        f"{which} makes {found.fewest:,} updates in all, but fewer than {MIN_UPDATES} teach next to nothing. An update "
-        f"takes up to {trainer.tokens_per_batch:,} tokens, about {per_update:,.0f} pairs."
+        f"{which} makes {found.fewest:,} updates{_apart(found)} in all, but fewer than {MIN_UPDATES} teach next to "
+        f"nothing. An update takes up to {trainer.tokens_per_batch:,} tokens, about {per_update:,.0f} pairs."
     )
     tokens = _proposed_tokens(found)
     if tokens is not None:
@@ -221,7 +221,13 @@ def _updates(found: Forecast) -> str:
         f"{about}{epoch.num_updates:,} an epoch of {epoch.num_pairs:,} pairs, {epoch.num_updates * trainer.epochs:,} "
         f"in all; an update takes up to {trainer.tokens_per_batch:,} tokens"
     )
-    return text if found.fewest == found.most else f"{text}; {found.fewest:,} to {found.most:,} by what is searched"
+    if found.fewest != found.most:
+        return f"{text}; {found.fewest:,} to {found.most:,}{_apart(found)} by what is searched"
+    return text if epoch.num_apart == 1 else f"{text}; {found.fewest:,}{_apart(found)}".rstrip(",")
+
+
+def _apart(found: Forecast) -> str:
+    return "" if found.epoch.num_apart == 1 else " of each adapter, which learns alone,"
 
 
 def _times(found: Forecast) -> Iterator[tuple[str, str]]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from langsearch.space.architecture import BaseShape
 from langsearch.space.architecture_checks import has_sites
 from langsearch.space.document import KeyPath, show
+from langsearch.space.kinds import site_kind
 from langsearch.space.language_section import LanguagesSection
 from langsearch.space.loss_section import DistillSection, LossSection
 from langsearch.space.loss_settings import ADAPTERS, BASE, OWN_BEST, AlignSettings
@@ -73,6 +74,9 @@ def _has_source_adapters(section: ArchitectureSection, shape: BaseShape) -> bool
         return True
     if all(norms) and "decoder" not in options(section.layer_norm.stacks):
         return False  # the lowest layer's norm looks at the target already
+    kinds = {site_kind(str(word)) for word in options(section.adapter)} - {None}
+    if kinds == {"two_sided"}:
+        return False  # so does the lowest adapted layer
     sites = possible_sites(section, "encoder", shape.encoder_layers) if has_sites(section) else []
     by_target = [site.layer for site in sites if site.is_sure and site.sides == {"tgt"}]
     lowest = min(by_target, default=shape.encoder_layers)

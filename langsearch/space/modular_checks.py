@@ -126,12 +126,15 @@ def modular_lines(trainer: SearchTrainerSection, directions: Sequence[Pair]) -> 
         trainer: The space's `trainer`.
         directions: All that are scored.
     """
+    merge, tried = trainer.modular.merge_ratio if trainer.modular is not None else None, ""
+    if merge is not None:
+        tried = f"; {len(merge.src) * len(merge.tgt)} merge ratios are tried on validation after the last epoch"
     for bridge in options(trainer.modular.bridge) if trainer.modular is not None else ():
         if bridge is not None:
             num_trained = sum(bridge in (direction.src, direction.tgt) for direction in directions)
             yield (
                 f"each language's adapters alone, in {num_trained} of {len(directions)} directions, into and out of "
-                f"{bridge}, which has none; tokens_per_batch and pairs_per_epoch are of one direction"
+                f"{bridge}, which has none; tokens_per_batch and pairs_per_epoch are of one direction{tried}"
             )
 
 

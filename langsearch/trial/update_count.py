@@ -36,6 +36,9 @@ class Epoch:
     is_exact: bool
     """Whether all sentences were counted, so that it is what the first epoch will have; else it is an estimate."""
 
+    num_apart: int = 1
+    """Into how many parts that learn alone the updates are divided evenly; 1: all learn from every one."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -116,11 +119,14 @@ def count_updates(checked: CheckedSpace, sample: Sample, settings: TrainerSettin
         num_pairs=num_pairs,
         num_microbatches=num_microbatches * num_parts,
         num_updates=math.ceil(num_microbatches / planned_by.accumulation),
-        is_exact=sample.share == 1 and drawn == num_pairs and not settings.first_stage,
+        # What has no adapter of its own to learn, as sources where all layers are by the target, has no updates.
+        is_exact=sample.share == 1 and drawn == num_pairs and not settings.first_stage and num_plans == 1,
+        num_apart=num_plans,
     )
 
 
 def fewest_and_most(checked: CheckedSpace, sample: Sample, settings: Sequence[TrainerSettings]) -> tuple[int, int]:
-    """Returns the fewest and the most updates of a whole training among some settings."""
-    counts = [count_updates(checked, sample, one).num_updates * one.epochs for one in settings]
+    """Returns the fewest and the most updates that a whole training among some settings has for what it trains."""
+    counted = [(count_updates(checked, sample, one), one.epochs) for one in settings]
+    counts = [epoch.num_updates * epochs // epoch.num_apart for epoch, epochs in counted]
     return min(counts), max(counts)
