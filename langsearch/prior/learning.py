@@ -246,7 +246,8 @@ def _keep(progress: Progress, task: LearningTask, folder: Path) -> None:
 def _trainer(space: Space) -> TrainerSettings:
     found = trainer_settings(space.trainer_section, middle_point(space.dimensions()), space.classes)
     # What is learned before a search is of all languages from the start, and from the translations alone.
-    return replace(found, first_stage=(), back_translation_every=0, modular_bridge=None, loss=NO_TERMS)
+    together = {"first_stage": (), "modular_bridge": None, "merge_src": (), "merge_tgt": ()}
+    return replace(found, **together, back_translation_every=0, loss=NO_TERMS)  # type: ignore[arg-type]
 
 
 def _architecture(
