@@ -155,7 +155,7 @@ def test_a_trial_keeps_the_best_ratio_on_validation_and_trains_nothing_for_it(
         adapters=uniform_ranks(sites, {"fr": 2, "sw": 2}),
         kind="two_sided",
     )
-    plain = replace(make_task(modular_bridge="en", lr=0.05), architecture=architecture)
+    plain = replace(make_task(modular_bridge="en", lr=0.05, epochs=1, pairs_per_epoch=8), architecture=architecture)
     task = replace(plain, trainer=replace(plain.trainer, merge_src=(1.0, 0.5), merge_tgt=(1.0, 0.25)))
     folders = [TrialFolder(tmp_path / name) for name in ("plain", "merged", "died")]
     scores = {(1.0, 1.0): 1.0, (1.0, 0.25): 2.0, (0.5, 1.0): 4.0, (0.5, 0.25): 3.0}
