@@ -15,8 +15,8 @@ from langsearch.space.document import KeyPath, show
 from langsearch.space.language_section import Languages, LanguagesSection, Problem, check_languages
 from langsearch.space.languages import find_language
 from langsearch.space.loss_checks import check_losses
-from langsearch.space.one_shot_checks import check_one_shot
 from langsearch.space.modular_checks import check_modular
+from langsearch.space.one_shot_checks import check_one_shot
 from langsearch.space.prior_section import PriorSection, check_prior
 from langsearch.space.problems import near_names
 from langsearch.space.run_sections import (

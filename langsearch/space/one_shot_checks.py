@@ -42,6 +42,8 @@ def check_one_shot(
         yield ("search", "strategy"), f"one_shot cuts no rows of languages new to the base, but there are {new}."
     if trainer is not None and trainer.back_translation is not None:
         yield ("trainer", "back_translation"), "cannot be used with strategy: one_shot, whose updates train parts."
+    if trainer is not None and trainer.modular is not None:
+        yield ("trainer", "modular"), "cannot be used with strategy: one_shot: its adapters are trained one by one."
     if architecture is None:
         return
     yield from _check_kinds(architecture)

@@ -113,8 +113,7 @@ class TrainerSettings:
     """The same of the target's."""
 
     train_only: tuple[str, ...] = ()
-    """The languages that are trained; what none of them has stays as it is, to the bit. Empty: all. `langsearch extend`
-    sets it."""
+    """The languages that are trained; what none of them has stays as it is, to the bit (`extend`). Empty: all."""
 
     back_translation_every: int = 0
     """Every so many updates also train on the model's own translations of their targets (arXiv 2004.11867). 0: never.
@@ -135,7 +134,7 @@ class TrainerSettings:
     """What is drawn for each update of adapters that others are to be cut out of. None: all of them is trained."""
 
     start_cut: str = ""
-    """The cut of the same experiment that the adapters start from. Empty: none."""
+    """The cut of the same experiment that the adapters start from."""
 
     def __post_init__(self) -> None:
         # A task's file has a list.

@@ -89,7 +89,7 @@ def run_trial(
 
 
 def settings_at(environment: Environment, task: TrialTask, epoch: int) -> DecodingSettings:
-    """Returns how a task is evaluated after an epoch: baselines by all, others by more at each rung and by all at last."""
+    """Returns how a task is evaluated after an epoch: baselines by all, others by more at each rung, at last all."""
     evaluation = environment.evaluation
     if task.kind in ("searched", "donor") and epoch < task.num_epochs:
         for rung, settings in zip(environment.rung_epochs, evaluation.rungs, strict=False):
