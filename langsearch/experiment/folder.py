@@ -137,7 +137,7 @@ class TrialFolder:
 
     @property
     def choices(self) -> Path:
-        """What the adapters have chosen: the pool's map, where gates are open."""
+        """What the adapters have chosen, and what encodings are worth: the pool's map, gates, retrieval, the probe."""
         return self.path / "choices.json"
 
     @property

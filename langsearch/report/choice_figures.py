@@ -27,6 +27,11 @@ def choice_views(choices: Choices, known: Sequence[str]) -> list[tuple[str, Figu
         columns = [f"pair {number + 1}" for number in range(num)]
         title = f"pool, languages {SIDES[side]}"
         views.append((title, heatmap(z, columns, languages, _trace("% of the pair"), "", digits=0)))
+    if choices.retrieval:
+        languages = _ordered(set(choices.retrieval), known)
+        z = [[_percent(share) for share in choices.retrieval[language]] for language in languages]
+        title = f"lines found in {choices.pivot}"
+        views.append((title, heatmap(z, ["before", "after"], languages, _trace("% of sentences"), "", digits=0)))
     return views
 
 

@@ -119,6 +119,8 @@ def print_trial(console: Console, experiment: Experiment, trial: Trial) -> None:
         _print(console, sentence)
     if choices.gates:
         console.print(Unpadded(_gate_table(choices)))
+    if choices.retrieval:
+        console.print(Unpadded(_retrieval_table(choices)))
     if details.curve:
         console.print(Unpadded(_curve_table(details.curve)))
     if details.failure is not None:
@@ -242,6 +244,13 @@ def _gate_table(choices: Choices) -> Table:
     for (stack, layer), shares in choices.gates.items():
         cells = [f"{100 * shares[language]:.0f}" if language in shares else "" for language in languages]
         table.add_row(f"{stack} {layer}", *cells)
+    return table
+
+
+def _retrieval_table(choices: Choices) -> Table:
+    table = _table(f"% of lines found in {printable(choices.pivot or '')}", "before", "after")
+    for language, (before, after) in choices.retrieval.items():
+        table.add_row(printable(language), f"{100 * before:.0f}", f"{100 * after:.0f}")
     return table
 
 

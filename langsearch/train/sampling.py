@@ -1,7 +1,10 @@
 """What a model says of some sentences of a language, before anything looks at a target."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from langsearch.adapters.learners import AdaptedModel
@@ -12,6 +15,7 @@ from langsearch.model.positions import num_positions
 from langsearch.train.forward import lower_states
 from langsearch.train.pooling import pooled
 
+_NONE = np.zeros(0, np.int64)
 _AT_ONCE = 32
 
 
@@ -37,11 +41,53 @@ def sampled_states(
         num_sentences: At most so many.
         precision: The type that products are made in.
     """
-    lengths = store.lengths(language)
-    rows = np.flatnonzero((lengths >= 0) & (lengths + NUM_MARKS <= num_positions(model.model.config)))
+    rows = sampled_rows(model, store, [language], num_sentences)
+    return states_of(model, store, vocabulary, language, rows, num_layers=num_layers, precision=precision)
+
+
+def sampled_rows(
+    model: AdaptedModel, store: TokenStore, languages: Sequence[str], num_sentences: int
+) -> NDArray[np.int64]:
+    """Returns rows, evenly spaced, that are there in all of some languages and no longer than the base's positions.
+
+    Args:
+        model: The model.
+        store: The sentences.
+        languages: All of which must have a row.
+        num_sentences: At most so many.
+    """
+    most = num_positions(model.model.config) - NUM_MARKS
+    lengths = np.stack([store.lengths(language) for language in languages])
+    rows = np.flatnonzero(((lengths >= 0) & (lengths <= most)).all(axis=0))
+    if len(rows) == 0:
+        return _NONE
+    return rows[np.linspace(0, len(rows) - 1, min(num_sentences, len(rows))).astype(np.int64)]
+
+
+@torch.no_grad()
+def states_of(
+    model: AdaptedModel,
+    store: TokenStore,
+    vocabulary: BatchVocabulary,
+    language: str,
+    rows: NDArray[np.int64],
+    *,
+    num_layers: int,
+    precision: torch.dtype,
+) -> Tensor:
+    """Returns the mean states of sentences, (rows, d) in fp32; the rest as in `sampled_states`.
+
+    Args:
+        model: As it is in its base.
+        store: The sentences.
+        vocabulary: The special tokens.
+        language: Theirs.
+        rows: (rows,); all are there, and no longer than the base's positions.
+        num_layers: How many of the encoder's layers are run.
+        precision: The type that products are made in.
+    """
     if len(rows) == 0:
         return torch.zeros(0, model.model.lm_head.weight.shape[1])
-    rows = rows[np.linspace(0, len(rows) - 1, min(num_sentences, len(rows))).astype(np.int64)]
     other = next(name for name in model.languages if name != language)
     (mark,) = vocabulary.src_marks([Direction(language, other)])
     device = model.model.lm_head.weight.device

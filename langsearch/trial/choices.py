@@ -1,17 +1,20 @@
-"""What a trial's kept adapters have chosen, as a file beside its scores."""
+"""What a trial's kept adapters have chosen, and what its encodings are worth, as a file beside its scores."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from langsearch.adapters.choices import gate_shares, pool_shares
-from langsearch.adapters.learners import Learner
+from langsearch.adapters.learners import AdaptedModel, Learner
 from langsearch.data.batches import Batch, collate
 from langsearch.data.presence import even_rows
 from langsearch.experiment.environment import Environment
-from langsearch.experiment.folder import TrialFolder, write_json
+from langsearch.experiment.folder import TrialFolder, read_json, write_json
 from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture
+from langsearch.space.loss_settings import LossSettings
+from langsearch.trial.probing import encoding_findings
 
 _SENTENCES_A_DIRECTION = 8
 """Of the validation part, evenly spaced: some 20,000 tokens for twelve languages."""
@@ -20,26 +23,36 @@ _ROWS = 32
 
 
 def write_choices(
-    folder: TrialFolder, learner: Learner, architecture: Architecture | None, base: Base, environment: Environment
+    folder: TrialFolder,
+    learner: Learner,
+    architecture: Architecture | None,
+    loss: LossSettings,
+    base: Base,
+    environment: Environment,
 ) -> None:
-    """Writes which members of a pool languages have, and where gates are open; nothing where there is neither.
+    """Writes which members of a pool languages have, where gates are open, and what terms on encodings have come to.
+
+    Nothing where there is none of these.
 
     Args:
         folder: The trial.
         learner: Its model with the weights that are kept.
         architecture: What it is of. None: all parameters are trained.
+        loss: The terms that it was trained with.
         base: The base.
         environment: The validation part and its directions.
     """
-    if architecture is None or not (architecture.pool or architecture.gate):
+    if architecture is None or not isinstance(learner, AdaptedModel):
         return
-    write_json(
-        folder.choices,
-        {
-            "pool": pool_shares(learner),  # type: ignore[arg-type]
-            "gates": gate_shares(learner, _batches(base, environment)),  # type: ignore[arg-type]
-        },
-    )
+    found: dict[str, Any] = {}
+    if architecture.pool or architecture.gate:
+        found = {"pool": pool_shares(learner), "gates": gate_shares(learner, _batches(base, environment))}
+    if loss.align or loss.language_adversary:
+        earlier = read_json(folder.choices) if folder.choices.exists() else {}
+        vocabulary = base.vocabulary(environment.languages)
+        found |= encoding_findings(learner, environment.validation, vocabulary, loss, earlier)
+    if found:
+        write_json(folder.choices, found)
 
 
 def _batches(base: Base, environment: Environment) -> Iterator[Batch]:

@@ -216,7 +216,8 @@ class _Run:
             weights = Checkpoint(self.learner.state(), state)
             write_checkpoint(self.folder.weights, weights, num_kept=3, check=self._check_fence)
             write_scores(self.folder, "validation", evaluation, data)
-            write_choices(self.folder, self.learner, self.task.architecture, self.base, self.environment)
+            task = self.task
+            write_choices(self.folder, self.learner, task.architecture, task.trainer.loss, self.base, self.environment)
             self.kept, self.kept_updates, self.kept_settings = result, result.updates, asdict(settings)
         self.kept = _with_progress(self.kept, result)
         write_rows(self.folder.curve, self.history, CURVE)
