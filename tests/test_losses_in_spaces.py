@@ -126,7 +126,7 @@ def test_what_cannot_be_is_refused_all_at_once(space_file: Path) -> None:
         "`trainer.loss.distil` must be a key of `trainer.loss`, but is none. Did you mean",
         "`trainer.loss.distill.weight` must be",
         "`trainer.loss.distill.kind` must be one of kl, js",
-        "`trainer.loss.distill.teacher` must be base, own_best or adapters:FOLDER",
+        "`trainer.loss.distill.teacher` must be base, own_best, adapters:FOLDER or {base: ID_OR_FOLDER, top_k: 16}",
         "`trainer.loss.distill.temperature` must be",
     ):
         assert part in text

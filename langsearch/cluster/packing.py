@@ -12,6 +12,7 @@ import shutil
 import sys
 import tarfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,7 +20,7 @@ from langsearch.experiment.earlier import with_open_defaults
 from langsearch.experiment.object_store import is_remote
 from langsearch.model.finding import EMBEDDED_FOLDER, base_files
 from langsearch.space.document import dump
-from langsearch.space.loss_settings import ADAPTERS
+from langsearch.space.loss_settings import ADAPTERS, LargerTeacher
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space
 
@@ -91,13 +92,16 @@ def pack(space: Space, folder: Path, max_bytes: int | None = None) -> list[str]:
     if problems:
         raise InputError(problems)
     # Of a base's folder goes what loading it takes: published ones also hold their weights in further formats.
-    of_base = [Path(path, name) for path in found if path == space.base for name in base_files(Path(path))]
-    _check_size([*of_base, *(Path(path) for path in found if path != space.base)], max_bytes or MAX_SENT_BYTES)
+    bases = {space.base, *(teacher.base for teacher in space.trainer_section.loss.larger)}
+    files = {path: [Path(path, name) for name in base_files(Path(path))] for path in found if path in bases}
+    others = [Path(path) for path in found if path not in bases]
+    _check_size([*(file for of_base in files.values() for file in of_base), *others], max_bytes or MAX_SENT_BYTES)
     for path, name in found.items():
-        if path != space.base:
+        if path not in bases:
             _copy(Path(path), folder / name)
-    for file in of_base:
-        _copy(file, folder / found[space.base] / file.name)
+    for base, of_base in files.items():
+        for file in of_base:
+            _copy(file, folder / found[base] / file.name)
     (folder / SPACE).write_text(dump(data), encoding="utf-8")
     return list(found)
 
@@ -114,8 +118,7 @@ def _rename_all(data: dict[str, Any], renamed: Callable[[str], str]) -> None:
                 if source.get(key) is not None:
                     source[key] = renamed(source[key])
     base = data["base"]["id"] if isinstance(data["base"], dict) else data["base"]
-    if not (EMBEDDED_FOLDER / base).exists() and Path(base).is_dir():
-        new = renamed(base)
+    if (new := _renamed_base(base, renamed)) != base:
         data["base"] = {**data["base"], "id": new} if isinstance(data["base"], dict) else new
     kind, colon, file = data["evaluation"]["spbleu"].partition("spm:")
     if colon and not kind:
@@ -130,9 +133,18 @@ def _rename_all(data: dict[str, Any], renamed: Callable[[str], str]) -> None:
 def _renamed_teacher(teacher: Any, renamed: Callable[[str], str]) -> Any:
     if isinstance(teacher, dict) and "choice" in teacher:
         return {"choice": [_renamed_teacher(item, renamed) for item in teacher["choice"]]}
+    if isinstance(teacher, dict) and "base" in teacher:
+        return {**teacher, "base": _renamed_base(teacher["base"], renamed)}
     if isinstance(teacher, dict):
         return {"adapters": renamed(teacher["adapters"])}
+    if (larger := LargerTeacher.parse(teacher)) is not None:
+        return str(replace(larger, base=_renamed_base(larger.base, renamed)))
     return f"{ADAPTERS}{renamed(teacher.removeprefix(ADAPTERS))}" if teacher.startswith(ADAPTERS) else teacher
+
+
+def _renamed_base(base: str, renamed: Callable[[str], str]) -> str:
+    """Returns the new path of a base that is a folder of this machine; else its name."""
+    return renamed(base) if not (EMBEDDED_FOLDER / base).exists() and Path(base).is_dir() else base
 
 
 def _check_size(paths: Sequence[Path], max_bytes: int) -> None:

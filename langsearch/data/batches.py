@@ -107,11 +107,25 @@ class Batch:
     """(rows,) int64: which of the pivots says what the row's source says; -1 where the source is in the pivot language
     itself, or its line is not there in it."""
 
+    taught_ids: Tensor | None = None
+    """(taught, k) int32: a teacher's most likely tokens in the place of each label that counts and that it knows, row
+    by row. None where there is no teacher whose tokens are kept."""
+
+    taught_log_probs: Tensor | None = None
+    """(taught, k) float32: the logarithms of their probabilities, nats."""
+
+    is_taught: Tensor | None = None
+    """(num_tgt_tokens,) bool: which labels that count a teacher knows. None: all."""
+
     counted: Tensor | None = None
     """(num_tgt_tokens,) int64: where labels count, in the order of the flattened labels. None: not looked up."""
 
     is_src_padded: bool = True
     """Whether `src_mask` has a 0, or may have one."""
+
+    def taught(self, ids: Tensor, log_probs: Tensor, is_taught: Tensor | None) -> "Batch":
+        """Returns the batch with what a teacher says; its rows must stay where they are from now on."""
+        return replace(self, taught_ids=ids, taught_log_probs=log_probs, is_taught=is_taught)
 
     def pinned(self) -> "Batch":
         """Returns the batch in memory from which a GPU copies while the host goes on."""

@@ -13,6 +13,7 @@ from langsearch.evaluate.spbleu import ScoreTokenizer, find_tokenizer
 from langsearch.experiment.corpus import count_rows, read_corpus, row_problems
 from langsearch.model.base import BaseTokenizer
 from langsearch.model.finding import FoundBase, locate_base
+from langsearch.model.larger import check_larger
 from langsearch.model.new_languages import check_new_languages
 from langsearch.model.shape import read_shape
 from langsearch.space.architecture import BaseShape
@@ -32,6 +33,9 @@ class CheckedBase:
     shape: BaseShape | None = None
     tokenizer: BaseTokenizer | None = None
     score_tokenizer: ScoreTokenizer | None = None
+    teachers: tuple[FoundBase, ...] = ()
+    """The other bases that teach."""
+
     problems: tuple[str, ...] = ()
 
 
@@ -59,8 +63,12 @@ def check_base(draft: Draft, source: BaseSource) -> CheckedBase:
         _tried(partial(check_teacher, teacher, draft.languages, set(draft.new_languages)), problems)
     tokenizer = _tried(partial(BaseTokenizer, folder, family), problems)
     score_tokenizer = None
+    teachers = []
     if tokenizer is not None:
         problems += _language_problems(draft, tokenizer)
+        for larger in draft.loss.larger if draft.loss is not None and draft.classes is not None else ():
+            checking = partial(check_larger, larger, tokenizer, draft.languages, draft.new_languages)
+            teachers.append(_tried(checking, problems))
         if draft.score_tokenizer is not None:
             score_tokenizer = _tried(partial(find_tokenizer, draft.score_tokenizer, tokenizer.spm_path), problems)
     return CheckedBase(
@@ -68,6 +76,7 @@ def check_base(draft: Draft, source: BaseSource) -> CheckedBase:
         shape=shape,
         tokenizer=tokenizer,
         score_tokenizer=score_tokenizer,
+        teachers=tuple(teacher for teacher in teachers if teacher is not None),
         # A base of no known family is told by its sizes and by its tokenizer.
         problems=tuple(dict.fromkeys(problems)),
     )

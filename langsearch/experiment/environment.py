@@ -87,6 +87,9 @@ class CheckedSpace:
     filtered: Filtered | None = None
     """What `data.filter` has left out of the training part; None: there is no filter."""
 
+    teachers: tuple[FoundBase, ...] = ()
+    """The other bases that teach."""
+
     @property
     def num_validation_sentences(self) -> int:
         """How many sentences a direction has in the validation part, that which has most; of bitexts none has all."""
@@ -160,6 +163,7 @@ def check_space(space: Space, source: BaseSource | None = None, *, is_begun: boo
         counts,
         overlaps,
         filtered,
+        base.teachers,
     )
 
 

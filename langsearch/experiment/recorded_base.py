@@ -1,5 +1,6 @@
 """The base that an experiment began with: recorded when it begins, found again, compared before anything is added."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from langsearch.space.settings import BaseSource
 
 BASE_FILE = "base.json"
 """In the folder of an experiment, or of a single training. Those of earlier versions have none."""
+
+_TEACHERS_FILE = "teachers.json"
+"""Beside it, where other bases teach: what tells each from others, by its name."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +53,13 @@ def recorded_source(folder: Path, source: BaseSource) -> BaseSource:
     return replace(source, revision=recorded.commit)
 
 
-def check_recorded(folder: Path, found: FoundBase, family: str) -> None:
-    """Checks that a base is the one that was recorded.
+def check_recorded(folder: Path, found: FoundBase, family: str, teachers: Sequence[FoundBase] = ()) -> None:
+    """Checks that a base, and those that teach, are the ones that were recorded.
 
     Raises:
-        InputError: If it is another, with what tells both.
+        InputError: If one is another, with what tells both.
     """
+    _check_teachers(folder, teachers)
     recorded = read_recorded(folder)
     if recorded is None:
         return
@@ -75,8 +80,31 @@ def check_recorded(folder: Path, found: FoundBase, family: str) -> None:
         )
 
 
-def record_base(folder: Path, found: FoundBase, family: str) -> None:
-    """Records a base; what was recorded before stays."""
+def _check_teachers(folder: Path, teachers: Sequence[FoundBase]) -> None:
+    recorded = _recorded_teachers(folder)
+    problems = []
+    for teacher in teachers:
+        name = teacher.source.id
+        if name in recorded and (now := teacher.fingerprint()) != recorded[name]:
+            way_out = f"Name it as {{base: {name}@{recorded[name]}}}" if teacher.commit else "Put those weights back"
+            problems.append(
+                f"What has begun with a teacher must go on with it, but {folder} has {recorded[name]} of {name}, which "
+                f"is {now} now. {way_out}, or start a new experiment with --name NAME."
+            )
+    if problems:
+        raise InputError(problems)
+
+
+def _recorded_teachers(folder: Path) -> dict[str, str]:
+    path = folder / _TEACHERS_FILE
+    return dict(read_json(path)) if path.exists() else {}
+
+
+def record_base(folder: Path, found: FoundBase, family: str, teachers: Sequence[FoundBase] = ()) -> None:
+    """Records a base, and those that teach; what was recorded before stays."""
+    known = _recorded_teachers(folder)
+    if new := {teacher.source.id: teacher.fingerprint() for teacher in teachers if teacher.source.id not in known}:
+        write_json(folder / _TEACHERS_FILE, known | new)
     if not (folder / BASE_FILE).exists():
         recorded = RecordedBase(found.source.id, found.commit, found.fingerprint(), family)
         write_json(folder / BASE_FILE, asdict(recorded))

@@ -137,15 +137,27 @@ def _read_trainer(value: Mapping[str, Any]) -> TrainerSettings:
 
 
 def searched_task(space: Space, shape: BaseShape, number: int, point: dict[str, object]) -> TrialTask:
-    """Returns the task of a point of the space."""
+    """Returns the task of a point of the space.
+
+    Raises:
+        InputError: If another base that teaches is not there.
+    """
     return TrialTask(
         name=f"{number:05d}",
         kind="searched",
         method="adapters",
-        trainer=space.trainer(point),
+        trainer=_identified(space.trainer(point)),
         architecture=space.architecture(point, shape),
         classes=space.classes,
     )
+
+
+def _identified(settings: TrainerSettings) -> TrainerSettings:
+    if settings.loss.distill is None or settings.loss.distill.larger is None:
+        return settings
+    from langsearch.model.larger import identified  # with what reads bases, which takes seconds to import
+
+    return identified(settings)
 
 
 def baseline_task(space: Space, shape: BaseShape, name: str) -> TrialTask:

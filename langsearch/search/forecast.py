@@ -22,6 +22,7 @@ from langsearch.train.fitting import MAX_TOKENS
 from langsearch.trial.forecast import Measured, measure
 from langsearch.trial.kept_measures import keep_measured, measure_key, read_measured
 from langsearch.trial.measuring import TranslationTime
+from langsearch.trial.teaching import Taught, count_taught
 from langsearch.trial.update_count import Epoch, count_updates, fewest_and_most, sampled
 
 _SECONDS = 0.5
@@ -59,6 +60,9 @@ class Forecast:
     num_at_once: int
     """Trials that this machine runs at once."""
 
+    taught: Taught | None
+    """What another base that teaches reads for it."""
+
     trial_s: float | None
     search_s: tuple[float, float] | None
     """With early stopping as it is meant, and without."""
@@ -79,6 +83,7 @@ def forecast(checked: CheckedSpace, *, is_measured: bool | None) -> Forecast:
     refusal = "that was not asked for" if is_measured is False else _refusal(checked)
     with sampled(checked) as sample:
         epoch = count_updates(checked, sample, trainer)
+        taught = count_taught(checked, sample, trainer, epoch)
         fewest, most = fewest_and_most(checked, sample, list(_corners(space, trainer)))
         if refusal is None:
             try:
@@ -105,6 +110,7 @@ def forecast(checked: CheckedSpace, *, is_measured: bool | None) -> Forecast:
         refusal=refusal,
         num_scored=tuple(_num_scored(checked, trainer)),
         num_at_once=_num_at_once(space),
+        taught=taught,
         trial_s=None,
         search_s=None,
     )
@@ -194,10 +200,19 @@ def search_seconds(checked: CheckedSpace, found: Forecast, measured: Measured) -
     )
     last_s = members * again_s + (members + len(space.baselines)) * test_s
     trials = [space.search.trials * one for one in (stopped if rungs else whole, whole)]
-    low, high = (_START_S + (one + baselines + last_s) / found.num_at_once for one in trials)
+    # Whatever runs at once waits for the same teacher.
+    begin_s = _START_S + (taught_seconds(found) or 0.0)
+    low, high = (begin_s + (one + baselines + last_s) / found.num_at_once for one in trials)
     if space.search.max_hours is not None:
         high = min(high, 3600 * space.search.max_hours)
     return min(low, high), high
+
+
+def taught_seconds(found: Forecast) -> float | None:
+    """Returns how long another base that teaches reads, once for all trials; None where that is not known."""
+    if found.taught is None or found.measured is None or found.measured.taught_token_s is None:
+        return None
+    return found.taught.num_tokens * found.measured.taught_token_s
 
 
 def _num_at_once(space: Space) -> int:

@@ -6,8 +6,10 @@ from dataclasses import asdict
 from typing import Any
 
 from langsearch.experiment.environment import CheckedSpace
-from langsearch.search.forecast import Forecast
+from langsearch.search.forecast import Forecast, taught_seconds
 from langsearch.study.results import TrialResult, beam_words
+from langsearch.trial.forecast import Measured
+from langsearch.trial.teaching import Taught
 
 MIN_UPDATES = 50
 """Of a whole training. Adam's second moment, with beta 0.98, looks back over as many: before that a rate is a guess."""
@@ -40,6 +42,8 @@ _MAX_LISTED = 12
 def forecast_lines(checked: CheckedSpace, found: Forecast) -> Iterator[tuple[str, str]]:
     """Yields a label and a text for the updates, the time, what that rests on, and each warning."""
     yield "updates", _updates(found)
+    if found.taught is not None:
+        yield "teacher", _teacher(found.taught, found.measured)
     yield from _times(found)
     if text := base_score(checked, found):
         yield "base score", text
@@ -205,6 +209,7 @@ def describe_forecast(found: Forecast) -> dict[str, Any]:
         "updates": asdict(found.epoch) | {"fewest": found.fewest, "most": found.most},
         "tokens_per_batch": found.trainer.tokens_per_batch,
         "num_at_once": found.num_at_once,
+        "teacher": None if found.taught is None else asdict(found.taught) | {"seconds": taught_seconds(found)},
         "num_translations": [num for _, num in found.num_scored],
         "trial_s": found.trial_s,
         "search_s": found.search_s,
@@ -228,6 +233,20 @@ def _updates(found: Forecast) -> str:
 
 def _apart(found: Forecast) -> str:
     return "" if found.epoch.num_apart == 1 else " of each adapter, which learns alone,"
+
+
+def _teacher(taught: Taught, measured: Measured | None) -> str:
+    token_s = None if measured is None else measured.taught_token_s
+    took = "that was not measured" if token_s is None else f"about {show_time(token_s * taught.num_tokens)}"
+    return (
+        f"{taught.teacher} reads up to {taught.num_pairs:,} pairs of a training once for all trials of a machine, "
+        f"{took}; {_bytes(taught.num_bytes)} are kept beside the tokens. While it reads, its "
+        f"{_bytes(taught.num_weight_bytes)} of weights are loaded too"
+    )
+
+
+def _bytes(num: int) -> str:
+    return f"{num / 1e9:,.1f} GB" if num >= 1e9 else f"{num / 1e6:,.1f} MB"
 
 
 def _times(found: Forecast) -> Iterator[tuple[str, str]]:

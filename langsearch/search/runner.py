@@ -146,10 +146,11 @@ def run_search(
         check_start(path, space, resume=resume, accept_changed_space=accept_changed_space)
         checked = _with_recorded_base(checked, path)
         names = _check_resumption(checked, ExperimentFolder(path), retry)
-        if checked.base.to_fetch:
-            num_bytes = sum(checked.base.to_fetch.values())
-            display.message(f"Fetching {checked.base.source}: {num_bytes / 1e9:.2f} GB …")
-        weights = provide_weights(checked.base)
+        for found in (*checked.teachers, checked.base):
+            if found.to_fetch:
+                num_bytes = sum(found.to_fetch.values())
+                display.message(f"Fetching {found.source}: {num_bytes / 1e9:.2f} GB …")
+            weights = provide_weights(found)
         # This process does not keep the weights: Ray has them, once a node.
         base = with_new_languages(outline_base(checked.base, weights, checked.base_tokenizer), space.new_languages)
         is_new = not is_started(ExperimentFolder(path))
@@ -162,7 +163,7 @@ def run_search(
         if space.search.strategy == "one_shot":
             cuts = open_table(folder, space, base_parameters=checked.shape.num_parameters, cuts_of=table)
             cuts.take_over(lambda: check_fence(folder.path))
-        record_base(folder.path, checked.base, checked.family)
+        record_base(folder.path, checked.base, checked.family, checked.teachers)
         environment = build_environment(checked, base, root / STORE_FOLDER, display.console)
         if address is not None and copy is None:
             check_files(environment, space)
@@ -246,7 +247,7 @@ def _with_recorded_base(checked: CheckedSpace, path: Path) -> CheckedSpace:
     source = recorded_source(path, checked.space.base_source)
     if source.revision is not None and source.revision != checked.space.base_source.revision:
         checked = check_space(checked.space, source, is_begun=True)
-    check_recorded(path, checked.base, checked.family)
+    check_recorded(path, checked.base, checked.family, checked.teachers)
     return checked
 
 

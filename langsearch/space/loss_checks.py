@@ -8,10 +8,10 @@ from langsearch.space.document import KeyPath, show
 from langsearch.space.kinds import site_kind
 from langsearch.space.language_section import LanguagesSection
 from langsearch.space.loss_section import DistillSection, LossSection
-from langsearch.space.loss_settings import ADAPTERS, BASE, OWN_BEST, AlignSettings
+from langsearch.space.loss_settings import ADAPTERS, BASE, OWN_BEST, AlignSettings, LargerTeacher
 from langsearch.space.rules import possible_sites
 from langsearch.space.sections import ArchitectureSection, SearchTrainerSection
-from langsearch.space.values import extremes, options
+from langsearch.space.values import FloatRange, extremes, options
 
 _PATH: KeyPath = ("trainer", "loss")
 _MIN_EPOCHS = 3
@@ -29,6 +29,12 @@ def check_losses(trainer: SearchTrainerSection, languages: LanguagesSection | No
             (*_PATH, "distill", "teacher"),
             f"needs at least {_MIN_EPOCHS} epochs to be {OWN_BEST}, whose teacher is more than one epoch old, but "
             f"`trainer.epochs` is {trainer.epochs}.",
+        )
+    if distill is not None and distill.larger and isinstance(distill.temperature, FloatRange):
+        yield (
+            (*_PATH, "distill", "temperature"),
+            "must be a number or a choice of some where the teacher is another base, whose words are kept for each "
+            "temperature, but is a range.",
         )
 
     align, adversary = trainer.loss.align, trainer.loss.language_adversary
@@ -104,15 +110,22 @@ def loss_lines(loss: LossSection) -> Iterator[str]:
 
 
 def _distill_words(section: DistillSection) -> str:
-    teachers = []
+    teachers, forward = [], "one more forward pass, without gradients, and "
+    if len(section.larger) == len(options(section.teacher)):
+        forward = ""
     for word in map(str, options(section.teacher)):
-        if word == BASE:
+        if (larger := LargerTeacher.parse(word)) is not None:
+            teachers.append(
+                f"{larger.base}, whose {larger.top_k} most likely next tokens are found once for all trials of a "
+                "machine and kept"
+            )
+        elif word == BASE:
             teachers.append("the base without adapters")
         elif word == OWN_BEST:
             teachers.append("the own best epoch, once it is more than one epoch old (a copy of the adapters more)")
         else:
             teachers.append(f"the adapters in {word.removeprefix(ADAPTERS)}, for their languages")
     return (
-        f"learns also from {' or '.join(teachers)}; an update has one more forward pass, without gradients, and twice "
+        f"learns also from {' or '.join(teachers)}; an update has {forward}twice "
         "more products with the output embedding. Nothing more is stored in the end"
     )

@@ -1,6 +1,7 @@
 """The section `trainer.loss` as pydantic models: type, range and default of every key, one by one."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from langsearch.space.loss_settings import (
     AlignSettings,
     DistillSettings,
     LanguageAdversarySettings,
+    LargerTeacher,
     LossSettings,
 )
 from langsearch.space.values import Rule, Value, options, pick
@@ -37,13 +39,14 @@ def _given(raw: object) -> object:
 
 
 def _teacher(raw: object) -> Value:
-    """Returns a teacher, or a choice of some: {adapters: FOLDER} is written as adapters:FOLDER."""
+    """Returns a teacher, or a choice of some, in words: adapters:FOLDER, top16:BASE."""
     if isinstance(raw, dict) and set(raw) == {"choice"} and isinstance(raw["choice"], list):
         found = _TEACHERS({"choice": [_in_words(item) for item in raw["choice"]]})
     else:
         found = _TEACHERS(_in_words(raw))
     for word in options(found):
-        if word not in (BASE, OWN_BEST) and not str(word).removeprefix(ADAPTERS) != word:
+        is_known = word in (BASE, OWN_BEST) or str(word).startswith(ADAPTERS) or LargerTeacher.parse(str(word))
+        if not is_known:
             raise ValueError(f"must be {_TEACHERS}, but got {show(word)}")
         if word == ADAPTERS:
             raise ValueError(f"must name a folder behind {ADAPTERS}, but names none.")
@@ -51,11 +54,22 @@ def _teacher(raw: object) -> Value:
 
 
 def _in_words(raw: object) -> object:
-    is_folder = isinstance(raw, dict) and set(raw) == {"adapters"} and isinstance(raw["adapters"], str)
-    return f"{ADAPTERS}{raw['adapters']}" if is_folder and isinstance(raw, dict) else raw
+    """Returns {adapters: FOLDER} and {base: BASE, top_k: 16} as text, all else as it is."""
+    if not isinstance(raw, dict):
+        return raw
+    if set(raw) == {"adapters"} and isinstance(raw["adapters"], str):
+        return f"{ADAPTERS}{raw['adapters']}"
+    if "base" in raw and set(raw) <= {"base", "top_k"}:
+        base, top_k = raw["base"], raw.get("top_k", LargerTeacher.top_k)
+        if not isinstance(base, str) or not base:
+            raise ValueError(f"must name a hub id or a folder as `base`, but got {show(base)}.")
+        if not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1:
+            raise ValueError(f"must have a whole number of at least 1 as `top_k`, but got {show(top_k)}.")
+        return f"top{top_k}:{base}"
+    return raw
 
 
-_TEACHERS = Rule(kind="text", form=f"{BASE}, {OWN_BEST} or {ADAPTERS}FOLDER")
+_TEACHERS = Rule(kind="text", form=f"{BASE}, {OWN_BEST}, {ADAPTERS}FOLDER or {{base: ID_OR_FOLDER, top_k: 16}}")
 
 
 class DistillSection(_Section):
@@ -71,6 +85,12 @@ class DistillSection(_Section):
         """The folders of teachers that are exported adapters."""
         words = [str(word) for word in options(self.teacher)]
         return tuple(Path(word.removeprefix(ADAPTERS)) for word in words if word.startswith(ADAPTERS))
+
+    @property
+    def larger(self) -> tuple[LargerTeacher, ...]:
+        """The teachers that are other bases."""
+        found = [LargerTeacher.parse(str(word)) for word in options(self.teacher)]
+        return tuple(teacher for teacher in found if teacher is not None)
 
 
 class AlignSection(_Section):
@@ -108,6 +128,11 @@ class LossSection(_Section):
         """The folders of adapters that teach."""
         return () if self.distill is None else self.distill.folders
 
+    @property
+    def larger(self) -> tuple[LargerTeacher, ...]:
+        """The teachers that are other bases."""
+        return () if self.distill is None else self.distill.larger
+
     def values(self) -> Iterator[tuple[str, Value]]:
         """Yields every value of the terms, by its name below `trainer.loss`."""
         for name, term in self.terms.items():
@@ -125,7 +150,16 @@ class LossSection(_Section):
             name, key = path.split(".")
             found[name][key] = pick(value, f"trainer.loss.{path}", point)
         for term in found.values():
-            if str(term.get("teacher", "")).startswith(ADAPTERS):
-                # Workers have other current folders than the driver.
-                term["teacher"] = f"{ADAPTERS}{Path(term['teacher'].removeprefix(ADAPTERS)).absolute()}"
+            if "teacher" in term:
+                term["teacher"] = _absolute(term["teacher"])
         return LossSettings.of(found)
+
+
+def _absolute(teacher: str) -> str:
+    """Returns a teacher whose folder is named from the root: workers have other current folders than the driver."""
+    if teacher.startswith(ADAPTERS):
+        return f"{ADAPTERS}{Path(teacher.removeprefix(ADAPTERS)).absolute()}"
+    larger = LargerTeacher.parse(teacher)
+    if larger is not None and Path(larger.base).is_dir():
+        return str(replace(larger, base=str(Path(larger.base).absolute())))
+    return teacher

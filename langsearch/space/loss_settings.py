@@ -1,5 +1,6 @@
 """Plain settings of the loss terms that a training may have beside its cross-entropy, and their defaults."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -7,6 +8,33 @@ from typing import Any, Literal
 
 BASE, OWN_BEST, ADAPTERS = "base", "own_best", "adapters:"
 """The teachers: the last one is followed by a folder."""
+
+_LARGER = re.compile(r"top(?P<top_k>[1-9]\d*):(?P<base>.+?)(?:@(?P<identity>[0-9a-f]{7,64}))?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LargerTeacher:
+    """Another base of the same vocabulary, of whose next tokens the most likely ones are kept."""
+
+    base: str
+    """A hub id, a folder or an embedded name."""
+
+    top_k: int = 16
+    """How many of its next tokens are kept at each place."""
+
+    identity: str | None = None
+    """Its commit, or what tells its weights from others. None: that is not looked up yet."""
+
+    def __str__(self) -> str:
+        return f"top{self.top_k}:{self.base}{f'@{self.identity}' if self.identity else ''}"
+
+    @classmethod
+    def parse(cls, word: str) -> "LargerTeacher | None":
+        """Returns the teacher that `str` has written; None if a word names another kind."""
+        found = _LARGER.fullmatch(word)
+        if found is None:
+            return None
+        return cls(base=found["base"], top_k=int(found["top_k"]), identity=found["identity"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +50,8 @@ class DistillSettings:
 
     teacher: str = BASE
     """base: the base without adapters. own_best: the training's own best epoch by validation, while it is more than
-    one epoch old. adapters:FOLDER: exported adapters of the same base, for the languages that they have."""
+    one epoch old. adapters:FOLDER: exported adapters of the same base, for the languages that they have.
+    top16:BASE: another base of the same vocabulary, see `LargerTeacher`."""
 
     kind: Literal["kl", "js"] = "kl"
     """kl: KL(teacher || student). js: the Jensen-Shannon divergence, which is at most log 2 and so teaches less."""
@@ -34,6 +63,11 @@ class DistillSettings:
     def folder(self) -> Path | None:
         """The folder of a teacher that is exported adapters."""
         return Path(self.teacher.removeprefix(ADAPTERS)) if self.teacher.startswith(ADAPTERS) else None
+
+    @property
+    def larger(self) -> LargerTeacher | None:
+        """A teacher that is another base."""
+        return LargerTeacher.parse(self.teacher)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -198,6 +198,10 @@ class _Run:
                 max_length=num_positions(self.learner.model.config),
                 weights=self.data.weights,
             )
+            for term in self.terms:
+                for _ in term.before_epoch(self.directions, plan.microbatches):
+                    if should_yield():
+                        yield from self._yield(len(plan.microbatches))
             if self.microbatch == 0:
                 self.learner.begin_epoch(self.epoch)
                 if self.stages.starts_anew(self.epoch):
@@ -250,6 +254,8 @@ class _Run:
             max_length=num_positions(self.learner.model.config),
         )
         batch = ready(batch)
+        for term in self.terms:
+            batch = term.attached(batch)
         return batch.pinned() if self.device.type == "cuda" else batch
 
     def _with_translations(self, batches: list[Batch]) -> list[Batch]:

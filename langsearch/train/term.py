@@ -4,13 +4,16 @@ A term is one file of this package. Its schedule, if it has one, must be a funct
 counter in memory, which a resumed run would not have.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from langsearch.data.batches import Batch
+from langsearch.data.directions import Direction
 
 Need = Literal["encoder", "decoder", "by_source", "sentences", "pivots"]
 """encoder, decoder: that stack's output. by_source: what the encoder says before it looks at the target. sentences:
@@ -55,6 +58,25 @@ class Term(Protocol):
             batch: On the model's device.
         """
 
+    def before_epoch(
+        self, directions: Sequence[Direction], microbatches: Sequence[NDArray[np.int32]]
+    ) -> Iterator[None]:
+        """Called before the first update of an epoch, also of a resumed one; gone through before that update.
+
+        What takes long yields again and again: training may be stopped there.
+
+        Args:
+            directions: What the microbatches refer to.
+            microbatches: As `EpochPlan.microbatches`.
+        """
+
+    def attached(self, batch: Batch) -> Batch:
+        """Returns a batch of the epoch with what the term needs beside; called on the CPU, it may be in a thread.
+
+        Args:
+            batch: As it will come to `loss`, but on the CPU; its rows stay as they are.
+        """
+
     def before_update(self, epoch: int, progress: float) -> None:
         """Called before every update, also the first one of a resumed run.
 
@@ -84,6 +106,16 @@ class Term(Protocol):
 
 class Plain:
     """The answers of a term that has no schedule and keeps nothing."""
+
+    def before_epoch(
+        self, directions: Sequence[Direction], microbatches: Sequence[NDArray[np.int32]]
+    ) -> Iterator[None]:
+        """Does nothing."""
+        return iter(())
+
+    def attached(self, batch: Batch) -> Batch:
+        """Returns the batch."""
+        return batch
 
     def before_update(self, epoch: int, progress: float) -> None:
         """Does nothing."""

@@ -13,8 +13,10 @@ from langsearch.space.settings import TrainerSettings
 from langsearch.train.align import Align
 from langsearch.train.cross_entropy import CrossEntropy
 from langsearch.train.distill import Distill
+from langsearch.train.distill_larger import DistillLarger
 from langsearch.train.forward import EncoderSides
 from langsearch.train.language_adversary import LanguageAdversary
+from langsearch.train.larger_teacher import LargerReader
 from langsearch.train.pooling import learns_below_the_target
 from langsearch.train.term import Term
 
@@ -44,7 +46,13 @@ def make_terms(
     if not isinstance(learner, AdaptedModel):
         assert not loss.written(), "full fine-tuning, which is a baseline, learns by cross-entropy alone"
         return (cross_entropy,)
-    terms: list[Term] = [cross_entropy if loss.distill is None else Distill(loss.distill, cross_entropy, learner)]
+    terms: list[Term] = [cross_entropy]
+    if loss.distill is not None and (larger := loss.distill.larger) is not None:
+        precision = precision_of(learner, settings, learner.model.device)
+        reader = LargerReader(larger, learner, store, vocabulary, precision, loss.distill.temperature)
+        terms = [DistillLarger(loss.distill, cross_entropy, reader)]
+    elif loss.distill is not None:
+        terms = [Distill(loss.distill, cross_entropy, learner)]
     pooled = [name for name in loss.written() if name != "distill"]
     if pooled and not learns_below_the_target(learner, EncoderSides.of(learner)):
         logger.warning(

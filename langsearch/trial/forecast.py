@@ -26,6 +26,7 @@ from langsearch.space.settings import DecodingSettings
 from langsearch.train.fitting import MAX_TOKENS
 from langsearch.train.loop import TrainingData
 from langsearch.trial.measuring import TranslationTime, UpdateTime, time_translations, time_updates
+from langsearch.trial.teaching import time_teacher, without_larger
 from langsearch.trial.trial import build_learner, resident
 from langsearch.trial.update_count import Sample
 
@@ -48,6 +49,9 @@ class Measured:
 
     final: TranslationTime
     """By `evaluation.final`."""
+
+    taught_token_s: float | None = None
+    """Of another base that teaches: how long it takes for a target token. None: there is none, or it is not here."""
 
     seconds: float
     """How long all of it took, the base's loading included."""
@@ -99,13 +103,16 @@ def measure(checked: CheckedSpace, sample: Sample, task: TrialTask, num_threads:
             found = time_translations(learner, data, search, base.tokenizer, scorer, 2 * seconds)
             is_same = replace(search, directions=final.directions, sentences=final.sentences) == final
             last = found if is_same else time_translations(learner, data, final, base.tokenizer, scorer, seconds)
-            updates = None
+            updates = taught_token_s = None
             if task.num_epochs and learner.parameters():
                 training = TrainingData(
                     environment.train, checked.directions, space.languages, vocabulary, sample.weights
                 )
                 trainer = replace(task.trainer, tokens_per_batch=task.trainer.tokens_per_batch or MAX_TOKENS)
-                updates = time_updates(learner, training, trainer, seconds)
+                if isinstance(learner, AdaptedModel):
+                    taught_token_s = time_teacher(learner, training, trainer, seconds)
+                # Its tokens are there when a training begins, and an update that has them makes products alone.
+                updates = time_updates(learner, training, without_larger(trainer), seconds)
         finally:
             if isinstance(learner, AdaptedModel):
                 learner.remove()
@@ -115,6 +122,7 @@ def measure(checked: CheckedSpace, sample: Sample, task: TrialTask, num_threads:
         updates=updates,
         translations=found,
         final=last,
+        taught_token_s=taught_token_s,
         seconds=time.perf_counter() - began,
         at=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
     )

@@ -14,6 +14,7 @@ from langsearch.experiment.recorded_base import check_recorded, recorded_source
 from langsearch.experiment.task import TrialTask
 from langsearch.model.base import load_base
 from langsearch.model.device import require_gpu, settle
+from langsearch.model.larger import identified
 from langsearch.model.new_languages import with_new_languages
 from langsearch.space.architecture import Architecture, BaseShape
 from langsearch.space.dimensions import trainer_settings
@@ -153,7 +154,7 @@ def _train(
     resume: bool,
     open_trackers: Open | None,
 ) -> Training:
-    space, shape = checked.space, checked.shape
+    space, shape, trainer = checked.space, checked.shape, identified(trainer)
     task = TrialTask(
         name="00000",
         kind="searched",
@@ -162,8 +163,9 @@ def _train(
         architecture=architecture,
         classes=space.classes,
     )
+    # What tells a base or a teacher from others tells more than that the settings are others.
+    check_recorded(path, checked.base, checked.family, checked.teachers)
     check_training(path, space, task, resume=resume)
-    check_recorded(path, checked.base, checked.family)
     require_gpu(space.resources.gpu)
     base = with_new_languages(load_base(checked.base), space.new_languages)
     environment = build_environment(checked, base, path.parent / STORE_FOLDER, console)

@@ -267,14 +267,14 @@ def held_training(
     space, folder = checked.space, ExperimentFolder(path)
     with hold_experiment(path, None):
         check_training(path, space, task, resume=resume)
-        check_recorded(path, checked.base, checked.family)
+        check_recorded(path, checked.base, checked.family, checked.teachers)
         clear_leftovers(folder)
         if not is_started(folder):
             write_text(folder.space, space.text)
         signature, started = SpBleu(checked.tokenizer).signature, time.monotonic()
         about: dict[str, Any] = {"command": TRAINING}
         write_description(folder, checked, signature, **about)
-        record_base(path, checked.base, checked.family)
+        record_base(path, checked.base, checked.family, checked.teachers)
         _take_in_earlier(folder)
         before = float(read_json(folder.description)["seconds"])
         table = open_table(folder, space, base_parameters=checked.shape.num_parameters)
