@@ -1,6 +1,7 @@
 """Another base as teacher in spaces: written, checked, told with its cost, part of what a trial is."""
 
 import io
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,16 +14,17 @@ from optuna.distributions import CategoricalDistribution
 from rich.console import Console
 
 from langsearch.cluster.packing import pack
+from langsearch.data.top_tokens import PROGRESS, TEACHERS, TopTokens
 from langsearch.experiment.environment import Environment, check_space
 from langsearch.experiment.folder import TrialFolder, read_json
 from langsearch.experiment.task import TrialTask, searched_task
+from langsearch.experiment.teacher_watch import TeacherWatch
 from langsearch.model.base import Base, load_base
 from langsearch.search.checking import describe_check, print_check
 from langsearch.search.forecast import forecast
 from langsearch.space.loss_settings import DistillSettings, LargerTeacher, LossSettings
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space, load_space
-from langsearch.train.larger_teacher import FOLDER
 from langsearch.trial.standalone import train_single
 from langsearch.trial.trial import run_trial
 from tests.teacher_fixtures import write_teacher
@@ -129,7 +131,7 @@ def test_two_trials_have_what_the_teacher_says_from_the_same_files(
         found[name] = result.train_loss
     assert len(loads) == 1 and found["00000"] == found["00001"]
     (kept,) = {path.parent for path in next(iter(environment.train.files.values())).parent.rglob("*/*.arrow")}
-    assert kept.parent.name == FOLDER
+    assert kept.parent.name == TEACHERS
 
 
 def test_a_check_tells_what_it_costs(space_file: Path, teacher: Path) -> None:
@@ -155,9 +157,10 @@ def test_a_training_goes_on_with_the_teacher_it_began_with_or_not_at_all(
     space_file: Path, teacher: Path, new_base: Callable[[], Base], tmp_path: Path
 ) -> None:
     more = [f"trainer.loss={{distill: {{teacher: {{base: {teacher}}}}}}}", *FIXED]
-    console, to = Console(quiet=True), tmp_path / "out"
+    out = io.StringIO()
+    console, to = Console(file=out, width=200), tmp_path / "out"
     trained = train_single(console, load_space(space_file, more), None, to)
-    assert trained.result.finished
+    assert trained.result.finished and "pairs of an epoch" in out.getvalue()
     (identity,) = read_json(to / "teachers.json").values()
     shutil.rmtree(teacher)
     write_teacher(teacher, new_base(), seed=2)
@@ -185,3 +188,32 @@ def test_two_embedded_bases_teach_one_another() -> None:
     one, other = (load_base(name) for name in ("tiny-m2m", "tiny-m2m-2"))
     assert one.tokenizer.fingerprint == other.tokenizer.fingerprint
     assert not torch.equal(one.model.model.shared.weight, other.model.model.shared.weight)
+
+
+def test_how_far_the_teacher_is_is_told_by_tenths_with_the_time_that_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = (TopTokens(tmp_path / TEACHERS / name, 4) for name in ("old", "new"))
+    for tokens in (old, new):
+        tokens.folder.mkdir(parents=True)
+    old.note(1, 2)
+    watch, seconds = TeacherWatch(tmp_path), 0.0
+    monkeypatch.setattr("langsearch.experiment.teacher_watch.time.monotonic", lambda: seconds)
+    told = []
+    for done in (0, 10, 50, 100, 110, 500, 1000):
+        new.note(done, 1000)
+        os.utime(new.folder / PROGRESS, ns=(done, done))  # a clock of the disk may be coarse
+        told.append(watch.look())
+        assert watch.look() is None, "it looks every two seconds at most"
+        seconds += 60
+    assert told == [
+        "The teacher has read 0 of 1,000 pairs of an epoch.",
+        None,
+        None,
+        "The teacher has read 100 of 1,000 pairs of an epoch, about 27 min left.",
+        None,
+        "The teacher has read 500 of 1,000 pairs of an epoch, about 5 min left.",
+        "The teacher has read 1,000 of 1,000 pairs of an epoch.",
+    ]
+    (new.folder / PROGRESS).write_text("{", encoding="utf-8")
+    assert watch.look() is None

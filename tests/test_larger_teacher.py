@@ -21,7 +21,7 @@ from langsearch.data.batches import Batch, collate
 from langsearch.data.directions import all_directions
 from langsearch.data.epochs import plan_epoch
 from langsearch.data.store import TokenStore
-from langsearch.data.top_tokens import TopTokens
+from langsearch.data.top_tokens import TEACHERS, TopTokens
 from langsearch.model.base import Base, load_base
 from langsearch.model.larger import check_larger, find_larger, identified
 from langsearch.space.architecture import Architecture
@@ -88,7 +88,7 @@ def batch_of(data: TrainingData, rows: np.ndarray) -> Batch:
 
 
 def files_of(data: TrainingData) -> dict[str, bytes]:
-    folder = next(iter(data.store.files.values())).parent / larger_teacher.FOLDER
+    folder = next(iter(data.store.files.values())).parent / TEACHERS
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.arrow"))}
 
 
@@ -211,7 +211,7 @@ def test_one_reads_while_others_wait_for_it(
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from langsearch.data.top_tokens import TopTokens
+from langsearch.data.top_tokens import TEACHERS, TopTokens
 import numpy as np
 at, folder = int(sys.argv[1]), Path(sys.argv[2])
 replace = Path.replace
@@ -260,11 +260,11 @@ def test_a_reader_that_died_between_files_goes_on_with_the_same_numbers(
     go()
     whole = files_of(data)
     assert len(whole) == 5
-    shutil.rmtree(next(iter(data.store.files.values())).parent / larger_teacher.FOLDER)
+    shutil.rmtree(next(iter(data.store.files.values())).parent / TEACHERS)
     go(3)
     assert 0 < len(files_of(data)) < 5
     (torn,) = list(files_of(data))[-1:]
-    path = next(iter(data.store.files.values())).parent / larger_teacher.FOLDER / torn
+    path = next(iter(data.store.files.values())).parent / TEACHERS / torn
     path.write_bytes(path.read_bytes()[:40])
     path.rename(path.with_name("999999.arrow"))
     go()

@@ -8,6 +8,7 @@ Shapes: pairs; tokens = labels of pairs, one pair after the other; k.
 """
 
 import fcntl
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +23,12 @@ from numpy.typing import NDArray
 from langsearch.space.problems import naming
 
 FORMAT = b"langsearch top tokens 1"
+
+TEACHERS = ".teachers"
+"""The folder of all of them, beside the token files; by its dot a machine's own, which is sent nowhere."""
+
+PROGRESS = "progress.json"
+"""How far the one that reads is: `done` pairs of an epoch, and the `total` of them."""
 
 BYTES_A_TOKEN = 6
 """Of each of the k: an int32, and a float16, whose logarithm of a probability is right to a thousandth."""
@@ -131,6 +138,13 @@ class TopTokens:
             aside.replace(path)
         finally:
             aside.unlink(missing_ok=True)
+
+    def note(self, done: int, total: int) -> None:
+        """Writes how many pairs of an epoch are there, for who shows it; the lock must be held."""
+        aside = self.folder / f".{PROGRESS}"
+        with suppress(OSError):  # nothing is lost without it
+            aside.write_text(json.dumps({"done": done, "total": total}), encoding="utf-8")
+            aside.replace(self.folder / PROGRESS)
 
     @contextmanager
     def held(self) -> Iterator[bool]:

@@ -1,7 +1,7 @@
 """What a person sees while a search runs: a live table on a terminal or in a notebook, plain lines elsewhere."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -62,6 +62,8 @@ class Display:
         self._started = time.monotonic()
         self.num_started = 0
         """Trials that this run has started, or started again."""
+        self.watched: Callable[[], str | None] = lambda: None
+        """Asked again and again for a sentence to show."""
         self._front: tuple[str, ...] = ()
         self._live: Live | None = None
         self._table: NotebookTable | None = None
@@ -145,6 +147,8 @@ class Display:
 
     def look(self) -> None:
         """Called again and again while trials run: a table that is not drawn by itself is drawn."""
+        if (text := self.watched()) is not None:
+            self.message(text)
         if self._table is not None:
             self._table.look()
 

@@ -35,6 +35,7 @@ from langsearch.experiment.opening import (
 )
 from langsearch.experiment.recorded_base import check_recorded, record_base, recorded_source
 from langsearch.experiment.results_parquet import ResultsFile
+from langsearch.experiment.teacher_watch import TeacherWatch
 from langsearch.experiment.working_copy import WorkingCopy, find_experiments
 from langsearch.model.base import Base, outline_base
 from langsearch.model.cpu_precision import MeasuredPrecision, measure_cpu_precision
@@ -165,6 +166,8 @@ def run_search(
             cuts.take_over(lambda: check_fence(folder.path))
         record_base(folder.path, checked.base, checked.family, checked.teachers)
         environment = build_environment(checked, base, root / STORE_FOLDER, display.console)
+        if checked.teachers:
+            display.watched = TeacherWatch(root / STORE_FOLDER).look
         if address is not None and copy is None:
             check_files(environment, space)
         precision = _cpu_precision(checked, folder, base, is_new=is_new)

@@ -10,7 +10,7 @@ training that was killed goes on with the very same numbers.
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from langsearch.adapters.learners import AdaptedModel, adapt
 from langsearch.data.batches import IGNORED_LABEL, Batch, BatchVocabulary, collate
 from langsearch.data.directions import Direction
 from langsearch.data.store import TokenStore
-from langsearch.data.top_tokens import FORMAT, TopTokens
+from langsearch.data.top_tokens import FORMAT, TEACHERS, TopTokens
 from langsearch.model.base import load_base
 from langsearch.model.device import Resident, settle
 from langsearch.model.families import read_config
@@ -33,17 +33,11 @@ from langsearch.space.loss_settings import LargerTeacher
 from langsearch.train.cross_entropy import tokens_in_flight
 from langsearch.train.forward import EncoderSides, ready, run_forward
 
-FOLDER = "teachers"
-"""Beside the token files."""
-
 _PAIRS_PER_FILE = 2048
 _TOKENS_PER_BATCH = 4096
 """Of a side, with its padding; without gradients a forward pass keeps next to nothing of it."""
 
 _WAIT_S = 0.2
-
-Tell = Callable[[int, int], None]
-"""Told how many pairs of an epoch are read, and of how many."""
 
 
 class LargerReader:
@@ -56,7 +50,6 @@ class LargerReader:
         vocabulary: The special tokens, which are the teacher's too.
         precision: The type that its products are made in.
         temperature: Divides its logits.
-        tell: Hears how far it is.
 
     Raises:
         InputError: If the teacher is not there, or another than its identity says.
@@ -70,10 +63,9 @@ class LargerReader:
         vocabulary: BatchVocabulary,
         precision: torch.dtype,
         temperature: float,
-        tell: Tell = lambda done, total: None,
     ) -> None:
         self.found = find_larger(teacher)
-        self.store, self.vocabulary, self.temperature, self.tell = store, vocabulary, temperature, tell
+        self.store, self.vocabulary, self.temperature = store, vocabulary, temperature
         self.tokenizer = learner.base.tokenizer  # the teacher's has the same vocabulary
         self.device, self.precision = learner.model.lm_head.weight.device, precision
         self.num_rows: int = learner.model.lm_head.weight.shape[0]
@@ -94,7 +86,7 @@ class LargerReader:
         digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
         self.num_read = 0
         """Target tokens that the teacher has read for this one."""
-        self.tokens = TopTokens(store.files[self.languages[0]].parent / FOLDER / digest, teacher.top_k)
+        self.tokens = TopTokens(store.files[self.languages[0]].parent / TEACHERS / digest, teacher.top_k)
 
     def read(self, directions: Sequence[Direction], microbatches: Sequence[NDArray[np.int32]]) -> Iterator[None]:
         """Has the teacher read what nobody has asked it for; yields again and again, also while another one reads.
@@ -159,7 +151,7 @@ class LargerReader:
         """Has the teacher read pairs, and writes what it says, a file of some of them after the other."""
         if not len(keys):
             return
-        self.tell(num_done, total)
+        self.tokens.note(num_done, total)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             base = settle(
                 load_base(self.found, self.precision, tokenizer=self.tokenizer), Resident(self.device, self.precision)
@@ -175,7 +167,7 @@ class LargerReader:
                 ids, log_probs = zip(*(said[key] for key in part.tolist()), strict=True)
                 counts = np.array([len(each) for each in ids], np.int64)
                 self.tokens.add(part, counts, np.concatenate(ids), np.concatenate(log_probs))
-                self.tell(num_done + start + len(part), total)
+                self.tokens.note(num_done + start + len(part), total)
         finally:
             del model, base
             free_memory()

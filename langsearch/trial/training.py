@@ -13,6 +13,7 @@ from langsearch.experiment.description import write_description
 from langsearch.experiment.environment import CheckedSpace, Environment
 from langsearch.experiment.fence import check_fence
 from langsearch.experiment.folder import (
+    STORE_FOLDER,
     TRAINING,
     ExperimentFolder,
     TrialFolder,
@@ -27,6 +28,7 @@ from langsearch.experiment.opening import is_leftover, is_started, is_training, 
 from langsearch.experiment.recorded_base import check_recorded, record_base
 from langsearch.experiment.results_parquet import write_results
 from langsearch.experiment.task import TrialTask, baseline_task
+from langsearch.experiment.teacher_watch import TeacherWatch
 from langsearch.model.base import Base
 from langsearch.model.memory import free_memory
 from langsearch.space.problems import InputError, LeaseLostError
@@ -161,7 +163,14 @@ class RunningTraining:
             self.warn(f"{attempts.notes[-1][:1].upper()}{attempts.notes[-1][1:]}.")
 
     def _try(self, task: TrialTask, trial: TrialFolder, attempts: Attempts) -> Iterator[TrialResult]:
-        monitor = TrialMonitor([self.folder.stop_request, trial.stop_request], stall_file(trial), None)
+        watch = TeacherWatch(self.folder.path.parent / STORE_FOLDER) if self.checked.teachers else None
+
+        def look() -> bool:
+            if watch is not None and (text := watch.look()) is not None:
+                self.warn(text)
+            return False
+
+        monitor = TrialMonitor([self.folder.stop_request, trial.stop_request], stall_file(trial), None, look)
         # Without a search there are no rungs: every epoch is scored alike.
         environment = replace(self.environment, rung_epochs=())
         return run_trial(self.base, environment, task, trial, monitor=monitor, attempts=attempts)
