@@ -15,14 +15,21 @@ from langsearch.adapters.peft_export import read_export
 from langsearch.cli.app import main
 from langsearch.experiment.cut_tasks import cut_task, donor_of, donor_task, going_on, whole_point
 from langsearch.experiment.environment import check_space
-from langsearch.experiment.folder import read_json, read_rows
+from langsearch.experiment.folder import ExperimentFolder, TrialFolder, read_json, read_rows, write_json
+from langsearch.experiment.results_parquet import ResultsFile
 from langsearch.experiment.task import TrialTask, searched_task
 from langsearch.model.base import Base
+from langsearch.report.cuts import cut_sentences
+from langsearch.report.experiment_reader import read_experiment
+from langsearch.report.figures import front_figure
+from langsearch.report.showing import find_trial
+from langsearch.report.summary import summarise
 from langsearch.search.one_shot import best_cuts
 from langsearch.space.architecture import Architecture
 from langsearch.space.one_shot import DONOR, cut_dimensions, donor_dimensions, donor_points
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space, load_space
+from langsearch.study.mirror import Proposal
 from langsearch.study.table import TrialTable
 from tests.benchmarks.search_efficiency.make_table import draw, grid
 from tests.search_fixtures import ResultMaker, TableMaker
@@ -102,8 +109,6 @@ def test_a_donor_draws_what_cuts_may_have() -> None:
 
 
 def test_the_tasks_of_a_one_shot_search_are_read_as_they_were_written(tmp_path: Path) -> None:
-    from langsearch.experiment.folder import TrialFolder
-
     space = load_space(EFFICIENCY, ONE_SHOT)
     shape = check_space(space).shape
     point = next(iter(grid(space)))
@@ -272,3 +277,36 @@ def test_a_space_says_what_it_is(tmp_path: Path) -> None:
     space: Space = load_space(EFFICIENCY, ONE_SHOT)
     assert space.search.num_planned == 14
     assert donor_of({}) == 1 and donor_of({DONOR: 2}) == 2
+
+
+def test_the_report_tells_cuts_from_trials(make_table: TableMaker, make_result: ResultMaker, tmp_path: Path) -> None:
+    folder = ExperimentFolder(tmp_path / "one")
+    table = make_table()
+    for name in ("pretrained", "donor-1", "donor-2"):
+        table.add_baseline(name)
+        table.complete(name, make_result(spbleu=3.0, trainable_parameters=0 if name == "pretrained" else 900))
+    cuts = make_table(cuts_of=table)
+    for spbleu in (20.0, 5.0):  # better than any trial, and yet none
+        number, _ = cuts.propose(DIMENSIONS)
+        cuts.complete(f"{number:05d}", make_result(epoch=0, spbleu=spbleu, trainable_parameters=10))
+    number, point = table.propose(DIMENSIONS)
+    table.complete(f"{number:05d}", make_result(spbleu=6.0))
+    proposal = Proposal(point=point, distributions=DIMENSIONS)
+    table.add(1, point, fingerprint="b", recorded=proposal, cut="cut-00000", is_from_cut=True)
+    table.complete("00001", make_result(spbleu=7.0))
+    ResultsFile(folder, 1000).write(table, cuts)
+    decided = {"sample": ["cut-00001"], "winners": ["cut-00000"], "correlation": 0.5, "is_trusted": True}
+    write_json(folder.one_shot, decided)
+    experiment = read_experiment(folder.path)
+    assert [trial.name for trial in experiment.trials] == ["pretrained", "00000", "00001"]
+    assert [trial.name for trial in experiment.beside] == ["donor-1", "donor-2", "cut-00000", "cut-00001"]
+    summary = summarise(experiment)
+    assert summary.best is not None and summary.best.name == "00001"
+    found = " ".join(cut_sentences(experiment))
+    assert "2 architectures were cut out of 2 wide trainings and scored untrained" in found
+    assert "Spearman +0.50" in found and "cut-00000 as trial 00001" in found
+    assert find_trial(experiment, "cut-00001").validation is not None
+    figure = front_figure(experiment, summary, "validation")
+    assert figure is not None
+    drawn = {trace["name"]: len(trace["x"]) for trace in figure["data"]}
+    assert drawn["cuts, untrained"] == 2 and "cuts, untrained" not in str(front_figure(experiment, summary, "test"))

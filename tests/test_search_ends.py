@@ -216,7 +216,7 @@ def test_a_fault_in_any_phase_stops_the_run_by_a_sentence(
     monkeypatch.setattr(phases, "run_trials", lambda *_: Ended(True, "trials", None))
     for name in ("evaluate_candidates", "test_front"):
         monkeypatch.setattr(phases, name, lambda _: True)
-    search: Any = None
+    search: Any = SimpleNamespace(cuts=None)
     assert phases.run_phases(search, (), {}) == (Ended(True, "trials", None), True)
     monkeypatch.setattr(phases, phase, fail)
     ended, is_complete = phases.run_phases(search, (), {})

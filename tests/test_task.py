@@ -123,7 +123,7 @@ def test_encoding_once_is_in_the_fingerprint_and_tasks_from_before_there_was_it_
     task, once = make_task(), make_task(encode_once=True)
     assert once.fingerprint != task.fingerprint
     newer = {"init_from", "encode_once", "first_stage", "first_share", "freeze_first", "train_only", "loss"}
-    newer |= {"modular_bridge", "merge_src", "merge_tgt"}
+    newer |= {"modular_bridge", "merge_src", "merge_tgt", "nesting", "start_cut"}
     newer |= {name for name in asdict(task.trainer) if name.startswith("back_translation")}
     trainer = {name: value for name, value in asdict(task.trainer).items() if name not in newer}
     assert make_task(first_stage=("en",)).fingerprint != task.fingerprint

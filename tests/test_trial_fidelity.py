@@ -110,10 +110,12 @@ def test_evaluation_grows_with_the_rungs_for_searched_trials_alone(
     growing: Environment, checked: CheckedSpace, make_task: "TaskMaker"
 ) -> None:
     search = growing.evaluation.search
-    task = make_task()
+    task = make_task(epochs=5)
     assert [settings_at(growing, task, epoch) for epoch in range(1, 6)] == [RUNGS[0], *[RUNGS[1]] * 2, search, search]
     baseline = baseline_task(checked.space, checked.shape, "shared_lora")
     assert {settings_at(growing, baseline, epoch) for epoch in range(5)} == {search}
+    short = make_task(epochs=2)  # fewer than the space's: its last epoch is its last, whatever rung it is at
+    assert [settings_at(growing, short, epoch) for epoch in (1, 2)] == [RUNGS[0], search]
     fewer = replace(growing, evaluation=replace(growing.evaluation, rungs=RUNGS[:1]))
     assert [settings_at(fewer, task, epoch) for epoch in (1, 2, 3)] == [RUNGS[0], search, search]
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args
 
 from langsearch.experiment.folder import TRAINING
 from langsearch.experiment.places import earlier_training_words
@@ -19,6 +19,7 @@ from langsearch.report.experiment_values import (
     DirectionScore,
     Experiment,
     Failure,
+    Kind,
     PairedDifference,
     Score,
     Trial,
@@ -95,7 +96,8 @@ def read_experiment(folder: Path, trials: Sequence[Trial] | None = None, note: s
         resources=MappingProxyType(dict(as_mapping(about.get("resources")))),
         constraints=as_texts(about.get("constraints")),
         space_text=space_text,
-        trials=tuple(trials),
+        trials=tuple(trial for trial in trials if trial.kind in ("searched", "baseline")),
+        beside=tuple(trial for trial in trials if trial.kind in ("donor", "cut")),
         num_validation_sentences=as_integer(about.get("num_validation_sentences")),
         notes=tuple(notes),
         final_beams=_final_beams(space_text),
@@ -162,7 +164,7 @@ def as_trial(row: Mapping[str, Any]) -> Trial | None:
         return None
     return Trial(
         name=name,
-        kind="baseline" if row.get("kind") == "baseline" else "searched",
+        kind=next((kind for kind in get_args(Kind) if kind == row.get("kind")), "searched"),
         state=known_state,
         cause=as_text(row.get("cause")),
         epochs=as_integer(row.get("epochs")),
@@ -192,6 +194,8 @@ def as_trial(row: Mapping[str, Any]) -> Trial | None:
         same_as=as_text(row.get("same_as")),
         retry_of=as_text(row.get("retry_of")),
         retried_as=as_text(row.get("retried_as")),
+        cut=as_text(row.get("cut")),
+        is_from_cut=row.get("is_from_cut") is True,
         space_version=as_integer(row.get("space_version")),
         is_feasible=row.get("is_feasible") if isinstance(row.get("is_feasible"), bool) else None,
         violations=MappingProxyType(_numbers(parse_object(row.get("violations")))),

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from langsearch.space.architecture import Architecture
 from langsearch.study.results import VIOLATES
 
-Kind = Literal["searched", "baseline"]
+Kind = Literal["searched", "baseline", "donor", "cut"]
 State = Literal["running", "complete", "pruned", "failed"]
 Split = Literal["validation", "full", "test"]
 """validation: what the search selected by. full: the front once more on validation, by `evaluation.final`."""
@@ -81,6 +81,10 @@ class Trial:
     same_as: str | None = None
     retry_of: str | None = None
     retried_as: str | None = None
+    cut: str | None = None
+    is_from_cut: bool = False
+    """Whether that cut is trained on in it; else it is its architecture trained alone."""
+
     space_version: int | None = None
     is_feasible: bool | None = None
     violations: Mapping[str, float] = field(default_factory=dict)
@@ -182,12 +186,17 @@ class Experiment:
     constraints: tuple[str, ...]
     space_text: str | None
     trials: tuple[Trial, ...]
+    """Searched ones and baselines."""
+
     num_validation_sentences: int | None
     notes: tuple[str, ...]
     """One sentence for everything that is missing or cannot be read."""
 
     final_beams: int | None = None
     """Of the scores by `evaluation.final`, on validation and on test."""
+
+    beside: tuple[Trial, ...] = ()
+    """Of a one-shot search: the wide trainings, and what was cut out of them, which is not compared with trials."""
 
     is_training: bool = False
     """Whether `langsearch train` wrote it: one trial, without a search."""

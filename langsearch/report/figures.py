@@ -30,6 +30,7 @@ _STATE_MARKS = {
     "failed": ("x-thin-open", "var(--failed)"),
     "running": ("diamond-open", "var(--running)"),
 }
+_CUT_MARK = {"symbol": "line-ew-open", "color": "var(--pruned)", "size": 7}
 LINE_COLOURS = tuple(f"var(--line-{number})" for number in range(1, 8))
 MAX_OTHER_POINTS = 5_000
 """Of each state. Of more trials, evenly spaced ones are drawn; the front and the baselines always."""
@@ -58,10 +59,16 @@ def front_figure(experiment: Experiment, summary: Summary, split: Split) -> Figu
     shown = [trial for trial in experiment.trials if _is_drawn(trial, split)]
     if not shown:
         return None
+    cuts = [one for one in experiment.beside if one.kind == "cut" and not one.same_as and _is_drawn(one, split)]
+    shown += cuts
     scale = ParameterScale([trial.trainable_parameters or 0 for trial in shown])
     members = [trial for trial in summary.front if _is_drawn(trial, split)]
     names = {trial.name for trial in members}
     traces = []
+    if cuts:
+        trace = _points(cuts, split, scale.position, name="cuts, untrained")
+        del trace["meta"]  # a cut has no folder to be pinned from
+        traces.append(trace | {"mode": "markers", "marker": _CUT_MARK})
     for state, (symbol, colour) in _STATE_MARKS.items():
         group = [
             trial for trial in shown if trial.state == state and trial.kind == "searched" and trial.name not in names

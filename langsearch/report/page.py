@@ -20,6 +20,7 @@ from langsearch.report.advice import next_sentences
 from langsearch.report.choice_figures import choice_views
 from langsearch.report.choices import Choices, choice_sentences, read_choices
 from langsearch.report.curves import curve_figure
+from langsearch.report.cuts import cut_sentences
 from langsearch.report.experiment_reader import read_experiment
 from langsearch.report.experiment_values import Experiment, Split, Trial
 from langsearch.report.figures import (
@@ -204,7 +205,10 @@ def _values(material: Material, price_per_gpu_hour: float | None) -> dict[str, A
         "summary": summary,
         "version": __version__,
         "headline": _unbroken(headline(summary)),
-        "sentences": [_unbroken(sentence) for sentence in sentences(experiment, summary, material.scores)],
+        "sentences": [
+            _unbroken(sentence)
+            for sentence in (*sentences(experiment, summary, material.scores), *cut_sentences(experiment))
+        ],
         "demand": [_unbroken(sentence) for sentence in demand],
         "advice": [_unbroken(sentence) for sentence in advice],
         "metric": wording.metric_label(experiment),

@@ -13,6 +13,7 @@ from langsearch.experiment.lock import is_held
 from langsearch.experiment.printable import Unpadded, printable, printable_lines
 from langsearch.report import wording
 from langsearch.report.choices import Choices, choice_sentences, read_choices
+from langsearch.report.cuts import cut_sentences
 from langsearch.report.experiment_reader import read_details, trial_folder
 from langsearch.report.experiment_values import (
     SPLITS,
@@ -68,7 +69,7 @@ def find_trial(experiment: Experiment, name: str) -> Trial:
         InputError: If there is none.
     """
     full = f"{int(name):05d}" if name.isdecimal() else name
-    by_name = {trial.name: trial for trial in experiment.trials}
+    by_name = {trial.name: trial for trial in (*experiment.trials, *experiment.beside)}
     if full not in by_name:
         raise InputError(
             f"TRIAL must name a trial of {experiment.name}, but {name!r} is none.{near_names(full, by_name)}"
@@ -97,6 +98,8 @@ def print_experiment(console: Console, experiment: Experiment) -> None:
     for note in experiment.notes:
         _print(console, f"note: {note}")
     print_front(console, experiment)
+    for sentence in cut_sentences(experiment):
+        _print(console, sentence)
     causes = Counter(trial.cause or "unknown" for trial in experiment.trials if trial.state == "failed")
     for cause, count in causes.most_common(5):
         _print(console, f"failed {count:,} x: {cause}")
@@ -162,6 +165,8 @@ def _facts(experiment: Experiment, trial: Trial) -> Iterator[tuple[str, str]]:
     yield "state", trial.state if trial.cause is None else f"{trial.state}: {trial.cause}"
     if trial.note:
         yield "note", trial.note
+    if trial.cut is not None:
+        yield "cut", f"goes on from {trial.cut}" if trial.is_from_cut else f"{trial.cut}, trained alone"
     for name, other in (("same as", trial.same_as), ("retry of", trial.retry_of), ("retried as", trial.retried_as)):
         if other:
             yield name, other

@@ -56,14 +56,16 @@ def main() -> None:
     parser.add_argument("--no-slow", action="store_true", help="without full fine-tuning and the mask loop")
     parser.add_argument("--warm", type=int, default=2, help="rounds before those that are timed")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--bf16", action="store_true", help="the base in bf16, as `trainer.precision: bf16` has it")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)
     device = torch.device(arguments.device)
     variants = _encode_once if arguments.encode_once else _variants
-    steps, ratios_of = variants(_SIZES[arguments.width], arguments.rows, arguments.length, device)
-    if arguments.no_slow:
+    resident = Resident(device, torch.bfloat16 if arguments.bf16 else torch.float32)
+    steps, ratios_of = variants(_SIZES[arguments.width], arguments.rows, arguments.length, resident)
+    if arguments.no_slow or arguments.bf16:
         steps = {name: step for name, step in steps.items() if name not in _SLOW}
     seconds = time_in_turn(steps, device, num_rounds=arguments.rounds, num_warm=arguments.warm)
     frozen = seconds["floor"]
@@ -86,9 +88,9 @@ Variants = tuple[dict[str, Step], Sequence[tuple[str, str]]]
 """Steps by name, and pairs of them whose ratios are told."""
 
 
-def _variants(size: Size, rows: int, length: int, device: torch.device) -> Variants:
-    base = random_base(size, Resident(device, torch.float32))
-    batch = random_batch(size, rows, length, device)
+def _variants(size: Size, rows: int, length: int, resident: Resident) -> Variants:
+    base = random_base(size, resident)
+    batch = random_batch(size, rows, length, resident.device)
     steps = {"floor": floor(base, batch)}
     for num_languages in (1, 4, 12, 30):
         name = f"langsearch, {num_languages} language{'s' * (num_languages > 1)}"
@@ -105,9 +107,9 @@ def _variants(size: Size, rows: int, length: int, device: torch.device) -> Varia
     return steps, ratios_of
 
 
-def _encode_once(size: Size, rows: int, length: int, device: torch.device) -> Variants:
-    base = random_base(size, Resident(device, torch.float32))
-    batch = random_batch(size, rows, length, device)
+def _encode_once(size: Size, rows: int, length: int, resident: Resident) -> Variants:
+    base = random_base(size, resident)
+    batch = random_batch(size, rows, length, resident.device)
     steps = {"floor": floor(base, batch)}
     ratios_of = []
     for num_languages in (8, 12):
