@@ -74,7 +74,7 @@ def data_of(environment: Environment, base: Base) -> EvaluationSet:
 
 
 def alone(
-    base: Base, donor: Donor, cut: Architecture, environment: Environment, method: CutMethod = "svd"
+    base: Base, donor: Donor, cut: Architecture, environment: Environment, method: CutMethod = "columns"
 ) -> Evaluation:
     learner = adapt(base, cut, LANGUAGES)
     fill(learner.lora, donor, donor.slots_of(cut), method)

@@ -15,7 +15,7 @@ from torch import Tensor
 from langsearch.adapters.lora import LanguageLoRA
 from langsearch.space.architecture import Architecture, Site
 
-CutMethod = Literal["svd", "columns"]
+CutMethod = Literal["columns", "svd"]
 """svd: the best of its rank. columns: the first ones, which nested training has trained to stand alone."""
 
 Pair = tuple[Tensor, Tensor]
@@ -94,7 +94,7 @@ class Donor:
         return {slot: names[languages] for slot, languages in theirs.items() if languages in names}
 
     @torch.no_grad()
-    def pair(self, site: Site, slot: str, rank: int, method: CutMethod = "svd") -> Pair:
+    def pair(self, site: Site, slot: str, rank: int, method: CutMethod = "columns") -> Pair:
         """Returns a slot's pair at a site, cut to a rank; of its own rank it is as it is, to the bit.
 
         The factor of the smaller rank is divided out of B, so that s B A is what was cut.
@@ -113,7 +113,7 @@ class Donor:
 
 
 @torch.no_grad()
-def fill(adapters: LanguageLoRA, donor: Donor, slots: Mapping[str, str], method: CutMethod = "svd") -> None:
+def fill(adapters: LanguageLoRA, donor: Donor, slots: Mapping[str, str], method: CutMethod = "columns") -> None:
     """Makes pairs what is cut out of a donor, each at its own rank.
 
     Args:

@@ -66,9 +66,11 @@ def conduct_search(
         from langsearch.search.forecast import forecast
         from langsearch.search.forecast_lines import counted_warnings
         from langsearch.search.runner import run_search
+        from langsearch.space.one_shot import num_donors
 
     checked = check_search(space)
-    display = Display(console, space.name, space.search.num_planned, len(space.baselines), is_quiet=is_quiet)
+    num_others = len(space.baselines) + num_donors(space)
+    display = Display(console, space.name, space.search.num_planned, num_others, is_quiet=is_quiet)
     if not resume and not resume_if_begun:
         for text in counted_warnings(checked, forecast(checked, is_measured=False)):
             display.message(f"Warning: {text}")

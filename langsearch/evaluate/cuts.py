@@ -30,7 +30,7 @@ def evaluate_cuts(
     spbleu: SpBleu,
     *,
     known: KnownRows,
-    method: CutMethod = "svd",
+    method: CutMethod = "columns",
     with_chrf: bool = False,
     num_parts: int = 1,
     after_batch: Callable[[], None] = lambda: None,

@@ -63,6 +63,11 @@ def donor_points(space: "Space") -> list[dict[str, Any]]:
     return [point for index, point in enumerate(points) if point not in points[:index]]
 
 
+def num_donors(space: "Space") -> int:
+    """Returns how many wide trainings a search has; none of an ordinary one."""
+    return len(donor_points(space)) if space.search.strategy == "one_shot" else 0
+
+
 def donor_architecture(space: "Space", shape: BaseShape, point: Mapping[str, Any]) -> tuple[Architecture, Nesting]:
     """Returns the widest adapters that a cut at a donor's point can have, and what is drawn while they are trained.
 

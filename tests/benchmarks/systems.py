@@ -41,7 +41,7 @@ from langsearch.trial.trial import build_learner, resident
 SPACE = Path(__file__).parents[2] / "search_spaces" / "systems.yaml"
 
 RATES = (0.005, 0.015)
-"""Learning rates that each system may choose from, on validation."""
+"""Learning rates that each system may choose from, on validation, where the command line says nothing else."""
 
 LOW_LESS = {"high": 4, "medium": 4, "low": 3}
 """Ranks that make room for about 6,500 parameters a language."""
@@ -61,7 +61,7 @@ SYSTEMS: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "modular": (
         {"rank": {"high": 5, "medium": 4, "low": 4}},
         # Of each of the 18 directions with English, whose adapters learn apart: as many pairs in all.
-        {"modular": {"bridge": "en"}, "pairs_per_epoch": 167, "tokens_per_batch": 1000},
+        {"modular": {"bridge": "en"}, "pairs_per_epoch": 84, "tokens_per_batch": 500},
     ),
     "back_translation": ({"rank": 4}, {"back_translation": {"every": 4}}),
     "distill: base": ({"rank": 4}, {"loss": {"distill": {"teacher": "base", "weight": 0.25}}}),
@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--to", type=Path, required=True, help="a JSON file of what was measured")
     parser.add_argument("--table", action="store_true", help="train nothing")
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="learning rates to choose from")
     parser.add_argument("--only", nargs="*", choices=SYSTEMS, help="these systems, and plain LoRA")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a value of the space")
     arguments = parser.parse_args()
@@ -87,10 +88,10 @@ def main() -> None:
         names = [name for name in SYSTEMS if arguments.only is None or name in ("lora", *arguments.only)]
         with tempfile.TemporaryDirectory() as folder:
             for name, seed, rate in (
-                (name, seed, rate) for seed in range(arguments.seeds) for name in names for rate in RATES
+                (name, seed, rate) for seed in range(arguments.seeds) for name in names for rate in arguments.rates
             ):
                 key = f"{name}/{seed}/{rate:g}"
-                if key not in found and (seed == 0 or rate == best_rate(found, name)):
+                if key not in found and (seed == 0 or rate == best_rate(found, name, arguments.rates)):
                     found[key] = run(name, seed, rate, arguments.set, Path(folder))
                     write_json(arguments.to, found)
                     print(key, {k: v for k, v in found[key].items() if k != "statistics"}, flush=True)
@@ -181,9 +182,9 @@ def scored(learner: Any, data: EvaluationSet, base: Base, scorer: SpBleu, settin
     return {"test": found.scores.spbleu, "signature": found.scores.signature, "statistics": statistics_}
 
 
-def best_rate(found: Mapping[str, Any], name: str) -> float:
+def best_rate(found: Mapping[str, Any], name: str, rates: Sequence[float]) -> float:
     """Returns the learning rate that validation prefers with the first seed."""
-    return max(RATES, key=lambda rate: float(found[f"{name}/0/{rate:g}"]["validation"]))
+    return max(rates, key=lambda rate: float(found[f"{name}/0/{rate:g}"]["validation"]))
 
 
 def chosen(found: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:

@@ -28,7 +28,7 @@ from optuna.distributions import CategoricalDistribution
 from plotly.subplots import make_subplots
 from scipy.stats import kendalltau, spearmanr
 
-from langsearch.adapters.cuts import Donor
+from langsearch.adapters.cuts import CutMethod, Donor
 from langsearch.adapters.learners import AdaptedModel
 from langsearch.evaluate.cuts import KnownRows, evaluate_cuts
 from langsearch.evaluate.evaluation import evaluate, evaluation_set
@@ -50,10 +50,12 @@ from tests.benchmarks.simulated_tune import scripted_result
 
 NUM_DONORS = 6
 
-METHODS = ("svd", "columns")
-
-SENTENCES = (None, 26)
-"""How many sentences cuts are scored on: all, or half of them."""
+WAYS: Mapping[str, tuple[CutMethod, int | None]] = {
+    "columns": ("columns", None),
+    "columns, half": ("columns", 26),
+    "svd, half": ("svd", 26),
+}
+"""How cuts are made, and on how many sentences they are scored: all, or half of them."""
 
 NUM_ALONE = 6
 """Architectures that are trained as the table's were, for what a training costs in the same run."""
@@ -111,7 +113,7 @@ def measure(donor_epochs: int, drop: float) -> dict[str, Any]:
                 vocabulary,
                 environment.train,
             )
-            for sentences in SENTENCES
+            for sentences in (None, 26)
         }
         points = list(grid(space))
         alone = []
@@ -141,30 +143,32 @@ def measure(donor_epochs: int, drop: float) -> dict[str, Any]:
             learner.remove()
             donor = Donor(learner.lora)
             mine = [point for point in points if all(point[name] == value for name, value in of_donor.items())]
-            tasks = [searched_task(space, shape, 0, point) for point in mine]
+            # A window that is cut off at the last layer is the same architecture again.
+            unique = {
+                task.fingerprint: (point, task) for point in mine for task in [searched_task(space, shape, 0, point)]
+            }
+            mine, tasks = [point for point, _ in unique.values()], [task for _, task in unique.values()]
             rows = [
                 {"donor": number, "params": point, "size": task.num_trainable(shape)}
                 for point, task in zip(mine, tasks, strict=True)
             ]
-            for method in METHODS:
-                for sentences in SENTENCES if method == METHODS[0] else SENTENCES[:1]:
-                    known: KnownRows = {}
-                    started = time.process_time()
-                    found = evaluate_cuts(
-                        base,
-                        donor,
-                        [task.architecture for task in tasks if task.architecture is not None],
-                        sets[sentences],
-                        settings,
-                        scorer,
-                        known=known,
-                        method=method,  # type: ignore[arg-type]
-                    )
-                    name = method if sentences is None else f"{method} {sentences}"
-                    donors[-1][f"cuts {name}"] = time.process_time() - started
-                    donors[-1][f"rows {name}"] = len(known)
-                    for row, evaluation in zip(rows, found, strict=True):
-                        row[name] = evaluation.scores.spbleu
+            for way, (method, sentences) in WAYS.items():
+                known: KnownRows = {}
+                started = time.process_time()
+                found = evaluate_cuts(
+                    base,
+                    donor,
+                    [task.architecture for task in tasks if task.architecture is not None],
+                    sets[sentences],
+                    settings,
+                    scorer,
+                    known=known,
+                    method=method,
+                )
+                donors[-1][f"cuts {way}"] = time.process_time() - started
+                donors[-1][f"rows {way}"] = len(known)
+                for row, evaluation in zip(rows, found, strict=True):
+                    row[way] = evaluation.scores.spbleu
             cuts += rows
             print(number, donors[-1], flush=True)
     return {"donor_epochs": donor_epochs, "drop": drop, "alone": alone, "donors": donors, "cuts": cuts}
@@ -194,7 +198,7 @@ def print_costs(measured: Mapping[str, Any]) -> None:
     epoch, evaluation = costs(measured)
     trial = 3 * (epoch + evaluation)
     print(f"A trial of three epochs takes {trial:.1f} CPU s: {epoch:.2f} an epoch, {evaluation:.2f} an evaluation.")
-    for name in ("svd", f"svd {SENTENCES[1]}", "columns"):
+    for name in WAYS:
         seconds = sum(donor[f"cuts {name}"] for donor in measured["donors"])
         num = len(measured["cuts"])
         shares = sum(donor[f"rows {name}"] for donor in measured["donors"]) / (12 * num)
@@ -215,10 +219,10 @@ def print_correlations(rows: Sequence[Mapping[str, Any]]) -> None:
         groups.setdefault(f"rank.low {params['rank.low']}", []).append(row)
         groups.setdefault(f"{_num_layers(params)} decoder layers", []).append(row)
     groups["lr 0.002 and 0.01"] = groups["lr 0.002"] + groups["lr 0.01"]
-    print("\n| cuts | | svd | svd, half the sentences | columns | two trainings |\n|---|---|---|---|---|---|")
+    print(f"\n| cuts | | {' | '.join(WAYS)} | two trainings |\n|---|---|---|---|---|---|")
     for name, group in groups.items():
         first = [row["first"] for row in group]
-        cells = [f"{_rho([row[key] for row in group], first)}" for key in ("svd", "svd 26", "columns")]
+        cells = [f"{_rho([row[key] for row in group], first)}" for key in WAYS]
         print(f"| {name} | {len(group)} | {' | '.join(cells)} | {_rho([row['second'] for row in group], first)} |")
 
 
@@ -235,10 +239,10 @@ def replay(measured: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], train
     """Prints what searches by cuts find, by the second trainings of what they would return, and at which cost."""
     epoch, evaluation = costs(measured)
     whole = 3 * len(trained.rows) * (epoch + evaluation)
-    by_point = {json.dumps(row["params"], sort_keys=True): row for row in rows}
-    print("\n| cuts scored on | cuts | winners | cost, % | share of the exhaustive front, second trainings |")
+    by_point = points_of(rows)
+    print("\n| way | cuts | winners | cost, % | share of the exhaustive front, second trainings |")
     print("|---|---|---|---|---|")
-    for fidelity in ("svd", "svd 26"):
+    for fidelity in WAYS:
         for num_cuts in (50, 100, 200, 324):
             for num_winners in (4, 8, 16):
                 # Donors are scored once; a cut costs its share of the different rows; a winner an epoch and a score.
@@ -249,10 +253,20 @@ def replay(measured: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], train
                 shares = [trained.share_again({row["fingerprint"] for row in chosen}) for chosen in found]
                 low, high = np.percentile(shares, [10, 90])
                 print(
-                    f"| {'all' if fidelity == 'svd' else 'half'} | {num_cuts} | {num_winners} | "
+                    f"| {fidelity} | {num_cuts} | {num_winners} | "
                     f"{100 * cost / whole:.1f} | {np.mean(shares):.3f} ({low:.2f}–{high:.2f}) |",
                     flush=True,
                 )
+
+
+def points_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Returns the row of every point of the space, as JSON; several points are one architecture."""
+    space = space_of()
+    shape, by_name = check_space(space).shape, {row["fingerprint"]: row for row in rows}
+    return {
+        json.dumps(point, sort_keys=True): by_name[searched_task(space, shape, 0, point).fingerprint]
+        for point in grid(space)
+    }
 
 
 def _search(
@@ -296,7 +310,7 @@ def picture(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
             group = [row for row in rows if value(row) == name]
             figure.add_trace(
                 go.Scatter(
-                    x=[row["svd"] for row in group],
+                    x=[row["columns"] for row in group],
                     y=[(row["first"] + row["second"]) / 2 for row in group],
                     mode="markers",
                     name=name,
