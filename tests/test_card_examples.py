@@ -1,6 +1,8 @@
 """The Python of model cards, run as it stands: for bases of every family, of languages old and new, and merged."""
 
 import re
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -173,11 +175,25 @@ def test_the_card_of_a_trial_runs_as_it_stands_and_says_what_langsearch_says(
     assert run(code, adapters, monkeypatch, capsys) == f"{expected}\n"
 
 
+def test_adapters_of_an_embedded_base_bring_it_along_and_their_card_needs_no_langsearch(
+    adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = shutil.copytree(adapters, tmp_path / "elsewhere")
+    code = code_of(elsewhere / "README.md")
+    assert 'place = "base"' in code and "langsearch" not in code
+    found = {path.name: path.read_bytes() for path in (elsewhere / "base").iterdir()}
+    assert found == {path.name: path.read_bytes() for path in (EMBEDDED_FOLDER / "tiny-m2m").iterdir()}
+    monkeypatch.setitem(sys.modules, "langsearch", None)
+    assert run(code, elsewhere, monkeypatch, capsys).strip()
+
+
 def test_the_card_of_a_merged_trial_runs_as_it_stands(
     adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     export_again(adapters, tmp_path / "merged", ExportForm("merged", "en-sw"))
     (expected,) = translate_lines(adapters, [SENTENCE.encode()], "en", "sw")
+    card = (tmp_path / "merged" / "README.md").read_text(encoding="utf-8")
+    assert "`pip install torch transformers sentencepiece`" in card
     assert run(code_of(tmp_path / "merged" / "README.md"), tmp_path / "merged", monkeypatch, capsys) == f"{expected}\n"
 
 

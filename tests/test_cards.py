@@ -214,7 +214,7 @@ def test_scores_of_a_lower_precision_than_the_examples_are_told(
 
 
 def test_the_card_s_lines_say_what_to_install_and_the_command_translates_what_they_do(card: ModelCard) -> None:
-    assert "`pip install peft transformers sentencepiece langsearch`" in card.text
+    assert "`pip install peft transformers sentencepiece`" in card.text
     (active,) = re.findall(r"set_adapter\(\[\"src-(\w+)\", \"tgt-(\w+)\"\]\)", card.text)
     assert f"`langsearch translate . --from {active[0]} --to {active[1]}`" in card.text
 

@@ -272,7 +272,7 @@ def test_postgresql_has_the_driver_of_the_extra(
     space = load_space(space_file, [f"search.storage={scheme}://ada@nowhere.invalid/x"])
     assert storage_url(ExperimentFolder(tmp_path), space) == "postgresql+psycopg://ada@nowhere.invalid/x"
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(InputError, match=r"Its driver is missing: pip install 'langsearch\[postgres\]'$"):
+    with pytest.raises(InputError, match=r"checkout, pip install -e '\.\[postgres\]'$"):
         start_experiment(tmp_path / "tiny", space, resume=False)
 
 

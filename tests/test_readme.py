@@ -99,3 +99,10 @@ def test_every_command_on_a_page_is_one_with_options_that_it_has() -> None:
                 command.make_context("langsearch", arguments, resilient_parsing=False)
                 num_commands += 1
     assert num_commands >= 25
+
+
+def test_nothing_says_to_install_langsearch_by_name_which_is_another_package() -> None:
+    by_name = re.compile(r"pip install [^`\n]*['\s]langsearch(?:\[[\w,]+\])?['`\s]")
+    assert by_name.search("`pip install peft langsearch`") and by_name.search("pip install 'langsearch[postgres]'")
+    sources = [*(ROOT / "langsearch").rglob("*.py"), *(ROOT / "cluster").iterdir(), *PAGES]
+    assert not [path for path in sources if path.is_file() and by_name.search(path.read_text(encoding="utf-8"))]

@@ -111,7 +111,7 @@ def test_a_tracker_that_is_not_installed_is_refused_before_anything_starts(
         f"`tracking` asks for {'MLflow' if module == 'mlflow' else 'Weights & Biases'}, but it is not installed. "
         in (error := capsys.readouterr().err)
     )
-    assert f"pip install 'langsearch[{module}]'" in error
+    assert f"In langsearch's checkout: pip install -e '.[{module}]'" in error
     assert not (space_file.parent / "experiments").exists()
     assert not ray.is_initialized()
 

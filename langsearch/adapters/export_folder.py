@@ -13,6 +13,9 @@ from langsearch.space.problems import InputError, naming
 FORMAT_FILE = "langsearch.json"
 """Beside the PEFT adapters: the base, the languages and the architecture, for `langsearch translate` and `evaluate`."""
 
+BASE_FOLDER = "base"
+"""Beside PEFT adapters of a base that travels with the package: the base itself, which nothing else could fetch."""
+
 MERGED_FILE = "langsearch_merged.json"
 """Beside a merged model: where it comes from."""
 

@@ -6,6 +6,7 @@ alpha equals r everywhere, and any other factor is folded into B.
 """
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from langsearch.adapters.export_folder import FORMAT_FILE, export_folder
+from langsearch.adapters.export_folder import BASE_FOLDER, FORMAT_FILE, export_folder
 from langsearch.adapters.language_rows import LanguageRows
 from langsearch.adapters.learners import AdaptedModel
 from langsearch.adapters.lora import sites_by_adapter
@@ -26,6 +27,7 @@ from langsearch.adapters.peft_limits import is_plain, why_no_peft
 from langsearch.adapters.protocol import TOKENS_NAME, PeftAdapter, adapter_name, zero_pair
 from langsearch.adapters.tokenizer_export import write_tokenizer
 from langsearch.model.base import BaseTokenizer
+from langsearch.model.finding import base_files, find_base, is_embedded
 from langsearch.space.architecture import Architecture
 from langsearch.space.problems import InputError
 from langsearch.space.settings import BaseSource
@@ -61,7 +63,8 @@ def export_peft(
     """Writes a model's adapters as PEFT adapters; the folder appears whole or not at all.
 
     Adapters of other kinds than LoRA are also written as they are, for langsearch itself, and only so where PEFT cannot
-    hold them (`why_no_peft`).
+    hold them (`why_no_peft`). Beside PEFT's lies the base if it is one that travels with the package: plain
+    transformers loads it from there.
 
     Args:
         learner: The model with its trained weights.
@@ -98,6 +101,8 @@ def export_peft(
             _write_adapter(aside / TOKENS_NAME, *peft_tokens(learner.rows, source.id, source.revision))
             if tokenizer is not None:
                 write_tokenizer(tokenizer, aside / TOKENS_NAME, learner.languages[0], learner.rows.languages[0].code)
+        if adapters and is_embedded(source.id):
+            _copy_base(find_base(source.id), aside / BASE_FOLDER)
         (aside / FORMAT_FILE).write_text(_text(about), encoding="utf-8")
         (aside / "README.md").write_text(card, encoding="utf-8")
     names = [adapter.name for adapter in adapters]
@@ -294,6 +299,13 @@ def _write_adapter(folder: Path, tensors: dict[str, Tensor], config: str) -> Non
     folder.mkdir()
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     (folder / "adapter_config.json").write_text(config, encoding="utf-8")
+
+
+def _copy_base(place: Path, folder: Path) -> None:
+    """Copies what loading a base needs, and its card, which names its licence."""
+    folder.mkdir()
+    for name in (*base_files(place), "README.md"):
+        shutil.copyfile(place / name, folder / name)
 
 
 def _text(value: Mapping[str, Any]) -> str:

@@ -249,7 +249,7 @@ def _opening(url: str, file: Path | None = None) -> Iterator[None]:
     except ImportError as error:
         way_out = "Install the driver that its URL names."
         if url.startswith("postgresql+psycopg:"):
-            way_out = "Its driver is missing: pip install 'langsearch[postgres]'"
+            way_out = "Its driver is missing: in langsearch's checkout, pip install -e '.[postgres]'"
         raise InputError(f"{rule} ({error}). {way_out}") from error
     except (SQLAlchemyError, StorageInternalError) as error:
         cause = str(error.__cause__ or error).splitlines()[0]

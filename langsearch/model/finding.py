@@ -62,6 +62,11 @@ class FoundBase:
         return self.weights.fingerprint()
 
 
+def is_embedded(name: str) -> bool:
+    """Returns whether a base travels with the package."""
+    return Path(name).name == name and (EMBEDDED_FOLDER / name / "config.json").exists()
+
+
 def locate_base(source: BaseSource | str) -> FoundBase:
     """Finds a base and brings its configuration and tokenizer here; of its weights nothing is fetched or read.
 
@@ -74,9 +79,8 @@ def locate_base(source: BaseSource | str) -> FoundBase:
     if isinstance(source, str):
         source = BaseSource(source)
     name = source.id
-    is_embedded = (EMBEDDED_FOLDER / name / "config.json").exists()
-    if is_embedded or Path(name).is_dir():
-        folder = EMBEDDED_FOLDER / name if is_embedded else Path(name)
+    if is_embedded(name) or Path(name).is_dir():
+        folder = EMBEDDED_FOLDER / name if is_embedded(name) else Path(name)
         if source.revision is not None:
             raise InputError(
                 f"`base.revision` must be of a base on the hub, but {name} is a folder. Leave it out, or name a hub id."

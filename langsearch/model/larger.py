@@ -7,7 +7,7 @@ from pathlib import Path
 
 from langsearch.model.base import BaseTokenizer, quiet_transformers
 from langsearch.model.families import read_config
-from langsearch.model.finding import EMBEDDED_FOLDER, FoundBase, locate_base
+from langsearch.model.finding import FoundBase, is_embedded, locate_base
 from langsearch.model.positions import num_positions
 from langsearch.space.loss_settings import LargerTeacher
 from langsearch.space.problems import InputError
@@ -87,7 +87,7 @@ def check_larger(
 
 
 def _is_folder(base: str) -> bool:
-    return (EMBEDDED_FOLDER / base / "config.json").exists() or Path(base).is_dir()
+    return is_embedded(base) or Path(base).is_dir()
 
 
 @lru_cache(maxsize=8)

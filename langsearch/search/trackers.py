@@ -49,7 +49,7 @@ def tracking_problems(draft: Draft) -> list[str]:
         ("Weights & Biases", "wandb", tracking.wandb is not None),
     ):
         if is_asked and importlib.util.find_spec(module) is None:
-            text = f"asks for {name}, but it is not installed. pip install 'langsearch[{module}]'"
+            text = f"asks for {name}, but it is not installed. In langsearch's checkout: pip install -e '.[{module}]'"
             problems.append(draft.document.problem(("tracking",), text))
     if not problems and tracking.wandb is not None:
         try:

@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
+from langsearch.adapters.export_folder import BASE_FOLDER
 from langsearch.adapters.merged_export import NUM_BEAMS, marked_language, most_new_tokens
 from langsearch.adapters.peft_limits import active_adapters
 from langsearch.adapters.protocol import TOKENS_NAME, adapter_name
@@ -11,9 +11,15 @@ from langsearch.adapters.tokenizer_export import PlainTokenizer, plain_tokenizer
 from langsearch.data.directions import Direction
 from langsearch.data.store import TokenStore
 from langsearch.model.base import Base
-from langsearch.model.finding import EMBEDDED_FOLDER
+from langsearch.model.finding import is_embedded
 from langsearch.space.architecture import Architecture
 from langsearch.trial.example_sentences import example_sentence, is_english
+
+ADAPTER_PACKAGES = "peft transformers sentencepiece"
+"""What pip must install for the example of adapters."""
+
+MERGED_PACKAGES = "torch transformers sentencepiece"
+"""What pip must install for that of a merged model."""
 
 
 def adapter_lines(
@@ -35,15 +41,13 @@ def adapter_lines(
     direction = example_direction(directions, architecture)
     # PEFT cannot load an adapter without rows once it has one with them.
     active = [*_active(architecture, direction), *([TOKENS_NAME] if new else [])]
-    is_embedded = _is_embedded(base)
-    # The base that travels with langsearch has no place that a card could name.
-    modules = "langsearch.model.finding, peft, torch, transformers" if is_embedded else "peft, torch, transformers"
-    place = f'langsearch.model.finding.find_base("{base.name}")' if is_embedded else json.dumps(base.name)
+    # A base that travels with langsearch has no place of its own that a card could name: it lies beside the adapters.
+    place = json.dumps(BASE_FOLDER if is_embedded(base.name) else base.name)
     revision = f', revision="{base.revision}"' if base.revision is not None else ""
     plain = plain_tokenizer(base.tokenizer, marked_language(base, direction), direction.tgt)
     widen = f"base.resize_token_embeddings({base.model.config.vocab_size + len(new)}, mean_resizing=False)"
     return [
-        f"import {modules}",
+        "import peft, torch, transformers",
         f"place = {place}",
         *_tokenizer_lines(base, plain, revision, has_new=bool(new)),
         *_source_lines(plain, has_new=bool(new)),
@@ -69,12 +73,6 @@ def example_direction(directions: Sequence[Direction], architecture: Architectur
     return max(directions, key=rate)
 
 
-def example_packages(base: Base) -> str:
-    """Returns what pip must install for a card's example."""
-    own = " langsearch" if _is_embedded(base) else ""
-    return f"peft transformers sentencepiece{own}"
-
-
 def merged_lines(base: Base, direction: Direction, store: TokenStore | None = None) -> list[str]:
     """Returns the lines that translate a sentence with a merged model, run in its folder; see `adapter_lines`."""
     plain = plain_tokenizer(base.tokenizer, marked_language(base, direction), direction.tgt)
@@ -86,10 +84,6 @@ def merged_lines(base: Base, direction: Direction, store: TokenStore | None = No
         _input_line(direction, store),
         "print(tokenizer.batch_decode(model.generate(**inputs), skip_special_tokens=True)[0])",
     ]
-
-
-def _is_embedded(base: Base) -> bool:
-    return Path(base.name).name == base.name and (EMBEDDED_FOLDER / base.name).is_dir()
 
 
 def _tokenizer_lines(base: Base, plain: PlainTokenizer, revision: str, *, has_new: bool) -> list[str]:

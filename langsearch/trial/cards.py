@@ -26,7 +26,7 @@ from langsearch.space.schema import load_space
 from langsearch.space.settings import DataSettings, Source
 from langsearch.study.results import beam_words, final_part
 from langsearch.study.rows import TrialRow
-from langsearch.trial.card_examples import adapter_lines, example_direction, example_packages
+from langsearch.trial.card_examples import ADAPTER_PACKAGES, adapter_lines, example_direction
 from langsearch.trial.losing import losing_words, pretrained_result
 
 MIN_SENTENCES = 100
@@ -36,6 +36,10 @@ sentences has an interval of some spBLEU already."""
 _WIDTH = 110
 _MAX_NAMED = 12
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_INSTALL = (
+    "It is installed from a checkout of its repository (`pip install -e .` there), not by name: the package index has "
+    "another package that is called so."
+)
 _WORDS = {"pretrained": "the pretrained base", "full_finetuning": "full fine-tuning"}
 
 
@@ -119,18 +123,18 @@ def _use(base: Base, environment: Environment, written: Architecture, why_not: s
     shown = example_direction(environment.directions, written)
     own = f"`langsearch translate . --from {shown.src} --to {shown.tgt}`"
     if why_not is not None:
-        yield from ("## Translate", "", *_wrapped(f"{why_not} With langsearch: {own}."))
+        yield from ("## Translate", "", *_wrapped(f"{why_not} With langsearch: {own}. {_INSTALL}"))
         return
     yield from (
         "## Translate with PEFT",
         "",
-        f"In this folder, with the adapters of one direction active (`pip install {example_packages(base)}`):",
+        f"In this folder, with the adapters of one direction active (`pip install {ADAPTER_PACKAGES}`):",
         "",
         "```python",
         *adapter_lines(base, environment.directions, written, environment.validation),
         "```",
         "",
-        f"Or with langsearch: {own}.",
+        *_wrapped(f"Or with langsearch: {own}. {_INSTALL}"),
     )
 
 

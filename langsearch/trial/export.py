@@ -33,7 +33,7 @@ from langsearch.study.candidates import best_member
 from langsearch.study.cut_rows import CUT
 from langsearch.study.rows import State, TrialRow
 from langsearch.study.table import TrialTable
-from langsearch.trial.card_examples import merged_lines
+from langsearch.trial.card_examples import MERGED_PACKAGES, merged_lines
 from langsearch.trial.cards import hub_code, model_card
 from langsearch.trial.cutting import provide_cut
 from langsearch.trial.losing import losing_words
@@ -277,7 +277,7 @@ tags: [translation, langsearch]
 
 The base{at} with the language-specific LoRA of {what} merged into its weights, for this direction only.
 The source must be `[{first}] X [{vocabulary.eos_id}]`, as its tokenizer makes it; `generate` begins the translation
-with the target language by itself. In this folder:
+with the target language by itself. In this folder (`pip install {MERGED_PACKAGES}`):
 
 ```python
 {lines}
