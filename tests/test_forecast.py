@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from langsearch.evaluate.spbleu import Scores
-from langsearch.experiment.environment import CheckedSpace, check_space
+from langsearch.adapters.learners import adapt
+from langsearch.evaluate.evaluation import evaluation_set
+from langsearch.evaluate.spbleu import Scores, SpBleu
+from langsearch.experiment.environment import CheckedSpace, Environment, check_space
 from langsearch.experiment.folder import read_rows
+from langsearch.model.base import Base
 from langsearch.search.checking import print_check
 from langsearch.search.forecast import Forecast, forecast, num_scored, search_seconds
 from langsearch.search.forecast_lines import (
@@ -24,8 +27,11 @@ from langsearch.search.forecast_lines import (
     show_time,
     update_warnings,
 )
+from langsearch.space.architecture import Architecture
 from langsearch.space.schema import load_space
+from langsearch.space.settings import DecodingSettings
 from langsearch.trial import update_count
+from langsearch.trial.measuring import time_translations
 from tests.search_fixtures import ResultMaker
 from tests.space_fixtures import SMALL, load
 
@@ -149,6 +155,7 @@ def test_it_is_told_in_lines_and_as_data(measured: Forecast, checked: CheckedSpa
     total = measured.epoch.num_updates * 2
     assert f"an epoch of 24 pairs, {total} in all; an update takes up to 600 tokens" in lines["updates"]
     assert "the search about" in lines["time"]
+    assert "while its load was " in lines["measured"]
     assert lines["measured"].endswith(f"in {show_time(measured.measured.seconds)}")  # type: ignore[union-attr]
     data = json.loads(json.dumps(describe_forecast(measured)))
     assert data["updates"]["num_updates"] == measured.epoch.num_updates
@@ -222,7 +229,7 @@ def test_where_the_base_stands_is_told_with_how_small_the_sample_is(checked: Che
         assert measured.measured is not None
         translations = replace(measured.measured.translations, scores=scores, by_language=by_language)
         found = replace(measured, measured=replace(measured.measured, translations=translations))
-        assert ("base score" in dict(forecast_lines(checked, found))) == bool(base_score(checked, found))
+        assert dict(forecast_lines(checked, found))["base score"] == base_score(checked, found)
         return base_score(checked, found)
 
     text = told(many, {"en": (11.04, 16), "sw": (7.0, 16)})
@@ -231,8 +238,46 @@ def test_where_the_base_stands_is_told_with_how_small_the_sample_is(checked: Che
     of = str(num) if num == len(checked.directions) else f"{num} of {len(checked.directions)}"
     assert f"A small sample, of validation: 16 sentences in each of {of} directions." in text
     assert "; weakest into l0 0.0, l1 1.0, " in told(many, {f"l{score}": (float(score), 16) for score in range(40)})
-    assert told(few, {"en": (11.04, 3)}) == told(None, {}) == ""
-    assert base_score(checked, replace(measured, measured=None)) == ""
+    num = measured.measured.translations.num_sentences
+    assert told(few, {"en": (11.04, 3)}) == told(None, {})
+    rows = {direction: replace(rows, validation=3) for direction, rows in checked.direction_rows.items()}
+    translations = replace(measured.measured.translations, scores=few)
+    small = replace(measured, measured=replace(measured.measured, translations=translations))
+    assert "of validation: only 3 sentences in each" in base_score(replace(checked, direction_rows=rows), small)
+    assert told(None, {}).startswith(f"not measured: {num} translations were made in the time there was, too few")
+    assert told(None, {}).endswith("--measure takes more time")
+    refused = replace(measured, measured=None, refusal="memory ran out")
+    assert base_score(checked, refused) == "not measured: memory ran out"
+    assert (
+        base_score(checked, forecast(checked, is_measured=False))
+        == "not measured: that was not asked for; --measure does"
+    )
+
+
+def test_a_busy_machine_translates_enough_to_say_where_the_base_stands(
+    base: Base, environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the time alone it would be eight sentences in all; a slow machine gets more of it, up to a limit."""
+    monkeypatch.setattr("langsearch.trial.measuring.ENOUGH_SENTENCES", 3)
+    data = evaluation_set(
+        environment.validation,
+        environment.directions,
+        DecodingSettings(sentences=6),
+        environment.classes,
+        base.vocabulary(environment.languages),
+        environment.train,
+    )
+    no_adapters = Architecture(slots=tuple((name, name) for name in environment.languages), adapters=())
+    learner = adapt(base, no_adapters, environment.languages)
+
+    def num(most_seconds: float) -> int:
+        settings, scorer = DecodingSettings(beams=1), SpBleu(environment.tokenizer)
+        found = time_translations(learner, data, settings, base.tokenizer, scorer, 0.0, most_seconds)
+        return found.num_sentences
+
+    assert len(environment.directions) == 6
+    assert num(0.0) == 8
+    assert num(600.0) == 20, "three of each of six directions, in batches of four"
 
 
 def test_scores_that_are_less_certain_than_what_is_at_stake_are_warned_of() -> None:

@@ -17,7 +17,8 @@ def needs_of(space_file: Path, *overrides: str) -> tuple[CheckedSpace, list[str]
     return checked, memory_lines(checked, memory_needs(checked, 33_792))
 
 
-def machine(monkeypatch: pytest.MonkeyPatch, total: int) -> None:
+def machine(monkeypatch: pytest.MonkeyPatch, total: int, cpus: int = 2) -> None:
+    monkeypatch.setattr(needs, "available_cpus", lambda: cpus)
     monkeypatch.setattr(needs, "total_bytes", lambda device: total)
 
 
@@ -29,7 +30,7 @@ def test_a_trial_and_full_fine_tuning_are_told_with_their_parts(
     assert trial.startswith("a trial about ") and "base 10 MB, trained 0 MB, gradients 0 MB" in trial
     assert "base 10 MB, trained 10 MB, gradients 14 MB, optimizer 19 MB" in full
     assert process.startswith("each beside the process itself, some 0.8 GB with its libraries")
-    assert room == "this machine's CPU has 24 GB: enough for one at a time"
+    assert room == "this machine's CPU has 24 GB: enough for the 2 trials that share it"
     found = json.loads(json.dumps(describe_needs(checked, memory_needs(checked, 33_792))))
     assert found["device"] == {"name": "CPU", "total": 24 * 10**9}
     parts = found["full_fine-tuning"]
@@ -44,6 +45,15 @@ def test_what_does_not_fit_is_said_with_a_way_out(space_file: Path, monkeypatch:
     machine(monkeypatch, 20 * 10**6)
     _, (*_, room) = needs_of(space_file, "trainer.tokens_per_batch=600")
     assert room.endswith("full fine-tuning fits with no batch, however small.")
+
+
+def test_memory_and_time_tell_of_as_many_trials_at_once(space_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, 2 * 10**9, cpus=4)
+    checked, (*_, room) = needs_of(space_file)
+    assert needs.num_at_once(checked.space) == 4
+    assert "enough for one, but 4 trials share it, and may run out of memory together" in room
+    _, (*_, room) = needs_of(space_file, "resources.cpu=4")
+    assert room.endswith("enough for the one trial that runs at a time")
 
 
 def test_a_batch_that_is_found_counts_as_its_largest_and_searched_ones_too(space_file: Path) -> None:

@@ -1,18 +1,16 @@
 """What a search will be: updates, time, and what cannot teach or tell anything, put together of counts and measures."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
 
-from langsearch.cluster.resources import amounts, num_fit, num_threads
+from langsearch.cluster.resources import num_threads
 from langsearch.data.directions import sample_directions
 from langsearch.experiment.environment import CheckedSpace
 from langsearch.experiment.task import baseline_task, searched_task
-from langsearch.model.cpus import available_cpus
 from langsearch.model.memory import available_bytes, free_memory, is_out_of_memory
-from langsearch.search.needs import memory_needs
+from langsearch.search.needs import memory_needs, num_at_once
 from langsearch.search.sizes import parameter_range, sample_point
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space
@@ -27,6 +25,11 @@ from langsearch.trial.update_count import Epoch, count_updates, fewest_and_most,
 
 _SECONDS = 0.5
 """How long updates are measured; translations, which tell of the base's quality too, twice as long."""
+
+_MOST_S, _MOST_S_ASKED = 10.0, 60.0
+"""How long translations may go on until there are enough to say where the base stands: unasked, and with --measure."""
+
+NOT_ASKED = "that was not asked for"
 
 _START_S = 20.0
 """Until Ray and the first workers have started, with the base in them: 10 to 30 s on two cores."""
@@ -74,13 +77,13 @@ def forecast(checked: CheckedSpace, *, is_measured: bool | None) -> Forecast:
     Args:
         checked: The space.
         is_measured: Whether the time is measured, if that can be done here: that takes some seconds. None: it is,
-            unless the same was measured on this machine before.
+            unless the same was measured on this machine before. True is more patient on a busy machine.
     """
     space = checked.space
     task = searched_task(space, checked.shape, 0, sample_point(space.dimensions()))
     trainer = replace(task.trainer, tokens_per_batch=task.trainer.tokens_per_batch or MAX_TOKENS)
     measured, is_kept = None, False
-    refusal = "that was not asked for" if is_measured is False else _refusal(checked)
+    refusal = NOT_ASKED if is_measured is False else _refusal(checked)
     with sampled(checked) as sample:
         epoch = count_updates(checked, sample, trainer)
         taught = count_taught(checked, sample, trainer, epoch)
@@ -91,7 +94,8 @@ def forecast(checked: CheckedSpace, *, is_measured: bool | None) -> Forecast:
                 measured = None if is_measured else read_measured(key)
                 is_kept = measured is not None
                 if measured is None:
-                    measured = measure(checked, sample, task, num_threads(space.resources), _SECONDS)
+                    most_s = _MOST_S_ASKED if is_measured else _MOST_S
+                    measured = measure(checked, sample, task, num_threads(space.resources), _SECONDS, most_s)
                     keep_measured(key, measured)
             except InputError as error:
                 refusal = str(error)
@@ -109,7 +113,7 @@ def forecast(checked: CheckedSpace, *, is_measured: bool | None) -> Forecast:
         is_kept=is_kept,
         refusal=refusal,
         num_scored=tuple(_num_scored(checked, trainer)),
-        num_at_once=_num_at_once(space),
+        num_at_once=num_at_once(space),
         taught=taught,
         trial_s=None,
         search_s=None,
@@ -213,9 +217,3 @@ def taught_seconds(found: Forecast) -> float | None:
     if found.taught is None or found.measured is None or found.measured.taught_token_s is None:
         return None
     return found.taught.num_tokens * found.measured.taught_token_s
-
-
-def _num_at_once(space: Space) -> int:
-    here = {"CPU": float(available_cpus()), "GPU": float(torch.cuda.device_count() if space.resources.gpu else 0)}
-    planned = space.search.trials + len(space.baselines)
-    return max(1, min(num_fit([here], amounts(space.resources)), math.ceil(planned)))

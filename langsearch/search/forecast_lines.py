@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from langsearch.experiment.environment import CheckedSpace
-from langsearch.search.forecast import Forecast, taught_seconds
+from langsearch.search.forecast import NOT_ASKED, Forecast, taught_seconds
 from langsearch.study.results import TrialResult, beam_words
 from langsearch.trial.forecast import Measured
 from langsearch.trial.teaching import Taught
@@ -45,8 +45,7 @@ def forecast_lines(checked: CheckedSpace, found: Forecast) -> Iterator[tuple[str
     if found.taught is not None:
         yield "teacher", _teacher(found.taught, found.measured)
     yield from _times(found)
-    if text := base_score(checked, found):
-        yield "base score", text
+    yield "base score", base_score(checked, found)
     for text in (*counted_warnings(checked, found), *measured_warnings(checked, found)):
         yield "warning", text
 
@@ -54,22 +53,30 @@ def forecast_lines(checked: CheckedSpace, found: Forecast) -> Iterator[tuple[str
 def base_score(checked: CheckedSpace, found: Forecast) -> str:
     """Returns where the base stands before any training, by the few sentences that were translated for the measure.
 
-    "" where nothing was measured, or of fewer than `_MIN_SENTENCES` a direction.
+    Or why that is not known, and that warnings which rest on it are missing.
     """
-    if found.measured is None or (scores := found.measured.translations.scores) is None:
-        return ""
-    if scores.num_sentences < _MIN_SENTENCES:
-        return ""
+    if found.measured is None:
+        way_out = "; --measure does" if found.refusal == NOT_ASKED else ""
+        return f"not measured: {found.refusal}{way_out}"
+    scores = found.measured.translations.scores
+    num_there = min((rows.validation for rows in checked.direction_rows.values() if rows.validation), default=0)
+    if scores is None or scores.num_sentences < min(_MIN_SENTENCES, num_there):
+        num = found.measured.translations.num_sentences
+        return (
+            f"not measured: {num} translations were made in the time there was, too few to say where the base stands, "
+            "or to warn of languages that it cannot do; --measure takes more time"
+        )
     into = {name: score for name, (score, _) in found.measured.translations.by_language.items()}
     weakest = len(into) > _MAX_LISTED
     listed = sorted(into, key=lambda name: into[name])[:_MAX_LISTED] if weakest else [*into]
     beams = beam_words(checked.space.evaluation.search.beams)
+    few = "only " if scores.num_sentences < _MIN_SENTENCES else ""
     num, whole = len(scores.by_direction), len(checked.directions)
     return (
         f"about {scores.spbleu:.1f} spBLEU by the base as it is, 95 % {scores.spbleu_low:.1f} to "
         f"{scores.spbleu_high:.1f}, {beams}; {'weakest ' if weakest else ''}into "
         f"{', '.join(f'{name} {into[name]:.1f}' for name in listed)}. A small sample, of validation: "
-        f"{scores.num_sentences} sentences in each of {num if num == whole else f'{num} of {whole}'} "
+        f"{few}{scores.num_sentences} sentences in each of {num if num == whole else f'{num} of {whole}'} "
         f"direction{'' if whole == 1 else 's'}. Where that is much more than on other text, the base has "
         "probably seen it."
     )
@@ -273,7 +280,8 @@ def _times(found: Forecast) -> Iterator[tuple[str, str]]:
             made[0] += " smaller than a trial's"
     kept = f", at {measured.at} UTC; --measure measures anew" if found.is_kept else ""
     took = show_time(measured.seconds)
-    yield "measured", f"{' and '.join(made)} of the sample, on this machine as busy as it was, in {took}{kept}"
+    busy = "as busy as it was" if measured.load is None else f"while its load was {measured.load:.1f}"
+    yield "measured", f"{' and '.join(made)} of the sample, on this machine {busy}, in {took}{kept}"
 
 
 def show_time(seconds: float) -> str:

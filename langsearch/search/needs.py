@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 
+from langsearch.cluster.resources import amounts, num_fit
 from langsearch.experiment.environment import CheckedSpace
+from langsearch.model.cpus import available_cpus
 from langsearch.model.families import read_config
 from langsearch.model.memory import total_bytes
 from langsearch.space.dimensions import baseline_trainer_settings
@@ -53,6 +55,7 @@ def memory_needs(checked: CheckedSpace, most_parameters: int) -> dict[str, Memor
     return {"a trial": adapters, "full fine-tuning": full}
 
 
+_PROCESS_BYTES = 0.8e9
 _PROCESS = "the process itself, some 0.8 GB with its libraries"
 """Measured: of the quickstart's base, the pretrained entry, which trains nothing, peaks at 0.74 GiB, trials at 0.88."""
 
@@ -69,12 +72,38 @@ def memory_lines(checked: CheckedSpace, needs: Mapping[str, MemoryNeed]) -> list
     has = f"this machine's {room[0]} has {_gigabytes(room[1])}"
     short = [name for name, need in needs.items() if need.total > room[1]]
     if not short:
-        return [*lines, f"{has}: enough for one at a time"]
+        return [*lines, f"{has}: {_enough(checked, needs, room[1])}"]
     hopeless = [name for name in short if needs[name].fixed > room[1]]
     way_out = "Raise `trainer.accumulation`, or set `trainer.tokens_per_batch: auto`"
     if hopeless:
         way_out = f"{' and '.join(hopeless)} fits with no batch, however small"
     return [*lines, f"{has}, which is too little for {' and '.join(short)}. {way_out}."]
+
+
+def num_at_once(space: Space) -> int:
+    """Returns how many trials of a space this machine runs at once, at least one."""
+    here = {"CPU": float(available_cpus()), "GPU": float(torch.cuda.device_count() if space.resources.gpu else 0)}
+    planned = space.search.trials + len(space.baselines)
+    return max(1, min(num_fit([here], amounts(space.resources)), planned))
+
+
+def _enough(checked: CheckedSpace, needs: Mapping[str, MemoryNeed], room: int) -> str:
+    """Returns for how many trials a device's memory is enough, beside how many share it."""
+    space, trial = checked.space, needs["a trial"].total
+    beside = 0.0 if space.resources.gpu else _PROCESS_BYTES
+    sharing = num_at_once(space)
+    if space.resources.gpu:
+        sharing = min(sharing, num_fit([{"GPU": 1.0}], {"GPU": amounts(space.resources)["GPU"]}))
+    is_full = any(baseline.name == "full_finetuning" for baseline in space.baselines)
+    most = max(trial, needs["full fine-tuning"].total) if is_full else trial
+    if sharing == 1:
+        return "enough for the one trial that runs at a time"
+    if most + (sharing - 1) * trial + sharing * beside <= room:
+        return f"enough for the {sharing} trials that share it"
+    return (
+        f"enough for one, but {sharing} trials share it, and may run out of memory together. Have fewer of them at a "
+        f"time: {'lower `resources.trials_per_gpu`' if space.resources.gpu else 'raise `resources.cpu`'}"
+    )
 
 
 def describe_needs(checked: CheckedSpace, needs: Mapping[str, MemoryNeed]) -> dict[str, Any]:

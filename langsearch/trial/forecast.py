@@ -3,6 +3,7 @@
 Everything is made of the space's own base and sentences.
 """
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -59,8 +60,13 @@ class Measured:
     at: str
     """When, as "2026-11-26 20:15" of UTC."""
 
+    load: float | None = None
+    """Of the machine as it began, the mean of a minute: how many processes wanted a CPU. None: it was not told."""
 
-def measure(checked: CheckedSpace, sample: Sample, task: TrialTask, num_threads: int, seconds: float) -> Measured:
+
+def measure(
+    checked: CheckedSpace, sample: Sample, task: TrialTask, num_threads: int, seconds: float, most_seconds: float
+) -> Measured:
     """Makes some updates and translations as a trial does.
 
     Args:
@@ -70,11 +76,12 @@ def measure(checked: CheckedSpace, sample: Sample, task: TrialTask, num_threads:
         num_threads: Of PyTorch in a trial's worker.
         seconds: How long updates may take; translations may take twice as long, final ones as long. Loading the base
             comes on top.
+        most_seconds: How long translations may go on where that was too short to say where the base stands.
 
     Raises:
         Exception: If memory runs out; see `model.memory.is_out_of_memory`.
     """
-    began = time.perf_counter()
+    began, load = time.perf_counter(), _load()
     space, before, validation = checked.space, torch.get_num_threads(), validation_sample(checked)
     part = replace(checked.corpus, train=sample.text, validation=validation, test=validation, weights=sample.weights)
     torch.set_num_threads(num_threads)
@@ -100,7 +107,7 @@ def measure(checked: CheckedSpace, sample: Sample, task: TrialTask, num_threads:
             # Untrained adapters change nothing: these are translations of the pretrained base.
             scorer = SpBleu(checked.tokenizer)
             search, final = space.evaluation.search, space.evaluation.final
-            found = time_translations(learner, data, search, base.tokenizer, scorer, 2 * seconds)
+            found = time_translations(learner, data, search, base.tokenizer, scorer, 2 * seconds, most_seconds)
             is_same = replace(search, directions=final.directions, sentences=final.sentences) == final
             last = found if is_same else time_translations(learner, data, final, base.tokenizer, scorer, seconds)
             updates = taught_token_s = None
@@ -125,7 +132,15 @@ def measure(checked: CheckedSpace, sample: Sample, task: TrialTask, num_threads:
         taught_token_s=taught_token_s,
         seconds=time.perf_counter() - began,
         at=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
+        load=load,
     )
+
+
+def _load() -> float | None:
+    try:
+        return os.getloadavg()[0]
+    except (AttributeError, OSError):
+        return None
 
 
 def validation_sample(checked: CheckedSpace) -> ParallelText:

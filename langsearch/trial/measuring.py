@@ -24,6 +24,10 @@ _FIRST_TOKENS = 500
 """Of the first microbatch that is tried."""
 
 _GROWTH = 4
+
+ENOUGH_SENTENCES = 8
+"""So many of each direction say where a base stands, if roughly."""
+
 _FIRST_ROWS = 4
 
 
@@ -112,6 +116,7 @@ def time_translations(
     tokenizer: BaseTokenizer,
     spbleu: SpBleu,
     seconds: float,
+    most_seconds: float = 0.0,
 ) -> TranslationTime:
     """Translates some sentences of each direction in turn, and scores them.
 
@@ -122,10 +127,12 @@ def time_translations(
         tokenizer: The base's, to turn ids into text.
         spbleu: The scorer.
         seconds: How long this may take, about; eight sentences are translated in any case, if there are so many.
+        most_seconds: How long it may go on where that was too short for `ENOUGH_SENTENCES` of each direction.
     """
     store, began = data.store, time.perf_counter()
     limits = length_limits(settings, num_positions(learner.model.config), list(data.rows), data.train)
     queue = _in_turn(data)
+    enough = ENOUGH_SENTENCES * len(data.rows)
     done: dict[Direction, list[tuple[str, str]]] = {}
     num_rows, largest, per_row = _FIRST_ROWS, 0, 0.0
     while queue:
@@ -145,11 +152,12 @@ def time_translations(
             done.setdefault(direction, []).append((text, store.text(direction.tgt, row)))
         if largest and len(rows) >= largest:
             per_row = took / len(rows)
-        left = seconds - (time.perf_counter() - began)
-        if largest and left < took:
+        passed = time.perf_counter() - began
+        is_over = bool(largest) and seconds - passed < took
+        if is_over and (sum(map(len, done.values())) >= enough or most_seconds - passed < took):
             break
         # The first ones warm up, and are not counted.
-        largest, num_rows = max(largest, len(rows)), num_rows if not largest else 2 * num_rows
+        largest, num_rows = max(largest, len(rows)), num_rows if not largest or is_over else 2 * num_rows
         per_row = per_row or took / len(rows)
     started = time.perf_counter()
     scores = _scores(done, spbleu)
