@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 
+from langsearch.space.cut_recipe import cut_recipe
 from langsearch.space.document import KeyPath, show
 from langsearch.space.languages import find_language
 from langsearch.space.problems import InputError, near_names
@@ -28,7 +29,7 @@ def check_data(section: DataSection, classes: Mapping[str, list[str]] | None) ->
         classes: The languages of each class; None where they are wrong by themselves.
     """
     sources = list(_sources(section))
-    problems = [problem for path, source in sources for problem in _check_source(source, path, section.folder)]
+    problems = [problem for path, source in sources for problem in _check_source(source, path, section)]
     holdouts = [source for source in section.validation if source.holdout is not None]
     if holdouts and len(section.validation) > 1:
         problems.append((("data", "validation"), "must be {holdout: N} alone or sources, but names both."))
@@ -54,15 +55,18 @@ def _sources(section: DataSection) -> Iterator[tuple[KeyPath, SourceSection]]:
             yield (("data", part, index) if len(sources) > 1 else ("data", part)), source
 
 
-def _check_source(source: SourceSection, path: KeyPath, folder: str | None) -> Iterator[Problem]:
-    kinds = source.kinds
+def _check_source(source: SourceSection, path: KeyPath, section: DataSection) -> Iterator[Problem]:
+    kinds, folder = source.kinds, section.folder
     if source.holdout is not None:
         if path[1] != "validation":
+            recipe = (
+                cut_recipe([_to_cut(one) for one in section.train if len(one.kinds) == 1]) if path[1] == "test" else ""
+            )
             yield (
                 (*path, "holdout"),
                 (
                     "belongs to data.validation: it holds rows of train back for selection. A test part has files of "
-                    "its own: cut rows off for it first, such as `tail -n 200 en-sw.tsv`, below the header line."
+                    f"its own: cut rows off for it first.{recipe}"
                 ),
             )
         if not source.model_fields_set <= {"holdout", "rows"}:
@@ -96,6 +100,13 @@ def _check_columns(source: SourceSection, path: KeyPath, languages: list[str]) -
             yield (*path, "columns", language), f"must be a language of the space, but got {show(language)}.{hint}"
 
 
+def _to_cut(source: SourceSection) -> tuple[SourceKind, str, bool]:
+    (kind,) = source.kinds
+    value = getattr(source, kind)
+    path = value[0] if isinstance(value, list) else ""
+    return kind, path, kind == "tsv" and source.header is None
+
+
 def check_shared_sources(section: DataSection) -> Iterator[Problem]:
     """Finds a source that stands in two parts: selection and training must not see what tests.
 
@@ -120,8 +131,8 @@ def check_shared_sources(section: DataSection) -> Iterator[Problem]:
                 way_out = "Hold rows out, use another split, or go on by data.allow_overlap: true."
                 if part == "test":  # for which no rows of train can be held out
                     way_out = (
-                        "Cut rows off into a file of its own, such as `tail -n 200 en-sw.tsv`, use another split, or "
-                        "go on by data.allow_overlap: true."
+                        "Cut rows off into a file of its own, use another split, or go on by data.allow_overlap: true."
+                        f"{cut_recipe([(source.kind, str(path), source.kind == 'tsv' and not source.header)])}"
                     )
                 yield ("data", part), f"{text} {way_out}"
             seen.setdefault(key, part)

@@ -7,17 +7,11 @@ from typing import Any, get_args
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from langsearch.space.cut_recipe import cut_recipe_of
 from langsearch.space.document import Document, KeyPath, show, show_path
 from langsearch.space.problems import near_names
 
-_HINTS: dict[KeyPath, str] = {
-    (
-        "data",
-        "test",
-    ): " It is scored once, in the end: rows of their own, that nothing is trained on or chosen by, such "
-    "as `tail -n 200 en-sw.tsv > test.tsv; head -n -200 en-sw.tsv > train.tsv`."
-}
-"""What helps where a key is missing."""
+_NO_TEST = " It is scored once, in the end: rows of their own, that nothing is trained on or chosen by."
 
 
 def validate(kind: Any, raw: object, path: KeyPath, document: Document) -> tuple[Any, list[str]]:
@@ -67,7 +61,10 @@ def _problem(error: ErrorDetails, kind: Any, raw: object, path: KeyPath, documen
         parent = show_path(inner[:-1])
         hint = near_names(str(inner[-1]), _keys(kind, location[:-1]))
         return document.problem(inner, f"must be a key of `{parent}`, but is none.{hint}")
-    return document.problem(inner, _rule(error) + (_HINTS.get(inner, "") if error["type"] == "missing" else ""))
+    hint = ""
+    if error["type"] == "missing" and inner == ("data", "test") and isinstance(raw, Mapping):
+        hint = _NO_TEST + cut_recipe_of(raw.get("train"))
+    return document.problem(inner, _rule(error) + hint)
 
 
 def _rule(error: ErrorDetails) -> str:
