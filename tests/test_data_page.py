@@ -39,6 +39,7 @@ LOOK = DataLook(
     },
     shared_pairs={"test in train": [[None, 1, 0], [1, None, None], [0, None, None]]},
     overlaps=["1 of 60 rows of test are in train too"],
+    swapped=["my.yaml:3: the column of en looks like <id>."],
     filtered=None,
 )
 

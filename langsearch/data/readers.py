@@ -116,6 +116,13 @@ def available_languages(source: Source, languages: Sequence[str]) -> tuple[str, 
     return tuple(language for language in languages if language in found)
 
 
+def column_names(source: Source, languages: Sequence[str]) -> Located:
+    """Returns how the first file of a source that has two of the languages calls the column of each."""
+    opened = open_source(source, languages)
+    located = (_locate(opened, file, source, languages)[0] for file in opened.files)
+    return next((found for found in located if len(found) > 1), {})
+
+
 def find_place(sources: Sequence[Source], languages: Sequence[str], language: str, row: int) -> str:
     """Returns where a sentence of `read_sources` was written: FILE:LINE as far as its source has lines.
 

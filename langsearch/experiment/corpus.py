@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,16 @@ class Corpus:
 
     sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """What was read for each part, for people."""
+
+    rows_by_source: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """The rows of each source as it was read, of the parts that have sources of their own."""
+
+    def rows_of_sources(self, part: str) -> list[range]:
+        """Returns which rows of a part each of its sources has, in order; none for rows held out of another part."""
+        ends = np.cumsum([0, *self.rows_by_source.get(part, ())])
+        if part in self.rows:
+            ends = np.searchsorted(self.rows[part], ends)
+        return [range(first, last) for first, last in pairwise(ends.tolist())]
 
     def place(self, data: DataSettings, part: str, language: str, row: int) -> str:
         """Returns where a sentence of a part was written: FILE:LINE as far as its source has lines."""
@@ -98,11 +109,13 @@ def read_corpus(
     if problems:
         raise InputError(problems)
     assert train is not None and test is not None
-    lines = {name: part.lines for name, part in zip(PARTS, parts, strict=True) if part is not None}
+    read = {name: part for name, part in zip(PARTS, parts, strict=True) if part is not None}
+    lines = {name: part.lines for name, part in read.items()}
+    num_rows = {name: part.rows_by_source for name, part in read.items()}
     source_weights = [source.weight for source in data.train]
     if validation is not None:
         weights = SourceWeights.of(source_weights, train.rows_by_source)
-        return Corpus(train.text, validation.text, test.text, weights, {}, lines)
+        return Corpus(train.text, validation.text, test.text, weights, {}, lines, num_rows)
     assert held_out is not None
     held, kept = held_out
     ends = np.cumsum(train.rows_by_source)
@@ -114,6 +127,7 @@ def read_corpus(
         SourceWeights.of(source_weights, rows_by_source),
         {"train": kept, "validation": held},
         lines,
+        num_rows,
     )
 
 

@@ -63,5 +63,8 @@ class DataLook:
     overlaps: Sequence[str]
     """A sentence for each two parts that have rows in common."""
 
+    swapped: Sequence[str]
+    """A sentence for each source with columns that look like another language."""
+
     filtered: str | None
     """What the filter has left out of training."""

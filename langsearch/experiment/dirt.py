@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from langsearch.data.dirt import KINDS, MAX_SPLIT, Dirt, UnknownShares, find_dirt, length_proportions, spaced
 from langsearch.data.overlap import LanguagePair, Overlap
 from langsearch.data.parallel import ParallelText
+from langsearch.data.swapped import Swapped
 from langsearch.space.data_filter import LOOKED_FOR, DataFilter
 
 MAX_LOOKED_AT = 1_000_000
@@ -91,6 +92,9 @@ class FoundDirt:
     num_rows: Mapping[str, int]
     proportions: Mapping[LanguagePair, float]
     """Characters of the second language of a pair for one of the first, the median over the training pairs."""
+
+    swapped: tuple[Swapped, ...] = ()
+    """Columns that look like another language than they are said to be in."""
 
     def share(self, language: str, kind: str) -> float:
         """Returns which share of a language's sentences of all parts has a kind of fault, in [0, 1]."""

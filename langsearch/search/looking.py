@@ -17,6 +17,7 @@ from langsearch.experiment.environment import CheckedSpace
 from langsearch.experiment.leaks import describe_overlap
 from langsearch.search.known_pieces import unknown_shares
 from langsearch.search.sentence_lines import describe_filtered, describe_worst
+from langsearch.search.swapped_lines import swapped_words
 
 _Value = TypeVar("_Value")
 
@@ -65,6 +66,7 @@ def look_at_data(checked: CheckedSpace, dirt: FoundDirt) -> DataLook:
             for overlap in checked.overlaps
         },
         overlaps=[describe_overlap(space, overlap, corpus) for overlap in checked.overlaps],
+        swapped=list(swapped_words(checked, dirt.swapped)),
         filtered=describe_filtered(checked.filtered) if checked.filtered is not None else None,
     )
 

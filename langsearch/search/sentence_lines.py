@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from rich.table import Table
@@ -14,6 +14,7 @@ from langsearch.experiment.environment import CheckedSpace
 from langsearch.experiment.leaks import describe_overlap, language_pairs
 from langsearch.experiment.lengths import Lengths
 from langsearch.experiment.printable import printable
+from langsearch.search.swapped_lines import find_swapped_in, swapped_words
 
 _MAX_WORST = 12
 """So many languages' worst sentences are shown at most; --json has all."""
@@ -34,7 +35,8 @@ def find_dirt_of(checked: CheckedSpace) -> FoundDirt:
     corpus = checked.corpus
     parts = dict(zip(PARTS, (corpus.train, corpus.validation, corpus.test), strict=True))
     pairs = language_pairs(checked.space, checked.directions)
-    return look_at(parts, pairs, checked.base_tokenizer.unknown_shares)
+    found = look_at(parts, pairs, checked.base_tokenizer.unknown_shares)
+    return replace(found, swapped=tuple(find_swapped_in(checked)))
 
 
 def sentence_lines(checked: CheckedSpace, dirt: FoundDirt) -> Iterator[tuple[str, str]]:
@@ -45,6 +47,8 @@ def sentence_lines(checked: CheckedSpace, dirt: FoundDirt) -> Iterator[tuple[str
         yield "filter", describe_filtered(checked.filtered)
     if checked.lengths.num_left_out or checked.lengths.num_cut:
         yield "lengths", _show_lengths(checked.lengths)
+    for text in swapped_words(checked, dirt.swapped):
+        yield "warning", text
     for language in checked.space.languages:
         for kind in _WORDS:  # unknown pieces have a warning of their own
             if (share := dirt.share(language, kind)) > MAX_SHARE:
@@ -92,6 +96,7 @@ def describe_sentences(checked: CheckedSpace, dirt: FoundDirt) -> Mapping[str, A
         ],
         "filtered": asdict(checked.filtered) if checked.filtered is not None else None,
         "lengths": asdict(checked.lengths),
+        "swapped": [asdict(found) for found in dirt.swapped],
         "faults": {
             language: {
                 kind: {

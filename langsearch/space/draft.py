@@ -7,7 +7,7 @@ from typing import Any
 from langsearch.space.architecture import BaseShape
 from langsearch.space.architecture_checks import check_shape
 from langsearch.space.checks import check_baseline_shape
-from langsearch.space.document import Document
+from langsearch.space.document import Document, KeyPath
 from langsearch.space.loss_checks import check_loss_shape
 from langsearch.space.loss_section import LossSection
 from langsearch.space.prior_section import check_prior_shape
@@ -50,9 +50,15 @@ class Draft:
         """Whether anything of it can be checked that a space's file alone does not show."""
         return self.base_source is not None or self.data is not None
 
-    def where_part(self, part: str) -> str:
-        """Returns where a part of the data was written: FILE:LINE."""
-        return self.document.where(("data", part))
+    def where_part(self, part: str, source: int | None = None) -> str:
+        """Returns where a part of the data was written, or one of its sources: FILE:LINE."""
+        return self.document.where(self.part_path(part, source))
+
+    def part_path(self, part: str, source: int | None = None) -> KeyPath:
+        """Returns the key of a part of the data, or of one of its sources, counted from 0."""
+        written = (self.document.data.get("data") or {}).get(part)
+        # One that stands alone has no number.
+        return ("data", part) if source is None or not isinstance(written, list) else ("data", part, source)
 
     def check(self, shape: BaseShape) -> list[str]:
         """Returns the problems that depend on the base's sizes: layers, ranks and widths that it does not have."""
