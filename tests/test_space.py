@@ -206,7 +206,7 @@ serch: {}
         ("part: train}", "part: train}\n  folder: x", "`data.folder` reaches no source"),
         ("{embedded: quickstart, part: train}", "{holdout: 3}", "`data.train.holdout` belongs to data.validation"),
         ("part: validation}", "part: test}", "`data.test` must not share a source with data.validation"),
-        ("part: test}", "part: test}\n  directions: [en-de]", r"directions\[0\]` must read SRC-TGT .* got 'en-de'"),
+        ("part: test}", "part: test}\n  directions: [en-de]", r"directions\[0\]` must read SRC-TGT .* 'de' is none of"),
         ("part: test}", "part: test}\n  directions: [en-fr]", "must use every language, but none has sw"),
         ("rank: 4", "rank: 0", "`architecture.rank` must be above 0 somewhere"),
         ("rank: 4", "rank: {high: 4}", "`architecture.rank.low` must be given for every class, but is missing"),

@@ -44,6 +44,7 @@ class ColumnFile:
     """Whether the names are the file's first row, which may be sentences where somebody forgot a header."""
 
 
+_MAX_NAMED = 8
 _MIN_WORDS = 4
 _MIN_LETTERS = 30
 _ENDS = (".", "!", "?", "…", "。", "！", "？", "।", "؟", "።")
@@ -80,6 +81,8 @@ def _locate_codes(what: str, file: ColumnFile, languages: Sequence[str]) -> tupl
     if problems and not located and len(file.names) > 1:
         meant = {language: name for language in languages if (name := _match_names(language, file.names))}
         if meant:  # of the languages that the file has; of others there is nothing to say
+            if len(file.names) == 2 and len(meant) == 1 and len(languages) > 1:  # both are wanted
+                meant |= {"CODE": next(name for name in file.names if name not in meant.values())}
             return located, [f"{file.place}: {_many(file.column)} must be called by codes, but {_by_name(meant)}"]
         if len(languages) > 1:
             example = ", ".join(f"{code}: {name}" for code, name in zip(languages, file.names[:2], strict=False))
@@ -87,6 +90,57 @@ def _locate_codes(what: str, file: ColumnFile, languages: Sequence[str]) -> tupl
                 example = ", ".join(f"CODE: {name}" for name in file.names[:2])
             problems[-1] += f" Where names are no codes, say which is which: `columns: {{{example}}}`."
     return located, problems
+
+
+def lacking(
+    file: ColumnFile,
+    located: Located,
+    languages: Sequence[str],
+    problems: Sequence[str],
+    columns: Sequence[tuple[str, str]] = (),
+) -> str:
+    """Returns one problem for a file with fewer than two of the languages: what it has, and what was meant.
+
+    Args:
+        file: The file.
+        located: The columns that were found.
+        languages: Codes of any family.
+        problems: What `locate` says of each language.
+        columns: What the space says of the columns.
+    """
+    if len(problems) == 1:
+        return problems[0]
+    names = list(file.names)
+    has = _quoted(names[:_MAX_NAMED]) + (f" and {len(names) - _MAX_NAMED:,} more" if len(names) > _MAX_NAMED else "")
+    if wrong := [name for language, name in columns if language in languages and name not in names]:
+        hints = [near for name in wrong if (near := near_names(name, names)).startswith(" Did you mean")]
+        what = f"{file.column} {wrong[0]!r}" if len(wrong) == 1 else f"{_many(file.column)} {_quoted(wrong)}"
+        return f"{file.place}: {what} must exist, as `columns` says, but it has {has}.{''.join(hints)}"
+    if columns:
+        return (
+            f"{file.place}: `columns` must name two of the languages or more, but names {', '.join(located) or 'none'}."
+        )
+    guesses = (_meant(language, file) for language in languages if language not in located)
+    hint = next(filter(None, guesses), "")
+    found = f", of which {' and '.join(located)} is a language of the space" if located else ""
+    rule = f"{file.place}: {_many(file.column)} for two of the languages or more must exist"
+    return f"{rule}, but it has {has}{found}.{hint}"
+
+
+def _meant(language: str, file: ColumnFile) -> str:
+    """Returns which column of a file is most likely a language's, "" where none looks so."""
+    if scripts := scripts_of(language):
+        return f" The script of {language} must be said: {' or '.join(scripts)}"
+    name = _match_names(language, file.names)
+    if name is not None:
+        return f" {_by_name({language: name})}"
+    near = near_names(language, file.names)
+    # Not one of the columns that are languages themselves.
+    return f"{near.removesuffix('?')} for {language}?" if near.startswith(" Did you mean") else ""
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return " and ".join(f"{name!r}" for name in names)
 
 
 def _is_sentence(name: str) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from langsearch.data.columns import ColumnFile, Located, locate
+from langsearch.data.columns import ColumnFile, Located, lacking, locate
 from langsearch.data.parallel import ParallelText, concatenate
 from langsearch.data.presence import even_rows, presence, row_groups
 from langsearch.data.source_files import Opened, open_source
@@ -16,6 +16,7 @@ from langsearch.space.settings import Source
 __all__ = [
     "ParallelText",
     "ReadText",
+    "SourcesError",
     "available_languages",
     "concatenate",
     "find_place",
@@ -23,6 +24,18 @@ __all__ = [
     "read_source",
     "read_sources",
 ]
+
+
+class SourcesError(InputError):
+    """What is wrong with several sources.
+
+    Args:
+        problems: Of each the number of its source, from 0, None where it is of all together; and a sentence.
+    """
+
+    def __init__(self, problems: Sequence[tuple[int | None, str]]) -> None:
+        super().__init__([text for _, text in problems])
+        self.sources = tuple(source for source, _ in problems)
 
 
 @dataclass(frozen=True)
@@ -76,22 +89,22 @@ def read_parts(sources: Sequence[Source], languages: Sequence[str]) -> ReadText:
     lacks a language, its rows are None.
 
     Raises:
-        InputError: With all problems of all sources.
+        SourcesError: With all problems of all sources.
     """
     opened, problems = _open_all(sources, languages)
     is_single = len(sources) == 1 and len(opened[0].files) == 1 and not problems
     by_source: list[list[_Part]] = []
     found: set[str] = set()
-    for source, files in zip(sources, opened, strict=True):
+    for number, (source, files) in enumerate(zip(sources, opened, strict=True)):
         parts, wrong = _read(source, files, languages, is_single=is_single)
-        problems += wrong
+        problems += [(number, text) for text in wrong]
         # What could not be read still says that its languages are there.
         found |= {language for file in files.files for language in _locate(files, file, source, languages)[0]}
         by_source.append(_capped(source, parts))
     if not problems and (absent := [language for language in languages if language not in found]):
-        problems.append(f"Every language must be in a source, but none has {', '.join(absent)}")
+        problems.append((None, f"Every language must be in a source, but none has {', '.join(absent)}"))
     if problems:
-        raise InputError(problems)
+        raise SourcesError(problems)
     parts = [part for items in by_source for part in items]
     text = parts[0].text if len(parts) == 1 else concatenate([part.text for part in parts])
     # Of a source of many files the name says all; their own would fill pages.
@@ -145,15 +158,15 @@ def find_place(sources: Sequence[Source], languages: Sequence[str], language: st
     raise AssertionError(f"no source has row {row}")
 
 
-def _open_all(sources: Sequence[Source], languages: Sequence[str]) -> tuple[list[Opened], list[str]]:
+def _open_all(sources: Sequence[Source], languages: Sequence[str]) -> tuple[list[Opened], list[tuple[int | None, str]]]:
     opened: list[Opened] = []
-    problems: list[str] = []
-    for source in sources:
+    problems: list[tuple[int | None, str]] = []
+    for number, source in enumerate(sources):
         try:
             opened.append(open_source(source, languages))
         except InputError as e:
             opened.append(Opened((), is_spread=False))
-            problems += e.problems
+            problems += [(number, text) for text in e.problems]
     return opened, problems
 
 
@@ -175,7 +188,7 @@ def _read(
             problems += missing
         elif len(located) < 2:
             if not opened.is_spread:
-                problems += missing or [f"{source}: a source must have two of the languages or more"]
+                problems.append(lacking(file, located, languages, missing, source.columns))
             continue
         if not located:
             continue

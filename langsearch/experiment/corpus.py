@@ -11,7 +11,7 @@ from langsearch.data.directions import Direction
 from langsearch.data.epochs import SourceWeights
 from langsearch.data.parallel import ParallelText
 from langsearch.data.presence import held_out_rows, rows_by_direction
-from langsearch.data.readers import ReadText, find_place, read_parts
+from langsearch.data.readers import ReadText, SourcesError, find_place, read_parts
 from langsearch.space.problems import InputError
 from langsearch.space.settings import DataSettings
 
@@ -73,7 +73,7 @@ def read_corpus(
     data: DataSettings,
     languages: tuple[str, ...],
     directions: Sequence[Direction] = (),
-    where: Callable[[str], str] | None = None,
+    where: Callable[[str, int | None], str] | None = None,
 ) -> Corpus:
     """Reads the three parts, and holds rows of train out where the data says so.
 
@@ -81,7 +81,7 @@ def read_corpus(
         data: The sources.
         languages: Codes of any family.
         directions: Those that a holdout must leave rows for.
-        where: Says where the space names a part, which then stands before its problems.
+        where: Says where the space names a part, or one of its sources, which then stands before its problems.
 
     Raises:
         InputError: With the problems of all three parts.
@@ -92,11 +92,13 @@ def read_corpus(
     for part, sources in zip(PARTS, (data.train, data.validation, data.test), strict=True):
         try:
             parts.append(read_parts(sources, languages) if sources else None)
-        except InputError as error:
-            new = [problem for problem in error.problems if problem not in told]
-            told.update(new)
-            place = "" if where is None else f"{where(part)}: `data.{part}`: "
-            problems += [f"{place}{problem}" for problem in new]
+        except SourcesError as error:
+            for number, problem in zip(error.sources, error.problems, strict=True):
+                index = f"[{number}]" if number is not None and len(sources) > 1 else ""
+                if problem not in told:
+                    place = "" if where is None else f"{where(part, number)}: `data.{part}{index}`: "
+                    problems.append(f"{place}{problem}")
+                told.add(problem)
             parts.append(None)
     train, validation, test = parts
     held_out = None
@@ -104,7 +106,7 @@ def read_corpus(
         try:
             held_out = _hold_out(data, train, directions)
         except InputError as error:
-            place = "" if where is None else f"{where('validation')}: "
+            place = "" if where is None else f"{where('validation', None)}: "
             problems += [f"{place}{problem}" for problem in error.problems]
     if problems:
         raise InputError(problems)

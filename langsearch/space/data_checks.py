@@ -11,6 +11,7 @@ from langsearch.space.run_sections import SOURCE_KINDS, DataSection, SourceSecti
 from langsearch.space.settings import SourceKind
 
 Problem = tuple[KeyPath, str]
+_MAX_NAMED = 4
 _FLORES = ("flores101", "flores200")
 _OWNERS: Mapping[str, tuple[SourceKind, ...]] = {
     "split": ("datasets",),
@@ -41,7 +42,7 @@ def check_data(section: DataSection, classes: Mapping[str, list[str]] | None) ->
     if classes is not None:
         members = [language for found in classes.values() for language in found]
         problems += [problem for path, source in sources for problem in _check_columns(source, path, members)]
-        problems += _check_directions(section, [language for members in classes.values() for language in members])
+        problems += _check_directions(section, classes)
     if classes is not None and is_flores:
         problems += _check_flores_languages(classes)
     return problems
@@ -138,26 +139,61 @@ def check_shared_sources(section: DataSection) -> Iterator[Problem]:
             seen.setdefault(key, part)
 
 
-def _check_directions(section: DataSection, languages: list[str]) -> Iterator[Problem]:
+def _check_directions(section: DataSection, classes: Mapping[str, list[str]]) -> Iterator[Problem]:
     path: KeyPath = ("data", "directions")
+    languages = [language for members in classes.values() for language in members]
     if section.directions == "all":
         return
     if section.directions == "english":
         if not any(is_english(language) for language in languages):
             yield path, "needs English among the languages, but it is not there. Add en, or write all."
         return
-    used, is_wrong = set(), False
-    for index, direction in enumerate(section.directions):
-        src, _, tgt = direction.partition("-")
-        unknown = [language for language in (src, tgt) if language not in languages]
-        used |= {src, tgt}
-        if unknown or src == tgt:
-            is_wrong = True
-            hint = near_names(unknown[0], languages) if unknown else ""
-            yield (*path, index), f"must read SRC-TGT with two of the languages, but got {show(direction)}.{hint}"
+    parsed = {direction: direction.partition("-")[::2] for direction in section.directions}
+    whole = {direction: pair for direction, pair in parsed.items() if all(pair)}
+    used = {language for pair in parsed.values() for language in pair}
+    unknown = sorted({code for pair in whole.values() for code in pair if code not in languages})
     unused = [language for language in languages if language not in used]
+    # A code of no table, which no direction has, is what is wrong: it is no name to propose for the others.
+    typed = [language for language in unused if unknown and not _is_known(language)]
+    for name, members in classes.items():
+        for index, language in enumerate(members):
+            if language in typed:
+                hint = near_names(language, unknown)
+                yield (
+                    ("languages", name, index),
+                    f"must be a code that `data.directions` has, but no direction has {show(language)}, and no table "
+                    f"of languages.{hint if hint.startswith(' Did you mean') else ''}",
+                )
+    right = [language for language in languages if language not in typed]
+    meant = {near for code in unknown for near in typed if near_names(near, [code]).startswith(" Did you mean")}
+    is_wrong = False
+    for code in unknown:
+        is_wrong = True
+        if _is_known(code) and meant:
+            continue  # told of the languages
+        listed = [direction for direction, pair in whole.items() if code in pair]
+        more = f" and {len(listed) - _MAX_NAMED:,} more" if len(listed) > _MAX_NAMED else ""
+        first = section.directions.index(listed[0])
+        yield (
+            (*path, first),
+            f"must read SRC-TGT with two of the languages, but {show(code)} is none of them, in "
+            f"{', '.join(listed[:_MAX_NAMED])}{more}.{near_names(code, right)}",
+        )
+    for index, (direction, (src, tgt)) in enumerate(parsed.items()):
+        if not src or not tgt or src == tgt:
+            is_wrong = True
+            yield (*path, index), f"must read SRC-TGT with two of the languages, but got {show(direction)}."
     if unused and not is_wrong:
         yield path, f"must use every language, but none has {', '.join(unused)}. Add one, or drop the language."
+
+
+def _is_known(code: str) -> bool:
+    """Returns whether a code is in the tables of languages."""
+    try:
+        find_language(code)
+    except InputError as error:
+        return "in two scripts" in error.problems[0]
+    return True
 
 
 def _check_flores_languages(classes: Mapping[str, list[str]]) -> Iterator[Problem]:
