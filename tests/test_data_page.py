@@ -83,6 +83,7 @@ def test_check_writes_the_page_where_it_is_told(langsearch: Command, tmp_path: P
     assert ended.code == 0 and ended.out.endswith(f"Page: {tmp_path / 'data.html'}\n")
     data = payload((tmp_path / "data.html").read_text(encoding="utf-8"))
     assert data["sizes"][0]["data"][0]["x"] == [364] * 8
+    assert "type" not in data["sizes"][0]["layout"]["xaxis"], "bars of a logarithm show no sizes"
     assert len(data["lengths"]) == 10
     refused = langsearch("check", space, "--no-measure", "--report", tmp_path / "data.html" / "below.html")
     assert refused.code == 2 and "--report must name a file that can be written" in refused.err

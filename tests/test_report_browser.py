@@ -186,6 +186,29 @@ def test_matrices_change_with_their_choices(opened: Opened) -> None:
     assert len(opened.numbers(ranks)[0]) == 24
 
 
+def test_the_matrix_opens_compared_with_the_base_and_its_numbers_stand_out(opened: Opened) -> None:
+    draw_all(opened)
+    assert opened.numbers("document.getElementById('score-reference').selectedOptions[0].text") == "pretrained"
+    for reference in ("pretrained", "nothing"):
+        opened.page.select_option("#score-reference", label=reference)
+        shown = opened.numbers("document.getElementById('score-plot').data.map((trace) => trace.texttemplate ?? null)")
+        assert shown == [None, None], "Plotly's own grey is not used"
+        text = opened.numbers("document.getElementById('score-plot').data[1].text")
+        ink = opened.numbers("document.getElementById('score-plot').data[1].textfont.color")
+        assert len(text) == len(ink) == 56 and set(ink) <= {"#000000", "#ffffff"}
+    assert set(ink) == {"#000000", "#ffffff"}, "dark cells and bright ones"
+    # The largest score stands on yellow, the smallest on violet.
+    scores = [float(value.rstrip("°")) for value in text]
+    assert ink[scores.index(max(scores))] == "#000000" and ink[scores.index(min(scores))] == "#ffffff"
+
+
+def test_no_table_is_cut_at_1280_pixels(opened: Opened) -> None:
+    widths = opened.numbers(
+        "[...document.querySelectorAll('.scroll')].map((node) => node.scrollWidth - node.clientWidth)"
+    )
+    assert widths and max(widths) <= 0
+
+
 def test_parallel_coordinates_filter_by_an_axis(opened: Opened, rows: list[dict[str, Any]]) -> None:
     scored = [row for row in rows if row["kind"] == "searched" and row["spbleu"] is not None]
     assert opened.page.locator("#parallel-count").inner_text() == f"{len(scored)} of {len(scored)} trials"

@@ -96,13 +96,14 @@ def _sentence_figure(look: DataLook) -> Figure:
             "y": names,
             "x": list(numbers),
             "marker": {"color": _PART_COLOURS[part]},
+            "text": [f"{number:,}" for number in numbers],
+            "textposition": "auto",
             "hovertemplate": "%{y}: %{x:,} sentences<extra>" + part + "</extra>",
         }
         for part, numbers in look.sentences.items()
     ]
-    counts = [number for numbers in look.sentences.values() for number in numbers if number]
-    is_wide = bool(counts) and max(counts) > 50 * min(counts)
-    axis = {"title": {"text": "sentences"}, **({"type": "log", "dtick": 1} if is_wide else {})}
+    # From 0 on: bars on another axis show no sizes. What is too short to be seen has its number beside it.
+    axis = {"title": {"text": "sentences"}, "rangemode": "tozero"}
     return {"data": traces, "layout": _rows_layout(look.languages, axis, per_row=3)}
 
 

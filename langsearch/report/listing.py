@@ -77,7 +77,9 @@ def listing_table(listed: tuple[Listed, ...]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=0, caption=caption, caption_justify="left")
     table.add_column("experiment", overflow="fold")
     table.add_column("state", no_wrap=True)
-    for name in ("trials", "spBLEU", "to pre", "to full", "params", "started"):
+    # One that is empty in all of them is left out.
+    has_full = any(experiment.to_full_finetuning is not None for experiment in listed)
+    for name in ("trials", "spBLEU", "to pre", *(["to full"] if has_full else []), "params", "started"):
         table.add_column(name, justify="right", no_wrap=True)
     for experiment, loses in zip(listed, is_losing, strict=True):
         planned = "?" if experiment.num_trials is None else f"{experiment.num_trials:,}"
@@ -87,7 +89,7 @@ def listing_table(listed: tuple[Listed, ...]) -> Table:
             f"{experiment.num_ended:,}/{planned}",
             wording.spbleu(experiment.spbleu) + ("" if experiment.split == "test" or experiment.best is None else "v"),
             wording.difference(experiment.to_pretrained) + (_LOSING if loses else ""),
-            wording.difference(experiment.to_full_finetuning),
+            *([wording.difference(experiment.to_full_finetuning)] if has_full else []),
             wording.parameters(experiment.trainable_parameters),
             (experiment.started or wording.MISSING)[:10],
         )

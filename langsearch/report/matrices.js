@@ -122,8 +122,8 @@
       }],
       layout: {
         height: Math.max(300, Math.min(26 * languages.length, Math.max(640, 9 * languages.length)) + 150),
-        xaxis: { type: "category", showgrid: false },
-        yaxis: { type: "category", autorange: "reversed", showgrid: false },
+        xaxis: { type: "category", showgrid: false, range: [-0.5, columns.length - 0.5] },
+        yaxis: { type: "category", range: [languages.length - 0.5, -0.5], showgrid: false },
         margin: { l: 48, r: 8, t: 8, b: 56 },
         shapes: classLines(classes, true, false),
       },

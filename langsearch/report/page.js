@@ -68,6 +68,45 @@ const langsearch = { data: null, live: null };
     return { ...shared, ...own, tickfont: { color: "var(--muted)", ...own.tickfont } };
   }
 
+  const VIRIDIS = ["#440154", "#3b528b", "#21918c", "#5ec962", "#fde725"].map((colour, index) => [index / 4, colour]);
+  const channels = (colour) => [1, 3, 5].map((start) => parseInt(colour.slice(start, start + 2), 16));
+
+  // Black or white, whichever stands out more on a colour of a scale; Plotly's own grey is faint on the middle ones.
+  function inkOn(scale, share) {
+    const next = Math.max(scale.findIndex(([place]) => place >= share), 1);
+    const [[from, first], [to, last]] = [scale[next - 1], scale[next]];
+    const part = (share - from) / (to - from || 1);
+    const [red, green, blue] = channels(first).map((value, index) => {
+      const mixed = (value + part * (channels(last)[index] - value)) / 255;
+      return mixed <= 0.04045 ? mixed / 12.92 : ((mixed + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 ? "#000000" : "#ffffff";
+  }
+
+  // The numbers of a heat map's cells, as a trace above it: only there has each a colour of its own.
+  function numbersOf(trace) {
+    const values = trace.z.flat().filter((value) => value !== null);
+    const low = trace.zmin ?? Math.min(...values);
+    const high = trace.zmax ?? Math.max(...values);
+    const scale = Array.isArray(trace.colorscale) ? trace.colorscale : VIRIDIS;
+    const found = { x: [], y: [], text: [], ink: [] };
+    trace.z.forEach((row, down) => row.forEach((value, along) => {
+      if (value === null) return;
+      found.x.push(trace.x ? trace.x[along] : along);
+      found.y.push(trace.y ? trace.y[down] : down);
+      found.text.push(trace.text ? trace.text[down][along] : String(Number(value.toPrecision(3))));
+      found.ink.push(inkOn(scale, Math.min(Math.max((value - low) / (high - low || 1), 0), 1)));
+    }));
+    const font = { ...trace.textfont, color: found.ink };
+    return { type: "scatter", mode: "text", x: found.x, y: found.y, text: found.text, textfont: font, hoverinfo: "skip", showlegend: false };
+  }
+
+  function withNumbers(traces) {
+    const told = traces.filter((trace) => trace.type === "heatmap" && trace.texttemplate);
+    const bare = traces.map((trace) => (told.includes(trace) ? { ...trace, text: null, texttemplate: null, colorscale: Array.isArray(trace.colorscale) ? trace.colorscale : VIRIDIS } : trace));
+    return [...bare, ...told.map(numbersOf)];
+  }
+
   // Zoom and hidden traces are kept while `revision` is the same.
   function draw(id, figure, revision = "") {
     const node = byId(id);
@@ -98,7 +137,7 @@ const langsearch = { data: null, live: null };
     // What is said of its lines is true of this view.
     const said = byId(`${id}-words`);
     if (said && figure.words !== undefined) said.textContent = figure.words;
-    Plotly.react(node, coloured(figure.data, style), coloured(layout, style), config);
+    Plotly.react(node, withNumbers(coloured(figure.data, style)), coloured(layout, style), config);
     if (!node.dataset.pins) {
       node.dataset.pins = "true";
       node.on("plotly_click", (event) => {

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 from rich import box
@@ -31,6 +32,9 @@ from langsearch.report.terminal import print_front
 from langsearch.space.architecture import Architecture
 from langsearch.space.plan import plan_rows, show_layers, show_modules, show_ranks
 from langsearch.space.problems import InputError, near_names
+
+_COMPARED = {"to pre": "pretrained", "to full": "full_finetuning"}
+"""The baselines that a trial's scores are compared with where they were run, by their headings."""
 
 _OBJECTS = ("params", "violations")
 """Columns of results.parquet that hold JSON."""
@@ -90,7 +94,7 @@ def print_experiment(console: Console, experiment: Experiment) -> None:
         "directions": f"{len(experiment.directions):,}{wording.of_zero_shot(experiment, len(experiment.directions))}",
         "objectives": objectives or wording.MISSING,
         "trials": _count_trials(experiment, summary, is_running=is_running),
-        "started": f"{started}, {wording.duration(experiment.seconds)} in all",
+        "started": f"{started}, {_so_far(experiment, is_running=is_running)}",
         "commit": experiment.git_commit or wording.MISSING,
     }
     _print_lines(console, lines)
@@ -103,6 +107,19 @@ def print_experiment(console: Console, experiment: Experiment) -> None:
     causes = Counter(trial.cause or "unknown" for trial in experiment.trials if trial.state == "failed")
     for cause, count in causes.most_common(5):
         _print(console, f"failed {count:,} x: {cause}")
+
+
+def _so_far(experiment: Experiment, *, is_running: bool) -> str:
+    """Returns how long a search has run; what is written down is that of the runs that have ended."""
+    if not is_running:
+        return f"{wording.duration(experiment.seconds)} in all"
+    if experiment.seconds:
+        return f"{wording.duration(experiment.seconds)} before this run"
+    try:
+        began = datetime.fromisoformat(experiment.started or "")
+    except ValueError:
+        return "running"
+    return f"{wording.duration((datetime.now(UTC) - began).total_seconds())} so far"
 
 
 def print_trial(console: Console, experiment: Experiment, trial: Trial) -> None:
@@ -189,7 +206,8 @@ def _facts(experiment: Experiment, trial: Trial) -> Iterator[tuple[str, str]]:
 
 def _score_table(experiment: Experiment, trial: Trial) -> Table:
     baselines = {other.name: other for other in experiment.trials if other.kind == "baseline"}
-    table = _table("spBLEU on", "score", "95 %", "to pre", "to full", "sentences", "directions")
+    compared = {heading: baselines.get(name) for heading, name in _COMPARED.items() if name in baselines}
+    table = _table("spBLEU on", "score", "95 %", *compared, "sentences", "directions")
     for split in SPLITS:
         score = trial.score(split)
         if score is not None and not (split == "full" and wording.is_scored_alike(experiment, trial)):
@@ -197,8 +215,7 @@ def _score_table(experiment: Experiment, trial: Trial) -> Table:
                 _split_label(experiment, split, score),
                 wording.spbleu(score.spbleu),
                 wording.interval(score),
-                wording.difference(gain(trial, baselines.get("pretrained"), split)),
-                wording.difference(gain(trial, baselines.get("full_finetuning"), split)),
+                *(wording.difference(gain(trial, other, split)) for other in compared.values()),
                 _count(score.num_sentences),
                 _directions(experiment, score),
             )

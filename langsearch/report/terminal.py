@@ -48,14 +48,15 @@ def front_table(experiment: Experiment) -> Table:
     table.add_column("spBLEU", justify="right", no_wrap=True)
     table.add_column("95 %", justify="right", no_wrap=True)
     other, words = _compared(summary)
-    table.add_column(words, justify="right", no_wrap=True)
+    if other is not None:
+        table.add_column(words, justify="right", no_wrap=True)
     table.add_column("params", justify="right", no_wrap=True)
     table.add_column("%", justify="right", no_wrap=True)
     table.add_column("architecture", min_width=16, overflow="fold")
     for trial in reversed(summary.front):
         _add_row(table, trial, summary, other, "bold" if trial is summary.best else "")
     if not summary.front:
-        table.add_row(Text("none"), *[wording.MISSING] * 5, Text("no trial on the front"))
+        table.add_row(Text("none"), *[wording.MISSING] * (5 if other is not None else 4), Text("no trial on the front"))
     table.add_section()
     for trial in summary.baselines:
         _add_row(table, trial, summary, other, "dim" if trial.score(summary.split) is None else "")
@@ -85,7 +86,7 @@ def _add_row(table: Table, trial: Trial, summary: Summary, other: Trial | None, 
         Text(printable(name)),
         wording.spbleu(None if score is None else score.spbleu),
         wording.interval(score),
-        wording.MISSING if is_itself else wording.difference(gain(trial, other, summary.split)),
+        *([wording.MISSING if is_itself else wording.difference(gain(trial, other, summary.split))] if other else []),
         wording.parameters(trial.trainable_parameters),
         wording.percent(trial.trainable_percent),
         Text(shorten(printable(text), MAX_SUMMARY_CHARS, placeholder=" …")),

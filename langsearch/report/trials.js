@@ -186,12 +186,12 @@
       const own = score(index, key);
       const other = full >= 0 && full !== index ? score(full, key) : null;
       const size = [own[3] && `${own[3].toLocaleString("en")} sentences`, own[4] && `${own[4].toLocaleString("en")} directions`].filter(Boolean).join(", ");
-      const line = row(langsearch.data.trials.split_words[key], words.fixed(own[0]), words.interval(own), other ? words.signed(own[0] - other[0]) : MISSING);
+      const line = row(langsearch.data.trials.split_words[key], words.fixed(own[0]), words.interval(own), ...(full >= 0 ? [other ? words.signed(own[0] - other[0]) : MISSING] : []));
       line.firstElementChild.append(make("small", { text: size }));
       return line;
     });
     if (!body.length) return make("p", { class: "empty", text: "It has no score." });
-    const head = make("tr", {}, ...["Scored on", "spBLEU", "95 %", "to full"].map((text, place) => make("th", { scope: "col", class: place ? "num" : "", text })));
+    const head = make("tr", {}, ...["Scored on", "spBLEU", "95 %", ...(full >= 0 ? ["to full"] : [])].map((text, place) => make("th", { scope: "col", class: place ? "num" : "", text })));
     return make("table", {}, make("thead", {}, head), make("tbody", {}, ...body));
   }
 
@@ -205,9 +205,9 @@
     const rows = trials.pair_names.map(([src, tgt], place) => {
       if (own[place] === null) return null;
       const difference = other && other[place] !== null ? words.signed(own[place] - other[place]) : MISSING;
-      return row(`${src || MISSING} → ${tgt || MISSING}`, words.fixed(own[place]), difference);
+      return row(`${src || MISSING} → ${tgt || MISSING}`, words.fixed(own[place]), ...(full >= 0 ? [difference] : []));
     });
-    const head = make("tr", {}, ...["Classes", "spBLEU", "to full"].map((text, place) => make("th", { scope: "col", class: place ? "num" : "", text })));
+    const head = make("tr", {}, ...["Classes", "spBLEU", ...(full >= 0 ? ["to full"] : [])].map((text, place) => make("th", { scope: "col", class: place ? "num" : "", text })));
     return make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows.filter(Boolean)));
   }
 
