@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from langsearch.experiment.environment import CheckedSpace
+from langsearch.model.cpus import available_cpus
 from langsearch.search.forecast import NOT_ASKED, Forecast, taught_seconds
 from langsearch.study.results import TrialResult, beam_words
 from langsearch.trial.forecast import Measured
@@ -280,7 +281,8 @@ def _times(found: Forecast) -> Iterator[tuple[str, str]]:
             made[0] += " smaller than a trial's"
     kept = f", at {measured.at} UTC; --measure measures anew" if found.is_kept else ""
     took = show_time(measured.seconds)
-    busy = "as busy as it was" if measured.load is None else f"while its load was {measured.load:.1f}"
+    cpus = available_cpus()
+    busy = "as busy as it was" if measured.load is None else f"while its load was {measured.load:.1f} of {cpus:,}"
     yield "measured", f"{' and '.join(made)} of the sample, on this machine {busy}, in {took}{kept}"
 
 
