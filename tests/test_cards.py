@@ -22,7 +22,7 @@ from langsearch.space.architecture import Architecture
 from langsearch.space.settings import Source
 from langsearch.study.results import FinalResult
 from langsearch.trial.card_examples import adapter_lines
-from langsearch.trial.cards import MIN_SENTENCES, _names, _precision_lines, hub_code
+from langsearch.trial.cards import MIN_SENTENCES, _names, _precision_lines, _use, hub_code
 from langsearch.trial.export import export_front, export_trial, open_experiment
 from langsearch.trial.scores import SCORES
 
@@ -217,6 +217,16 @@ def test_the_card_s_lines_say_what_to_install_and_the_command_translates_what_th
     assert "`pip install peft transformers sentencepiece`" in card.text
     (active,) = re.findall(r"set_adapter\(\[\"src-(\w+)\", \"tgt-(\w+)\"\]\)", card.text)
     assert f"`langsearch translate . --from {active[0]} --to {active[1]}`" in card.text
+
+
+def test_a_card_that_needs_langsearch_says_where_it_is_installed_from(
+    base: Base, environment: Environment, make_architecture: Callable[..., Architecture]
+) -> None:
+    lines = list(_use(base, environment, make_architecture(), "PEFT cannot hold them."))
+    text = " ".join(lines)
+    assert text.startswith("## Translate  PEFT cannot hold them. With langsearch: `langsearch translate . --from ")
+    assert "from a checkout of its repository (`pip install -e .` there), not by name" in text
+    assert "```python" not in text
 
 
 def test_files_of_one_name_are_told_apart_by_their_folders() -> None:
