@@ -27,7 +27,10 @@ TINY = BaseShape(
     decoder_ffn_dim=512,
     num_parameters=2_430_000,
 )
-SHAPES = {"tiny-m2m": TINY, "facebook/m2m100_418M": M2M100_418M}
+VERSES = BaseShape(
+    encoder_layers=3, decoder_layers=3, d_model=192, encoder_ffn_dim=768, decoder_ffn_dim=768, num_parameters=4_654_080
+)
+SHAPES = {"tiny-m2m": TINY, "facebook/m2m100_418M": M2M100_418M, "../shared/models/verses-nllb": VERSES}
 SMALL = """\
 base: tiny-m2m
 languages: {high: [en, fr], low: [sw]}

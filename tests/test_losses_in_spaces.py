@@ -69,6 +69,17 @@ def test_a_term_that_is_only_named_has_its_defaults_and_the_resolved_space_shows
     assert load_space(again).trainer(POINT) == space.trainer(POINT)
 
 
+@pytest.mark.parametrize("term", TERMS)
+def test_what_an_experiment_records_of_a_term_is_read_again(term: str, space_file: Path) -> None:
+    space = loaded(space_file, f"{{{term}: {{weight: {{choice: [0, 0.1]}}}}}}")
+    recorded = space_file.with_name("space.yaml")
+    recorded.write_text(space.text, encoding="utf-8")
+    assert load_space(recorded).text == space.text
+    # As versions wrote it that recorded a scale which means nothing.
+    recorded.write_text(space.text.replace("kind: mse", "kind: mse\n      scale: 20.0"), encoding="utf-8")
+    assert load_space(recorded, is_recorded=True).text == space.text
+
+
 def test_the_loss_sections_have_every_setting_with_its_default() -> None:
     assert list(LossSection.model_fields) == [field.name for field in fields(LossSettings)] == list(TERMS)
     every = LossSection.model_validate({name: {} for name in TERMS})

@@ -17,6 +17,7 @@ def test_every_shipped_space_is_known_here() -> None:
         "flores8.yaml",
         "grains.yaml",
         "quickstart.yaml",
+        "systems.yaml",
     ]
 
 

@@ -21,7 +21,7 @@ SHIPPED = sorted((Path(__file__).parent.parent / "search_spaces").rglob("*.yaml"
 
 
 def test_every_shipped_space_is_found() -> None:
-    assert [path.stem for path in SHIPPED] == ["flores12", "flores8", "grains", "quickstart"]
+    assert [path.stem for path in SHIPPED] == ["flores12", "flores8", "grains", "quickstart", "systems"]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

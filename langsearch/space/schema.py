@@ -214,9 +214,13 @@ def with_overrides(space: Space, overrides: Overrides) -> Space:
 def _as_recorded(data: dict[str, Any]) -> dict[str, Any]:
     """Returns a recorded space with what its version took for granted.
 
-    There was no baseline that was not named, and a holdout was the last rows of train.
+    There was no baseline that was not named, and a holdout was the last rows of train. For a time every `align` was
+    recorded with its scale.
     """
     data = {"baselines": []} | data
+    trainer = data.get("trainer")
+    if isinstance(trainer, dict) and isinstance(trainer.get("loss"), dict):
+        _without_idle_scale(trainer["loss"])
     text = data.get("data")
     validation = text.get("validation") if isinstance(text, dict) else None
     if isinstance(validation, list) and len(validation) == 1:
@@ -341,11 +345,21 @@ def _data(written: Mapping[str, Any], settings: DataSettings) -> dict[str, Any]:
 
 
 def _loss(written: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Any]:
-    """Returns the section `trainer.loss` with the defaults of the terms that it names."""
-    return {
+    """Returns the section `trainer.loss` with the defaults of the terms that it names, as far as they mean anything."""
+    filled = {
         name: {**LossSettings(**{name: TERMS[name]()}).written()[name], **term}
         for name, term in (written or {}).items()
     }
+    if "scale" not in (written or {}).get("align", {}):
+        _without_idle_scale(filled)
+    return filled
+
+
+def _without_idle_scale(terms: dict[str, Any]) -> None:
+    """Takes out the scale of `align` where nothing is contrastive: a space that gives it there is refused."""
+    align = terms.get("align")
+    if isinstance(align, dict) and "contrastive" not in str(align.get("kind")):
+        align.pop("scale", None)
 
 
 def _decoding(settings: DecodingSettings) -> dict[str, Any]:
