@@ -31,8 +31,8 @@ class OneShotSection(Section):
 
     cut: Annotated[Any, fixed("text", names=("columns", "svd"))] = "columns"
     """How a pair of smaller rank comes out of a wider one: its first columns, which were trained to stand alone, or the
-    best of that rank by SVD. Over all 324 architectures of a small space the columns' scores had a rank correlation of
-    0.71 with those of trainings, those by SVD 0.52 (tests/benchmarks/README.md)."""
+    best of that rank by SVD. Over all 324 architectures of a small space the columns' scores were in the order of
+    trainings as often as those by SVD or more often (tests/benchmarks/README.md)."""
 
     sentences: Annotated[int | None, fixed("int", low=1, words={"all": None})] = None
     """How many sentences a cut is scored on. None: as many as a trial by `evaluation.search`."""
