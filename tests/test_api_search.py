@@ -88,6 +88,7 @@ def test_results_are_the_rows_of_the_file_as_a_data_frame(searched: Searched) ->
     front = searched.experiment.front()
     assert front.name.tolist() == ["00000"]
     assert front.spbleu[0] == rows[1]["spbleu"]
+    assert (front.columns[0], front.columns[1]) == ("name", "test_spbleu") and set(front.columns) == set(RESULTS.names)
 
 
 def test_a_trial_is_shown_by_number_or_name_and_an_absent_one_is_refused(searched: Searched) -> None:

@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 # What takes seconds to load is imported where it is needed.
 
 
+_TELLING = (
+    *("name", "test_spbleu", "test_to_pretrained", "test_to_full", "full_spbleu", "spbleu"),
+    *("trainable_parameters", "trainable_percent", "nonzero_parameters", "summary"),
+)
+"""The columns of results.parquet that come first in a front."""
+
+
 class Experiment:
     """An experiment's folder: what a search has left there, or leaves while it goes on.
 
@@ -76,9 +83,13 @@ class Experiment:
         return found
 
     def front(self) -> pd.DataFrame:
-        """Returns the rows of `results` that are on the Pareto front, the best on validation first."""
+        """Returns the rows of `results` that are on the Pareto front, the best on validation first.
+
+        Of the columns those come first that tell the members apart: scores, sizes, the architecture.
+        """
         results = self.results()
-        return results[results.is_front.astype(bool)].sort_values("spbleu", ascending=False, ignore_index=True)
+        members = results[results.is_front.astype(bool)].sort_values("spbleu", ascending=False, ignore_index=True)
+        return members[[*_TELLING, *(name for name in members.columns if name not in _TELLING)]]
 
     def trial(self, name: str | int) -> dict[str, Any]:
         """Returns all that is known of a trial, as `langsearch show EXPERIMENT TRIAL --json` prints it.

@@ -277,7 +277,7 @@ def _retrieval_table(choices: Choices) -> Table:
 
 
 def _curve_table(curve: tuple[CurvePoint, ...]) -> Table:
-    table = _table("epoch", "updates", "train loss", "spBLEU", "lr", "seconds")
+    table = _table("epoch", "updates", "train loss", "spBLEU", "lr by then", "seconds")
     for point in curve:
         loss = wording.MISSING if point.train_loss is None else f"{point.train_loss:.3f}"
         rate = wording.MISSING if point.lr is None else f"{point.lr:.2e}"
