@@ -18,6 +18,11 @@ def donor_name(number: int) -> str:
     return f"{DONOR}{number}"
 
 
+def donor_names(space: Space) -> list[str]:
+    """Returns the names of all donors of a space."""
+    return [donor_name(number) for number in range(1, len(donor_points(space)) + 1)]
+
+
 def donor_task(space: Space, shape: BaseShape, name: str) -> TrialTask:
     """Returns the task of one of the wide trainings, by its name."""
     point = donor_points(space)[int(name.removeprefix(DONOR)) - 1]

@@ -1,7 +1,6 @@
 """Cuts proposed and scored in rounds, by Ray tasks on all workers: nothing is trained."""
 
 import logging
-import signal
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,16 +10,16 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from ray.exceptions import RayError
 
 from langsearch.cluster.interrupts import gentle_interrupts
-from langsearch.cluster.resources import task_options
 from langsearch.experiment.cut_tasks import cut_task, donor_name, donor_of
 from langsearch.experiment.environment import portable
 from langsearch.experiment.task import TrialTask
 from langsearch.search.cut_worker import score_on_worker, write_on_worker
+from langsearch.search.ray_tasks import as_they_end
 from langsearch.search.searcher import AT_RANDOM_AFTER, MAX_REPEATS
-from langsearch.search.stop_reasons import INTERRUPTED, REQUESTED, TERMINATED, TIME
+from langsearch.search.stop_reasons import REQUESTED, TIME, by_signal
 from langsearch.search.tuning import Search, capacity_of
-from langsearch.search.unfit_node import UnfitNodeError
 from langsearch.space.one_shot import DONOR, cut_dimensions
+from langsearch.study.cut_rows import cut_row, scored_cuts
 from langsearch.study.results import TrialResult
 from langsearch.study.rows import State
 from langsearch.study.table import TrialTable
@@ -30,8 +29,6 @@ logger = logging.getLogger(__name__)
 
 _AT_ONCE = 16
 """Cuts of a task: what it decodes at once has their pairs side by side."""
-
-_SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def score_cuts(search: Search, cuts: TrialTable, donors: Sequence[str], deadline: float | None) -> str | None:
@@ -47,22 +44,23 @@ def score_cuts(search: Search, cuts: TrialTable, donors: Sequence[str], deadline
         deadline: When the time is up, by the monotonic clock.
     """
     space, stopped = search.space, []
-    trained = [number for number, name in enumerate(donors, start=1) if _is_complete(search, name)]
+    trained = [number for number, name in enumerate(donors, start=1) if search.table.row(name).state is State.COMPLETE]
     dimensions = cut_dimensions(space)
     if len(donors) > 1:
         dimensions = {DONOR: CategoricalDistribution(trained), **dimensions}
-    started, before = time.monotonic(), _num_scored(cuts)
-    with gentle_interrupts(lambda number: stopped.append(TERMINATED if number == signal.SIGTERM else INTERRUPTED)):
+    started, before = time.monotonic(), len(scored_cuts(cuts))
+    with gentle_interrupts(lambda number: stopped.append(by_signal(number))):
         while not stopped:
             tasks = _waiting(search, cuts) or _propose(search, cuts, dimensions)
             if not tasks:
                 break
             _run(search, cuts, tasks)
-            scored = _num_scored(cuts)
-            rate = 60 * (scored - before) / (time.monotonic() - started)
-            best = max((row.result.spbleu for row in cuts.rows() if row.kind == "searched" and row.result), default=0.0)
+            scored = scored_cuts(cuts)
+            rate = 60 * (len(scored) - before) / (time.monotonic() - started)
+            best = max((row.result.spbleu for row in scored if row.result is not None), default=0.0)
             search.display.message(
-                f"{scored} of {space.search.one_shot.cuts} cuts scored, the best {best:.2f} spBLEU; {rate:.0f} a minute"
+                f"{len(scored)} of {space.search.one_shot.cuts} cuts scored, the best {best:.2f} spBLEU; "
+                f"{rate:.0f} a minute"
             )
             search.results.write(search.table, cuts)
             search.check_held()
@@ -79,22 +77,26 @@ def write_cuts(search: Search, cuts: TrialTable, names: Sequence[str]) -> None:
     Raises:
         OSError: If the disk is full.
     """
-    missing = [name for name in names if not search.folder.trial(name).weights.exists()]
-    by_donor: dict[str, list[TrialTask]] = {}
-    for name in missing:
-        row = cuts.row(name.removeprefix("cut-"))
-        task = cut_task(search.space, search.checked.shape, int(row.name), row.params)
-        by_donor.setdefault(donor_name(donor_of(row.params)), []).append(task)
-    for donor, tasks in by_donor.items():
-        _get(search, write_on_worker, donor, tasks, search.space.search.one_shot.cut, search.num_threads)
+    rows = [cut_row(cuts, name) for name in names if not search.folder.trial(name).weights.exists()]
+    tasks = [cut_task(search.space, search.checked.shape, int(row.name), row.params) for row in rows]
+    shared, method = _shared(search), search.space.search.one_shot.cut
+    asked = {donor: (*shared, donor, of_donor, method) for donor, of_donor in _by_donor(cuts, tasks).items()}
+    for _, _, error in as_they_end(search, write_on_worker, asked):
+        if error is not None:
+            raise error
 
 
-def _is_complete(search: Search, donor: str) -> bool:
-    return search.table.row(donor).state is State.COMPLETE
+def _shared(search: Search) -> tuple[Any, ...]:
+    """Returns what tasks on cuts take before all else."""
+    environment = ray.put(portable(search.environment, search.copy))
+    return search.base, environment, search.folder.path, search.num_threads
 
 
-def _num_scored(cuts: TrialTable) -> int:
-    return sum(row.kind == "searched" and row.state is State.COMPLETE and row.same_as is None for row in cuts.rows())
+def _by_donor(cuts: TrialTable, tasks: Sequence[TrialTask]) -> dict[str, list[TrialTask]]:
+    found: dict[str, list[TrialTask]] = {}
+    for task in tasks:
+        found.setdefault(donor_name(donor_of(cut_row(cuts, task.name).params)), []).append(task)
+    return found
 
 
 def _waiting(search: Search, cuts: TrialTable) -> list[TrialTask]:
@@ -106,7 +108,7 @@ def _waiting(search: Search, cuts: TrialTable) -> list[TrialTask]:
 def _propose(search: Search, cuts: TrialTable, dimensions: Mapping[str, BaseDistribution]) -> list[TrialTask]:
     """Adds the cuts of the next round and returns their tasks; none once there are enough, or no new ones."""
     space, shape = search.space, search.checked.shape
-    wanted = min(_AT_ONCE * capacity_of(search)(), space.search.one_shot.cuts - _num_scored(cuts))
+    wanted = min(_AT_ONCE * capacity_of(search)(), space.search.one_shot.cuts - len(scored_cuts(cuts)))
     known = {row.fingerprint: row.name for row in cuts.rows() if row.kind == "searched" and row.same_as is None}
     tasks: list[TrialTask] = []
     misses = 0
@@ -135,66 +137,24 @@ def _propose(search: Search, cuts: TrialTable, dimensions: Mapping[str, BaseDist
 
 def _run(search: Search, cuts: TrialTable, tasks: Sequence[TrialTask]) -> None:
     """Scores a round, and shares the results with equal cuts."""
-    settings = search.space.search.one_shot
-    by_donor: dict[str, list[TrialTask]] = {}
-    for task in tasks:
-        params = cuts.row(task.name.removeprefix("cut-")).params
-        by_donor.setdefault(donor_name(donor_of(params)), []).append(task)
-    groups = [
-        (donor, of_donor[start : start + _AT_ONCE])
-        for donor, of_donor in by_donor.items()
+    settings, shared = search.space.search.one_shot, _shared(search)
+    groups = {
+        (donor, start): of_donor[start : start + _AT_ONCE]
+        for donor, of_donor in _by_donor(cuts, tasks).items()
         for start in range(0, len(of_donor), _AT_ONCE)
-    ]
-    pending = {
-        _begin(search, score_on_worker, donor, group, settings.cut, settings.sentences, search.num_threads): (
-            donor,
-            group,
-        )
-        for donor, group in groups
     }
-    while pending:
-        done, _ = ray.wait(list(pending), timeout=_SECONDS_BETWEEN_LOOKS)
-        search.check_held()
-        for reference in done:
-            donor, group = pending.pop(reference)
-            try:
-                found = ray.get(reference)
-            except Exception as error:
-                if isinstance(unfit := getattr(error, "cause", None), UnfitNodeError):
-                    search.late_nodes.refuse(*unfit.args)
-                    again = _begin(
-                        search, score_on_worker, donor, group, settings.cut, settings.sentences, search.num_threads
-                    )
-                    pending[again] = donor, group
-                    continue
-                kind = WORKER_LOST if isinstance(error, RayError) and not hasattr(error, "cause") else "error"
-                found = [f"{kind}: {str(error).strip().splitlines()[-1]}"] * len(group)
-            for task, result in zip(group, found, strict=True):
-                name = task.name.removeprefix("cut-")
-                if isinstance(result, str):
-                    logger.warning("%s could not be scored: %s", task.name, result)
-                    cuts.fail(name, result)
-                else:
-                    cuts.complete(name, TrialResult(**result))
+    asked = {key: (*shared, key[0], group, settings.cut, settings.sentences) for key, group in groups.items()}
+    for key, found, error in as_they_end(search, score_on_worker, asked):
+        if error is not None:
+            kind = WORKER_LOST if isinstance(error, RayError) and not hasattr(error, "cause") else "error"
+            found = [f"{kind}: {str(error).strip().splitlines()[-1]}"] * len(groups[key])
+        for task, result in zip(groups[key], found, strict=True):
+            name = cut_row(cuts, task.name).name
+            if isinstance(result, str):
+                logger.warning("%s could not be scored: %s", task.name, result)
+                cuts.fail(name, result)
+            else:
+                cuts.complete(name, TrialResult(**result))
     for row in cuts.rows():
         if row.kind == "searched" and not row.state.is_finished and row.same_as is not None:
             cuts.share(row.name, cuts.row(row.same_as))
-
-
-def _begin(search: Search, function: Any, donor: str, *arguments: Any) -> Any:
-    task = ray.remote(function).options(**task_options(search.space.resources, search.late_nodes.selector))
-    environment = portable(search.environment, search.copy)
-    shared = (search.base, environment, search.folder.path, donor)
-    return task.remote(*shared, *arguments, search.late_nodes.check, search.lease_mark)
-
-
-def _get(search: Search, function: Any, donor: str, *arguments: Any) -> None:
-    while True:
-        try:
-            ray.get(_begin(search, function, donor, *arguments))
-        except Exception as error:
-            if not isinstance(unfit := getattr(error, "cause", None), UnfitNodeError):
-                raise
-            search.late_nodes.refuse(*unfit.args)
-        else:
-            return

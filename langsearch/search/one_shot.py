@@ -4,25 +4,23 @@ Whether cuts are in the order of trainings is looked at inside the search: some 
 themselves. Where they are not, the search goes on as an ordinary one.
 """
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
 
-from langsearch.experiment.cut_tasks import donor_name, donor_task, going_on, whole_point
-from langsearch.experiment.folder import read_json, write_json
+from langsearch.experiment.cut_tasks import donor_names, donor_task, going_on, whole_point
+from langsearch.experiment.folder import ExperimentFolder, read_json, write_json
 from langsearch.experiment.task import searched_task
 from langsearch.prior.seeding import Seeding
 from langsearch.search.cut_scoring import score_cuts, write_cuts
-from langsearch.search.tuning import Ended, Search, run_trials
-from langsearch.space.one_shot import donor_points
-from langsearch.study.cut_rows import cut_name
+from langsearch.search.tuning import Ended, Search, deadline_of, run_trials
+from langsearch.study.cut_rows import cut_name, cut_row, scored_cuts
 from langsearch.study.front import hypervolume
 from langsearch.study.mirror import Proposal
-from langsearch.study.rows import State, TrialRow
+from langsearch.study.rows import State
 from langsearch.study.table import TrialTable
 
 
@@ -30,7 +28,6 @@ from langsearch.study.table import TrialTable
 class OneShotPlan:
     """What a one-shot search has decided so far, as a file of the experiment."""
 
-    search: Search
     sample: list[str] = field(default_factory=list)
     """The cuts whose architectures are trained by themselves."""
 
@@ -45,16 +42,15 @@ class OneShotPlan:
 
     is_complete: bool = False
 
-    def write(self) -> None:
-        """Writes it. Raises OSError if the disk is full."""
-        names = ("sample", "winners", "correlation", "is_trusted", "is_complete")
-        write_json(self.search.folder.one_shot, {name: getattr(self, name) for name in names})
 
-    @classmethod
-    def of(cls, search: Search) -> "OneShotPlan":
-        """Reads it; a new one where there is none."""
-        file = search.folder.one_shot
-        return cls(search, **(read_json(file) if file.exists() else {}))
+def read_plan(folder: ExperimentFolder) -> OneShotPlan:
+    """Returns what a search has decided; nothing yet where there is no file."""
+    return OneShotPlan(**(read_json(folder.one_shot) if folder.one_shot.exists() else {}))
+
+
+def write_plan(folder: ExperimentFolder, plan: OneShotPlan) -> None:
+    """Writes it. Raises OSError if the disk is full."""
+    write_json(folder.one_shot, asdict(plan))
 
 
 def run_one_shot(search: Search, seeding: Seeding, retry: Sequence[str], described: dict[str, Any]) -> Ended:
@@ -69,13 +65,12 @@ def run_one_shot(search: Search, seeding: Seeding, retry: Sequence[str], describ
     cuts = search.cuts
     assert cuts is not None, "the table of cuts must be open"
     space, table, settings = search.space, search.table, search.space.search.one_shot
-    hours = space.search.max_hours
-    deadline = time.monotonic() + 3600 * hours if hours else None
-    plan = OneShotPlan.of(search)
+    deadline = deadline_of(space)
+    plan = read_plan(search.folder)
     if plan.is_trusted is False:
         described["num_trials"] = space.search.trials
         return run_trials(search, seeding, retry, deadline=deadline)
-    donors = [donor_name(number) for number in range(1, len(donor_points(space)) + 1)]
+    donors = donor_names(space)
     for name in donors:
         table.add_baseline(name)
     _say_donors(search, donors)
@@ -89,7 +84,7 @@ def run_one_shot(search: Search, seeding: Seeding, retry: Sequence[str], describ
         return Ended(False, None, stopped)
     if not plan.sample:
         plan.sample = _spread(cuts, settings.sample)
-        plan.write()
+        write_plan(search.folder, plan)
     _add(search, cuts, plan.sample, is_from_cut=False)
     ended = run_trials(search, seeding, (), are_proposed=False, deadline=deadline)
     if not ended.is_done:
@@ -97,21 +92,21 @@ def run_one_shot(search: Search, seeding: Seeding, retry: Sequence[str], describ
     if plan.is_trusted is None:
         plan.correlation = _correlation(search, cuts)
         plan.is_trusted = plan.correlation is not None and plan.correlation >= settings.min_correlation
-        plan.write()
+        write_plan(search.folder, plan)
         _say_trust(search, plan)
     if not plan.is_trusted:
         described["num_trials"] = space.search.trials
         return run_trials(search, seeding, (), deadline=deadline)
     if not plan.winners:
         plan.winners = best_cuts(cuts, settings.winners)
-        plan.write()
+        write_plan(search.folder, plan)
     search.display.message(f"The {len(plan.winners)} best cuts are trained on: {', '.join(plan.winners)} …")
     write_cuts(search, cuts, plan.winners)
     _add(search, cuts, plan.winners, is_from_cut=True)
     ended = run_trials(search, seeding, (), are_proposed=False, deadline=deadline)
     if ended.is_done and not plan.is_complete:
         plan.is_complete = True
-        plan.write()
+        write_plan(search.folder, plan)
     return ended
 
 
@@ -121,7 +116,7 @@ def best_cuts(cuts: TrialTable, num: int) -> list[str]:
     Each next one is that which adds most hypervolume to those chosen before; where none adds any, from those that none
     of the rest dominates. What breaks a constraint is never chosen.
     """
-    rows = [row for row in _scored(cuts) if row.is_feasible]
+    rows = [row for row in scored_cuts(cuts) if row.is_feasible]
     if not rows:
         return []
     costs = np.array([cuts.costs(row.result) for row in rows if row.result is not None])
@@ -146,15 +141,11 @@ def best_cuts(cuts: TrialTable, num: int) -> list[str]:
 
 def _spread(cuts: TrialTable, num: int) -> list[str]:
     """Returns the names of so many cuts, evenly over the order of their scores."""
-    rows = sorted(_scored(cuts), key=lambda row: row.result.spbleu if row.result is not None else 0.0)
+    rows = sorted(scored_cuts(cuts), key=lambda row: row.result.spbleu if row.result is not None else 0.0)
     if not rows:
         return []
     places = np.unique(np.linspace(0, len(rows) - 1, min(num, len(rows))).round().astype(int))
     return [cut_name(int(rows[place].name)) for place in places]
-
-
-def _scored(cuts: TrialTable) -> list[TrialRow]:
-    return [row for row in cuts.rows() if row.kind == "searched" and row.state is State.COMPLETE and not row.same_as]
 
 
 def _add(search: Search, cuts: TrialTable, names: Sequence[str], *, is_from_cut: bool) -> None:
@@ -164,7 +155,7 @@ def _add(search: Search, cuts: TrialTable, names: Sequence[str], *, is_from_cut:
     for name in names:
         if name in there:
             continue
-        point, number = whole_point(space, cuts.row(name.removeprefix("cut-")).params), table.num_searched
+        point, number = whole_point(space, cut_row(cuts, name).params), table.num_searched
         task = searched_task(space, shape, number, point)
         task = going_on(task, space, name) if is_from_cut else task
         proposal = Proposal(point=point, distributions=space.dimensions())
@@ -176,7 +167,7 @@ def _correlation(search: Search, cuts: TrialTable) -> float | None:
     pairs = []
     for row in search.table.rows():
         if row.cut is not None and not row.is_from_cut and row.state is State.COMPLETE and row.result is not None:
-            cut = cuts.row(row.cut.removeprefix("cut-")).result
+            cut = cut_row(cuts, row.cut).result
             assert cut is not None
             pairs.append((cut.spbleu, row.result.spbleu))
     if len(pairs) < 3 or any(len(set(side)) == 1 for side in zip(*pairs, strict=True)):

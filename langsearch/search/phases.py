@@ -1,27 +1,22 @@
 """The phases of a search: its priors, its trials, the last scores of the candidates, the test of the front."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import ray
 from optuna.exceptions import StorageInternalError
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError
 from sqlalchemy.exc import SQLAlchemyError
 
-from langsearch.cluster.resources import task_options
 from langsearch.experiment.environment import portable
 from langsearch.prior.seeding import Seeding, describe_task, next_task, seed
 from langsearch.search.one_shot import run_one_shot
+from langsearch.search.ray_tasks import result_of
 from langsearch.search.selection import evaluate_candidates, test_front
 from langsearch.search.tasks import learn_on_worker
 from langsearch.search.tuning import Ended, Search, run_trials
-from langsearch.search.unfit_node import UnfitNodeError
 from langsearch.space.problems import InputError
 from langsearch.trial.failures import DISK_FULL, WORKER_LOST, Failure, failure_cause, plain_cause
-
-_SECONDS_BETWEEN_LOOKS = 1.0
-"""At whether the experiment is held still."""
 
 
 def run_phases(search: Search, retry: Sequence[str], described: dict[str, Any]) -> tuple[Ended, bool]:
@@ -68,7 +63,7 @@ def _learn_priors(search: Search) -> Seeding | str:
         environment = portable(search.environment, search.copy)
         shared = (search.base, environment, search.folder.path)
         try:
-            problems = _on_a_fit_node(search, learn_on_worker, *shared, task, search.num_threads, search.copy)
+            problems = result_of(search, learn_on_worker, *shared, task, search.num_threads, search.copy)
         except RayError as error:  # the worker, not what ran in it
             return f"{WORKER_LOST}: {str(error).strip().splitlines()[0]}"
         if isinstance(problems, Failure):
@@ -82,19 +77,3 @@ def _learn_priors(search: Search) -> Seeding | str:
         first = ", ".join(f"{name} {value}" for name, value in seeding.points[0].items())
         search.display.message(f"The search begins at {first}.")
     return seeding
-
-
-def _on_a_fit_node(search: Search, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Returns what a task of a trial's size returns; a node that is not fit for it is left out."""
-    late_nodes = search.late_nodes
-    while True:
-        task = ray.remote(function).options(**task_options(search.space.resources, late_nodes.selector))
-        try:
-            found = task.remote(*arguments, late_nodes.check, search.lease_mark)
-            while not ray.wait([found], timeout=_SECONDS_BETWEEN_LOOKS)[0]:
-                search.check_held()
-            return ray.get(found)
-        except RayTaskError as error:
-            if not isinstance(error.cause, UnfitNodeError):
-                raise
-            late_nodes.refuse(*error.cause.args)

@@ -6,23 +6,19 @@ from typing import Any
 
 import ray
 
-from langsearch.cluster.resources import task_options
 from langsearch.data.directions import Direction
 from langsearch.evaluate.spbleu import Resamples, SpBleu
 from langsearch.experiment.environment import Environment, portable
 from langsearch.experiment.folder import ExperimentFolder, TrialFolder, read_rows
+from langsearch.search.ray_tasks import as_they_end
 from langsearch.search.tasks import evaluate_on_worker
 from langsearch.search.tuning import Search
-from langsearch.search.unfit_node import UnfitNodeError
 from langsearch.study.results import FinalResult, TestResult, beam_words, final_part
 from langsearch.study.rows import PRETRAINED
 from langsearch.study.table import TrialTable
 from langsearch.trial.scores import FinalSplit
 
 logger = logging.getLogger(__name__)
-
-_SECONDS_BETWEEN_LOOKS = 1.0
-"""At whether the experiment is held still."""
 
 
 def evaluate_candidates(search: Search) -> bool:
@@ -135,37 +131,19 @@ def _run(search: Search, evaluations: Sequence[tuple[str, FinalSplit]]) -> None:
         evaluations: The trials and on what, in the order in which they are to begin.
     """
     environment = ray.put(portable(search.environment, search.copy))
-    late_nodes = search.late_nodes
-
-    def begin(name: str, split: FinalSplit) -> Any:
-        task = ray.remote(evaluate_on_worker).options(**task_options(search.space.resources, late_nodes.selector))
-        trial = (search.folder.path, name, split, search.num_threads)
-        return task.remote(search.base, environment, *trial, search.copy, late_nodes.check, search.lease_mark)
-
-    of = {begin(name, split): (name, split) for name, split in evaluations}
-    pending = list(of)
-    while pending:
-        search.check_held()
-        done, pending = ray.wait(pending, timeout=_SECONDS_BETWEEN_LOOKS)
-        for reference in done:
-            name, split = of[reference]
-            try:
-                values = ray.get(reference)
-            except Exception as error:
-                if isinstance(getattr(error, "cause", None), UnfitNodeError):
-                    late_nodes.refuse(*error.cause.args)  # type: ignore[attr-defined]
-                    of[again := begin(name, split)] = name, split
-                    pending.append(again)
-                    continue
-                logger.debug("The evaluation of %s failed", name, exc_info=True)
-                cause = str(error).strip().splitlines()[-1]
-                search.display.message(f"{name:<15} could not be evaluated: {cause}. --resume tries it again.")
-            else:
-                _record(search, name, split, values)
-                if search.copy is not None:
-                    search.copy.pull(name)
-                if search.uploads is not None:
-                    search.uploads.look()
+    shared = (search.base, environment, search.folder.path)
+    asked = {(name, split): (*shared, name, split, search.num_threads, search.copy) for name, split in evaluations}
+    for (name, split), values, error in as_they_end(search, evaluate_on_worker, asked):
+        if error is not None:
+            logger.debug("The evaluation of %s failed", name, exc_info=error)
+            cause = str(error).strip().splitlines()[-1]
+            search.display.message(f"{name:<15} could not be evaluated: {cause}. --resume tries it again.")
+            continue
+        _record(search, name, split, values)
+        if search.copy is not None:
+            search.copy.pull(name)
+        if search.uploads is not None:
+            search.uploads.look()
 
 
 COMPARED_WITH = ("pretrained", "full_finetuning")

@@ -1,5 +1,6 @@
 """What stops a run before its search has ended, as a word that is written down and as a sentence begins."""
 
+import signal
 from collections.abc import Mapping
 
 INTERRUPTED = "interrupted"
@@ -20,6 +21,11 @@ _WHILE_STOPPING: Mapping[str, str] = {
     TIME: "The time is up",
     REQUESTED: "Asked to stop",
 }
+
+
+def by_signal(number: int) -> str:
+    """Returns the reason that a signal is: SIGTERM, or Ctrl+C."""
+    return TERMINATED if number == signal.SIGTERM else INTERRUPTED
 
 
 def why(reason: str) -> str:

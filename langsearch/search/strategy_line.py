@@ -1,8 +1,7 @@
 """How a space is searched, in a line of `check`."""
 
-from langsearch.experiment.cut_tasks import donor_name, donor_task
+from langsearch.experiment.cut_tasks import donor_names, donor_task
 from langsearch.experiment.environment import CheckedSpace
-from langsearch.space.one_shot import donor_points
 
 
 def strategy_line(checked: CheckedSpace) -> str:
@@ -11,7 +10,7 @@ def strategy_line(checked: CheckedSpace) -> str:
     baselines = f"baselines: {', '.join(baseline.name for baseline in checked.space.baselines) or 'none'}"
     if search.strategy == "trials":
         return f"{search.trials} searched by {search.sampler}, {baselines}"
-    names = [donor_name(number) for number in range(1, len(donor_points(checked.space)) + 1)]
+    names = donor_names(checked.space)
     sizes = [donor_task(checked.space, checked.shape, name).num_trainable(checked.shape) for name in names]
     settings = search.one_shot
     donors = "1 wide training" if len(names) == 1 else f"{len(names)} wide trainings"

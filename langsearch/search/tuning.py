@@ -1,7 +1,6 @@
 """The trials of a search, run by Ray Tune: what Tune is given, and what is done between its events."""
 
 import logging
-import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ from langsearch.search.late_nodes import LateNodes, PlacedFifo, PlacedHalving
 from langsearch.search.lost_nodes import Losses, restarts
 from langsearch.search.planned import planned_tasks
 from langsearch.search.searcher import TableSearcher
-from langsearch.search.stop_reasons import INTERRUPTED, REQUESTED, TERMINATED, TIME, why
+from langsearch.search.stop_reasons import REQUESTED, TIME, by_signal, why
 from langsearch.search.tracking import tracking_callbacks
 from langsearch.search.uploading import Uploads
 from langsearch.search.worker import TrialTrainable
@@ -145,9 +144,7 @@ def run_trials(
     searcher.uploads = search.uploads
     scheduler = _scheduler(search, searcher) if are_proposed else PlacedFifo()
     scheduler.late_nodes = search.late_nodes
-    if deadline is None and (hours := space.search.max_hours):
-        deadline = time.monotonic() + 3600 * hours
-    between = _Between(search, searcher, losses, scheduler, deadline)
+    between = _Between(search, searcher, losses, scheduler, deadline or deadline_of(space))
     tuner = tune.Tuner(
         tune.with_resources(
             tune.with_parameters(
@@ -184,6 +181,12 @@ def run_trials(
     with search.display.showing(), gentle_interrupts(between.interrupt):
         tuner.fit()
     return Ended(searcher.is_done, searcher.ended_by, searcher.stopped_by)
+
+
+def deadline_of(space: Space) -> float | None:
+    """Returns when the time of a search that begins now is up, by the monotonic clock; None: never."""
+    hours = space.search.max_hours
+    return time.monotonic() + 3600 * hours if hours else None
 
 
 def capacity_of(search: Search) -> Capacity:
@@ -240,7 +243,7 @@ class _Between(tune.Callback):  # type: ignore[misc]  # Ray has no types
 
     def interrupt(self, number: int) -> None:
         """Ctrl+C, or SIGTERM: the trials write checkpoints and pause."""
-        self._searcher.stop(TERMINATED if number == signal.SIGTERM else INTERRUPTED)
+        self._searcher.stop(by_signal(number))
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Called by Tune some ten times a second. Raises LeaseLostError, which ends Tune and its workers."""
