@@ -178,6 +178,12 @@ def test_early_stopping_takes_less_and_more_trials_take_longer(measured: Forecas
     low, high = search_s("search.trials=300", "search.scheduler=asha")
     assert low < high == search_s("search.trials=300")[1]
     assert search_s("search.trials=300", "search.max_hours=0.001") == (3.6, 3.6)
+    # Cuts cost what is decoded, not what ordinary trials would take.
+    one_shot = ["search.trials=300", "search.strategy=one_shot"]
+    few, many = (search_s(*one_shot, f"search.one_shot={{cuts: {num}}}") for num in (8, 400))
+    assert few[1] < search_s("search.trials=300")[1]
+    assert few[0] < many[0] < many[1] and few[0] <= few[1] < many[1]
+    assert search_s(*one_shot, "search.one_shot={cuts: 400, sentences: 1}")[1] < many[1]
 
 
 def test_what_cannot_be_measured_is_told_with_its_reason(

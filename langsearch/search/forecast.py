@@ -1,6 +1,6 @@
 """What a search will be: updates, time, and what cannot teach or tell anything, put together of counts and measures."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +12,7 @@ from langsearch.experiment.task import baseline_task, searched_task
 from langsearch.model.memory import available_bytes, free_memory, is_out_of_memory
 from langsearch.search.needs import memory_needs, num_at_once
 from langsearch.search.sizes import parameter_range, sample_point
+from langsearch.space.one_shot import cut_decoding, num_donors
 from langsearch.space.problems import InputError
 from langsearch.space.schema import Space
 from langsearch.space.settings import DecodingSettings, TrainerSettings
@@ -33,6 +34,10 @@ NOT_ASKED = "that was not asked for"
 
 _START_S = 20.0
 """Until Ray and the first workers have started, with the base in them: 10 to 30 s on two cores."""
+
+_LEAST_DIFFERENT = 0.3
+"""Of the rows of many cuts, how many are different ones at least: 0.29 were of all 54 cuts of a donor whose encoder is
+all by target, in the space of tests/benchmarks/search_efficiency."""
 
 _NUM_MEMBERS = 3
 """So many members of a front are counted on, to be scored again and tested."""
@@ -204,12 +209,28 @@ def search_seconds(checked: CheckedSpace, found: Forecast, measured: Measured) -
     )
     last_s = members * again_s + (members + len(space.baselines)) * test_s
     trials = [space.search.trials * one for one in (stopped if rungs else whole, whole)]
+    if space.search.strategy == "one_shot":
+        trials = _one_shot_seconds(checked, epochs, measured)
     # Whatever runs at once waits for the same teacher.
     begin_s = _START_S + (taught_seconds(found) or 0.0)
     low, high = (begin_s + (one + baselines + last_s) / found.num_at_once for one in trials)
     if space.search.max_hours is not None:
         high = min(high, 3600 * space.search.max_hours)
     return min(low, high), high
+
+
+def _one_shot_seconds(checked: CheckedSpace, epochs: Sequence[float], measured: Measured) -> list[float]:
+    """Returns what donors, cuts, sample and winners take: where cuts have most of their rows in common, and none.
+
+    All seconds are those of one trial after another.
+    """
+    space, settings = checked.space, checked.space.search.one_shot
+    whole, an_epoch = sum(epochs), sum(epochs) / len(epochs)
+    decoding = cut_decoding(space.evaluation.search, settings.sentences)
+    cuts = settings.cuts * _score_seconds(measured.translations, *num_scored(checked, decoding, "validation"))
+    num_epochs = num_donors(space) * (settings.donor_epochs or len(epochs)) + settings.winners * settings.epochs
+    trained = num_epochs * an_epoch + settings.sample * whole
+    return [trained + share * cuts for share in (_LEAST_DIFFERENT, 1.0)]
 
 
 def taught_seconds(found: Forecast) -> float | None:

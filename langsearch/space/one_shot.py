@@ -14,7 +14,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from langsearch.space.architecture import Architecture, BaseShape, Side, Site, SiteAdapters
 from langsearch.space.cut_names import is_cut_away
 from langsearch.space.nesting import Nesting
-from langsearch.space.settings import TrainerSettings
+from langsearch.space.settings import DecodingSettings, TrainerSettings
 
 if TYPE_CHECKING:  # it checks itself with what is here
     from langsearch.space.schema import Space
@@ -66,6 +66,13 @@ def donor_points(space: "Space") -> list[dict[str, Any]]:
 def num_donors(space: "Space") -> int:
     """Returns how many wide trainings a search has; none of an ordinary one."""
     return len(donor_points(space)) if space.search.strategy == "one_shot" else 0
+
+
+def cut_decoding(search: DecodingSettings, sentences: int | None) -> DecodingSettings:
+    """Returns how a cut is scored: as a trial while searching, on so many sentences at most."""
+    if sentences is None:
+        return search
+    return replace(search, sentences=min(sentences, search.sentences or sentences))
 
 
 def donor_architecture(space: "Space", shape: BaseShape, point: Mapping[str, Any]) -> tuple[Architecture, Nesting]:
