@@ -4,13 +4,13 @@ import os
 import socket
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from langsearch.adapters.cuts import CutMethod, Donor, fill
 from langsearch.adapters.learners import AdaptedModel
 from langsearch.adapters.lora import LanguageLoRA
 from langsearch.evaluate.cuts import KnownRows, evaluate_cuts
-from langsearch.evaluate.evaluation import Evaluation, EvaluationSet, evaluation_set
+from langsearch.evaluate.evaluation import Evaluation, EvaluationSet
 from langsearch.evaluate.spbleu import SpBleu
 from langsearch.experiment.cut_tasks import cut_task, donor_name, donor_of
 from langsearch.experiment.environment import Environment
@@ -18,6 +18,7 @@ from langsearch.experiment.folder import ExperimentFolder, TrialFolder
 from langsearch.experiment.opening import open_table
 from langsearch.experiment.task import TrialTask
 from langsearch.model.base import Base
+from langsearch.space.one_shot import cut_decoding
 from langsearch.space.problems import InputError, near_names
 from langsearch.space.schema import Space
 from langsearch.space.settings import DecodingSettings
@@ -26,7 +27,9 @@ from langsearch.study.results import TrialResult
 from langsearch.study.rows import State, TrialRow
 from langsearch.study.table import TrialTable
 from langsearch.train.checkpoint import Checkpoint, write_checkpoint
+from langsearch.trial.evaluating import evaluation_data
 from langsearch.trial.monitor import peak_memory_bytes
+from langsearch.trial.scores import score_columns
 from langsearch.trial.trial import load_trained
 
 
@@ -59,18 +62,8 @@ def open_donor(base: Base, environment: Environment, folder: TrialFolder, senten
     learner = load_trained(base, environment, folder)
     assert isinstance(learner, AdaptedModel)
     learner.remove()
-    settings = environment.evaluation.search
-    if sentences is not None:
-        settings = replace(settings, sentences=min(sentences, settings.sentences or sentences))
-    data = evaluation_set(
-        environment.validation,
-        environment.directions,
-        settings,
-        environment.classes,
-        base.vocabulary(environment.languages),
-        environment.train,
-        environment.zero_shot,
-    )
+    settings = cut_decoding(environment.evaluation.search, sentences)
+    data = evaluation_data(base, environment, "full", settings)
     return OpenDonor(folder.name, Donor(learner.lora), data, settings)
 
 
@@ -140,17 +133,13 @@ def _result(
     evaluation: Evaluation,
     seconds: float,
 ) -> TrialResult:
-    scores, num_trainable = evaluation.scores, task.num_trainable(base.shape)
+    num_trainable = task.num_trainable(base.shape)
     return TrialResult(
+        **score_columns(evaluation),
         epoch=0,
         finished=True,
-        spbleu=scores.spbleu,
-        spbleu_low=scores.spbleu_low,
-        spbleu_high=scores.spbleu_high,
         kept_epoch=0,
-        num_sentences=scores.num_sentences,
-        num_directions=len(of.data.rows),
-        signature=scores.signature,
+        signature=evaluation.scores.signature,
         worst_class_spbleu=evaluation.worst_class_spbleu,
         trainable_parameters=num_trainable,
         nonzero_parameters=num_trainable,
@@ -162,8 +151,6 @@ def _result(
         chrf=evaluation.chrf.chrf if evaluation.chrf else None,
         direction_spbleu=evaluation.direction_spbleu if environment.with_directions else None,
         beams=of.settings.beams,
-        cut_share=evaluation.cut_share,
-        num_cut_sources=evaluation.num_cut_sources,
         note=f"cut out of {of.name}, not trained",
         worker=f"{socket.gethostname()}/{os.getpid()}",
     )

@@ -1,7 +1,5 @@
 """The evaluations of a trial that is trained: on the whole validation part, and on the test part."""
 
-from typing import Any
-
 from langsearch.adapters.learners import AdaptedModel
 from langsearch.evaluate.evaluation import Evaluation, EvaluationSet, evaluate, evaluation_set
 from langsearch.evaluate.spbleu import SpBleu
@@ -11,7 +9,7 @@ from langsearch.experiment.task import TrialTask
 from langsearch.model.base import Base
 from langsearch.space.settings import DecodingSettings
 from langsearch.study.results import FinalResult, TestResult, TrialResult
-from langsearch.trial.scores import FinalSplit, copy_scores, write_scores
+from langsearch.trial.scores import FinalSplit, copy_scores, score_columns, write_scores
 from langsearch.trial.trial import load_trained, settings_at
 
 
@@ -59,7 +57,7 @@ def evaluate_trial(
 def test_result(evaluation: Evaluation) -> TestResult:
     """Returns an evaluation on the test set as columns of the trial table."""
     return TestResult(
-        **_columns("test_", evaluation),
+        **score_columns(evaluation, "test_"),
         test_num_zero_shot=evaluation.num_zero_shot,
         test_zero_shot_spbleu=evaluation.zero_shot_spbleu,
     )
@@ -71,25 +69,11 @@ test_result.__test__ = False  # type: ignore[attr-defined]
 def final_result(evaluation: Evaluation, *, with_directions: bool = False) -> FinalResult:
     """Returns an evaluation by `evaluation.final` as columns of the trial table."""
     return FinalResult(
-        **_columns("full_", evaluation),
+        **score_columns(evaluation, "full_"),
         full_worst_class_spbleu=evaluation.worst_class_spbleu,
         full_chrf=evaluation.chrf.chrf if evaluation.chrf else None,
         full_direction_spbleu=evaluation.direction_spbleu if with_directions else None,
     )
-
-
-def _columns(prefix: str, evaluation: Evaluation) -> dict[str, Any]:
-    """Returns what every evaluation has, by the names of its columns."""
-    scores = evaluation.scores
-    return {
-        f"{prefix}spbleu": scores.spbleu,
-        f"{prefix}spbleu_low": scores.spbleu_low,
-        f"{prefix}spbleu_high": scores.spbleu_high,
-        f"{prefix}num_sentences": scores.num_sentences,
-        f"{prefix}num_directions": len(scores.by_direction),
-        f"{prefix}cut_share": evaluation.cut_share,
-        f"{prefix}num_cut_sources": evaluation.num_cut_sources,
-    }
 
 
 def reuse_scores(base: Base, environment: Environment, folder: TrialFolder) -> FinalResult | None:

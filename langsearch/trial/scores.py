@@ -43,6 +43,25 @@ TRANSLATIONS = pa.schema(
 )
 
 
+def score_columns(evaluation: Evaluation, prefix: str = "") -> dict[str, Any]:
+    """Returns what every evaluation has, by the names of its columns in the trial table.
+
+    Args:
+        evaluation: The evaluation.
+        prefix: Of the names: "test_" of a `TestResult`, "full_" of a `FinalResult`, none of a `TrialResult`.
+    """
+    scores = evaluation.scores
+    return {
+        f"{prefix}spbleu": scores.spbleu,
+        f"{prefix}spbleu_low": scores.spbleu_low,
+        f"{prefix}spbleu_high": scores.spbleu_high,
+        f"{prefix}num_sentences": scores.num_sentences,
+        f"{prefix}num_directions": len(scores.by_direction),
+        f"{prefix}cut_share": evaluation.cut_share,
+        f"{prefix}num_cut_sources": evaluation.num_cut_sources,
+    }
+
+
 def write_scores(folder: TrialFolder, split: ScoredSplit, evaluation: Evaluation, data: EvaluationSet) -> None:
     """Writes the scores of a split beside those of the others, and the test part's translations.
 

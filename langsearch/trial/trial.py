@@ -33,7 +33,7 @@ from langsearch.trial.kept_weights import is_whole, remove_weights, tidy, weight
 from langsearch.trial.merging import SCORES, find_ratio, has_ratio
 from langsearch.trial.monitor import Monitor, Unwatched, peak_memory_bytes, reset_peak_memory
 from langsearch.trial.probing import probe_words
-from langsearch.trial.scores import write_scores
+from langsearch.trial.scores import score_columns, write_scores
 from langsearch.trial.starting import start_new
 
 logger = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ class _Run:
         """Returns the result of a task that trains nothing."""
         evaluation, data, settings = self._evaluate(0)
         self.seconds = time.perf_counter() - self.started
-        result = self._result(evaluation, data, settings)
+        result = self._result(evaluation, settings)
         write_scores(self.folder, "validation", evaluation, data)
         return self._close(result)
 
@@ -178,7 +178,7 @@ class _Run:
                 lambda found: found[0].scores.spbleu,
             )
             self._count_seconds()
-            scored = self._result(evaluation, data, settings)
+            scored = self._result(evaluation, settings)
             state = {"updates": self.kept_updates, "epoch": self.kept.kept_epoch, "spbleu": scored.spbleu}
             weights = Checkpoint(self.learner.state(), state)
             write_checkpoint(self.folder.weights, weights, num_kept=3, check=self._check_fence)
@@ -203,7 +203,7 @@ class _Run:
     def _end_epoch(self, progress: Progress) -> TrialResult:
         evaluation, data, settings = self._evaluate(progress.epoch)
         self._count_seconds()
-        result = self._result(evaluation, data, settings, progress)
+        result = self._result(evaluation, settings, progress)
         self.history.append(curve_row(progress, result))
         # Of an older version they lack keys, which mean their defaults.
         is_comparable = self.kept_settings is not None and DecodingSettings(**self.kept_settings) == settings
@@ -252,22 +252,18 @@ class _Run:
         return evaluation, data, settings
 
     def _result(
-        self, evaluation: Evaluation, data: EvaluationSet, settings: DecodingSettings, progress: Progress | None = None
+        self, evaluation: Evaluation, settings: DecodingSettings, progress: Progress | None = None
     ) -> TrialResult:
-        scores, task, environment = evaluation.scores, self.task, self.environment
+        task, environment = self.task, self.environment
         epoch = progress.epoch if progress else 0
         num_trainable = task.num_trainable(self.base.shape)
         peak = peak_memory_bytes(self.base.model.device)
         return TrialResult(
+            **score_columns(evaluation),
             epoch=epoch,
             finished=progress is None or epoch == task.num_epochs,
-            spbleu=scores.spbleu,
-            spbleu_low=scores.spbleu_low,
-            spbleu_high=scores.spbleu_high,
             kept_epoch=epoch,
-            num_sentences=scores.num_sentences,
-            num_directions=len(data.rows),
-            signature=scores.signature,
+            signature=evaluation.scores.signature,
             worst_class_spbleu=evaluation.worst_class_spbleu,
             trainable_parameters=num_trainable,
             nonzero_parameters=self.learner.num_nonzero() if task.method == "adapters" else num_trainable,
@@ -279,8 +275,6 @@ class _Run:
             chrf=evaluation.chrf.chrf if evaluation.chrf else None,
             direction_spbleu=evaluation.direction_spbleu if environment.with_directions else None,
             beams=settings.beams,
-            cut_share=evaluation.cut_share,
-            num_cut_sources=evaluation.num_cut_sources,
             note=self._note(is_last=epoch == task.num_epochs),
             worker=f"{socket.gethostname()}/{os.getpid()}",
         )
