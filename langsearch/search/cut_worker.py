@@ -26,6 +26,9 @@ from langsearch.trial.trial import resident
 
 logger = logging.getLogger(__name__)
 
+BEYOND = "beyond its donor"
+"""Begins the cause of a cut that is wider than its donor: donors are made as wide as the points that were looked at."""
+
 _open: dict[tuple[Path, str, int | None], OpenDonor] = {}
 """The donors of this process: what one task has decoded, the next one has not to."""
 
@@ -64,10 +67,17 @@ def score_on_worker(
         except Exception as error:  # as at the boundary of a trial
             return as_failure(error).text
 
+    found: dict[str, dict[str, Any] | str] = {}
+    for task in tasks:
+        assert task.architecture is not None
+        if (why_not := of.donor.why_not(task.architecture)) is not None:
+            found[task.name] = f"{BEYOND}: {donor} has less: {why_not}"
+    within = [task for task in tasks if task.name not in found]
     try:
-        return [asdict(result) for result in score(tasks)]
+        found |= {task.name: asdict(result) for task, result in zip(within, score(within), strict=True)}
     except NonFiniteScoreError:
-        return [alone(task) for task in tasks]
+        found |= {task.name: alone(task) for task in within}
+    return [found[task.name] for task in tasks]
 
 
 def write_on_worker(

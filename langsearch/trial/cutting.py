@@ -105,7 +105,7 @@ def score_cuts(
         num_parts=num_parts,
         after_batch=after_batch,
     )
-    seconds = (time.perf_counter() - started) / len(tasks)
+    seconds = (time.perf_counter() - started) / max(len(tasks), 1)
     return [
         _result(base, environment, of, task, evaluation, seconds) for task, evaluation in zip(tasks, found, strict=True)
     ]
