@@ -70,11 +70,11 @@ class Donor:
     def why_not(self, architecture: Architecture) -> str | None:
         """Returns in a line why an architecture cannot be cut out of it, None if it can."""
         own, slots = self.architecture, self.slots_of(architecture)
-        for name in ("kind", "scaling", "alpha", "ffn_slice", "new_languages"):
-            if architecture.adapters and getattr(own, name) != getattr(architecture, name):
-                is_idle = name == "ffn_slice" and not any(_is_ffn(entry.site) for entry in architecture.adapters)
-                if not is_idle:
-                    return f"its {name} is another"
+        names = ["kind", "scaling", "alpha", "new_languages"] if architecture.adapters else []
+        names += ["ffn_slice"] if any(entry.site.module in ("fc1", "fc2") for entry in architecture.adapters) else []
+        for name in names:
+            if getattr(own, name) != getattr(architecture, name):
+                return f"its {name} is another"
         for entry in architecture.adapters:
             if entry.site not in self._ranks:
                 return f"{entry.site} is not adapted"
@@ -134,7 +134,3 @@ def _members(architecture: Architecture) -> dict[str, tuple[str, ...]]:
     for language, slot in architecture.slots:
         found.setdefault(slot, []).append(language)
     return {slot: tuple(sorted(languages)) for slot, languages in found.items()}
-
-
-def _is_ffn(site: Site) -> bool:
-    return site.module in ("fc1", "fc2")

@@ -117,9 +117,4 @@ def _decoded(
         )
     finally:
         model.remove()
-    found, start = {}, 0
-    for key in keys:
-        part = slice(start, start + len(data.rows[key[0]]))
-        found[key] = Decoded(decoded.texts[part], decoded.is_cut[part])
-        start = part.stop
-    return found
+    return decoded.split({key: len(data.rows[key[0]]) for key in keys})

@@ -1,8 +1,8 @@
 """Decoding of rows in different directions in one batch: each row is forced into its own target language."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ _MIN_TOKENS = 64
 
 _MIN_SHARE_LEAVING = 0.25
 """Rows leave when so many have ended: those that stay are copied, which has its price."""
+
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,15 @@ class Decoded:
     texts: list[str]
     is_cut: list[bool]
     """Whether each one ended by its limit: it is as long as it may be, and its end was not the model's choice."""
+
+    def split(self, sizes: Mapping[Key, int]) -> "dict[Key, Decoded]":
+        """Returns the translations in groups of so many rows each, which stand one behind the other."""
+        found, start = {}, 0
+        for key, size in sizes.items():
+            part = slice(start, start + size)
+            found[key] = Decoded(self.texts[part], self.is_cut[part])
+            start = part.stop
+        return found
 
 
 def decode_rows(

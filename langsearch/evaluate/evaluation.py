@@ -172,11 +172,7 @@ def evaluate(
         num_parts=num_parts,
         after_batch=after_batch,
     )
-    translated, start = {}, 0
-    for direction, rows in data.rows.items():
-        part = slice(start, start + len(rows))
-        translated[direction] = Decoded(decoded.texts[part], decoded.is_cut[part])
-        start = part.stop
+    translated = decoded.split({direction: len(rows) for direction, rows in data.rows.items()})
     return judge(translated, data, longest, spbleu, with_chrf=with_chrf, after_batch=after_batch)
 
 

@@ -31,18 +31,20 @@ from scipy.stats import kendalltau, spearmanr
 from langsearch.adapters.cuts import CutMethod, Donor
 from langsearch.adapters.learners import AdaptedModel
 from langsearch.evaluate.cuts import KnownRows, evaluate_cuts
-from langsearch.evaluate.evaluation import evaluate, evaluation_set
+from langsearch.evaluate.evaluation import evaluate
 from langsearch.evaluate.spbleu import SpBleu
-from langsearch.experiment.cut_tasks import donor_task, whole_point
+from langsearch.experiment.cut_tasks import donor_name, donor_task, whole_point
 from langsearch.experiment.environment import build_environment, check_space
-from langsearch.experiment.task import searched_task
+from langsearch.experiment.task import TrialTask, searched_task
 from langsearch.model.base import load_base
 from langsearch.search.one_shot import best_cuts
 from langsearch.space.one_shot import DONOR, cut_dimensions, donor_points
 from langsearch.space.schema import Space, load_space
+from langsearch.study.cut_rows import cut_row
 from langsearch.study.front import Objective
 from langsearch.study.table import TrialTable
 from langsearch.train.loop import TrainingData, train
+from langsearch.trial.evaluating import evaluation_data
 from langsearch.trial.trial import build_learner
 from tests.benchmarks.search_efficiency.make_table import FOLDER, grid
 from tests.benchmarks.search_efficiency.replay import Trained, best_score, read_table
@@ -105,42 +107,33 @@ def measure(donor_epochs: int, drop: float) -> dict[str, Any]:
         training = TrainingData(environment.train, environment.directions, environment.languages, vocabulary)
         settings = environment.evaluation.search
         sets = {
-            sentences: evaluation_set(
-                environment.validation,
-                environment.directions,
-                replace(settings, sentences=sentences),
-                environment.classes,
-                vocabulary,
-                environment.train,
-            )
+            sentences: evaluation_data(base, environment, "full", replace(settings, sentences=sentences))
             for sentences in (None, 26)
         }
+
+        def trained(task: TrialTask) -> tuple[AdaptedModel, float, float, float]:
+            """Returns a trained model, out of the base, the CPU seconds of its training and its score, and that."""
+            learner = build_learner(base, environment, task)
+            assert isinstance(learner, AdaptedModel)
+            started = time.process_time()
+            for _ in train(learner, training, task.trainer):
+                pass
+            ended = time.process_time()
+            spbleu = evaluate(learner, sets[None], settings, base.tokenizer, scorer).scores.spbleu
+            learner.remove()
+            return learner, ended - started, time.process_time() - ended, spbleu
+
         points = list(grid(space))
         alone = []
         for point in points[:: len(points) // NUM_ALONE][:NUM_ALONE]:
             task = searched_task(space, shape, 0, point)
-            learner = build_learner(base, environment, task)
-            assert isinstance(learner, AdaptedModel)
-            started = time.process_time()
-            for _ in train(learner, training, task.trainer):
-                pass
-            trained = time.process_time()
-            evaluate(learner, sets[None], settings, base.tokenizer, scorer)
-            alone.append([(trained - started) / task.num_epochs, time.process_time() - trained])
-            learner.remove()
+            _, train_s, evaluate_s, _ = trained(task)
+            alone.append([train_s / task.num_epochs, evaluate_s])
             print(f"alone: {alone[-1][0]:.2f} s an epoch, {alone[-1][1]:.2f} s an evaluation", flush=True)
         donors, cuts = [], []
         for number, of_donor in enumerate(donor_points(space), start=1):
-            task = donor_task(space, shape, f"donor-{number}")
-            learner = build_learner(base, environment, task)
-            assert isinstance(learner, AdaptedModel)
-            started = time.process_time()
-            for _ in train(learner, training, task.trainer):
-                pass
-            trained = time.process_time()
-            own = evaluate(learner, sets[None], settings, base.tokenizer, scorer).scores.spbleu
-            donors.append({"train": trained - started, "evaluate": time.process_time() - trained, "spbleu": own})
-            learner.remove()
+            learner, train_s, evaluate_s, spbleu = trained(donor_task(space, shape, donor_name(number)))
+            donors.append({"train": train_s, "evaluate": evaluate_s, "spbleu": spbleu})
             donor = Donor(learner.lora)
             mine = [point for point in points if all(point[name] == value for name, value in of_donor.items())]
             # A window that is cut off at the last layer is the same architecture again.
@@ -290,7 +283,7 @@ def _search(
         table.complete(added.name, scripted_result(0, 0, row[fidelity], row["size"]))
         num += 1
     return [
-        by_point[json.dumps(whole_point(space, table.row(name.removeprefix("cut-")).params), sort_keys=True)]
+        by_point[json.dumps(whole_point(space, cut_row(table, name).params), sort_keys=True)]
         for name in best_cuts(table, num_winners)
     ]
 
