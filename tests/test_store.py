@@ -191,7 +191,7 @@ def test_a_write_that_fails_leaves_no_file_under_the_final_name(
     def full_disk(_: int) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("langsearch.data.store.os.fsync", full_disk)
+    monkeypatch.setattr("langsearch.data.arrow_file.os.fsync", full_disk)
     with pytest.raises(OSError, match="No space left"):
         build(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -5,7 +5,6 @@ reused by every experiment, and a change of either makes a new file. Workers of 
 """
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -14,16 +13,16 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
-from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from langsearch.data.arrow_file import write_batch
 from langsearch.data.encoding import MIN_FOR_PROCESSES, Encoder, Tokenize, num_cores
 from langsearch.data.parallel import ParallelText
 from langsearch.data.token_parts import held, read_parts, remove_abandoned, remove_parts, write_parts
-from langsearch.space.problems import InputError, naming
+from langsearch.space.problems import InputError
 
 FORMAT = b"langsearch tokens 1"
 
@@ -272,18 +271,7 @@ def _write_in_parts(
 
 
 def _write(path: Path, key: str, batch: Any) -> None:
-    metadata = {b"format": FORMAT, b"key": key.encode(), b"checksum": _checksum(batch)}
-    batch = batch.replace_schema_metadata(metadata)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
-    try:
-        with naming(path), temporary.open("wb") as file:
-            with pa.ipc.new_file(file, batch.schema) as writer:
-                writer.write_batch(batch)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_batch(path, batch, {b"format": FORMAT, b"key": key.encode(), b"checksum": _checksum(batch)})
 
 
 def _record_batch(sentences: Sequence[str | None], tokenize: Tokenize) -> Any:

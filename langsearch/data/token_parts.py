@@ -19,10 +19,13 @@ from numpy.typing import NDArray
 
 from langsearch.data.encoding import Encoded, Encoder
 
+LOCK = ".lock"
+"""In a folder that one process at a time may write to."""
+
 _ROWS_PER_BLOCK = 10_000
 _BLOCKS_PER_COMMIT = 10
 _ABANDONED_SECONDS = 7 * 24 * 3600
-_DONE, _LOCK = "done.json", ".lock"
+_DONE = "done.json"
 _FILES = ("text", "text_lengths", "ids", "num_ids")
 """UTF-8 of all sentences; bytes of each row (int32); ids of all sentences (int32); ids of each row (int32). A row that
 is not there has the length -1."""
@@ -33,15 +36,37 @@ def held(folder: Path) -> Iterator[None]:
     """Holds a folder of parts, made if absent, against other builds of the same file."""
     while True:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             # The one before may have removed what was waited for.
-            if (folder / _LOCK).exists() and os.path.samestat(os.fstat(descriptor), (folder / _LOCK).stat()):
+            if (folder / LOCK).exists() and os.path.samestat(os.fstat(descriptor), (folder / LOCK).stat()):
                 yield
                 return
         finally:
             os.close(descriptor)
+
+
+@contextmanager
+def held_at_once(folder: Path) -> Iterator[bool]:
+    """Holds a folder if nobody else does, and gives whether it is held; a process that is killed gives it back.
+
+    Args:
+        folder: Its `LOCK` must be there.
+
+    Raises:
+        OSError: If it is not.
+    """
+    descriptor = os.open(folder / LOCK, os.O_RDWR)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
 
 
 def write_parts(
@@ -112,28 +137,13 @@ def remove_abandoned(folder: Path, now: float) -> None:
         now: In seconds since 1970.
     """
     for parts in folder.glob(".*.parts"):
-        with suppress(OSError), _held_at_once(parts) as is_held:
+        with suppress(OSError), held_at_once(parts) as is_held:
             if is_held and max(entry.stat().st_mtime for entry in (parts, *parts.iterdir())) < now - _ABANDONED_SECONDS:
                 remove_parts(parts)
     for file in folder.glob(f".*.arrow.{32 * '[0-9a-f]'}"):
         with suppress(OSError):
             if file.stat().st_mtime < now - _ABANDONED_SECONDS:
                 file.unlink()
-
-
-@contextmanager
-def _held_at_once(folder: Path) -> Iterator[bool]:
-    """Holds a folder of parts if nobody else does."""
-    descriptor = os.open(folder / _LOCK, os.O_RDWR)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(descriptor)
 
 
 def _append(files: dict[str, Any], encoded: Encoded) -> None:

@@ -7,20 +7,18 @@ lock; who reads need not.
 Shapes: pairs; tokens = labels of pairs, one pair after the other; k.
 """
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from langsearch.space.problems import naming
+from langsearch.data.arrow_file import write_batch
+from langsearch.data.token_parts import LOCK, held_at_once
 
 FORMAT = b"langsearch top tokens 1"
 
@@ -33,7 +31,6 @@ PROGRESS = "progress.json"
 BYTES_A_TOKEN = 6
 """Of each of the k: an int32, and a float16, whose logarithm of a probability is right to a thousandth."""
 
-_LOCK = ".lock"
 _NOTHING = np.zeros(0, np.int64)
 
 
@@ -127,17 +124,7 @@ class TopTokens:
         ends = pa.array(np.concatenate([[0], np.cumsum(counts * self.k)]).astype(np.int64))
         columns = {name: pa.LargeListArray.from_arrays(ends, found) for name, found in values.items()}
         batch = pa.record_batch({"key": pa.array(keys), **columns})
-        batch = batch.replace_schema_metadata({b"format": FORMAT, b"k": b"%d" % self.k})
-        aside = path.with_name(f".{path.name}.{uuid4().hex}")
-        try:
-            with naming(path), aside.open("wb") as file:
-                with pa.ipc.new_file(file, batch.schema) as writer:
-                    writer.write_batch(batch)
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
+        write_batch(path, batch, {b"format": FORMAT, b"k": b"%d" % self.k})
 
     def note(self, done: int, total: int) -> None:
         """Writes how many pairs of an epoch are there, for who shows it; the lock must be held."""
@@ -150,16 +137,9 @@ class TopTokens:
     def held(self) -> Iterator[bool]:
         """Gives whether the folder's lock is held here now; a process that is killed gives it back."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
-        finally:
-            os.close(descriptor)
+        (self.folder / LOCK).touch(0o600)
+        with held_at_once(self.folder) as is_held:
+            yield is_held
 
 
 def _open(path: Path, k: int) -> _Part:
