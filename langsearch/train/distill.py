@@ -9,7 +9,7 @@ Shapes: tokens = target tokens that count, d = d_model, vocab = rows of the outp
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -147,24 +147,47 @@ def divergence(
         kind: Which divergence.
         temperature: Above 0.
     """
-    loss: Tensor = _Divergence.apply(student, teacher, weight, kind, temperature)  # type: ignore[no-untyped-call]
+
+    def diverged(cast: Tensor, rows: slice, log_q: Tensor) -> tuple[Tensor, Tensor]:
+        log_p = F.log_softmax((teacher[rows] @ cast.T).float().div_(temperature), dim=1)
+        return _kl(log_p, log_q) if kind == "kl" else _js(log_p, log_q)
+
+    return summed_divergence(student, weight, temperature, diverged)
+
+
+Diverged = Callable[[Tensor, slice, Tensor], tuple[Tensor, Tensor]]
+"""Given the output embedding in the states' type (vocab, d), which tokens, and the student's logarithms of
+probabilities of these (chunk, vocab): their divergences (chunk,), and what these are by the student's logits over the
+temperature (chunk, vocab)."""
+
+
+def summed_divergence(student: Tensor, weight: Tensor, temperature: float, diverged: Diverged) -> Tensor:
+    """Returns temperature^2 times the sum of divergences from something, in nats, a scalar.
+
+    Gradients go to the student's states alone; they are made in the forward pass, as in `smoothed_cross_entropy`.
+
+    Args:
+        student: (tokens, d), the decoder's output where labels count.
+        weight: (vocab, d), the frozen output embedding.
+        temperature: Above 0; divides the student's logits.
+        diverged: Called with a chunk of tokens at a time, without gradients.
+    """
+    loss: Tensor = _Summed.apply(student, weight, temperature, diverged)  # type: ignore[no-untyped-call]
     return loss
 
 
-class _Divergence(torch.autograd.Function):
+class _Summed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, student: Tensor, teacher: Tensor, weight: Tensor, kind: str, temperature: float) -> Tensor:
+    def forward(ctx: Any, student: Tensor, weight: Tensor, temperature: float, diverged: Diverged) -> Tensor:
         cast = weight.to(student.dtype)
-        # Both logits are in flight at once: half as many tokens take the room of the cross-entropy's.
+        # What is compared is as large as the logits: half as many tokens take the room of the cross-entropy's.
         chunk = max(tokens_in_flight(weight.shape[0], is_cuda=student.is_cuda) // 2, 1)
         grad_student = torch.empty_like(student, dtype=torch.float32)
         loss = torch.zeros((), device=student.device, dtype=torch.float32)
         for start in range(0, student.shape[0], chunk):
             rows = slice(start, start + chunk)
             log_q = F.log_softmax((student[rows] @ cast.T).float().div_(temperature), dim=1)
-            log_p = F.log_softmax((teacher[rows] @ cast.T).float().div_(temperature), dim=1)
-            # Of the loss by the student's logits over the temperature.
-            divergences, grad = _kl(log_p, log_q) if kind == "kl" else _js(log_p, log_q)
+            divergences, grad = diverged(cast, rows, log_q)
             loss += divergences.sum()
             grad_student[rows] = (grad.to(student.dtype) @ cast).float()
         ctx.save_for_backward(grad_student)
@@ -174,7 +197,7 @@ class _Divergence(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (grad_student,) = ctx.saved_tensors
-        return (grad_student * (grad * ctx.temperature)).to(ctx.dtype), None, None, None, None
+        return (grad_student * (grad * ctx.temperature)).to(ctx.dtype), None, None, None
 
 
 def _kl(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,12 +9,12 @@ Shapes: tokens = target tokens that count, d = d_model, vocab = rows of the outp
 """
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from langsearch.train.cross_entropy import tokens_in_flight
+from langsearch.train.distill import summed_divergence
 
 Kind = Literal["kl", "js"]
 
@@ -35,43 +35,20 @@ def truncated_divergence(
         kind: Which divergence.
         temperature: Above 0.
     """
-    loss: Tensor = _Truncated.apply(student, ids, log_probs, weight, kind, temperature)  # type: ignore[no-untyped-call]
-    return loss
+    is_whole = ids.shape[1] == weight.shape[0]
+    log_p = _outcomes_of(log_probs.float(), is_whole=is_whole)
 
+    def diverged(_: Tensor, rows: slice, log_q: Tensor) -> tuple[Tensor, Tensor]:
+        top = ids[rows].long()
+        outside = log_q.scatter(1, top, -torch.inf)
+        log_rest = outside.logsumexp(dim=1, keepdim=True)
+        outcomes = torch.cat([log_q.gather(1, top), log_rest], dim=1)
+        divergences, grad = (_kl if kind == "kl" else _js)(log_p[rows], outcomes)
+        # What goes to the outcome outside, each of its tokens gets its share of.
+        of_logits = torch.zeros_like(outside) if is_whole else (outside - log_rest).exp_().mul_(grad[:, -1:])
+        return divergences, of_logits.scatter_(1, top, grad[:, :-1])
 
-class _Truncated(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, student: Tensor, ids: Tensor, log_probs: Tensor, weight: Tensor, kind: Kind, temperature: float
-    ) -> Tensor:
-        cast = weight.to(student.dtype)
-        is_whole = ids.shape[1] == weight.shape[0]
-        log_p = _outcomes_of(log_probs.float(), is_whole=is_whole)
-        # The logits and those of what lies outside are in flight at once, as in `distill.divergence`.
-        chunk = max(tokens_in_flight(weight.shape[0], is_cuda=student.is_cuda) // 2, 1)
-        grad_student = torch.empty_like(student, dtype=torch.float32)
-        loss = torch.zeros((), device=student.device, dtype=torch.float32)
-        for start in range(0, student.shape[0], chunk):
-            rows = slice(start, start + chunk)
-            top = ids[rows].long()
-            log_q = ((student[rows] @ cast.T).float().div_(temperature)).log_softmax(dim=1)
-            outside = log_q.scatter(1, top, -torch.inf)
-            log_rest = outside.logsumexp(dim=1, keepdim=True)
-            outcomes = torch.cat([log_q.gather(1, top), log_rest], dim=1)
-            divergences, grad = (_kl if kind == "kl" else _js)(log_p[rows], outcomes)
-            loss += divergences.sum()
-            # What goes to the outcome outside, each of its tokens gets its share of.
-            of_logits = torch.zeros_like(outside) if is_whole else (outside - log_rest).exp_().mul_(grad[:, -1:])
-            of_logits.scatter_(1, top, grad[:, :-1])
-            grad_student[rows] = (of_logits.to(student.dtype) @ cast).float()
-        ctx.save_for_backward(grad_student)
-        ctx.dtype, ctx.temperature = student.dtype, temperature
-        return loss * temperature**2
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (grad_student,) = ctx.saved_tensors
-        return (grad_student * (grad * ctx.temperature)).to(ctx.dtype), None, None, None, None, None
+    return summed_divergence(student, weight, temperature, diverged)
 
 
 def _outcomes_of(log_probs: Tensor, *, is_whole: bool) -> Tensor:
