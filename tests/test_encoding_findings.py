@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -25,6 +25,7 @@ from langsearch.report.summary import summarise
 from langsearch.space.architecture import Architecture
 from langsearch.space.loss_settings import AlignSettings, LanguageAdversarySettings, LossSettings
 from langsearch.train.retrieval import retrieval_accuracy
+from langsearch.train.sampling import states_of
 from langsearch.trial import probing
 from langsearch.trial.probing import encoding_findings
 from langsearch.trial.trial import run_trial
@@ -65,7 +66,15 @@ def test_the_base_is_what_it_was_before_and_is_asked_once(
     base = new_base()
     given = quickstart_store, base.vocabulary(LANGUAGES), BOTH
     learner = adapt(base, make_architecture(), LANGUAGES)
+    encoded: list[str] = []
+
+    def watched(*given: Any, **how: Any) -> torch.Tensor:
+        encoded.append(given[3])
+        return states_of(*given, **how)
+
+    monkeypatch.setattr(probing, "states_of", watched)
     untrained = encoding_findings(learner, *given, {})
+    assert sorted(encoded) == sorted(2 * LANGUAGES), "lines that all have are encoded once in the pivot language"
     for shares in untrained["retrieval"]["languages"].values():
         assert shares["before"] == shares["after"] and shares["num_sentences"] == quickstart_store.num_sentences
     assert set(untrained["retrieval"]["languages"]) == {"fr", "de", "sw"}

@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from langsearch.adapters.learners import AdaptedModel
@@ -120,35 +123,44 @@ def _retrieved(
 
     Both sides are encoded by the same model: the base, then the trained one.
     """
-    rows = {
+    sampled = {
         language: sampled_rows(learner, store, [language, pivot], _NUM_SENTENCES)
         for language in learner.languages
         if language != pivot
     }
-    languages = [language for language, found in rows.items() if len(found) >= _MIN_SENTENCES]
-    num_layers = EncoderSides.of(learner).num_by_source
-
-    def found_by(model: AdaptedModel, asked: Sequence[str]) -> dict[str, float]:
-        def states(name: str, language: str) -> Tensor:
-            precision = model.model.lm_head.weight.dtype
-            return states_of(model, store, vocabulary, name, rows[language], num_layers=num_layers, precision=precision)
-
-        return {
-            language: retrieval_accuracy(
-                states(language, language), states(pivot, language), _lines(store, pivot, rows[language].tolist())
-            )
-            for language in asked
-        }
-
+    rows = {language: found for language, found in sampled.items() if len(found) >= _MIN_SENTENCES}
+    finding = partial(_found_by, store, vocabulary, pivot, EncoderSides.of(learner).num_by_source)
     base: dict[str, float] = {}
-    if new := [language for language in languages if language not in before]:
+    if new := {language: found for language, found in rows.items() if language not in before}:
         with base_teacher(learner).speaking() as bare:
-            base = found_by(bare, new)
-    now, known = found_by(learner, languages), {**before, **base}
+            base = finding(bare, new)
+    now, known = finding(learner, rows), {**before, **base}
     return {
-        language: Found(before=known[language], after=now[language], num_sentences=len(rows[language]))
-        for language in languages
+        language: Found(before=known[language], after=now[language], num_sentences=len(found))
+        for language, found in rows.items()
     }
+
+
+def _found_by(
+    store: TokenStore,
+    vocabulary: BatchVocabulary,
+    pivot: str,
+    num_layers: int,
+    model: AdaptedModel,
+    rows: Mapping[str, NDArray[np.int64]],
+) -> dict[str, float]:
+    """Returns how often a model as it is in its base finds the lines of each language's rows in the pivot language."""
+    states = partial(
+        states_of, model, store, vocabulary, num_layers=num_layers, precision=model.model.lm_head.weight.dtype
+    )
+    # Where all languages have the same lines, these are encoded once in the pivot language.
+    pivots: dict[bytes, Tensor] = {}
+    found = {}
+    for language, own in rows.items():
+        if (key := own.tobytes()) not in pivots:
+            pivots[key] = states(pivot, own)
+        found[language] = retrieval_accuracy(states(language, own), pivots[key], _lines(store, pivot, own.tolist()))
+    return found
 
 
 def _lines(store: TokenStore, language: str, rows: Sequence[int]) -> Tensor:
