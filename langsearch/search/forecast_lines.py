@@ -9,7 +9,6 @@ from langsearch.experiment.environment import CheckedSpace
 from langsearch.model.cpus import available_cpus
 from langsearch.search.forecast import NOT_ASKED, Forecast, taught_seconds
 from langsearch.study.results import TrialResult, beam_words
-from langsearch.trial.forecast import Measured
 from langsearch.trial.teaching import Taught
 
 MIN_UPDATES = 50
@@ -44,7 +43,7 @@ def forecast_lines(checked: CheckedSpace, found: Forecast) -> Iterator[tuple[str
     """Yields a label and a text for the updates, the time, what that rests on, and each warning."""
     yield "updates", _updates(found)
     if found.taught is not None:
-        yield "teacher", _teacher(found.taught, found.measured)
+        yield "teacher", _teacher(found.taught, taught_seconds(found))
     yield from _times(found)
     yield "base score", base_score(checked, found)
     for text in (*counted_warnings(checked, found), *measured_warnings(checked, found)):
@@ -243,9 +242,8 @@ def _apart(found: Forecast) -> str:
     return "" if found.epoch.num_apart == 1 else " of each adapter, which learns alone,"
 
 
-def _teacher(taught: Taught, measured: Measured | None) -> str:
-    token_s = None if measured is None else measured.taught_token_s
-    took = "that was not measured" if token_s is None else f"about {show_time(token_s * taught.num_tokens)}"
+def _teacher(taught: Taught, seconds: float | None) -> str:
+    took = "that was not measured" if seconds is None else f"about {show_time(seconds)}"
     return (
         f"{taught.teacher} reads up to {taught.num_pairs:,} pairs of a training once for all trials of a machine, "
         f"{took}; {_bytes(taught.num_bytes)} are kept beside the tokens. While it reads, its "
