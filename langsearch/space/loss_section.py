@@ -65,7 +65,7 @@ def _in_words(raw: object) -> object:
             raise ValueError(f"must name a hub id or a folder as `base`, but got {show(base)}.")
         if not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1:
             raise ValueError(f"must have a whole number of at least 1 as `top_k`, but got {show(top_k)}.")
-        return f"top{top_k}:{base}"
+        return str(LargerTeacher(base=base, top_k=top_k))
     return raw
 
 
