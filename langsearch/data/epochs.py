@@ -164,7 +164,7 @@ def plan_epoch(
             rows[begin:end] = stream.rows[_draw(len(stream.rows), start, count, entropy)]
         for first in range(begin, end, _ROWS_PER_BLOCK):
             block = slice(first, min(first + _ROWS_PER_BLOCK, end))
-            longest[block] = _longer(store, directions[stream.direction], rows[block])
+            longest[block] = longer_side(store, directions[stream.direction], rows[block])
     rng = np.random.default_rng((seed, _ORDER_STREAM, epoch))
     order: NDArray[np.integer[Any]]
     if by_source:
@@ -259,7 +259,7 @@ def _usable(store: "TokenStore", direction: Direction, limit: int) -> tuple[NDAr
     return np.concatenate(usable), num_left_out
 
 
-def _longer(store: "TokenStore", direction: Direction, rows: NDArray[np.int32]) -> NDArray[np.int32]:
+def longer_side(store: "TokenStore", direction: Direction, rows: NDArray[np.int32]) -> NDArray[np.int32]:
     """Returns the length of the longer side of each pair, with its marks."""
     return np.maximum(store.lengths_of(direction.src, rows), store.lengths_of(direction.tgt, rows)) + NUM_MARKS
 

@@ -20,11 +20,11 @@ from torch import Tensor
 from langsearch.adapters.learners import AdaptedModel, adapt
 from langsearch.data.batches import IGNORED_LABEL, Batch, BatchVocabulary, collate
 from langsearch.data.directions import Direction
+from langsearch.data.epochs import longer_side
 from langsearch.data.store import TokenStore
 from langsearch.data.top_tokens import FORMAT, TEACHERS, TopTokens
 from langsearch.model.base import load_base
 from langsearch.model.device import Resident, settle
-from langsearch.model.families import read_config
 from langsearch.model.larger import find_larger
 from langsearch.model.memory import free_memory
 from langsearch.model.positions import num_positions
@@ -161,7 +161,7 @@ class LargerReader:
         try:
             for start in range(0, len(keys), _PAIRS_PER_FILE):
                 part, said = keys[start : start + _PAIRS_PER_FILE], {}
-                for batch in self._batches(part):
+                for batch in self._batches(part, num_positions(model.model.config)):
                     said.update(self._said(model, batch))
                     yield
                 ids, log_probs = zip(*(said[key] for key in part.tolist()), strict=True)
@@ -172,38 +172,34 @@ class LargerReader:
             del model, base
             free_memory()
 
-    def _batches(self, keys: NDArray[np.int64]) -> Iterator[Batch]:
-        """Yields pairs of like length, with their sentences."""
-        num = len(self.languages)
-        of_direction, rows = np.divmod(keys, self.store.num_sentences)
-        directions = [
-            Direction(self.languages[index // num], self.languages[index % num])
-            if index // num != index % num
-            else None
-            for index in range(num * num)
-        ]
-        longest = np.array(
-            [
-                max(
-                    self.store.lengths_of(name, rows[at : at + 1].astype(np.int32))[0] for name in _sides(directions[d])
-                )
-                for at, d in enumerate(of_direction.tolist())
-            ]
-        )
-        pairs = np.stack([of_direction, rows], axis=1).astype(np.int32)[np.argsort(-longest, kind="stable")]
-        longest = -np.sort(-longest)
-        config = read_config(self.found.folder)
+    def _batches(self, keys: NDArray[np.int64], max_length: int) -> Iterator[Batch]:
+        """Yields pairs of like length, with their sentences.
+
+        Args:
+            keys: (pairs,).
+            max_length: The teacher's positions.
+        """
+        of_pair, rows = np.divmod(keys, self.store.num_sentences)
+        codes, of_direction = np.unique(of_pair, return_inverse=True)
+        sides = zip(*(each.tolist() for each in np.divmod(codes, len(self.languages))), strict=True)
+        directions = [Direction(self.languages[src], self.languages[tgt]) for src, tgt in sides]
+        pairs = np.stack([of_direction, rows], axis=1).astype(np.int32)
+        longest = np.empty(len(pairs), np.int64)
+        for index, direction in enumerate(directions):
+            longest[of_direction == index] = longer_side(self.store, direction, pairs[of_direction == index, 1])
+        order = np.argsort(-longest, kind="stable")
+        pairs, longest = pairs[order], longest[order]
         begin = 0
         while begin < len(pairs):
-            end = begin + max(_TOKENS_PER_BATCH // (int(longest[begin]) + 2), 1)
+            end = begin + max(_TOKENS_PER_BATCH // int(longest[begin]), 1)
             yield collate(
                 self.store,
-                directions,  # type: ignore[arg-type]  # of no language with itself is there a pair
+                directions,
                 pairs[begin:end],
                 self.vocabulary,
                 self.languages,
                 with_sentences=True,
-                max_length=num_positions(config),
+                max_length=max_length,
             )
             begin = end
 
@@ -235,8 +231,3 @@ class LargerReader:
             ids.append(found.indices.to(torch.int32).cpu())
             log_probs.append(found.values.to(torch.float16).cpu())
         return torch.cat(ids).numpy(), torch.cat(log_probs).numpy()
-
-
-def _sides(direction: Direction | None) -> tuple[str, str]:
-    assert direction is not None, "no pair is of a language with itself"
-    return direction.src, direction.tgt
