@@ -153,7 +153,7 @@ def searched_task(space: Space, shape: BaseShape, number: int, point: dict[str, 
 
 
 def _identified(settings: TrainerSettings) -> TrainerSettings:
-    if settings.loss.distill is None or settings.loss.distill.larger is None:
+    if settings.loss.larger is None:
         return settings
     from langsearch.model.larger import identified  # with what reads bases, which takes seconds to import
 

@@ -22,10 +22,7 @@ def find_larger(teacher: LargerTeacher) -> FoundBase:
     Raises:
         InputError: If there is no such base, or it is another than the teacher's identity says.
     """
-    if _is_folder(teacher.base):
-        found = locate_base(BaseSource(teacher.base))
-    else:
-        found = locate_base(BaseSource(teacher.base, teacher.identity))
+    found = locate_base(BaseSource(teacher.base, None if _is_folder(teacher.base) else teacher.identity))
     if teacher.identity is not None and (now := found.fingerprint()) != teacher.identity:
         raise InputError(
             f"A teacher must stay the one that a training began with, but {teacher.base} was {teacher.identity}, and "

@@ -120,6 +120,11 @@ class LossSettings:
     align: AlignSettings | None = None
     language_adversary: LanguageAdversarySettings | None = None
 
+    @property
+    def larger(self) -> LargerTeacher | None:
+        """The teacher, where that is another base."""
+        return None if self.distill is None else self.distill.larger
+
     def written(self) -> dict[str, Any]:
         """Returns the terms that there are as a space and a task have them; `of` reads it."""
         terms = {name: term for name, term in asdict(self).items() if term is not None}

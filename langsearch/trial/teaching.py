@@ -10,7 +10,6 @@ from langsearch.data.batches import NUM_MARKS
 from langsearch.data.top_tokens import BYTES_A_TOKEN
 from langsearch.experiment.environment import CheckedSpace
 from langsearch.model.larger import find_larger
-from langsearch.space.loss_settings import LargerTeacher
 from langsearch.space.settings import TrainerSettings
 from langsearch.train.larger_teacher import LargerReader
 from langsearch.train.loop import TrainingData
@@ -48,7 +47,7 @@ def count_taught(checked: CheckedSpace, sample: Sample, settings: TrainerSetting
         settings: How a trial is trained.
         epoch: What it draws each time.
     """
-    teacher = _larger(settings)
+    teacher = settings.loss.larger
     if teacher is None:
         return None
     new = set(checked.space.new_languages)
@@ -78,11 +77,13 @@ def time_teacher(learner: AdaptedModel, data: TrainingData, settings: TrainerSet
         settings: How it is trained.
         seconds: How long it may read, about; two batches are read in any case. Loading it comes on top.
     """
-    teacher = _larger(settings)
-    if teacher is None or settings.loss.distill is None or find_larger(teacher).to_fetch:
+    distill = settings.loss.distill
+    if distill is None or (teacher := distill.larger) is None:
         return None
     precision = precision_of(learner, settings, learner.model.lm_head.weight.device)
-    reader = LargerReader(teacher, learner, data.store, data.vocabulary, precision, settings.loss.distill.temperature)
+    reader = LargerReader(teacher, learner, data.store, data.vocabulary, precision, distill.temperature)
+    if reader.found.to_fetch:
+        return None
     rng, found = np.random.default_rng(settings.seed), []
     for index, direction in enumerate(data.directions):
         lengths = [data.store.lengths(name) for name in (direction.src, direction.tgt)]
@@ -102,11 +103,7 @@ def time_teacher(learner: AdaptedModel, data: TrainingData, settings: TrainerSet
 
 def without_larger(settings: TrainerSettings) -> TrainerSettings:
     """Returns settings without a teacher that is another base."""
-    return settings if _larger(settings) is None else replace(settings, loss=replace(settings.loss, distill=None))
-
-
-def _larger(settings: TrainerSettings) -> LargerTeacher | None:
-    return None if settings.loss.distill is None else settings.loss.distill.larger
+    return settings if settings.loss.larger is None else replace(settings, loss=replace(settings.loss, distill=None))
 
 
 def _mean_length(sample: Sample, language: str) -> float:
