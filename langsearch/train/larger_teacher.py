@@ -71,9 +71,8 @@ class LargerReader:
         self.num_rows: int = learner.model.lm_head.weight.shape[0]
         new = {language for language, _ in learner.architecture.new_languages}
         self.languages = tuple(sorted(language for language in learner.languages if language not in new))
-        self._index = np.array(
-            [self.languages.index(name) if name in self.languages else -1 for name in learner.languages], np.int64
-        )
+        self._place = {name: place for place, name in enumerate(self.languages)}
+        self._index = np.array([self._place.get(name, -1) for name in learner.languages], np.int64)
         parts = {
             "format": FORMAT.decode(),
             "teacher": teacher.identity or self.found.fingerprint(),
@@ -119,7 +118,8 @@ class LargerReader:
             batch: On the CPU, with its sentences, its rows in their last order.
         """
         assert batch.sentences is not None
-        keys, is_known = self._keys_of(batch)
+        src, tgt = self._index[batch.src_lang.numpy()], self._index[batch.tgt_lang.numpy()]
+        keys, is_known = self._key(src, tgt, batch.sentences.numpy()), (src >= 0) & (tgt >= 0)
         counts = (batch.labels != IGNORED_LABEL).sum(dim=1).numpy()
         ids, log_probs, found = self.tokens.read(keys[is_known])
         assert (found == counts[is_known]).all(), "a teacher must have read the labels that are learned"
@@ -129,19 +129,12 @@ class LargerReader:
             None if is_known.all() else torch.from_numpy(np.repeat(is_known, counts)),
         )
 
-    def _keys_of(self, batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Returns the key of each row, (rows,), and whether the teacher knows its languages."""
-        assert batch.sentences is not None
-        src, tgt = self._index[batch.src_lang.numpy()], self._index[batch.tgt_lang.numpy()]
-        return self._key(src, tgt, batch.sentences.numpy()), (src >= 0) & (tgt >= 0)
-
     def _key(self, src: NDArray[np.int64], tgt: NDArray[np.int64], row: NDArray[np.int64]) -> NDArray[np.int64]:
         return (src * len(self.languages) + tgt) * self.store.num_sentences + row
 
     def _drawn(self, directions: Sequence[Direction], microbatches: Sequence[NDArray[np.int32]]) -> NDArray[np.int64]:
         """Returns the keys of the pairs that the teacher can read, each once, sorted."""
-        index = {name: number for number, name in enumerate(self.languages)}
-        sides = np.array([[index.get(d.src, -1), index.get(d.tgt, -1)] for d in directions], np.int64)
+        sides = np.array([[self._place.get(d.src, -1), self._place.get(d.tgt, -1)] for d in directions], np.int64)
         pairs = np.concatenate(list(microbatches)).astype(np.int64)
         src, tgt = sides[pairs[:, 0]].T
         is_known = (src >= 0) & (tgt >= 0)
