@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from langsearch.space.cut_recipe import NUM_ROWS, cut_recipe, cut_recipe_of
+from langsearch.space.problems import InputError
+from langsearch.space.schema import load_space
 from langsearch.space.settings import SourceKind
 
 ROWS = [f"row {number}" for number in range(NUM_ROWS + 50)]
@@ -65,3 +67,29 @@ def test_what_a_space_has_written_is_read_right_or_wrong() -> None:
     wrongs: tuple[object, ...] = (None, 3, [3], {"tsv": 3}, {"tsv": []})
     for wrong in wrongs:
         assert cut_recipe_of(wrong) == ""
+
+
+SPACE = """\
+base: tiny-m2m
+languages: {high: [en, nl]}
+data: {train: TRAIN, validation: {holdout: 40}, test: {holdout: 40}}
+architecture: {rank: 2}
+"""
+
+
+@pytest.mark.parametrize(
+    ("train", "source"),
+    [
+        ("{moses: [data/en-nl, b]}", ("moses", "data/en-nl", False)),
+        ("{tsv: data/en-nl.tsv}", ("tsv", "data/en-nl.tsv", True)),
+        ("[{tmx: a.tmx}, {tsv: b.tsv, header: [en, nl]}]", ("tsv", "b.tsv", False)),
+    ],
+)
+def test_a_test_part_that_would_be_held_out_of_train_has_the_lines_for_its_first_source(
+    train: str, source: tuple[SourceKind, str, bool], tmp_path: Path
+) -> None:
+    (tmp_path / "my.yaml").write_text(SPACE.replace("TRAIN", train), encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        load_space(tmp_path / "my.yaml")
+    (problem,) = caught.value.problems
+    assert problem.endswith(f"cut rows off for it first.{cut_recipe([source])}")

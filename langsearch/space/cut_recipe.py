@@ -31,14 +31,14 @@ def cut_recipe(sources: Sequence[tuple[SourceKind, str, bool]]) -> str:
 
 
 def cut_recipe_of(train: object) -> str:
-    """Returns the same for what a space has written as `data.train`, right or wrong."""
+    """Returns the same for what a space has as `data.train`, right or wrong, as written or as checked."""
     found: list[tuple[SourceKind, str, bool]] = []
     for source in train if isinstance(train, list) else [train]:
         if not isinstance(source, dict):
             continue
         for kind in _KINDS:
             paths = source.get(kind)
-            path = paths[0] if isinstance(paths, list) and paths else paths
+            path = paths[0] if isinstance(paths, list | tuple) and paths else paths
             if isinstance(path, str):
                 found.append((kind, path, kind == "tsv" and not source.get("header")))
     return cut_recipe(found)

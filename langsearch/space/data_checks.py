@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 
-from langsearch.space.cut_recipe import cut_recipe
+from langsearch.space.cut_recipe import cut_recipe, cut_recipe_of
 from langsearch.space.document import KeyPath, show
 from langsearch.space.languages import find_language
 from langsearch.space.problems import InputError, near_names
@@ -60,9 +60,7 @@ def _check_source(source: SourceSection, path: KeyPath, section: DataSection) ->
     kinds, folder = source.kinds, section.folder
     if source.holdout is not None:
         if path[1] != "validation":
-            recipe = (
-                cut_recipe([_to_cut(one) for one in section.train if len(one.kinds) == 1]) if path[1] == "test" else ""
-            )
+            recipe = cut_recipe_of([one.model_dump() for one in section.train]) if path[1] == "test" else ""
             yield (
                 (*path, "holdout"),
                 (
@@ -99,13 +97,6 @@ def _check_columns(source: SourceSection, path: KeyPath, languages: list[str]) -
         if language not in languages:
             hint = near_names(language, languages)
             yield (*path, "columns", language), f"must be a language of the space, but got {show(language)}.{hint}"
-
-
-def _to_cut(source: SourceSection) -> tuple[SourceKind, str, bool]:
-    (kind,) = source.kinds
-    value = getattr(source, kind)
-    path = value[0] if isinstance(value, list) else ""
-    return kind, path, kind == "tsv" and source.header is None
 
 
 def check_shared_sources(section: DataSection) -> Iterator[Problem]:
