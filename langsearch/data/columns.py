@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from langsearch.space.languages import language_named, match_code, scripts_of
-from langsearch.space.problems import InputError, near_names
+from langsearch.space.problems import InputError, did_you_mean, near_names
 
 Columns = dict[str, Sequence[str | None]]
 """The rows of each language; None where the sentence is not there."""
@@ -113,7 +113,7 @@ def lacking(
     names = list(file.names)
     has = _quoted(names[:_MAX_NAMED]) + (f" and {len(names) - _MAX_NAMED:,} more" if len(names) > _MAX_NAMED else "")
     if wrong := [name for language, name in columns if language in languages and name not in names]:
-        hints = [near for name in wrong if (near := near_names(name, names)).startswith(" Did you mean")]
+        hints = [did_you_mean(name, names) for name in wrong]
         what = f"{file.column} {wrong[0]!r}" if len(wrong) == 1 else f"{_many(file.column)} {_quoted(wrong)}"
         return f"{file.place}: {what} must exist, as `columns` says, but it has {has}.{''.join(hints)}"
     if columns:
@@ -134,9 +134,9 @@ def _meant(language: str, file: ColumnFile) -> str:
     name = _match_names(language, file.names)
     if name is not None:
         return f" {_by_name({language: name})}"
-    near = near_names(language, file.names)
+    near = did_you_mean(language, file.names)
     # Not one of the columns that are languages themselves.
-    return f"{near.removesuffix('?')} for {language}?" if near.startswith(" Did you mean") else ""
+    return f"{near.removesuffix('?')} for {language}?" if near else ""
 
 
 def _quoted(names: Sequence[str]) -> str:

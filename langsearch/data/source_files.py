@@ -14,7 +14,7 @@ from langsearch.data.jsonl import open_jsonl
 from langsearch.data.tables import open_tsv, tsv_columns
 from langsearch.data.text_files import bitexts_in, locate_flores, open_bitext, open_flores, open_folder
 from langsearch.data.tmx import open_tmx
-from langsearch.space.problems import InputError, near_names
+from langsearch.space.problems import InputError, did_you_mean, near_names
 from langsearch.space.settings import Source, SourceKind
 
 _ENDINGS: Final[dict[SourceKind, tuple[str, ...]]] = {
@@ -213,9 +213,8 @@ def _folder(path: Path) -> Path:
 def _near_or_from(path: Path) -> str:
     """Returns what else lies beside a path that leads to nothing; where nothing does, where such paths count from."""
     siblings = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
-    near = near_names(path.name, siblings) if siblings else ""
     # What else is there is no list of what would be right.
-    return near if near.startswith(" Did you mean") else f" Relative paths count from {Path.cwd()}"
+    return did_you_mean(path.name, siblings) or f" Relative paths count from {Path.cwd()}"
 
 
 def _split(source: Source) -> str:

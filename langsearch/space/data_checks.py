@@ -5,8 +5,8 @@ from pathlib import PurePath
 
 from langsearch.space.cut_recipe import cut_recipe, cut_recipe_of
 from langsearch.space.document import KeyPath, show
-from langsearch.space.languages import find_language
-from langsearch.space.problems import InputError, near_names
+from langsearch.space.languages import find_language, scripts_of
+from langsearch.space.problems import InputError, did_you_mean, near_names
 from langsearch.space.run_sections import SOURCE_KINDS, DataSection, SourceSection
 from langsearch.space.settings import SourceKind
 
@@ -149,18 +149,17 @@ def _check_directions(section: DataSection, classes: Mapping[str, list[str]]) ->
     for name, members in classes.items():
         for index, language in enumerate(members):
             if language in typed:
-                hint = near_names(language, unknown)
                 yield (
                     ("languages", name, index),
                     f"must be a code that `data.directions` has, but no direction has {show(language)}, and no table "
-                    f"of languages.{hint if hint.startswith(' Did you mean') else ''}",
+                    f"of languages.{did_you_mean(language, unknown)}",
                 )
     right = [language for language in languages if language not in typed]
-    meant = {near for code in unknown for near in typed if near_names(near, [code]).startswith(" Did you mean")}
+    is_typo = any(did_you_mean(language, [code]) for code in unknown for language in typed)
     is_wrong = False
     for code in unknown:
         is_wrong = True
-        if _is_known(code) and meant:
+        if is_typo and _is_known(code):
             continue  # told of the languages
         listed = [direction for direction, pair in whole.items() if code in pair]
         more = f" and {len(listed) - _MAX_NAMED:,} more" if len(listed) > _MAX_NAMED else ""
@@ -182,8 +181,8 @@ def _is_known(code: str) -> bool:
     """Returns whether a code is in the tables of languages."""
     try:
         find_language(code)
-    except InputError as error:
-        return "in two scripts" in error.problems[0]
+    except InputError:
+        return bool(scripts_of(code))  # they have it, but in several scripts
     return True
 
 

@@ -61,9 +61,12 @@ def near_names(name: str, valid: Iterable[str], limit: int = 3) -> str:
         limit: The most names to suggest.
     """
     names = list(valid)
-    close = difflib.get_close_matches(name, names, n=limit, cutoff=0.5)
+    return did_you_mean(name, names, limit) or (f" Valid: {', '.join(names)}." if len(names) <= 20 else "")
+
+
+def did_you_mean(name: str, valid: Iterable[str], limit: int = 3) -> str:
+    """Returns " Did you mean a, b?" for the valid names that look like `name`, "" if none does; see `near_names`."""
+    close = difflib.get_close_matches(name, list(valid), n=limit, cutoff=0.5)
     if len(name) == 2:  # any two codes that share a letter are alike by half: sv may mean sw, but de does not mean en
         close = [other for other in close if len(other) != 2 or other[0] == name[0]]
-    if close:
-        return f" Did you mean {', '.join(close)}?"
-    return f" Valid: {', '.join(names)}." if len(names) <= 20 else ""
+    return f" Did you mean {', '.join(close)}?" if close else ""
