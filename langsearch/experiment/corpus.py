@@ -13,7 +13,7 @@ from langsearch.data.parallel import ParallelText
 from langsearch.data.presence import held_out_rows, rows_by_direction
 from langsearch.data.readers import ReadText, SourcesError, find_place, read_parts
 from langsearch.space.problems import InputError
-from langsearch.space.settings import DataSettings
+from langsearch.space.settings import DataSettings, Source
 
 PARTS = ("train", "validation", "test")
 
@@ -40,6 +40,11 @@ class Corpus:
     rows_by_source: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """The rows of each source as it was read, of the parts that have sources of their own."""
 
+    @property
+    def parts(self) -> Mapping[str, ParallelText]:
+        """The three parts by name."""
+        return dict(zip(PARTS, (self.train, self.validation, self.test), strict=True))
+
     def rows_of_sources(self, part: str) -> list[range]:
         """Returns which rows of a part each of its sources has, in order; none for rows held out of another part."""
         ends = np.cumsum([0, *self.rows_by_source.get(part, ())])
@@ -49,9 +54,11 @@ class Corpus:
 
     def place(self, data: DataSettings, part: str, language: str, row: int) -> str:
         """Returns where a sentence of a part was written: FILE:LINE as far as its source has lines."""
-        sources = {"train": data.train, "validation": data.validation or data.train, "test": data.test}[part]
         return find_place(
-            sources, self.train.languages, language, int(self.rows[part][row]) if part in self.rows else row
+            sources_by_part(data)[part] or data.train,
+            self.train.languages,
+            language,
+            int(self.rows[part][row]) if part in self.rows else row,
         )
 
 
@@ -67,6 +74,11 @@ class DirectionRows:
     def is_zero_shot(self) -> bool:
         """Whether the direction is scored but not trained on."""
         return self.train == 0
+
+
+def sources_by_part(data: DataSettings) -> Mapping[str, tuple[Source, ...]]:
+    """Returns the sources of each part; validation has none where it is held out of train."""
+    return dict(zip(PARTS, (data.train, data.validation, data.test), strict=True))
 
 
 def read_corpus(
@@ -89,7 +101,7 @@ def read_corpus(
     problems: list[str] = []
     parts: list[ReadText | None] = []
     told: set[str] = set()
-    for part, sources in zip(PARTS, (data.train, data.validation, data.test), strict=True):
+    for part, sources in sources_by_part(data).items():
         try:
             parts.append(read_parts(sources, languages) if sources else None)
         except SourcesError as error:
@@ -152,7 +164,7 @@ def _hold_out(
 
 def count_rows(corpus: Corpus, directions: Sequence[Direction]) -> dict[Direction, DirectionRows]:
     """Returns how many rows each direction has in each part."""
-    by_part = [rows_by_direction(part, directions) for part in (corpus.train, corpus.validation, corpus.test)]
+    by_part = [rows_by_direction(part, directions) for part in corpus.parts.values()]
     return {direction: DirectionRows(*(rows[direction] for rows in by_part)) for direction in directions}
 
 

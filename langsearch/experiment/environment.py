@@ -16,7 +16,7 @@ from langsearch.data.parallel import ParallelText
 from langsearch.data.store import TokenStore
 from langsearch.evaluate.spbleu import ScoreTokenizer
 from langsearch.experiment.base_checks import check_base
-from langsearch.experiment.corpus import Corpus, DirectionRows, count_rows, read_corpus, row_problems
+from langsearch.experiment.corpus import PARTS, Corpus, DirectionRows, count_rows, read_corpus, row_problems
 from langsearch.experiment.dirt import Filtered, filter_training
 from langsearch.experiment.folder import STORE_FOLDER
 from langsearch.experiment.leaks import find_leaks, language_pairs, leak_problems
@@ -137,7 +137,7 @@ def check_space(space: Space, source: BaseSource | None = None, *, is_begun: boo
     overlaps: tuple[Overlap, ...] = ()
     filtered = None
     if corpus is not None and directions and (not is_begun or space.data.filter.overlap):
-        overlaps = find_leaks(space, (corpus.train, corpus.validation, corpus.test), directions)
+        overlaps = find_leaks(space, corpus.parts, directions)
         problems += leak_problems(space, overlaps, corpus)
     if corpus is not None and base_tokenizer is not None and space.data.filter != NO_FILTER:
         pairs = language_pairs(space, directions)
@@ -211,7 +211,6 @@ def computing_in(environment: Environment, precision: MeasuredPrecision | None) 
 
 
 _LOCK = ".store.lock"
-_PARTS = ("train", "validation", "test")
 
 
 def portable(environment: Environment, copy: WorkingCopy | None) -> "Environment | Portable":
@@ -223,7 +222,7 @@ def portable(environment: Environment, copy: WorkingCopy | None) -> "Environment
     """
     if copy is None:
         return environment
-    files = {part: dict(getattr(environment, part).files) for part in _PARTS}
+    files = {part: dict(getattr(environment, part).files) for part in PARTS}
     names = {part: {language: path.name for language, path in found.items()} for part, found in files.items()}
     empty = TokenStore({}, {})
     return Portable(replace(environment, train=empty, validation=empty, test=empty), names, copy)

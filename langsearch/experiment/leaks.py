@@ -1,6 +1,6 @@
 """What training has of the sentences that select and test, with its lines."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from langsearch.data.directions import Direction
 from langsearch.data.lines import MAX_SHOWN
@@ -10,17 +10,15 @@ from langsearch.experiment.corpus import PARTS, Corpus
 from langsearch.space.schema import Space
 
 
-def find_leaks(
-    space: Space, parts: tuple[ParallelText, ParallelText, ParallelText], directions: Sequence[Direction]
-) -> tuple[Overlap, ...]:
+def find_leaks(space: Space, parts: Mapping[str, ParallelText], directions: Sequence[Direction]) -> tuple[Overlap, ...]:
     """Returns what each two of the parts have in common, where they have something.
 
     Args:
         space: The space.
-        parts: Train, validation and test.
+        parts: Train, validation and test, by name.
         directions: The space's.
     """
-    return find_overlap(dict(zip(PARTS, parts, strict=True)), language_pairs(space, directions))
+    return find_overlap(parts, language_pairs(space, directions))
 
 
 def language_pairs(space: Space, directions: Sequence[Direction]) -> list[LanguagePair]:

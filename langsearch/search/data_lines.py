@@ -1,6 +1,7 @@
 """What `langsearch check` shows of the data: what was read, and how many rows each direction has in each part."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 from langsearch.data.directions import Direction
@@ -16,8 +17,7 @@ _MAX_NAMES = 6
 def data_lines(checked: CheckedSpace) -> Iterator[tuple[str, str]]:
     """Yields (label, text) of the parts, each source, and the directions that have equally many rows."""
     data, corpus = checked.space.data, checked.corpus
-    sizes = {"train": corpus.train, "validation": corpus.validation, "test": corpus.test}
-    yield "sentences", " · ".join(f"{part} {len(text):,}" for part, text in sizes.items())
+    yield "sentences", " · ".join(f"{part} {len(text):,}" for part, text in corpus.parts.items())
     for part, lines in checked.corpus.sources.items():
         for line in lines:
             yield part, line
@@ -38,14 +38,10 @@ def data_lines(checked: CheckedSpace) -> Iterator[tuple[str, str]]:
 
 def describe_data(checked: CheckedSpace) -> dict[str, Any]:
     """Returns the same as JSON data, with every direction."""
-    corpus = checked.corpus
     return {
-        "sentences": {"train": len(corpus.train), "validation": len(corpus.validation), "test": len(corpus.test)},
+        "sentences": {part: len(text) for part, text in checked.corpus.parts.items()},
         "sources": {part: list(lines) for part, lines in checked.corpus.sources.items()},
-        "rows": {
-            str(direction): {"train": rows.train, "validation": rows.validation, "test": rows.test}
-            for direction, rows in checked.direction_rows.items()
-        },
+        "rows": {str(direction): asdict(rows) for direction, rows in checked.direction_rows.items()},
         "zero_shot": [str(direction) for direction in checked.zero_shot],
     }
 

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from langsearch.data.batches import NUM_MARKS
 from langsearch.data.dirt import KINDS, MAX_SPLIT, spaced
 from langsearch.data.parallel import ParallelText
-from langsearch.experiment.corpus import PARTS
 from langsearch.experiment.data_look import DataLook, Fault, PairMatrix
 from langsearch.experiment.dirt import FoundDirt
 from langsearch.experiment.environment import CheckedSpace
@@ -30,16 +29,16 @@ def look_at_data(checked: CheckedSpace, dirt: FoundDirt) -> DataLook:
         dirt: What is wrong with its sentences.
     """
     space, corpus = checked.space, checked.corpus
-    parts = dict(zip(PARTS, (corpus.train, corpus.validation, corpus.test), strict=True))
     present = {
-        part: {language: _present(text, language) for language in space.languages} for part, text in parts.items()
+        part: {language: _present(text, language) for language in space.languages}
+        for part, text in corpus.parts.items()
     }
     return DataLook(
         name=space.name,
         base=space.base,
         languages=space.languages,
         num_directions=len(checked.directions),
-        num_rows={part: len(text) for part, text in parts.items()},
+        num_rows={part: len(text) for part, text in corpus.parts.items()},
         sentences={part: [int(found[name].sum()) for name in space.languages] for part, found in present.items()},
         pairs={part: _pairs(checked, [found[name] for name in space.languages]) for part, found in present.items()},
         lengths={language: _lengths(checked, language) for language in space.languages},

@@ -8,7 +8,6 @@ from typing import Any
 from rich.table import Table
 
 from langsearch.data.dirt import KINDS, MAX_SHARE, MAX_SPLIT
-from langsearch.experiment.corpus import PARTS
 from langsearch.experiment.dirt import MAX_LOOKED_AT, Filtered, FoundDirt, look_at, worst_kind
 from langsearch.experiment.environment import CheckedSpace
 from langsearch.experiment.leaks import describe_overlap, language_pairs
@@ -32,10 +31,8 @@ _WORDS = {
 
 def find_dirt_of(checked: CheckedSpace) -> FoundDirt:
     """Returns what is wrong with the sentences of a space, after its filter."""
-    corpus = checked.corpus
-    parts = dict(zip(PARTS, (corpus.train, corpus.validation, corpus.test), strict=True))
     pairs = language_pairs(checked.space, checked.directions)
-    found = look_at(parts, pairs, checked.base_tokenizer.unknown_shares)
+    found = look_at(checked.corpus.parts, pairs, checked.base_tokenizer.unknown_shares)
     return replace(found, swapped=tuple(find_swapped_in(checked)))
 
 
@@ -119,8 +116,8 @@ def describe_worst(checked: CheckedSpace, dirt: FoundDirt, language: str, kind: 
     assert found is not None
     part, row, _ = found
     place = checked.corpus.place(checked.space.data, part, language, row)
-    parts = dict(zip(PARTS, (checked.corpus.train, checked.corpus.validation, checked.corpus.test), strict=True))
-    return f"{place}: {textwrap.shorten(printable(parts[part].sentences[language][row] or ''), _MAX_QUOTED)}"
+    text = checked.corpus.parts[part].sentences[language][row] or ""
+    return f"{place}: {textwrap.shorten(printable(text), _MAX_QUOTED)}"
 
 
 def describe_filtered(filtered: Filtered) -> str:

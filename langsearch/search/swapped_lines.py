@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from langsearch.data.readers import column_names
 from langsearch.data.swapped import Place, Swapped, find_swapped, known_profiles, profiles
-from langsearch.experiment.corpus import PARTS
+from langsearch.experiment.corpus import sources_by_part
 from langsearch.experiment.environment import CheckedSpace
 from langsearch.space.document import show_path
 from langsearch.space.settings import Source
@@ -13,10 +13,9 @@ from langsearch.space.settings import Source
 def find_swapped_in(checked: CheckedSpace) -> list[Swapped]:
     """Returns the columns of a space's sources that look like another of its languages."""
     corpus = checked.corpus
-    parts = dict(zip(PARTS, (corpus.train, corpus.validation, corpus.test), strict=True))
     columns = {
         (part, index): profiles(text, rows)
-        for part, text in parts.items()
+        for part, text in corpus.parts.items()
         for index, rows in enumerate(corpus.rows_of_sources(part))
     }
     return find_swapped(columns, known_profiles(checked.space.languages))
@@ -28,7 +27,7 @@ def swapped_words(checked: CheckedSpace, found: Sequence[Swapped]) -> Iterator[s
     for one in found:
         by_place.setdefault(one.place, []).append(one)
     for (part, index), columns in by_place.items():
-        source = _sources(checked, part)[index]
+        source = sources_by_part(checked.space.data)[part][index]
         draft = checked.space.draft
         where = f"{draft.where_part(part, index)}: `{show_path(draft.part_path(part, index))}`"
         told: set[str] = set()
@@ -43,11 +42,6 @@ def swapped_words(checked: CheckedSpace, found: Sequence[Swapped]) -> Iterator[s
             if is_pair:
                 looks += f", and that of {one.like} does not: they seem to be swapped"
             yield f"{where}: in {source}, {looks}. {_way_out(checked, source, one)}"
-
-
-def _sources(checked: CheckedSpace, part: str) -> Sequence[Source]:
-    data = checked.space.data
-    return {"train": data.train, "validation": data.validation, "test": data.test}[part]
 
 
 def _way_out(checked: CheckedSpace, source: Source, found: Swapped) -> str:
