@@ -124,8 +124,10 @@ def find_swapped(columns: Mapping[Place, Mapping[str, Profile]], known: Mapping[
     """
     found = []
     languages = list(dict.fromkeys([*known, *(language for own in columns.values() for language in own)]))
+    everywhere = {language: _reference(language, None, columns, known) for language in languages}
     for place, own in columns.items():
-        references = {language: _reference(language, place, columns, known) for language in languages}
+        # Of a language that the source lacks it is the same for all sources.
+        references = everywhere | {language: _reference(language, place, columns, known) for language in own}
         given = {language: reference for language, reference in references.items() if reference is not None}
         if not own or not given:
             continue
@@ -151,9 +153,9 @@ def find_swapped(columns: Mapping[Place, Mapping[str, Profile]], known: Mapping[
 
 
 def _reference(
-    language: str, place: Place, columns: Mapping[Place, Mapping[str, Profile]], known: Mapping[str, Profile]
+    language: str, place: Place | None, columns: Mapping[Place, Mapping[str, Profile]], known: Mapping[str, Profile]
 ) -> Profile | None:
-    """Returns what a language looks like elsewhere."""
+    """Returns what a language looks like, elsewhere than in a source."""
     if language in known:
         return known[language]
     others = [own[language] for other, own in columns.items() if other != place and language in own]
