@@ -1,9 +1,11 @@
 """Columns that are said to be in another language than they are: found where they are planted, and nowhere else."""
 
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import yaml  # type: ignore[import-untyped]
 
@@ -80,6 +82,32 @@ def test_of_a_small_column_nothing_is_said() -> None:
     assert profile(TEXT["id"][:90]) is not None
     assert find_swapped({("train", 0): {}}, known_profiles(LANGUAGES)) == []
     assert known_profiles(["wol", "eng"]).keys() == {"eng"}
+
+
+@pytest.mark.shared
+def test_all_real_bitexts_that_are_swapped_are_found_and_no_text_that_is_right_is(shared_folder: Path) -> None:
+    """What search_spaces/data.md says: corpora of many kinds with English, and all pairs of FLORES-101's languages."""
+    known = known_profiles(["eng"])
+    bitexts: list[tuple[str, dict[str, Profile]]] = []
+    for file in sorted((shared_folder / "data" / "corpora").glob("eng-*.parquet")):
+        table, code = pq.read_table(file), file.stem.partition("-")[2]
+        texts = {name: table[name].to_pylist() for name in ("eng", code)}
+        own = {name: profile(text[:: max(1, len(text) // 500)]) for name, text in texts.items()}
+        bitexts.append((code, {name: one for name, one in own.items() if one is not None}))
+    assert len(bitexts) == 29 and all(len(columns) == 2 for _, columns in bitexts)
+    right: dict[Place, dict[str, Profile]] = {("train", index): found for index, (_, found) in enumerate(bitexts)}
+    assert find_swapped(right, known) == []
+    for index, (code, found) in enumerate(bitexts):
+        swapped = {**right, ("train", index): {"eng": found[code], code: found["eng"]}}
+        assert {one.place for one in find_swapped(swapped, known)} == {("train", index)}, code
+    lines = {
+        file.stem: file.read_text(encoding="utf-8").splitlines()
+        for file in sorted((shared_folder / "data" / "flores101" / "dev").glob("*.txt"))
+    }
+    flores = {name: one for name, text in lines.items() if (one := profile(text)) is not None}
+    pairs = list(combinations(flores, 2))
+    assert len(pairs) == 435
+    assert find_swapped({("train", i): {a: flores[a], b: flores[b]} for i, (a, b) in enumerate(pairs)}, known) == []
 
 
 def write(path: Path, lines: Sequence[str]) -> str:
