@@ -25,24 +25,17 @@ _NOTHING = np.zeros(0, np.int32)
 class EpochPlan:
     """The pairs of one epoch, cut into microbatches."""
 
-    microbatches: Sequence[NDArray[np.int32]]
+    microbatches: "Microbatches"
     """In training order; each (rows, 2): index of the direction, row of the sentence."""
+
+    done: NDArray[np.float64]
+    """(num_microbatches,): how much of the epoch is done before each, of those that it stands among: 0 to below 1."""
 
     num_pairs: int
     """Pairs in the epoch, repetitions counted."""
 
     num_left_out: int
     """Pairs that are too long, over all directions; never drawn."""
-
-    def done(self, microbatch: int) -> float:
-        """Returns how much of the epoch is done before a microbatch: of those that it stands among, from 0 to below 1.
-
-        Args:
-            microbatch: Its number, from 0.
-        """
-        if isinstance(self.microbatches, _Apart):
-            return self.microbatches.done(microbatch)
-        return microbatch / len(self.microbatches)
 
 
 @dataclass(frozen=True)
@@ -77,6 +70,26 @@ class Microbatches(Sequence[NDArray[np.int32]]):
         self, directions: NDArray[np.uint16], rows: NDArray[np.int32], ends: NDArray[np.int64], order: NDArray[np.int64]
     ) -> None:
         self._directions, self._rows, self._ends, self._order = directions, rows, ends, order
+
+    @classmethod
+    def joined(cls, parts: Sequence["Microbatches"], order: NDArray[np.int64]) -> "Microbatches":
+        """Returns those of directions that are planned each by itself, (directions,) of (microbatches,).
+
+        Args:
+            parts: Of each direction, whose index there is 0.
+            order: Which one comes when, of all: a direction's, as they come in it, behind those of the one before.
+        """
+        num_pairs = [len(part._rows) for part in parts]
+        first_pairs = np.cumsum([0, *num_pairs[:-1]])
+        firsts = np.cumsum([0, *map(len, parts[:-1])])
+        ends = [part._ends[1:] + first for part, first in zip(parts, first_pairs, strict=True)]
+        orders = [part._order + first for part, first in zip(parts, firsts, strict=True)]
+        return cls(
+            np.repeat(np.arange(len(parts), dtype=np.uint16), num_pairs),
+            np.concatenate([part._rows for part in parts]),
+            np.concatenate([np.zeros(1, np.int64), *ends]),
+            np.concatenate(orders)[order],
+        )
 
     def __len__(self) -> int:
         return len(self._order)
@@ -171,8 +184,9 @@ def plan_epoch(
         order, ends = cut_groups(groups, longest.astype(np.int32), max_tokens, _MICROBATCHES_PER_CHUNK, rng)
     else:
         order, ends = _cut(longest, max_tokens, rng)
-    shown = Microbatches(of_direction[order], rows[order], ends, rng.permutation(len(ends) - 1))
-    return EpochPlan(shown, num_pairs, num_left_out)
+    num = len(ends) - 1
+    shown = Microbatches(of_direction[order], rows[order], ends, rng.permutation(num))
+    return EpochPlan(shown, np.arange(num) / num, num_pairs, num_left_out)
 
 
 def plan_apart(store: "TokenStore", directions: Sequence[Direction], **how: Any) -> EpochPlan:
@@ -196,39 +210,15 @@ def plan_apart(store: "TokenStore", directions: Sequence[Direction], **how: Any)
             problems.append(f"{direction}, which is trained by itself: {error}.")
     if problems:
         raise InputError(problems)
+    parts = [plan.microbatches for plan in plans]
+    # Of equal places the first direction's comes first.
+    order = np.argsort(np.concatenate([(np.arange(len(part)) + 0.5) / len(part) for part in parts]), kind="stable")
     return EpochPlan(
-        _Apart([plan.microbatches for plan in plans]),
+        Microbatches.joined(parts, order),
+        np.concatenate([plan.done for plan in plans])[order],
         sum(plan.num_pairs for plan in plans),
         sum(plan.num_left_out for plan in plans),
     )
-
-
-class _Apart(Sequence[NDArray[np.int32]]):
-    """The microbatches of directions that are planned each by itself, (directions,) of (microbatches,)."""
-
-    def __init__(self, parts: Sequence[Sequence[NDArray[np.int32]]]) -> None:
-        self._parts = parts
-        places = [((i + 0.5) / len(part), index, i) for index, part in enumerate(parts) for i in range(len(part))]
-        self._order = [(index, i) for _, index, i in sorted(places)]
-
-    def __len__(self) -> int:
-        return len(self._order)
-
-    def done(self, index: int) -> float:
-        """Returns how much of its direction's is done before a microbatch."""
-        direction, place = self._order[index]
-        return place / len(self._parts[direction])
-
-    @overload
-    def __getitem__(self, index: int) -> NDArray[np.int32]: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[NDArray[np.int32], ...]: ...
-    def __getitem__(self, index: int | slice) -> NDArray[np.int32] | tuple[NDArray[np.int32], ...]:
-        if isinstance(index, slice):
-            return tuple(self[place] for place in range(*index.indices(len(self))))
-        direction, place = self._order[index]
-        rows = self._parts[direction][place]
-        return np.stack([np.full(len(rows), direction, np.int32), rows[:, 1]], axis=1)
 
 
 def _usable_pairs(

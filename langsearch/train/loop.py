@@ -209,7 +209,7 @@ class _Run:
             self.frozen = self.stages.frozen(self.epoch, self.learner)
             with closing(self._batches(plan.microbatches)) as batches:
                 while self.microbatch < len(plan.microbatches):
-                    done = self.epoch - 1 + plan.done(self.microbatch)
+                    done = self.epoch - 1 + float(plan.done[self.microbatch])
                     with self._timed():
                         self.learner.before_update(done / settings.epochs)
                         for term in self.terms:
