@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from langsearch.adapters.learners import AdaptedModel, Learner
-from langsearch.data.epochs import plan_epoch
 from langsearch.model.memory import available_bytes, free_memory, is_out_of_memory
 from langsearch.model.positions import num_positions
 from langsearch.space.settings import TrainerSettings
 from langsearch.train.loop import TrainingData, try_microbatch
 from langsearch.train.need import first_layers, training_need
+from langsearch.train.stages import plan_of
 
 MAX_TOKENS = 16_000
 """Tokens an update at most: those of the published training, which the other defaults of the trainer are of. A larger
@@ -100,18 +100,13 @@ def _trying(learner: Learner, data: TrainingData, settings: TrainerSettings) -> 
 
 def _worst(learner: Learner, data: TrainingData, settings: TrainerSettings) -> list[NDArray[np.int32]]:
     """Returns the microbatch of the longest pairs, and the one of the most."""
-    assert settings.tokens_per_batch is not None
-    plan = plan_epoch(
+    plan = plan_of(
+        settings,
         data.store,
         data.directions,
         epoch=0,
-        seed=settings.seed,
-        temperature=settings.temperature,
-        max_tokens=settings.tokens_per_batch // settings.accumulation,
-        pairs_per_epoch=settings.pairs_per_epoch,
-        max_length=min(settings.max_length, num_positions(learner.model.config)),
+        max_length=num_positions(learner.model.config),
         weights=data.weights,
-        by_source=settings.encode_once,
     )
 
     def longest(rows: NDArray[np.int32]) -> int:

@@ -127,7 +127,7 @@ def run_profiled_trial(sections: Sections, folder: Path, overrides: tuple[str, .
 
 def _wrap_all(sections: Sections) -> None:
     sections.wrap(trial, "build_learner", "adapters: made and mounted")
-    sections.wrap(loop, "plan_epoch", "training: batches")
+    sections.wrap(loop, "plan_of", "training: batches")
     sections.wrap(loop, "collate", "training: batches")
     sections.wrap(loop, "by_target", "training: batches")
     sections.wrap(loop, "run_forward", "training: forward")
