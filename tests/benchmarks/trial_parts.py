@@ -129,7 +129,7 @@ def _wrap_all(sections: Sections) -> None:
     sections.wrap(trial, "build_learner", "adapters: made and mounted")
     sections.wrap(loop, "plan_of", "training: batches")
     sections.wrap(loop, "collate", "training: batches")
-    sections.wrap(loop, "by_target", "training: batches")
+    sections.wrap(loop, "ready", "training: batches")
     sections.wrap(loop, "run_forward", "training: forward")
     sections.wrap(CrossEntropy, "loss", "training: loss, its gradient included")
     sections.wrap(torch.Tensor, "backward", "training: backward")
