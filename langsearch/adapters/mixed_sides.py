@@ -14,16 +14,16 @@ better for it, so that the wrong side's weight can grow for some dozens of updat
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from langsearch.adapters.lora import LanguageLoRA, merged_linear
-from langsearch.adapters.lora_linear import LanguageLoRALinear, lora_linear
+from langsearch.adapters.both_sides import BothSides, BothSidesLinear
+from langsearch.adapters.lora import merged_linear
+from langsearch.adapters.lora_linear import LanguageLoRALinear
 from langsearch.adapters.mounting import module_path
-from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter, Unscheduled
-from langsearch.adapters.routing import Routing
+from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter
 from langsearch.data.directions import Direction
 from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture, Side, Site
@@ -55,7 +55,7 @@ class SideWeights:
         return self.margin >= SURE_MARGIN
 
 
-class MixedLoRALinear(nn.Module):
+class MixedLoRALinear(BothSidesLinear):
     """A frozen linear layer plus a source- and a target-indexed pair, mixed by a softmax of two scalars.
 
     Args:
@@ -68,8 +68,7 @@ class MixedLoRALinear(nn.Module):
     def __init__(
         self, by_source: LanguageLoRALinear, by_target: LanguageLoRALinear, scalars: nn.Parameter, factor: float
     ) -> None:
-        super().__init__()
-        self.by_source, self.by_target = by_source, by_target
+        super().__init__(by_source, by_target)
         self.scalars, self.factor = scalars, factor
 
     def weights(self) -> SideWeights:
@@ -77,40 +76,12 @@ class MixedLoRALinear(nn.Module):
         src, tgt = torch.softmax(self.factor * self.scalars.detach().double(), dim=0).tolist()
         return SideWeights(src, tgt)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns the mixture for x (rows, len, in), as (rows, len, out)."""
-        a, b = self._pairs(x.shape[0])
-        base, rows = self.base, torch.arange(x.shape[0], device=x.device)
-        return lora_linear(x, base.weight, base.bias, a, b, rows, None)
-
-    @property
-    def base(self) -> nn.Linear:
-        """The frozen layer."""
-        return self.by_source.base
-
-    @property
-    def sides(self) -> frozenset[Side]:
-        """Whose languages pick a row's pair."""
-        return frozenset({"src", "tgt"})
-
-    def row_pairs(self, num_rows: int) -> tuple[Tensor, Tensor]:
-        """Returns each row's mixed A and its B transposed, (rows, rank, in) and (rows, rank, out)."""
-        a, b = self._pairs(num_rows)
-        return a, b.transpose(1, 2)
-
-    def _pairs(self, num_rows: int) -> tuple[Tensor, Tensor]:
-        """Returns each row's A (rows, rank, in) and B (rows, out, rank); two products of rank r are one of 2 r."""
-        weights = torch.softmax(self.factor * self.scalars, dim=0)
-        a_rows, b_rows = [], []
-        for layer, weight in zip((self.by_source, self.by_target), weights, strict=True):
-            slots = layer.row_slots(num_rows)
-            a = layer.A if layer.scale is None else layer.A * layer.scale
-            a_rows.append(weight * a[slots])
-            b_rows.append(layer.B[slots])
-        return torch.cat(a_rows, dim=1), torch.cat(b_rows, dim=2)
+    def _counts(self, slots: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Returns the softmax of the scalars, with gradients, each ()."""
+        return torch.softmax(self.factor * self.scalars, dim=0).unbind()
 
 
-class MixedSides(Unscheduled):
+class MixedSides(BothSides):
     """Adapters of both sides at every site; one of the kinds of `Adapters`.
 
     Args:
@@ -134,19 +105,13 @@ class MixedSides(Unscheduled):
         by: Grain = "layer",
         scalar_lr_factor: float = 1.0,
     ) -> None:
-        self.architecture = architecture
-        self.languages = tuple(languages)
+        super().__init__(base, architecture, languages, seed, None)
         self.by = by
-        self.routing = Routing()
-        self._sides: dict[Side, LanguageLoRA] = {
-            side: LanguageLoRA(base, _with_side(architecture, side), languages, 2 * seed + number, routing=self.routing)
-            for number, side in enumerate(get_args(Side))
-        }
         self._scalars: dict[str, nn.Parameter] = {}
         self.layers: dict[Site, MixedLoRALinear] = {}
-        for site, by_source in self._sides["src"].layers.items():
+        for site, pairs in self._of_sites().items():
             scalars = self._scalars.setdefault(self.group(site), nn.Parameter(torch.zeros(2, device=base.model.device)))
-            self.layers[site] = MixedLoRALinear(by_source, self._sides["tgt"].layers[site], scalars, scalar_lr_factor)
+            self.layers[site] = MixedLoRALinear(*pairs, scalars, scalar_lr_factor)
 
     def group(self, site: Site) -> str:
         """Returns the name of what shares a site's weights: "encoder.0", or "encoder.0.fc1" by module."""
@@ -156,30 +121,13 @@ class MixedSides(Unscheduled):
         """Returns the weights of every group, in the order of the forward pass."""
         return {self.group(site): layer.weights() for site, layer in self.layers.items()}
 
-    def modules(self) -> dict[str, nn.Module]:
-        """Returns the mixed layer of every site."""
-        return {module_path(site): layer for site, layer in self.layers.items()}
-
     def parameters(self) -> dict[str, nn.Parameter]:
         """Returns A and B of both sides, then the scalars of every group."""
-        named = {
-            f"{side}/{name}": value
-            for side, adapters in self._sides.items()
-            for name, value in adapters.parameters().items()
-        }
-        return named | {f"scalars/{name}": value for name, value in self._scalars.items()}
-
-    def owned(self, side: Side | None = None) -> dict[str, list[Tensor]]:
-        """Returns each slot's A and B of every site, by either side or by one."""
-        found: dict[str, list[Tensor]] = {}
-        for adapters in self._sides.values():
-            for slot, views in adapters.owned(side).items():
-                found.setdefault(slot, []).extend(views)
-        return found
+        return super().parameters() | {f"scalars/{name}": value for name, value in self._scalars.items()}
 
     def num_parameters(self) -> int:
         """Returns the parameters of both sides and two scalars a group."""
-        return sum(adapters.num_parameters() for adapters in self._sides.values()) + 2 * len(self._scalars)
+        return super().num_parameters() + 2 * len(self._scalars)
 
     @torch.no_grad()
     def merged(self, direction: Direction, below: Below = NOTHING_BELOW) -> dict[str, nn.Module]:
@@ -209,8 +157,3 @@ class MixedSides(Unscheduled):
             for side, adapters in self._sides.items()
             for adapter in adapters.to_peft()
         ]
-
-
-def _with_side(architecture: Architecture, side: Side) -> Architecture:
-    adapters = tuple(replace(entry, side=side) for entry in architecture.adapters)
-    return replace(architecture, adapters=adapters, pruning=None)
