@@ -130,6 +130,10 @@ def test_a_bridge_is_searched_and_none_trains_all_together(tmp_path: Path) -> No
             ["languages={high: [en, fr], low: [sw, tyv], new: {tyv: {like: sw}}}"],
             "cannot train languages that the base has no token for, but got tyv",
         ),
+        (
+            ["languages={high: [en, fr], low: [sw, tyv], new: {tyv: {like: sw}}}", "data.directions=english"],
+            "cannot train languages that the base has no token for, but got tyv",
+        ),
     ],
 )
 def test_a_mistake_is_told(overrides: list[str], message: str, tmp_path: Path) -> None:

@@ -167,6 +167,14 @@ def test_a_space_names_classes(tmp_path: Path) -> None:
             "`trainer.two_stage.freeze_first` touches nothing where sharing can be all or pool",
         ),
         (["trainer.two_stage={first: [high]}", "data.directions=[en-sw, sw-en]"], "must have a direction between"),
+        (
+            [
+                "trainer.two_stage={first: [low]}",
+                "languages={high: [en], low: [sw, tyv], new: {tyv: {like: sw}}}",
+                "data.directions=english",
+            ],
+            "must have a direction between its languages, but sw, tyv have none",
+        ),
     ],
 )
 def test_a_mistake_is_told(overrides: list[str], message: str, tmp_path: Path) -> None:

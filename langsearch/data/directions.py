@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from langsearch.space.languages import find_language
+from langsearch.space.languages import is_english
 from langsearch.space.problems import InputError, near_names
 
 
@@ -39,7 +39,7 @@ def parse_directions(spec: str | Sequence[str] | None, languages: Sequence[str])
     if spec is None or spec == "all":
         return _not_empty(all_directions(languages))
     if spec == "english":
-        english = [language for language in languages if _is_english(language)]
+        english = [language for language in languages if is_english(language)]
         if not english:
             raise InputError(f"directions: english needs English, but the languages are {', '.join(languages)}")
         return _not_empty(tuple(d for d in all_directions(languages) if d.src in english or d.tgt in english))
@@ -113,13 +113,6 @@ def sample_directions(
                 chosen.add(best)
                 used.update([("src", best.src), ("tgt", best.tgt)])
     return tuple(direction for direction in directions if direction in chosen)
-
-
-def _is_english(language: str) -> bool:
-    try:
-        return find_language(language).flores101 == "eng"
-    except InputError:
-        return False
 
 
 def _not_empty(directions: tuple[Direction, ...]) -> tuple[Direction, ...]:

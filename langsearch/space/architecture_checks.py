@@ -106,12 +106,12 @@ def _check_two_sided(section: ArchitectureSection, path: KeyPath) -> Iterator[Pr
         yield (*path, "rank"), f"must be one value for both sides {rule}."
     if set(kinds) != {"two_sided"}:
         return
+    text = "touches nothing: with adapter two_sided a site has both sides. Leave it out."
     for name, stack in (("encoder", section.encoder), ("decoder", section.decoder)):
         for key in sorted({"sides", "source_layers"} & stack.model_fields_set):
-            yield (*path, name, key), "touches nothing: with adapter two_sided a site has both sides. Leave it out."
+            yield (*path, name, key), text
         for index, override in enumerate(stack.overrides):
             if override.side is not None:
-                text = "touches nothing: with adapter two_sided a site has both sides. Leave it out."
                 yield (*path, name, "overrides", index, "side"), text
 
 

@@ -10,10 +10,9 @@ from langsearch.space.architecture import BaseShape
 from langsearch.space.architecture_checks import check_architecture
 from langsearch.space.base_section import BaseSection
 from langsearch.space.build import PUBLISHED_PRUNING_DURATION, PUBLISHED_PRUNING_START
-from langsearch.space.data_checks import check_data
+from langsearch.space.data_checks import check_data, has_direction
 from langsearch.space.document import KeyPath, show
 from langsearch.space.language_section import Languages, LanguagesSection, Problem, check_languages
-from langsearch.space.languages import find_language
 from langsearch.space.loss_checks import check_losses
 from langsearch.space.modular_checks import check_modular
 from langsearch.space.one_shot_checks import check_one_shot
@@ -120,7 +119,7 @@ def _check_stages(
     everybody = {language for members in classes.values() for language in members}
     if first == everybody:
         yield (*path, "first"), "must leave a class for the second stage, but names all."
-    if data is not None and first and not _has_pair(data, first):
+    if data is not None and first and not has_direction(data, first):
         yield (
             (*path, "first"),
             f"must have a direction between its languages, but {', '.join(sorted(first))} have none.",
@@ -141,15 +140,6 @@ def _check_back_translation(trainer: SearchTrainerSection, classes: Languages | 
         if classes is not None and language not in known:
             hint = near_names(language, known)
             yield (*path, "languages", index), f"must name one of the languages, but {show(language)} is none.{hint}"
-
-
-def _has_pair(data: DataSection, languages: set[str]) -> bool:
-    """Returns whether a direction lies between some languages."""
-    if data.directions == "all":
-        return len(languages) > 1
-    if data.directions == "english":
-        return len(languages) > 1 and any(find_language(code).iso639_3 == "eng" for code in languages)
-    return any(f"{src}-{tgt}" in data.directions for src in languages for tgt in languages)
 
 
 def _check_resources(resources: ResourcesSection) -> Iterator[Problem]:

@@ -1,11 +1,11 @@
 """What must hold between the keys of `data`, and between them and the languages."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import PurePath
 
 from langsearch.space.cut_recipe import cut_recipe, cut_recipe_of
 from langsearch.space.document import KeyPath, show
-from langsearch.space.languages import find_language, scripts_of
+from langsearch.space.languages import find_language, is_english, scripts_of
 from langsearch.space.problems import InputError, did_you_mean, near_names
 from langsearch.space.run_sections import SOURCE_KINDS, DataSection, SourceSection
 from langsearch.space.settings import SourceKind
@@ -195,9 +195,10 @@ def _check_flores_languages(classes: Mapping[str, list[str]]) -> Iterator[Proble
                 yield ("languages", name, index), e.problems[0].removeprefix("A language ")
 
 
-def is_english(language: str) -> bool:
-    """Returns whether a code of any family means English."""
-    try:
-        return find_language(language).flores101 == "eng"
-    except InputError:
-        return False
+def has_direction(data: DataSection | None, languages: Collection[str]) -> bool:
+    """Returns whether a direction lies between some languages; without `data` all do."""
+    if data is None or data.directions == "all":
+        return len(languages) > 1
+    if data.directions == "english":
+        return len(languages) > 1 and any(is_english(language) for language in languages)
+    return any(f"{src}-{tgt}" in data.directions for src in languages for tgt in languages)

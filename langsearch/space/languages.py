@@ -156,6 +156,14 @@ def find_language(code: str) -> LanguageInfo:
     raise InputError(f"A language must be one of FLORES-200's, by code, but got {code!r}.{hint}")
 
 
+def is_english(code: str) -> bool:
+    """Returns whether a code of any family means English; one that the tables lack does not."""
+    try:
+        return find_language(code).iso639_3 == "eng"
+    except InputError:
+        return False
+
+
 @cache
 def language_named(name: str) -> LanguageInfo | None:
     """Returns the language of an English name, None if it is none. Of several scripts or regions it is the first."""

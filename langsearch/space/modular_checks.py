@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+from langsearch.space.data_checks import has_direction
 from langsearch.space.document import KeyPath, show
 from langsearch.space.kinds import site_kind
 from langsearch.space.language_section import LanguagesSection
-from langsearch.space.languages import find_language
 from langsearch.space.loss_settings import OWN_BEST
 from langsearch.space.problems import near_names
 from langsearch.space.rules import STACKS, stack_rules
@@ -81,7 +81,7 @@ def _check_bridges(
         if bridge not in known:
             hint = near_names(bridge, known)
             yield (*_PATH, "bridge"), f"must be one of the languages, but {show(bridge)} is none.{hint}"
-        elif idle := [one for one in known if one != bridge and not _has_direction(data, one, bridge)]:
+        elif idle := [one for one in known if one != bridge and not has_direction(data, {one, bridge})]:
             text = f"must have a direction with every language, but {bridge} has none with {', '.join(idle)}."
             yield (*_PATH, "bridge"), f"{text} What these have would never be trained."
     if languages.likes:
@@ -111,14 +111,6 @@ def _check_adapters(section: ArchitectureSection, bridges: list[str]) -> Iterato
                 yield (*rule.path, "rank", *entry.keys), text
 
 
-def _has_direction(data: DataSection | None, one: str, other: str) -> bool:
-    if data is None or data.directions == "all":
-        return True
-    if data.directions == "english":
-        return any(find_language(code).iso639_3 == "eng" for code in (one, other))
-    return f"{one}-{other}" in data.directions or f"{other}-{one}" in data.directions
-
-
 def modular_lines(trainer: SearchTrainerSection, directions: Sequence[Pair]) -> Iterator[str]:
     """Yields how trials are trained, in words, for each bridge that a space may have.
 
@@ -126,10 +118,12 @@ def modular_lines(trainer: SearchTrainerSection, directions: Sequence[Pair]) -> 
         trainer: The space's `trainer`.
         directions: All that are scored.
     """
-    merge, tried = trainer.modular.merge_ratio if trainer.modular is not None else None, ""
+    if trainer.modular is None:
+        return
+    merge, tried = trainer.modular.merge_ratio, ""
     if merge is not None:
         tried = f"; {len(merge.src) * len(merge.tgt)} merge ratios are tried on validation after the last epoch"
-    for bridge in options(trainer.modular.bridge) if trainer.modular is not None else ():
+    for bridge in options(trainer.modular.bridge):
         if bridge is not None:
             num_trained = sum(bridge in (direction.src, direction.tgt) for direction in directions)
             yield (

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from langsearch.space.data_checks import is_english
+from langsearch.space.data_checks import has_direction
 from langsearch.space.dimensions import search_dimensions
 from langsearch.space.document import KeyPath
 from langsearch.space.run_sections import BaselineSection, DataSection, EvaluationSection
@@ -115,18 +115,10 @@ def _check_worst_loss(
         yield path, "needs the scores of the pretrained base, but it is no baseline. Add it to `baselines`."
     if classes is None:
         return
-    possible = [name for name, members in classes.items() if _has_direction(members, data)]
+    possible = [name for name, members in classes.items() if has_direction(data, members)]
     valid = ", ".join(f"{WORST_LOSS}{name}" for name in [*possible, "all"])
     name = metric.removeprefix(WORST_LOSS)
     if metric == name or name not in (*classes, "all"):
         yield path, f"must bound a loss that there is, but {metric!r} is none. Valid: {valid}."
     elif name != "all" and name not in possible:
         yield path, f"needs a direction between two languages of {name}, but there is none. Valid: {valid}."
-
-
-def _has_direction(members: list[str], data: DataSection | None) -> bool:
-    if data is None or data.directions == "all":
-        return len(members) > 1
-    if data.directions == "english":
-        return len(members) > 1 and any(is_english(language) for language in members)
-    return any(set(direction.split("-")) <= set(members) for direction in data.directions)

@@ -13,7 +13,8 @@ from langsearch.data.store import TokenStore
 from langsearch.model.base import Base
 from langsearch.model.finding import is_embedded
 from langsearch.space.architecture import Architecture
-from langsearch.trial.example_sentences import example_sentence, is_english
+from langsearch.space.languages import is_english
+from langsearch.trial.example_sentences import example_sentence
 
 ADAPTER_PACKAGES = "peft transformers sentencepiece"
 """What pip must install for the example of adapters."""

@@ -5,7 +5,7 @@ from itertools import islice
 
 from langsearch.data.embedded import NAMES, read_embedded
 from langsearch.data.store import TokenStore
-from langsearch.space.languages import find_language
+from langsearch.space.languages import is_english
 from langsearch.space.problems import InputError
 
 _ENGLISH = "The house is small."
@@ -39,14 +39,6 @@ def example_sentence(language: str, store: TokenStore | None = None) -> tuple[st
         if found := _short(store.text(language, row) for row in rows):
             return found, f"a sentence in {language} of the validation part"
     return _NONE, f"a sentence in {language}"
-
-
-def is_english(language: str) -> bool:
-    """Returns whether a code of any family means English."""
-    try:
-        return find_language(language).iso639_3 == "eng"
-    except InputError:
-        return False
 
 
 def _short(sentences: Iterable[str | None]) -> str | None:
