@@ -86,7 +86,7 @@ def plan_extension(start: Path, space: Space, like: str, languages: Sequence[str
         )
     trainer = trainer_settings(space.trainer_section, {}, space.classes)
     # A bridge has nothing to start from.
-    has_known = any(dict(old.slots)[language] in {slot for _, slot in adapter_slots(old)} for language in known)
+    has_known = not _with_adapters(old).isdisjoint(known)
     trainer = replace(trainer, init_from=str(start.resolve()) if has_known else None, train_only=new)
     return Extension(exported, new, _restricted(extended, space), trainer)
 
@@ -96,16 +96,21 @@ def _modular_problems(start: ExportedAdapters, space: Space, like: str) -> Itera
     modular = space.trainer_section.modular
     if modular is None or not isinstance(modular.bridge, str):
         return
-    slots = dict(start.architecture.slots)
-    if modular.bridge in slots and slots[modular.bridge] in {slot for _, slot in adapter_slots(start.architecture)}:
+    if modular.bridge in _with_adapters(start.architecture):
         yield (
             f"`trainer.modular.bridge` must be a language without adapters, but {modular.bridge} has some in "
             f"{start.folder}. Leave `trainer.modular` out."
         )
-    elif modular.bridge not in slots:
+    elif modular.bridge not in start.architecture.languages:
         yield f"`trainer.modular.bridge` must be a language of the adapters, but {modular.bridge} is none."
     if like == modular.bridge:
         yield f"--like must be a language with adapters, but {like} is the bridge, which has none."
+
+
+def _with_adapters(architecture: Architecture) -> set[str]:
+    """Returns the languages that have adapters of their own or share some."""
+    found = {slot for _, slot in adapter_slots(architecture)}
+    return {language for language, slot in architecture.slots if slot in found}
 
 
 def write_extended(extension: Extension, trained: Path, target: Path) -> list[str]:
