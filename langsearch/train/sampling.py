@@ -15,7 +15,6 @@ from langsearch.model.positions import num_positions
 from langsearch.train.forward import lower_states
 from langsearch.train.pooling import pooled
 
-_NONE = np.zeros(0, np.int64)
 _AT_ONCE = 32
 
 
@@ -59,8 +58,6 @@ def sampled_rows(
     most = num_positions(model.model.config) - NUM_MARKS
     lengths = np.stack([store.lengths(language) for language in languages])
     rows = np.flatnonzero(((lengths >= 0) & (lengths <= most)).all(axis=0))
-    if len(rows) == 0:
-        return _NONE
     return rows[np.linspace(0, len(rows) - 1, min(num_sentences, len(rows))).astype(np.int64)]
 
 
