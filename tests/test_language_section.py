@@ -9,6 +9,7 @@ from rich.console import Console
 
 from langsearch.experiment.environment import check_space
 from langsearch.experiment.task import TrialTask, baseline_task
+from langsearch.search import known_pieces
 from langsearch.search.checking import describe_check, print_check
 from langsearch.search.sizes import parameter_range
 from langsearch.space.architecture import Architecture
@@ -159,6 +160,14 @@ def test_check_warns_of_a_language_whose_pieces_the_base_does_not_know(tmp_path:
     assert 0.01 < share["tyv"] < 0.5
     shown = f"of the pieces of tyv at most 1 % should be unknown to the base, but {100 * share['tyv']:.2g} % are"
     assert shown in console.file.getvalue()
+
+
+def test_several_such_languages_are_warned_of_together(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    checked = check_space(load(tmp_path, write_sentences(tmp_path, ["One house."] * 8), NEW))
+    shares = {"en": 0.001, "fr": 0.02, "tyv": 0.45}
+    monkeypatch.setattr(known_pieces, "unknown_shares", lambda _: shares)
+    (text,) = (text for label, text in known_pieces.language_lines(checked) if label == "warning")
+    assert text.startswith("of the pieces of fr, tyv at most 1 % should be unknown to the base, but 2 % to 45 %")
 
 
 def test_a_plain_list_of_languages_is_told_how_a_single_class_is_written(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ SHIPPED = sorted(FOLDER.rglob("*.yaml"))
 def test_every_shipped_space_is_known_here() -> None:
     assert [str(path.relative_to(FOLDER)) for path in SHIPPED] == [
         "flores12.yaml",
+        "flores30.yaml",
         "flores8.yaml",
         "grains.yaml",
         "quickstart.yaml",
@@ -49,3 +50,14 @@ def test_flores8_is_right_with_the_real_sentences(shared_folder: Path) -> None:
     space = load_space(FOLDER / "flores8.yaml", [f"data.folder={shared_folder / 'data' / 'flores101'}"])
     corpus = check_space(space).corpus
     assert [len(text) for text in (corpus.train, corpus.validation, corpus.test)] == [897, 100, 1012]
+
+
+@pytest.mark.shared
+def test_flores30_is_right_with_the_real_sentences_on_a_base_of_its_kind(shared_folder: Path) -> None:
+    # The embedded base has the same hundred languages, and fewer layers.
+    instead = ["base=tiny-m2m", "evaluation.spbleu=base", f"data.folder={shared_folder / 'data' / 'flores101'}"]
+    layers = ["architecture.encoder={source_layers: {int: [0, 3]}}", "architecture.decoder={layers: {window: [0, 3]}}"]
+    checked = check_space(load_space(FOLDER / "flores30.yaml", [*instead, *layers, "resources={cpu: 1}"]))
+    corpus = checked.corpus
+    assert [len(text) for text in (corpus.train, corpus.validation, corpus.test)] == [897, 100, 1012]
+    assert len(checked.directions) == 870

@@ -32,21 +32,24 @@ def unknown_shares(checked: CheckedSpace) -> dict[str, float]:
 
 
 def language_lines(checked: CheckedSpace) -> Iterator[tuple[str, str]]:
-    """Yields a label and a text for each new language, for all unknown pieces, and for each warning of them."""
+    """Yields a label and a text for each new language and for all unknown pieces; a warning of too many of them."""
     for new in new_languages(checked):
         text = f"{new.code} begins as {new.like}, with a token of its own, {new.token}"
         yield "new", f"{text}: {checked.shape.d_model:,} parameters"
     shares = unknown_shares(checked)
     listed = ", ".join(f"{language} {_percent(share)}" for language, share in shares.items() if share)
     yield "unknown", f"of a language's pieces the base's tokenizer does not know: {listed or 'none'}"
-    for language, share in shares.items():
-        if share > MAX_UNKNOWN:
-            yield (
-                "warning",
-                f"of the pieces of {language} at most {_percent(MAX_UNKNOWN)} should be unknown to the base, but "
-                f"{_percent(share)} are: it can neither read nor write them. Write them in characters that it knows, "
-                "or take a base that knows them.",
-            )
+    too_many = {language: share for language, share in shares.items() if share > MAX_UNKNOWN}
+    if not too_many:
+        return
+    least, most = _percent(min(too_many.values())), _percent(max(too_many.values()))
+    are = f"{most} are" if len(too_many) == 1 else f"{least} to {most} of each are"
+    yield (
+        "warning",
+        f"of the pieces of {', '.join(too_many)} at most {_percent(MAX_UNKNOWN)} should be unknown to the base, but "
+        f"{are}: it can neither read nor write them. Write them in characters that it knows, or take a base that knows "
+        "them.",
+    )
 
 
 def describe_languages(checked: CheckedSpace) -> Mapping[str, Any]:
