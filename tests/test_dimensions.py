@@ -5,11 +5,12 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from langsearch.space.architecture import Architecture, BaseShape, Pruning, Site
+from langsearch.space.baseline_settings import Baseline
 from langsearch.space.build import baseline_architecture, build_architecture, published_ranks
 from langsearch.space.dimensions import search_dimensions, trainer_settings
 from langsearch.space.problems import InputError
 from langsearch.space.sections import ArchitectureSection, SearchTrainerSection
-from langsearch.space.settings import Baseline, TrainerSettings
+from langsearch.space.settings import TrainerSettings
 
 SHAPE = BaseShape(
     encoder_layers=4, decoder_layers=4, d_model=16, encoder_ffn_dim=64, decoder_ffn_dim=64, num_parameters=10_000
@@ -310,7 +311,7 @@ def test_other_class_names_get_the_published_ranks_by_order() -> None:
 
 
 def test_the_other_baselines_are_one_shared_adapter_none_and_the_base_itself() -> None:
-    shared = baseline_architecture(Baseline(name="shared_lora", rank=4), CLASSES, SHAPE)
+    shared = baseline_architecture(Baseline(name="shared_lora", rank=4, init="peft"), CLASSES, SHAPE)
     assert shared is not None
     assert set(dict(shared.slots).values()) == {"all"}
     assert (shared.rank(FC1, "en"), shared.init, shared.scale(4)) == (4, "peft", 1.0)

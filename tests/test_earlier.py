@@ -10,7 +10,7 @@ from langsearch.experiment.folder import ExperimentFolder
 from langsearch.experiment.opening import check_start, start_experiment
 from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space
-from tests.space_fixtures import SMALL, load
+from tests.space_fixtures import SMALL, TINY, load
 
 WRITTEN = "baselines: [pretrained, shared_lora]\n"
 
@@ -35,7 +35,7 @@ def test_a_search_that_began_without_baselines_goes_on_without(
     assert resumed.baselines == ()
     check_start(begun.path, resumed, resume=True)
     asked = with_earlier_defaults(begun, load(tmp_path, SMALL + WRITTEN))
-    with pytest.raises(InputError, match=r"baselines: \[\] -> \['pretrained', 'shared_lora'\]"):
+    with pytest.raises(InputError, match=r"baselines: \[\] -> \['pretrained', \{'shared_lora'"):
         check_start(begun.path, asked, resume=True)
     check_start(begun.path, asked, resume=True, accept_changed_space=True)
 
@@ -43,9 +43,25 @@ def test_a_search_that_began_without_baselines_goes_on_without(
 def test_a_search_that_began_with_them_goes_on_with_them(tmp_path: Path) -> None:
     space = load(tmp_path)
     folder = start_experiment(tmp_path / "experiments" / "small", space, resume=False)
-    assert WRITTEN in folder.space.read_text()
+    assert "shared_lora" in folder.space.read_text()
     assert with_earlier_defaults(folder, space) == space == load_begun_space(folder.space)
     check_start(folder.path, load(tmp_path, SMALL + WRITTEN), resume=True)
+
+
+@pytest.mark.parametrize("written", ["", WRITTEN, "baselines: [pretrained, {shared_lora: {rank: 4}}]\n"])
+def test_a_search_that_began_when_a_shared_lora_started_as_peft_does_goes_on_so(written: str, tmp_path: Path) -> None:
+    space = load(tmp_path, SMALL + written)
+    folder = start_experiment(tmp_path / "experiments" / "small", space, resume=False)
+    text = folder.space.read_text()
+    assert "{init: published" in text
+    assert with_earlier_defaults(folder, space) == space
+    folder.space.write_text(text.replace("{init: published}", "{}").replace("{init: published, ", "{"))
+    resumed = with_earlier_defaults(folder, space)
+    check_start(folder.path, resumed, resume=True)
+    for found in (resumed, load_begun_space(folder.space)):
+        architecture = found.baseline_architecture("shared_lora", TINY)
+        assert architecture is not None
+        assert architecture.init == "peft"
 
 
 def test_a_space_that_is_sent_leaves_open_what_its_experiment_may_have_begun_with(

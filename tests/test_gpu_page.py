@@ -11,9 +11,10 @@ from transformers import M2M100Config, M2M100ForConditionalGeneration
 
 from langsearch.model.device import Resident
 from langsearch.space.architecture import BaseShape
+from langsearch.space.baseline_settings import Baseline
 from langsearch.space.build import baseline_architecture
 from langsearch.space.schema import load_space
-from langsearch.space.settings import Baseline, TrainerSettings
+from langsearch.space.settings import TrainerSettings
 from tests.benchmarks.step_variants import Size, adapted_model, random_base
 
 PAGE = (Path(__file__).parents[1] / "cluster" / "gpu.md").read_text(encoding="utf-8")

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from langsearch.space.baseline_settings import Baseline
 from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space
 from langsearch.space.sections import TrainerSection
 from langsearch.space.settings import (
-    Baseline,
     DecodingSettings,
     Source,
     TrainerSettings,
@@ -71,7 +71,7 @@ def test_a_small_space_has_the_defaults(tmp_path: Path) -> None:
     assert space.trainer({}) == TrainerSettings()
     assert space.evaluation.final == DecodingSettings(beams=5)
     assert [item.name for item in space.baselines] == ["pretrained", "shared_lora"]
-    assert "baselines: [pretrained, shared_lora]" in space.text
+    assert "baselines:\n- pretrained\n- shared_lora: {init: published}\n" in space.text
     assert load(tmp_path, SMALL + "baselines: []\n").baselines == ()
     assert space.data.validation == (Source("embedded", "quickstart", "validation"),)
 
@@ -127,7 +127,9 @@ def test_a_space_can_be_sent_to_another_process(tmp_path: Path) -> None:
 def test_the_fingerprints_of_shipped_spaces_stay(
     name: str, point: dict[str, object], fingerprint: str, baselines: list[str]
 ) -> None:
-    space = load_space(next(path for path in SHIPPED if path.stem == name))
+    # A shared LoRA of that version started as PEFT does.
+    baselines_then = {"baselines": ["pretrained", {"shared_lora": {"init": "peft"}}, "published"]}
+    space = load_space(next(path for path in SHIPPED if path.stem == name), baselines_then)
     ranks = {"rank.high": 8, "rank.medium": 8, "rank.low": 16 if name == "quickstart" else 32}
     shape = SHAPES[space.base]
     assert space.architecture({**ranks, **point}, shape).fingerprint == fingerprint
@@ -334,6 +336,31 @@ def test_baselines_take_options(tmp_path: Path) -> None:
     assert space.baseline_trainer("full_finetuning") == TrainerSettings(lr=3e-4, clip_norm=1)
     with pytest.raises(ValueError, match=r"must be one of .*, but got 'pretrained'"):
         space.baseline_trainer("pretrained")
+
+
+@pytest.mark.parametrize(
+    ("start", "options", "init"),
+    [
+        ("published", "", "published"),
+        ("peft", "", "peft"),
+        ("{choice: [peft, published]}", "", "published"),
+        ("published", ": {init: peft}", "peft"),
+        ("peft", ": {init: published, rank: 2}", "published"),
+    ],
+)
+def test_a_shared_lora_starts_as_the_adapters_of_its_space_unless_it_says_otherwise(
+    start: str, options: str, init: str, tmp_path: Path
+) -> None:
+    text = (
+        SMALL.replace("rank: 4", f"rank: 4\n  init: {start}") + f"baselines: [pretrained, {{shared_lora{options}}}]\n"
+    )
+    if not options:
+        text = text.replace("{shared_lora}", "shared_lora")
+    space = load(tmp_path, text)
+    architecture = space.baseline_architecture("shared_lora", TINY)
+    assert architecture is not None
+    assert architecture.init == init
+    assert load(tmp_path, space.text).baselines == space.baselines
 
 
 def test_a_missing_test_set_is_told_with_a_way_to_make_one(tmp_path: Path) -> None:

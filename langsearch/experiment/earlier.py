@@ -9,7 +9,8 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from langsearch.experiment.folder import ExperimentFolder
-from langsearch.space.schema import Space, load_space, space_of
+from langsearch.space.baseline_start import with_start
+from langsearch.space.schema import DEFAULT_BASELINES, Space, load_space, space_of
 
 EARLIER_DEFAULTS: dict[str, Any] = {"max_length_factor": 2.0, "rows_per_batch": 128}
 """Keys of `evaluation.search` and `evaluation.final`, with the defaults that they had before."""
@@ -62,7 +63,15 @@ def with_earlier_defaults(folder: ExperimentFolder, space: Space) -> Space:
     if not kept.get("baselines") and "baselines" not in data:  # versions that had none by default
         data["baselines"] = []
         is_changed = True
+    if kept.get("baselines") and _starts_as_peft(kept["baselines"]):
+        data["baselines"] = with_start(data.get("baselines", DEFAULT_BASELINES), "peft")
+        is_changed = True
     return space_of(replace(space.document, data=data)) if is_changed else space
+
+
+def _starts_as_peft(baselines: list[Any]) -> bool:
+    """Returns whether an experiment's baselines are of a version whose shared LoRA started as PEFT does, unsaid."""
+    return bool(with_start(baselines, "peft") != baselines)
 
 
 def with_open_defaults(space: Space) -> dict[str, Any]:
@@ -72,7 +81,9 @@ def with_open_defaults(space: Space) -> dict[str, Any]:
     """
     data: dict[str, Any] = YAML(typ="safe", pure=True).load(space.text)
     written = space.document.data
-    if "baselines" not in written:
+    if "baselines" in written:
+        data["baselines"] = written["baselines"]
+    else:
         del data["baselines"]
     if "normalize" not in written["data"]:
         data["data"].pop("normalize", None)

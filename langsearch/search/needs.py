@@ -11,9 +11,9 @@ from langsearch.experiment.environment import CheckedSpace
 from langsearch.model.cpus import available_cpus
 from langsearch.model.families import read_config
 from langsearch.model.memory import total_bytes
+from langsearch.space.baseline_settings import Baseline
 from langsearch.space.dimensions import baseline_trainer_settings
 from langsearch.space.schema import Space
-from langsearch.space.settings import Baseline
 from langsearch.space.values import Value, extremes, options
 from langsearch.train.fitting import MAX_TOKENS
 from langsearch.train.need import MemoryNeed, training_need

@@ -14,12 +14,12 @@ from langsearch.space.architecture import (
     Stack,
     uniform_ranks,
 )
+from langsearch.space.baseline_settings import Baseline
 from langsearch.space.kinds import Bridge, Gate, LayerNorms, Pool, ZNorm, site_kind
 from langsearch.space.placement import published_modules
 from langsearch.space.problems import InputError
 from langsearch.space.rules import STACKS, Classes, StackAtPoint, slots_of_languages
 from langsearch.space.sections import ArchitectureSection, PoolSection, PruningSection
-from langsearch.space.settings import Baseline
 from langsearch.space.values import pick
 
 PUBLISHED_RANKS = {"high": 2, "medium": 2, "low": 8}
@@ -105,7 +105,7 @@ def baseline_architecture(baseline: Baseline, classes: Classes, shape: BaseShape
     """Returns a baseline's architecture; None for full fine-tuning, which trains the base itself.
 
     pretrained has no adapters. shared_lora has one slot for all languages in every layer and module that
-    the release adapts, PEFT's start, and no scaling (PEFT's default alpha 8 over its default rank 8 is 1).
+    the release adapts, and no scaling (PEFT's default alpha 8 over its default rank 8 is 1).
     published is the release: ranks 2;2;8, the first 9 of 12 encoder layers by source and the rest by target,
     the first `d_model` hidden units of the feed-forward blocks. Classes other than high, medium and low get
     rank 2, and the last of them 8.
@@ -120,7 +120,7 @@ def baseline_architecture(baseline: Baseline, classes: Classes, shape: BaseShape
         case "shared_lora":
             shared = uniform_ranks(_published_sites(shape), {"all": baseline.rank})
             slots = tuple((language, "all") for language in languages)
-            return Architecture(slots=slots, adapters=shared, init="peft")
+            return Architecture(slots=slots, adapters=shared, init=baseline.init)
         case "published":
             ranks = published_ranks(classes)
             by_language = {language: ranks[name] for name, members in classes.items() for language in members}

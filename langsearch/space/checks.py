@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from langsearch.space.architecture import BaseShape
 from langsearch.space.architecture_checks import check_architecture
 from langsearch.space.base_section import BaseSection
+from langsearch.space.baseline_settings import Baseline
 from langsearch.space.build import PUBLISHED_PRUNING_DURATION, PUBLISHED_PRUNING_START
 from langsearch.space.data_checks import check_data, has_direction
 from langsearch.space.document import KeyPath, show
@@ -27,7 +28,6 @@ from langsearch.space.run_sections import (
 from langsearch.space.search_checks import check_search
 from langsearch.space.search_sections import CheckpointSection, FailureSection, SearchSection
 from langsearch.space.sections import ArchitectureSection, SearchTrainerSection, TrainerSection
-from langsearch.space.settings import Baseline
 from langsearch.space.tracking import TrackerSection
 from langsearch.space.values import Searched, extremes, options
 

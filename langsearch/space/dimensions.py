@@ -7,6 +7,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from langsearch.space.baseline_settings import FULL_FINETUNING_LR, Baseline
 from langsearch.space.placement import Layers, Modules
 from langsearch.space.sections import (
     ArchitectureSection,
@@ -18,7 +19,7 @@ from langsearch.space.sections import (
     StackSection,
     TrainerSection,
 )
-from langsearch.space.settings import FULL_FINETUNING_LR, Baseline, TrainerSettings
+from langsearch.space.settings import TrainerSettings
 from langsearch.space.values import Choice, IntRange, Searched, Value, pick
 
 BRIDGE = "trainer.modular.bridge"

@@ -6,6 +6,7 @@ from typing import Any
 
 from langsearch.space.architecture import BaseShape
 from langsearch.space.architecture_checks import check_shape
+from langsearch.space.baseline_settings import Baseline
 from langsearch.space.checks import check_baseline_shape
 from langsearch.space.document import Document, KeyPath
 from langsearch.space.loss_checks import check_loss_shape
@@ -14,7 +15,7 @@ from langsearch.space.prior_section import check_prior_shape
 from langsearch.space.prior_settings import PriorSettings
 from langsearch.space.problems import InputError
 from langsearch.space.sections import ArchitectureSection
-from langsearch.space.settings import Baseline, BaseSource, DataSettings
+from langsearch.space.settings import BaseSource, DataSettings
 from langsearch.space.tracking import TrackingSettings, tracking_settings
 
 

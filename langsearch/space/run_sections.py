@@ -1,10 +1,12 @@
 """The sections `data`, `evaluation`, `baselines` and `resources` as pydantic models and plain settings."""
 
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, PlainValidator
 
+from langsearch.space.architecture import Init
+from langsearch.space.baseline_settings import Baseline, BaselineName
 from langsearch.space.document import show
 from langsearch.space.filter_section import FilterSection
 from langsearch.space.problems import near_names
@@ -12,8 +14,6 @@ from langsearch.space.sections import Section, TrainerSection, fixed
 from langsearch.space.settings import (
     FINAL_DECODING,
     NORMAL_FORMS,
-    Baseline,
-    BaselineName,
     DataSettings,
     DecodingSettings,
     EvaluationSettings,
@@ -226,9 +226,11 @@ class FullFinetuningSection(TrainerSection):
 
 
 class SharedLoraSection(TrainerSection):
-    """Options of `shared_lora`: its rank, and trainer settings of its own, fixed."""
+    """Options of `shared_lora`: its rank, how it starts, and trainer settings of its own, fixed."""
 
     rank: Annotated[int, fixed("int", low=1)] = Baseline.rank
+    init: Annotated[Any, fixed("text", names=get_args(Init))] = None
+    """None: as the adapters of the space start."""
 
 
 class PublishedSection(TrainerSection):
@@ -250,14 +252,18 @@ class BaselineSection(Section):
         """The baselines that it names; one if it is right."""
         return [name for name in BASELINES if name in self.model_fields_set]
 
-    def settings(self) -> Baseline:
-        """Returns the plain settings; the section must name one baseline."""
+    def settings(self, start: Init = Baseline.init) -> Baseline:
+        """Returns the plain settings; the section must name one baseline.
+
+        Args:
+            start: How the adapters of the space start.
+        """
         (name,) = self.names
         options: Section = getattr(self, name)
         trainer = {key: getattr(options, key) for key in TrainerSection.model_fields if key in options.model_fields_set}
         baseline = Baseline(name=name, trainer=tuple(trainer.items()))
         if isinstance(options, SharedLoraSection):
-            return replace(baseline, rank=options.rank)
+            return replace(baseline, rank=options.rank, init=options.init or start)
         return replace(baseline, is_pruned=options.pruning) if isinstance(options, PublishedSection) else baseline
 
 

@@ -11,6 +11,8 @@ from optuna.distributions import BaseDistribution
 from langsearch.space.architecture import Architecture, BaseShape
 from langsearch.space.architecture_checks import check_names
 from langsearch.space.base_section import BaseItem, written
+from langsearch.space.baseline_settings import Baseline
+from langsearch.space.baseline_start import start_of, with_start
 from langsearch.space.build import baseline_architecture, build_architecture, without_language
 from langsearch.space.checks import Parsed, check_space
 from langsearch.space.data_checks import check_shared_sources
@@ -31,7 +33,6 @@ from langsearch.space.run_sections import (
 from langsearch.space.search_sections import CheckpointSection, FailureSection, SearchSection
 from langsearch.space.sections import ArchitectureSection, SearchTrainerSection, TrainerSection, fixed
 from langsearch.space.settings import (
-    Baseline,
     BaseSource,
     CheckpointSettings,
     DataSettings,
@@ -215,9 +216,10 @@ def _as_recorded(data: dict[str, Any]) -> dict[str, Any]:
     """Returns a recorded space with what its version took for granted.
 
     There was no baseline that was not named, and a holdout was the last rows of train. For a time every `align` was
-    recorded with its scale.
+    recorded with its scale. A shared LoRA that says nothing of its start began as PEFT does.
     """
     data = {"baselines": []} | data
+    data["baselines"] = with_start(data["baselines"], "peft")
     trainer = data.get("trainer")
     if isinstance(trainer, dict) and isinstance(trainer.get("loss"), dict):
         _without_idle_scale(trainer["loss"])
@@ -252,7 +254,7 @@ def space_of(document: Document) -> Space:
         new_languages=parsed["languages"].likes,
         data=parsed["data"].settings(),
         evaluation=parsed["evaluation"].settings(),
-        baselines=tuple(item.settings() for item in parsed["baselines"]),
+        baselines=tuple(item.settings(start_of(parsed["architecture"])) for item in parsed["baselines"]),
         search=parsed["search"],
         resources=parsed["resources"],
         failures=parsed["failures"].settings(),
@@ -307,6 +309,7 @@ def _resolve(data: Mapping[str, Any], parsed: Mapping[str, Any]) -> dict[str, An
         filled[key] = default | (data.get(key) or {}) if isinstance(default, dict) else data.get(key, default)
     if loss := _loss(filled["trainer"].pop("loss", None)):
         filled["trainer"]["loss"] = loss
+    filled["baselines"] = with_start(filled["baselines"], start_of(parsed["architecture"]))
     filled["search"] |= {"one_shot": parsed["search"].one_shot.model_dump()}
     if parsed["search"].strategy == "trials":
         for name in ("strategy", "donors", "one_shot"):  # as older spaces have it

@@ -280,30 +280,6 @@ class DataSettings:
     """Go on though parts have more rows in common than `data.overlap.MAX_SHARE` of the smaller one."""
 
 
-BaselineName = Literal["pretrained", "full_finetuning", "shared_lora", "published"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Baseline:
-    """One of the systems that the front is compared with."""
-
-    name: BaselineName
-
-    trainer: tuple[tuple[str, float | int | str | None], ...] = ()
-    """Trainer settings of this baseline alone."""
-
-    rank: int = 8
-    """shared_lora: its rank (PEFT's default)."""
-
-    is_pruned: bool = False
-    """published: with the release's pruning, 0.9 of B from epoch 2 over 10 epochs."""
-
-
-FULL_FINETUNING_LR = 3e-4
-"""Learning rate of full fine-tuning unless its item in `baselines` sets one: a rate that suits adapters is too high
-for a pretrained model's own weights, so the space's `trainer.lr` is not used."""
-
-
 ObjectiveName = Literal[
     "spbleu",
     "worst_class_spbleu",
