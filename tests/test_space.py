@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from langsearch.space.baseline_settings import Baseline
 from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space
 from langsearch.space.sections import TrainerSection
@@ -254,7 +253,20 @@ serch: {}
         ("rank: 4", "rank: 4\n  decoder: {layers: some}", "must be all, a list, {first: n}"),
         ("rank: 4", "rank: 4\ntrainer: {epochs: {int: [1, 3]}}", "`trainer.epochs` must be .*, and cannot be searched"),
         ("rank: 4", "rank: 4\nbaselines: [pretrained, pretrained]", "must list each baseline once"),
-        ("rank: 4", "rank: 4\nbaselines: [{shared_lora: {lr: {choice: [1, 2]}}}]", "a baseline is not searched"),
+        ("rank: 4", "rank: 4\nbaselines: [{shared_lora: {lr: {choice: [1, 2]}}}]", "of a baseline is in its `tune`"),
+        ("rank: 4", "rank: 4\nbaselines: [{pretrained: {tune: 6}}]", "no options, since the base is scored as it is"),
+        ("rank: 4", "rank: 4\nbaselines: [{published: {tune: 1}}]", "tries of at least 2, .* but got 1. One try is"),
+        ("rank: 4", "rank: 4\nbaselines: [{published: {tune: {lr: {choice: [1, 2]}}}}]", "tune.trials` must be given"),
+        (
+            "rank: 4",
+            "rank: 4\nbaselines: [{shared_lora: {tune: {trials: 3, lr: 0.01}}}]",
+            "values to search, such as .* but got 0.01. A fixed one is `lr` beside `tune`",
+        ),
+        (
+            "rank: 4",
+            "rank: 4\nbaselines: [{published: {pruning: true, tune: {trials: 3, epochs: {int: [3, 15]}}}}]",
+            r"published.pruning` needs at least 12 epochs, but got 3",
+        ),
         (
             "rank: 4",
             "rank: 4\nbaselines: [{published: {pruning: true, epochs: 3}}]",
@@ -321,46 +333,6 @@ def test_what_the_base_does_not_have_is_a_problem(changes: str, message: str, tm
     (problem,) = load(tmp_path, SMALL.replace("rank: 4", changes)).check(TINY)
     assert re.search(message, problem)
     assert re.search(r"small.yaml:\d+: `", problem)
-
-
-def test_baselines_take_options(tmp_path: Path) -> None:
-    text = SMALL + "baselines: [{shared_lora: {rank: 16, lr: 0.01}}, {published: {pruning: true}}, full_finetuning]\n"
-    space = load(tmp_path, text, "trainer.lr={float: [1e-4, 1e-2]}", "trainer.clip_norm=1")
-    assert space.baselines == (
-        Baseline(name="shared_lora", trainer=(("lr", 0.01),), rank=16),
-        Baseline(name="published", is_pruned=True),
-        Baseline(name="full_finetuning"),
-    )
-    assert space.baseline_trainer("shared_lora") == TrainerSettings(lr=0.01, clip_norm=1)
-    assert space.baseline_trainer("published") == TrainerSettings(clip_norm=1)
-    assert space.baseline_trainer("full_finetuning") == TrainerSettings(lr=3e-4, clip_norm=1)
-    with pytest.raises(ValueError, match=r"must be one of .*, but got 'pretrained'"):
-        space.baseline_trainer("pretrained")
-
-
-@pytest.mark.parametrize(
-    ("start", "options", "init"),
-    [
-        ("published", "", "published"),
-        ("peft", "", "peft"),
-        ("{choice: [peft, published]}", "", "published"),
-        ("published", ": {init: peft}", "peft"),
-        ("peft", ": {init: published, rank: 2}", "published"),
-    ],
-)
-def test_a_shared_lora_starts_as_the_adapters_of_its_space_unless_it_says_otherwise(
-    start: str, options: str, init: str, tmp_path: Path
-) -> None:
-    text = (
-        SMALL.replace("rank: 4", f"rank: 4\n  init: {start}") + f"baselines: [pretrained, {{shared_lora{options}}}]\n"
-    )
-    if not options:
-        text = text.replace("{shared_lora}", "shared_lora")
-    space = load(tmp_path, text)
-    architecture = space.baseline_architecture("shared_lora", TINY)
-    assert architecture is not None
-    assert architecture.init == init
-    assert load(tmp_path, space.text).baselines == space.baselines
 
 
 def test_a_missing_test_set_is_told_with_a_way_to_make_one(tmp_path: Path) -> None:

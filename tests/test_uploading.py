@@ -17,7 +17,7 @@ from langsearch.experiment.task import TrialTask, searched_task
 from langsearch.experiment.working_copy import WorkingCopy
 from langsearch.model.finding import find_base
 from langsearch.model.shape import read_shape
-from langsearch.search.tuning import _PushingSearcher
+from langsearch.search.pushing import PushingSearcher
 from langsearch.search.uploading import PROPOSALS, Uploads, add_missing
 from langsearch.space.schema import Space, load_space
 from langsearch.study.early_stopping import AsyncHalving
@@ -59,7 +59,7 @@ class Machine:
         self.num_missing = add_missing(self.folder, table)
         uploads = Uploads(self.copy, self.folder, table, lambda: self.clock)
         uploads.push()
-        searcher = _PushingSearcher(
+        searcher = PushingSearcher(
             table,
             self.folder,
             lambda number, point: searched_task(self.space, self.shape, number, point),

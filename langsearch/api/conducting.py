@@ -60,6 +60,7 @@ def conduct_search(
     """
     check_experiments(experiments, space.name)
     with without_collecting():
+        from langsearch.experiment.try_tasks import num_tries
         from langsearch.search.checking import check_search
         from langsearch.search.display import Display
         from langsearch.search.ending import Ending, ending_of
@@ -69,7 +70,7 @@ def conduct_search(
         from langsearch.space.one_shot import num_donors
 
     checked = check_search(space)
-    num_others = len(space.baselines) + num_donors(space)
+    num_others = len(space.baselines) + num_tries(space) + num_donors(space)
     display = Display(console, space.name, space.search.num_planned, num_others, is_quiet=is_quiet)
     if not resume and not resume_if_begun:
         for text in counted_warnings(checked, forecast(checked, is_measured=False)):

@@ -68,16 +68,16 @@ class DiskBudget:
         """Deletes what the settings ask for; called when a trial has ended.
 
         With `keep: front` the weights of searched trials that have ended outside of the front go at once, but for
-        those that other bounds of the constraints would bring back to it. Over the budget go, in this order and only
-        until it is kept: what a retried trial has left; weights outside of the front, first those that violate a
-        constraint, then the pruned ones, then by spBLEU, and last those that might come back; the checkpoint before
-        the newest of running trials; what failed trials have left for a retry, oldest first; weights of baselines
-        that are tested.
+        those that other bounds of the constraints would bring back to it; so do those of tries of a baseline but for
+        its best one. Over the budget go, in this order and only until it is kept: what a retried trial has left;
+        weights outside of the front, first those that violate a constraint, then the pruned ones, then by spBLEU, and
+        last those that might come back; the checkpoint before the newest of running trials; what failed trials have
+        left for a retry, oldest first; weights of baselines that are tested.
 
         Args:
             rows: The trial table.
-            front: Names of its candidates. Not only of the front by final scores: with more trials another candidate
-                may come back to it.
+            front: Names of its candidates, and of the tries that baselines may yet be made of. Not only of the front
+                by final scores: with more trials another candidate may come back to it.
             returning: Names of the trials that would be candidates with other bounds of the constraints.
         """
         _empty_trash(self._folder)
@@ -175,7 +175,7 @@ class DiskBudget:
             rest += sizes.rest
             if row.state is State.RUNNING:
                 name = "checkpoints and weights of running trials"
-            elif row.kind == "baseline":
+            elif row.kind == "baseline" or (row.kind == "try" and row.name in front):
                 name = "weights of baselines"
             elif row.name in front:
                 name = "weights of the front"
@@ -248,7 +248,7 @@ def _empty_trash(folder: ExperimentFolder) -> None:
 
 
 def _is_outside(row: TrialRow, front: Collection[str]) -> bool:
-    return row.kind == "searched" and row.name not in front
+    return row.kind in ("searched", "try") and row.name not in front
 
 
 def _worth(row: TrialRow) -> tuple[bool, bool, float]:

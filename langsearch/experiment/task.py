@@ -40,9 +40,9 @@ class TrialTask:
     """One architecture, or a baseline, and how it is trained."""
 
     name: str
-    """The trial's number in five digits, or the baseline's name."""
+    """The trial's number in five digits, or the baseline's name, or that of one of its tries."""
 
-    kind: Literal["searched", "baseline", "donor", "cut"]
+    kind: Literal["searched", "baseline", "donor", "cut", "try"]
     method: Method
     """adapters: an architecture in the frozen base. full: all parameters. none: the base as it is."""
 

@@ -49,7 +49,7 @@ class Display:
         console: Where to show; live if it is a terminal or a cell of a notebook.
         title: The experiment's name.
         num_trials: Searched trials planned.
-        num_baselines: Baselines planned.
+        num_baselines: Baselines planned, and their tries.
         is_quiet: Show nothing.
     """
 
@@ -103,7 +103,7 @@ class Display:
     def known(self, rows: list[TrialRow], tasks: dict[str, TrialTask]) -> None:
         """Takes in the planned trials that an earlier run finished."""
         for row in rows:
-            if row.name in tasks and row.state.is_finished and (row.kind == "baseline" or row.counts):
+            if row.name in tasks and row.state.is_finished and (row.kind in ("baseline", "try") or row.counts):
                 self._add(tasks[row.name])
                 self._update(row.name, state=row.state.value, result=row.result)
                 self._lines[row.name] = replace(self._lines[row.name], is_old=True)
@@ -120,6 +120,13 @@ class Display:
         if retry_of in self._lines:
             self._lines[retry_of] = replace(self._lines[retry_of], is_retried=True)
         self._plain(f"{task.name:<15} started   {task.summary}")
+
+    def adopted(self, task: TrialTask, row: TrialRow) -> None:
+        """A tuned baseline has got the result of its best try."""
+        self._add(task)
+        self._update(task.name, state=row.state.value, result=row.result)
+        score = "" if row.result is None else f": spBLEU {row.result.spbleu:.2f}"
+        self._plain(f"{task.name:<15} is {row.tuned_from}{score}")
 
     def epoch(self, name: str, result: TrialResult) -> None:
         """A trial has ended an epoch."""

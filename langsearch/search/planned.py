@@ -1,20 +1,25 @@
 """The tasks of all trials that a search has planned so far, also those of earlier versions of its space."""
 
+from dataclasses import replace
+
 from langsearch.experiment.cut_tasks import donor_task, going_on
 from langsearch.experiment.folder import ExperimentFolder
 from langsearch.experiment.opening import space_of_version
 from langsearch.experiment.task import TrialTask, baseline_task, searched_task
+from langsearch.experiment.try_tasks import try_task, tuned_names
 from langsearch.space.architecture import BaseShape
 from langsearch.space.schema import Space
 from langsearch.study.rows import TrialRow
 from langsearch.study.table import TrialTable
+from langsearch.study.tries import baseline_of
 
 
 def planned_tasks(space: Space, shape: BaseShape, folder: ExperimentFolder, table: TrialTable) -> dict[str, TrialTask]:
     """Returns the tasks by name, each from the version of the space that it was proposed from.
 
     Args:
-        space: The experiment's space as of now; baselines that it does not list any more are left out.
+        space: The experiment's space as of now; baselines that it does not list any more are left out, and tries of
+            those that it does not tune.
         shape: The base's sizes.
         folder: The experiment.
         table: Its trials.
@@ -23,13 +28,22 @@ def planned_tasks(space: Space, shape: BaseShape, folder: ExperimentFolder, tabl
 
     def task(row: TrialRow) -> TrialTask:
         if row.kind == "baseline":
-            return baseline_task(space, shape, row.name)
+            own = baseline_task(space, shape, row.name)
+            return replace(own, trainer=space.baseline_trainer(row.name, row.params)) if row.tuned_from else own
         if row.kind == "donor":
             return donor_task(space, shape, row.name)
+        if row.kind == "try":
+            return try_task(space, shape, row.name, row.params)
         if row.space_version not in spaces:
             spaces[row.space_version] = space_of_version(folder, row.space_version)
         found = searched_task(spaces[row.space_version], shape, int(row.name), dict(row.params))
         return going_on(found, space, row.cut) if row.cut is not None and row.is_from_cut else found
 
-    listed = {baseline.name for baseline in space.baselines}
-    return {row.name: task(row) for row in table.rows() if row.kind != "baseline" or row.name in listed}
+    listed, tuned = {baseline.name for baseline in space.baselines}, tuned_names(space)
+
+    def is_planned(row: TrialRow) -> bool:
+        if row.kind == "try":
+            return baseline_of(row.name) in tuned
+        return row.kind != "baseline" or row.name in listed
+
+    return {row.name: task(row) for row in table.rows() if is_planned(row)}

@@ -15,6 +15,7 @@ from ray.tune.search import Searcher
 from langsearch.experiment.folder import ExperimentFolder, inherit
 from langsearch.experiment.task import TrialTask
 from langsearch.search.fuse import Fuse
+from langsearch.search.tries import Propose, by_turns
 from langsearch.space.problems import LeaseLostError
 from langsearch.space.settings import FailureSettings, Plateau
 from langsearch.study.plateau import PlateauRule
@@ -73,6 +74,7 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         max_running: Returns how many trials may be with Tune at once. None: as many as it asks for.
         may_come_back: Whether a trial may be given back by a worker whose node is not fit for it.
         begins_again: Asked about a trial whose worker was lost, whether it is given to Tune once more. None: never.
+        next_try: Adds the next try of a tuned baseline, by turns with searched trials; None: there are no more.
     """
 
     def __init__(
@@ -93,12 +95,14 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
         max_running: Callable[[], int] | None = None,
         may_come_back: bool = False,
         begins_again: Callable[[str], bool] | None = None,
+        next_try: Propose = lambda: None,
     ) -> None:
         super().__init__()
         self.stopped_by: str | None = None
         """Why nothing new is proposed though more was planned: "time", what `stop` was given, or a failure's cause."""
         self.ended_by: str | None = None
         """Why nothing new is proposed: all "trials" were, a "plateau" was reached, or the space is "exhausted"."""
+        self._propose = by_turns(self._next_searched, next_try)
         self._seeds = seeds
         self._table, self._folder, self._make_task = table, folder, make_task
         self._distributions, self._num_trials = distributions, num_trials
@@ -278,9 +282,11 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
             self._plateau.ended(self._table.costs(row.result) if is_good and row.result is not None else None)
 
     def _next_task(self) -> TrialTask | None:
-        if self._unfinished:
-            return self._unfinished.pop(0)
+        return self._unfinished.pop(0) if self._unfinished else self._propose()
+
+    def _next_searched(self) -> TrialTask | None:
         while self.ended_by is None:
+            is_stuck = self._repeats + self._rejects >= AT_RANDOM_AFTER
             if self._num_counted >= self._num_trials:
                 self.ended_by = "trials"
             elif self._plateau is not None and self._plateau.is_reached:
@@ -291,15 +297,11 @@ class TableSearcher(Searcher):  # type: ignore[misc]  # Ray has no types
                     "The last %d proposals were all trained before, or too large: the space is exhausted.", num
                 )
                 self.ended_by = "exhausted"
-            elif (found := self._next_point()) is None:
+            elif (found := self._table.next_point(self._distributions, self._seeds, at_random=is_stuck)) is None:
                 self.ended_by = "exhausted"
             elif (task := self._admit(*found)) is not None:
                 return task
         return None
-
-    def _next_point(self) -> tuple[int, dict[str, Any]] | None:
-        is_stuck = self._repeats + self._rejects >= AT_RANDOM_AFTER
-        return self._table.next_point(self._distributions, self._seeds, at_random=is_stuck)
 
     def _admit(self, number: int, point: dict[str, Any], retry_of: str | None = None) -> TrialTask | None:
         """Writes a new trial; returns its task, None if there is nothing to train."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow.fs as pafs
+from optuna.exceptions import StorageInternalError
 from ray import tune
 
 from langsearch.cluster.interrupts import gentle_interrupts
@@ -18,6 +19,7 @@ from langsearch.experiment.folder import ExperimentFolder, read_rows, write_text
 from langsearch.experiment.lease import LeaseMark, RemoteLease
 from langsearch.experiment.results_parquet import ResultsFile
 from langsearch.experiment.task import searched_task
+from langsearch.experiment.try_tasks import tuned_names
 from langsearch.experiment.working_copy import WorkingCopy
 from langsearch.prior.seeding import Seeding
 from langsearch.search.display import Display
@@ -26,9 +28,11 @@ from langsearch.search.getting_ready import ReadyWorkers
 from langsearch.search.late_nodes import LateNodes, PlacedFifo, PlacedHalving
 from langsearch.search.lost_nodes import Losses, restarts
 from langsearch.search.planned import planned_tasks
+from langsearch.search.pushing import PushingSearcher
 from langsearch.search.searcher import TableSearcher
 from langsearch.search.stop_reasons import REQUESTED, TIME, by_signal, why
 from langsearch.search.tracking import tracking_callbacks
+from langsearch.search.tries import adopt_tuned, begin_baselines, try_proposer
 from langsearch.search.uploading import Uploads
 from langsearch.search.worker import TrialTrainable
 from langsearch.space.schema import Space
@@ -36,6 +40,7 @@ from langsearch.space.search_sections import rungs
 from langsearch.study.results import parse_result
 from langsearch.study.rows import PRETRAINED
 from langsearch.study.table import TrialTable
+from langsearch.study.tries import needed_tries
 from langsearch.trial.failures import FAILED, PAUSED, SPENT, UNFIT
 
 logger = logging.getLogger(__name__)
@@ -118,13 +123,15 @@ def run_trials(
         deadline: When the time is up, by the monotonic clock. None: as the space says, from now.
     """
     space, table, folder = search.space, search.table, search.folder
-    for baseline in space.baselines:
-        table.add_baseline(baseline.name)
+    adopt_tries(search)
+    begin_baselines(space, table)
     tasks = planned_tasks(space, search.checked.shape, folder, table)
+    tuned = tuned_names(space)
     running = [row for row in table.rows() if not row.state.is_finished and row.same_as is None]
+    running = [row for row in running if row.name in tasks and row.name not in tuned]
     search.display.known(table.rows(), tasks)
     losses = Losses(folder, space.resources.max_failures)
-    searcher = _PushingSearcher(
+    searcher = PushingSearcher(
         table,
         folder,
         lambda number, point: searched_task(space, search.checked.shape, number, point),
@@ -138,6 +145,7 @@ def run_trials(
         num_trainable=lambda task: task.num_trainable(search.checked.shape),
         explain=losses.explain,
         begins_again=losses.begins_again,
+        next_try=try_proposer(space, search.checked.shape, table),
         max_running=capacity_of(search),
         may_come_back=search.late_nodes.check is not None,
     )
@@ -180,7 +188,15 @@ def run_trials(
     )
     with search.display.showing(), gentle_interrupts(between.interrupt):
         tuner.fit()
+    adopt_tries(search)
     return Ended(searcher.is_done, searcher.ended_by, searcher.stopped_by)
+
+
+def adopt_tries(search: Search) -> None:
+    """Completes the tuned baselines whose tries have all ended, and shows them. Raises as `adopt_tuned` does."""
+    search.check_held()
+    for task, row in adopt_tuned(search.space, search.folder, search.table, search.copy):
+        search.display.adopted(task, row)
 
 
 def deadline_of(space: Space) -> float | None:
@@ -194,21 +210,6 @@ def capacity_of(search: Search) -> Capacity:
     wanted = amounts(search.space.resources)
     may_grow = search.address is not None and may_come(wanted) is not False
     return Capacity(wanted, NUM_AHEAD if may_grow else 0, search.late_nodes.resources)
-
-
-class _PushingSearcher(TableSearcher):
-    """Sends a new trial's row and task to the remote before a worker on another machine gets it."""
-
-    uploads: Uploads | None = None
-
-    def suggest(self, trial_id: str) -> Any:
-        config = super().suggest(trial_id)
-        if self.uploads is not None and isinstance(config, dict):
-            try:
-                self.uploads.propose(config["name"], self._table.row(config["name"]).retry_of)
-            except OSError as error:  # a full disk
-                self._stop_run_unwritten(error)
-        return config
 
 
 class _Between(tune.Callback):  # type: ignore[misc]  # Ray has no types
@@ -316,6 +317,11 @@ class _Between(tune.Callback):  # type: ignore[misc]  # Ray has no types
         self._losses.trials.pop(name, None)
         if self._search.copy is not None:
             self._pull(name)
+        if row.kind == "try" and row.state.is_finished:
+            try:
+                adopt_tries(self._search)
+            except (StorageInternalError, OSError) as error:  # it is done again when the run ends
+                logger.warning("No baseline was made of its tries: %s", error)
         if (
             name == PRETRAINED
             and row.result is not None
@@ -372,9 +378,13 @@ def bring_up_to_date(search: Search, budget: DiskBudget) -> None:
 
 
 def kept_names(table: TrialTable) -> set[str]:
-    """Returns the trials whose weights stay: the candidates; of none, the one that comes nearest to the constraints."""
+    """Returns the trials whose weights stay: the candidates, and the tries that baselines may be made of.
+
+    Of no candidate, the one that comes nearest to the constraints.
+    """
     nearest = None if table.candidates() else table.nearest()
-    return {row.name for row in table.candidates()} | ({nearest.name} if nearest is not None else set())
+    members = {row.name for row in table.candidates()} | ({nearest.name} if nearest is not None else set())
+    return members | needed_tries(table.rows())
 
 
 def _scheduler(search: Search, searcher: TableSearcher) -> PlacedFifo | PlacedHalving:

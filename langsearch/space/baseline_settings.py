@@ -4,8 +4,27 @@ from dataclasses import dataclass
 from typing import Literal
 
 from langsearch.space.architecture import Init
+from langsearch.space.values import Searched
 
 BaselineName = Literal["pretrained", "full_finetuning", "shared_lora", "published"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """How a baseline's own trainer settings are searched, by the sampler of the search."""
+
+    trials: int
+    """How many tries are trained; the best by validation is the baseline."""
+
+    lr: Searched | None = None
+    """The learning rates that are tried. None: by their logarithm, up to `TUNED_FACTOR` times less or more than the
+    baseline's own."""
+
+    epochs: Searched | None = None
+    """None: as many as the baseline has."""
+
+
+TUNED_FACTOR = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +45,9 @@ class Baseline:
 
     is_pruned: bool = False
     """published: with the release's pruning, 0.9 of B from epoch 2 over 10 epochs."""
+
+    tune: Tuning | None = None
+    """How its own settings are searched. None: they are not."""
 
 
 FULL_FINETUNING_LR = 3e-4

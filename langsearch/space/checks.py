@@ -3,6 +3,7 @@
 Every check yields (key path, text) and goes on, so that all problems are told at once.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -169,9 +170,11 @@ def _check_baselines(items: list[BaselineSection], trainer: TrainerSection | Non
         section = getattr(item, name)
         for key in sorted(section.model_fields_set):
             if isinstance(getattr(section, key), Searched):
-                yield (*path, name, key), "must be a plain value: a baseline is not searched."
+                yield (*path, name, key), "must be a plain value: what is searched of a baseline is in its `tune`."
         baseline = item.settings()
         epochs = dict(baseline.trainer).get("epochs", trainer.epochs if trainer is not None else None)
+        if baseline.tune is not None and baseline.tune.epochs is not None:
+            epochs = int(min(extremes(baseline.tune.epochs)[0], epochs if isinstance(epochs, int) else math.inf))
         last = PUBLISHED_PRUNING_START + PUBLISHED_PRUNING_DURATION
         if baseline.is_pruned and isinstance(epochs, int) and epochs < last:
             yield (

@@ -7,7 +7,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from langsearch.space.baseline_settings import FULL_FINETUNING_LR, Baseline
+from langsearch.space.baseline_settings import FULL_FINETUNING_LR, TUNED_FACTOR, Baseline
 from langsearch.space.placement import Layers, Modules
 from langsearch.space.sections import (
     ArchitectureSection,
@@ -20,7 +20,7 @@ from langsearch.space.sections import (
     TrainerSection,
 )
 from langsearch.space.settings import TrainerSettings
-from langsearch.space.values import Choice, IntRange, Searched, Value, pick
+from langsearch.space.values import Choice, FloatRange, IntRange, Searched, Value, pick
 
 BRIDGE = "trainer.modular.bridge"
 """The dimension of the language without adapters."""
@@ -79,6 +79,29 @@ def baseline_trainer_settings(trainer: TrainerSection, baseline: Baseline) -> Tr
     if baseline.name == "full_finetuning":
         settings["lr"] = FULL_FINETUNING_LR
     return replace(TrainerSettings(), **(settings | dict(baseline.trainer)))
+
+
+def baseline_dimensions(trainer: TrainerSection, baseline: Baseline) -> dict[str, BaseDistribution]:
+    """Returns the distributions that a baseline's tries are searched in, named as the space's; none where it is not."""
+    if baseline.tune is None:
+        return {}
+    own = baseline_trainer_settings(trainer, baseline).lr
+    rates = baseline.tune.lr or FloatRange(own / TUNED_FACTOR, own * TUNED_FACTOR, log=True)
+    values = {"trainer.lr": rates, "trainer.epochs": baseline.tune.epochs}
+    return {name: _distribution(value) for name, value in values.items() if value is not None}
+
+
+def num_points(dimensions: Mapping[str, BaseDistribution]) -> int | None:
+    """Returns how many points dimensions have; None where they are not countable."""
+    num = 1
+    for distribution in dimensions.values():
+        if isinstance(distribution, CategoricalDistribution):
+            num *= len(distribution.choices)
+        elif isinstance(distribution, IntDistribution):
+            num *= (distribution.high - distribution.low) // distribution.step + 1
+        else:
+            return None
+    return num
 
 
 def _layers_values(name: str, layers: Layers) -> Iterator[tuple[str, Value]]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, Field, PlainValidator
 
 from langsearch.space.architecture import Init
-from langsearch.space.baseline_settings import Baseline, BaselineName
+from langsearch.space.baseline_settings import Baseline, BaselineName, Tuning
 from langsearch.space.document import show
 from langsearch.space.filter_section import FilterSection
 from langsearch.space.problems import near_names
@@ -21,6 +21,7 @@ from langsearch.space.settings import (
     Source,
     SourceKind,
 )
+from langsearch.space.values import Rule, Searched, Value
 
 Split = Annotated[str | None, fixed("text", names=("dev", "devtest"))]
 _Path = Annotated[str | None, fixed("text")]
@@ -221,11 +222,63 @@ class NoOptions(Section):
     """A baseline without options."""
 
 
-class FullFinetuningSection(TrainerSection):
-    """Options of `full_finetuning`: trainer settings of its own, fixed."""
+def _no_options(raw: object) -> object:
+    if raw:
+        raise ValueError(f"must have no options, since the base is scored as it is, but got {show(raw)}")
+    return {}
 
 
-class SharedLoraSection(TrainerSection):
+def _searched(key: str, example: str, rule: Rule) -> PlainValidator:
+    """Returns the validator of what `tune` searches."""
+
+    def check(raw: object) -> Value:
+        value = rule(raw)
+        if isinstance(value, Searched):
+            return value
+        way_out = f"A fixed one is `{key}` beside `tune`."
+        raise ValueError(f"must be values to search, such as {example}, but got {show(raw)}. {way_out}")
+
+    return PlainValidator(check)
+
+
+_RATES = _searched("lr", "{float: [1e-5, 1e-3], log: true}", Rule(kind="float", low=0, is_low_open=True))
+_EPOCHS = _searched("epochs", "{choice: [5, 10]}", Rule(kind="int", low=1))
+
+
+class TuneSection(Section):
+    """`tune` of a baseline: how many tries, and of which values."""
+
+    trials: Annotated[int, fixed("int", low=2)]
+    lr: Annotated[Any, _RATES] = None
+    epochs: Annotated[Any, _EPOCHS] = None
+
+    def settings(self) -> Tuning:
+        """Returns the plain settings."""
+        return Tuning(trials=self.trials, lr=self.lr, epochs=self.epochs)
+
+
+def _as_tuning(raw: object) -> object:
+    if isinstance(raw, dict | None):
+        return raw
+    if isinstance(raw, int) and not isinstance(raw, bool) and raw >= 2:
+        return {"trials": raw}
+    raise ValueError(
+        "must be a number of tries of at least 2, or {trials: …, lr: {…}, epochs: {…}}, but got "
+        f"{show(raw)}. One try is the baseline without `tune`."
+    )
+
+
+class TunedSection(TrainerSection):
+    """What a baseline that is trained takes: trainer settings of its own, fixed, and how others are searched."""
+
+    tune: Annotated[TuneSection | None, BeforeValidator(_as_tuning)] = None
+
+
+class FullFinetuningSection(TunedSection):
+    """Options of `full_finetuning`: trainer settings of its own, fixed or tuned."""
+
+
+class SharedLoraSection(TunedSection):
     """Options of `shared_lora`: its rank, how it starts, and trainer settings of its own, fixed."""
 
     rank: Annotated[int, fixed("int", low=1)] = Baseline.rank
@@ -233,7 +286,7 @@ class SharedLoraSection(TrainerSection):
     """None: as the adapters of the space start."""
 
 
-class PublishedSection(TrainerSection):
+class PublishedSection(TunedSection):
     """Options of `published`: whether it is pruned as in the release, and trainer settings of its own, fixed."""
 
     pruning: bool = Baseline.is_pruned
@@ -242,7 +295,7 @@ class PublishedSection(TrainerSection):
 class BaselineSection(Section):
     """An item of `baselines`: a name, or {name: options}."""
 
-    pretrained: Annotated[NoOptions, BeforeValidator(_none_as_empty)] = NoOptions()
+    pretrained: Annotated[NoOptions, BeforeValidator(_no_options)] = NoOptions()
     full_finetuning: Annotated[FullFinetuningSection, BeforeValidator(_none_as_empty)] = FullFinetuningSection()
     shared_lora: Annotated[SharedLoraSection, BeforeValidator(_none_as_empty)] = SharedLoraSection()
     published: Annotated[PublishedSection, BeforeValidator(_none_as_empty)] = PublishedSection()
@@ -262,6 +315,8 @@ class BaselineSection(Section):
         options: Section = getattr(self, name)
         trainer = {key: getattr(options, key) for key in TrainerSection.model_fields if key in options.model_fields_set}
         baseline = Baseline(name=name, trainer=tuple(trainer.items()))
+        if isinstance(options, TunedSection) and options.tune is not None:
+            baseline = replace(baseline, tune=options.tune.settings())
         if isinstance(options, SharedLoraSection):
             return replace(baseline, rank=options.rank, init=options.init or start)
         return replace(baseline, is_pruned=options.pruning) if isinstance(options, PublishedSection) else baseline

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from optuna.distributions import BaseDistribution
@@ -16,7 +17,14 @@ from langsearch.space.baseline_start import start_of, with_start
 from langsearch.space.build import baseline_architecture, build_architecture, without_language
 from langsearch.space.checks import Parsed, check_space
 from langsearch.space.data_checks import check_shared_sources
-from langsearch.space.dimensions import BRIDGE, baseline_trainer_settings, search_dimensions, trainer_settings
+from langsearch.space.dimensions import (
+    BRIDGE,
+    baseline_dimensions,
+    baseline_trainer_settings,
+    num_points,
+    search_dimensions,
+    trainer_settings,
+)
 from langsearch.space.document import Document, Overrides, document_of, dump, overridden, read_document, show
 from langsearch.space.draft import Draft, WrongSpaceError, draft_of
 from langsearch.space.language_section import LanguagesSection
@@ -69,6 +77,7 @@ DEFAULT_BASELINES = ["pretrained", "shared_lora"]
 
 DEFAULT_TRACKING = ["tensorboard"]
 _REQUIRED = ("base", "languages", "data", "architecture")
+NO_POINT: Mapping[str, Any] = MappingProxyType({})
 NAME = re.compile(r"[\w-][\w.-]*")
 """What a space may be called: its experiment's folder is."""
 
@@ -160,13 +169,27 @@ class Space:
         bare = Architecture(slots=tuple((language, language) for language in self.languages), adapters=())
         return replace(found or bare, new_languages=tuple(self.new_languages.items()))
 
-    def baseline_trainer(self, name: str) -> TrainerSettings:
-        """Returns a baseline's trainer settings; see `dimensions.baseline_trainer_settings`.
+    def baseline_trainer(self, name: str, point: Mapping[str, Any] = NO_POINT) -> TrainerSettings:
+        """Returns a baseline's trainer settings, or those of one of its tries.
+
+        Args:
+            name: The baseline's.
+            point: The value of each of `baseline_dimensions`, of a try. Empty: as `baseline_trainer_settings` says.
 
         Raises:
             ValueError: If the space does not list the baseline.
         """
-        return baseline_trainer_settings(self.trainer_section, self._baseline(name))
+        own = baseline_trainer_settings(self.trainer_section, self._baseline(name))
+        return replace(own, **{key.removeprefix("trainer."): value for key, value in point.items()})
+
+    def baseline_dimensions(self, name: str) -> dict[str, BaseDistribution]:
+        """Returns what a baseline's tries are searched in. Raises ValueError as `baseline_trainer` does."""
+        return baseline_dimensions(self.trainer_section, self._baseline(name))
+
+    def num_tries(self, name: str) -> int:
+        """Returns how many tries a baseline has, none if it is not tuned; no more than there are different ones."""
+        tune, num = self._baseline(name).tune, num_points(self.baseline_dimensions(name))
+        return 0 if tune is None else tune.trials if num is None else min(tune.trials, num)
 
     def check(self, shape: BaseShape) -> list[str]:
         """Returns the problems that depend on the base: layers, ranks and widths that it does not have."""

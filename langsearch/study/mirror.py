@@ -173,10 +173,11 @@ class Mirror:
 def _lies_in(point: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> bool:
     if point.keys() != distributions.keys():
         return False
-    return all(_contains(distributions[name], value) for name, value in point.items())
+    return all(contains(distributions[name], value) for name, value in point.items())
 
 
-def _contains(distribution: BaseDistribution, value: Any) -> bool:
+def contains(distribution: BaseDistribution, value: Any) -> bool:
+    """Returns whether a dimension has a value."""
     try:
         return bool(distribution._contains(distribution.to_internal_repr(value)))
     except (ValueError, TypeError):

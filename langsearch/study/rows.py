@@ -16,6 +16,7 @@ from langsearch.study.results import FinalResult, TestResult, TrialResult
 RESULT, CAUSE, FINGERPRINT, NAME = "result", "cause", "fingerprint", "name"
 SAME_AS, RETRY_OF, SPACE_VERSION, RUNG = "same_as", "retry_of", "space_version", "rung/"
 CUT, IS_FROM_CUT = "cut", "is_from_cut"
+POINT, TUNED_FROM = "point", "tuned_from"
 """Attributes of a trial, as JSON; a baseline's name is plain text."""
 
 STARTED, FINISHED = "started", "finished"
@@ -33,6 +34,9 @@ TEST, FINAL, DIFFERENCES = "test", "full", "differences"
 
 DONOR = "donor-"
 """Begins the names of wide trainings that others are cut out of; they lie with the baselines. A number follows."""
+
+TRY = "-try-"
+"""Between a tuned baseline's name and the number of one of its tries, which lie with the baselines too."""
 
 PRETRAINED = "pretrained"
 """The baseline that constraints on losses are measured against."""
@@ -113,6 +117,9 @@ class TrialRow:
     is_from_cut: bool = False
     """Whether the cut is trained on in it; else it is the same architecture trained by itself."""
 
+    tuned_from: str | None = None
+    """The try of a tuned baseline, "shared_lora-try-2", whose result and weights are its own."""
+
     rungs: tuple[Rung, ...] = ()
     """What early stopping decided, by epoch."""
 
@@ -144,6 +151,11 @@ class TrialRow:
     def counts(self) -> bool:
         """Whether it is one of the trials that a search was asked for: neither shared, nor rejected, nor retried."""
         return self.kind == "searched" and self.same_as is None and self.retried_as is None and not self.is_rejected
+
+
+def kind_beside(name: str) -> str:
+    """Returns the kind of what lies in the baselines' study: baseline, donor, or try of a tuned baseline."""
+    return "donor" if name.startswith(DONOR) else "try" if TRY in name else "baseline"
 
 
 def is_trial(trial: FrozenTrial, kind: str) -> bool:
@@ -181,9 +193,9 @@ def read_row(trial: FrozenTrial, kind: str, study_attributes: Mapping[str, Any])
     ]
     row = TrialRow(
         name=name,
-        kind="donor" if kind == "baseline" and name.startswith(DONOR) else kind,
+        kind=kind_beside(name) if kind == "baseline" else kind,
         state=state,
-        params={plain_name(column): found for column, found in trial.params.items()},
+        params=value(POINT) or {plain_name(column): found for column, found in trial.params.items()},
         fingerprint=value(FINGERPRINT),
         result=TrialResult(**result) if result else None,
         test=TestResult(**test) if test else None,
@@ -195,6 +207,7 @@ def read_row(trial: FrozenTrial, kind: str, study_attributes: Mapping[str, Any])
         space_version=value(SPACE_VERSION) or 1,
         cut=value(CUT),
         is_from_cut=bool(value(IS_FROM_CUT)),
+        tuned_from=value(TUNED_FROM),
         rungs=tuple(sorted(rungs, key=lambda rung: rung.epoch)),
         started=_utc(value(STARTED), trial.datetime_start),
         finished=_utc(value(FINISHED), trial.datetime_complete) if state.is_finished else None,

@@ -20,11 +20,13 @@ from langsearch.study.rows import (
     FINISHED,
     IS_FROM_CUT,
     NAME,
+    POINT,
     RETRY_OF,
     SAME_AS,
     SAMPLER,
     SPACE_VERSION,
     STARTED,
+    TUNED_FROM,
     Columns,
     TrialRow,
     is_trial,
@@ -70,7 +72,7 @@ class StoredTrials:
             "searched": self._open_study(f"{name}{part}", objectives),
             "baseline": self._open_study(f"{name}/baselines", objectives),
         }
-        self._study_ids["donor"] = self._study_ids["baseline"]
+        self._study_ids |= dict.fromkeys(("donor", "try"), self._study_ids["baseline"])
         self._found: dict[str, StoredTrial] = {}
         self._columns = Columns()
 
@@ -127,12 +129,14 @@ class StoredTrials:
         self._columns.note(template.distributions)
         return began
 
-    def add_baseline(self, name: str) -> datetime:
-        """Writes a new running baseline; returns when it began."""
+    def add_baseline(self, row: TrialRow) -> datetime:
+        """Writes a new running baseline, donor or try in one transaction; returns when it began."""
         began = _now()
-        attributes = {NAME: name, STARTED: json.dumps(began.isoformat())}
-        template = create_trial(state=TrialState.RUNNING, user_attrs=attributes)
-        self._found[name] = StoredTrial(self._storage.create_new_trial(self._study_ids["baseline"], template))
+        given = {STARTED: began.isoformat(), POINT: dict(row.params) or None, TUNED_FROM: row.tuned_from}
+        attributes = {key: json.dumps(value) for key, value in given.items() if value is not None}
+        # In attributes, not as parameters: Optuna would have all tries of all baselines be in the same dimensions.
+        template = create_trial(state=TrialState.RUNNING, user_attrs={NAME: row.name} | attributes)
+        self._found[row.name] = StoredTrial(self._storage.create_new_trial(self._study_ids["baseline"], template))
         return began
 
     def note(self, name: str, key: str, value: Any) -> None:

@@ -30,7 +30,6 @@ from langsearch.study.results import VIOLATES, FinalResult, TestResult, TrialRes
 from langsearch.study.rows import (
     CAUSE,
     DIFFERENCES,
-    DONOR,
     FINAL,
     PRETRAINED,
     RESULT,
@@ -42,6 +41,7 @@ from langsearch.study.rows import (
     Rung,
     State,
     TrialRow,
+    kind_beside,
 )
 from langsearch.study.stored import CUTS, StoredTrials
 
@@ -182,13 +182,14 @@ class TrialTable:
         self.add(*found, fingerprint=fingerprint)
         return found
 
-    def add_baseline(self, name: str) -> None:
-        """Adds a running baseline or donor, unless it is there and not failed."""
+    def add_baseline(self, name: str, point: Mapping[str, Any] | None = None, tuned_from: str | None = None) -> None:
+        """Adds a running baseline, or a donor, or a try with its point, unless it is there and not failed."""
         old = self._baselines.get(name)
         if old is not None and old.state is not State.FAILED:
             return
-        began, kind = self.stored.add_baseline(name), "donor" if name.startswith(DONOR) else "baseline"
-        self._put(TrialRow(name=name, kind=kind, state=State.RUNNING, params={}, fingerprint=None, started=began))
+        bare = TrialRow(name=name, kind=kind_beside(name), state=State.RUNNING, params={}, fingerprint=None)
+        row = replace(bare, params=dict(point or {}), tuned_from=tuned_from)
+        self._put(replace(row, started=self.stored.add_baseline(row)))
 
     def report(self, name: str, result: TrialResult) -> None:
         """Records how a running trial does; with one objective also as Optuna's intermediate value.
@@ -287,7 +288,7 @@ class TrialTable:
         self._put(replace(self.row(name), differences=dict(differences)))
 
     def rows(self) -> list[TrialRow]:
-        """Returns all trials: the baselines and donors, the last try of each, then the searched ones by number."""
+        """Returns all trials: baselines, donors and tries, the last attempt at each, then the searched ones."""
         return [*self._baselines.values(), *self._searched.values()]
 
     def row(self, name: str) -> TrialRow:
