@@ -8,7 +8,7 @@ from typing import Any, Literal
 from langsearch.space.architecture import Architecture
 from langsearch.study.results import VIOLATES
 
-Kind = Literal["searched", "baseline", "donor", "cut"]
+Kind = Literal["searched", "baseline", "donor", "cut", "try"]
 State = Literal["running", "complete", "pruned", "failed"]
 Split = Literal["validation", "full", "test"]
 """validation: what the search selected by. full: the front once more on validation, by `evaluation.final`."""
@@ -72,6 +72,9 @@ class Trial:
     summary: str
     test_to_pretrained: PairedDifference | None = None
     test_to_full: PairedDifference | None = None
+    tuned_from: str | None = None
+    """Of a tuned baseline: the try whose result it has."""
+
     final: Score | None = None
     """On validation once more, by `evaluation.final`: the whole part unless it says less."""
 
@@ -196,7 +199,8 @@ class Experiment:
     """Of the scores by `evaluation.final`, on validation and on test."""
 
     beside: tuple[Trial, ...] = ()
-    """Of a one-shot search: the wide trainings, and what was cut out of them, which is not compared with trials."""
+    """What is not compared with trials: the tries of tuned baselines, and of a one-shot search the wide trainings and
+    what was cut out of them."""
 
     is_training: bool = False
     """Whether `langsearch train` wrote it: one trial, without a search."""

@@ -40,6 +40,7 @@ from langsearch.report.sentences import demand_sentences, headline, sentences
 from langsearch.report.summary import Summary
 from langsearch.report.timeline import timeline_figure
 from langsearch.report.trial_columns import trial_columns
+from langsearch.report.tries import try_rows, try_sentences
 
 REPORT_NAME = "report.html"
 
@@ -195,6 +196,7 @@ def make_page(material: Material, price_per_gpu_hour: float | None = None) -> Pa
 def _values(material: Material, price_per_gpu_hour: float | None) -> dict[str, Any]:
     experiment, summary = material.experiment, material.summary
     own_pairs = page_tables.class_pairs(experiment, material.scores)
+    searched = [trial for trial in experiment.trials if trial.kind == "searched"]
     failures = page_tables.failure_groups(experiment, material.failures)
     shown = [trial.score(summary.split) for trial in (*summary.front, *summary.baselines)]
     best_architecture = None if summary.best is None else material.architectures.get(summary.best.name)
@@ -207,7 +209,11 @@ def _values(material: Material, price_per_gpu_hour: float | None) -> dict[str, A
         "headline": _unbroken(headline(summary)),
         "sentences": [
             _unbroken(sentence)
-            for sentence in (*sentences(experiment, summary, material.scores), *cut_sentences(experiment))
+            for sentence in (
+                *sentences(experiment, summary, material.scores),
+                *cut_sentences(experiment),
+                *try_sentences(experiment),
+            )
         ],
         "demand": [_unbroken(sentence) for sentence in demand],
         "advice": [_unbroken(sentence) for sentence in advice],
@@ -219,12 +225,13 @@ def _values(material: Material, price_per_gpu_hour: float | None) -> dict[str, A
         "counted": wording.counted,
         "state_words": STATE_WORDS,
         "front_rows": page_tables.front_rows(summary),
+        "try_rows": try_rows(experiment),
         "settings": _settings(summary),
         "pairs": own_pairs,
         "pair_rows": page_tables.class_pair_rows(experiment, summary, material.scores, own_pairs),
         "num_searched": sum(summary.num_by_state.values()),
         "num_trials": len(experiment.trials),
-        "num_dimensions": len({name for trial in experiment.trials for name in trial.params}),
+        "num_dimensions": len({name for trial in searched for name in trial.params}),
         "is_thinned": any(num > MAX_OTHER_POINTS for num in summary.num_by_state.values()),
         "rungs": material.rungs,
         "importance_notes": [

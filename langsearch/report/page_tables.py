@@ -127,9 +127,9 @@ def class_pair_rows(
 
 
 def failure_groups(experiment: Experiment, failures: Mapping[str, Failure]) -> tuple[FailureGroup, ...]:
-    """Returns the failed trials by cause, the most frequent first."""
+    """Returns the failed trials and tries of baselines by cause, the most frequent first."""
     names = defaultdict(list)
-    for trial in experiment.trials:
+    for trial in (*experiment.trials, *(one for one in experiment.beside if one.kind == "try")):
         if trial.state == "failed":
             written = failures.get(trial.name)
             names[trial.cause or (written.cause if written else "unknown cause")].append(trial.name)

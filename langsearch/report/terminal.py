@@ -13,6 +13,7 @@ from langsearch.report.empty_front import empty_front_sentences
 from langsearch.report.experiment_values import Experiment, Trial
 from langsearch.report.sentences import headline, untested
 from langsearch.report.summary import Summary, gain, is_losing, summarise
+from langsearch.report.tries import try_sentences
 from langsearch.study.results import CUT, CUT_WAY_OUT
 
 MAX_SUMMARY_CHARS = 60
@@ -20,11 +21,11 @@ MAX_SUMMARY_CHARS = 60
 
 
 def print_front(console: Console, experiment: Experiment) -> None:
-    """Prints the front against the baselines, and why nothing is on it, or that what is on it gained nothing."""
+    """Prints the front against the baselines, why nothing is on it or what is gained nothing, and what was tuned."""
     console.print(Unpadded(front_table(experiment)))
     summary = summarise(experiment)
     losing = (headline(summary),) if is_losing(summary) else ()
-    for sentence in (*empty_front_sentences(experiment, summary), *losing):
+    for sentence in (*empty_front_sentences(experiment, summary), *losing, *try_sentences(experiment)):
         # In one line, however long, so that its command can be copied.
         console.print(Text(printable(sentence)), soft_wrap=True)
 

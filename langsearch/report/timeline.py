@@ -40,7 +40,9 @@ def timeline_figure(experiment: Experiment) -> Figure | None:
 
     A trial that was resumed, or tried on another worker, is one bar on its last worker.
     """
-    bars = _bars([trial for trial in experiment.trials if trial.same_as is None and not trial.is_rejected])
+    tries = [trial for trial in experiment.beside if trial.kind == "try"]
+    ran = [trial for trial in experiment.trials if trial.same_as is None and trial.tuned_from is None]
+    bars = _bars([trial for trial in (*ran, *tries) if not trial.is_rejected])
     if not bars:
         return None
     lanes = _lanes(bars)
@@ -49,7 +51,7 @@ def timeline_figure(experiment: Experiment) -> Figure | None:
     groups: dict[str, list[_Bar]] = {key: [] for key in _COLOURS}
     for bar in bars:
         # A baseline that failed counts as failed.
-        is_baseline = bar.trial.kind == "baseline" and bar.trial.state == "complete"
+        is_baseline = bar.trial.kind in ("baseline", "try") and bar.trial.state == "complete"
         groups["baseline" if is_baseline else bar.trial.state].append(bar)
     data: list[Figure] = []
     for key, members in groups.items():

@@ -32,7 +32,7 @@ def trial_columns(
     """
     trials = experiment.trials
     front = {trial.name for trial in summary.front}
-    dimensions = sorted({name for trial in trials for name in trial.params})
+    dimensions = sorted({name for trial in trials if trial.kind == "searched" for name in trial.params})
     workers = sorted({trial.worker for trial in trials if trial.worker is not None})
     worker_places = {name: place for place, name in enumerate(workers)}
     columns: dict[str, list[Any]] = {
@@ -69,7 +69,10 @@ def trial_columns(
     }
     return {
         **columns,
-        "params": {name: [_plain(trial.params.get(name)) for trial in trials] for name in dimensions},
+        "params": {
+            name: [_plain(trial.params.get(name) if trial.kind == "searched" else None) for trial in trials]
+            for name in dimensions
+        },
         "workers": workers,
         "pair_names": [list(pair) for pair in pairs],
         "state_words": STATE_WORDS,

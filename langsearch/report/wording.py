@@ -18,7 +18,12 @@ _BASELINES = {
 
 def trial_label(trial: Trial) -> str:
     """Returns a baseline's name in words, or a searched trial's number as its folder has it."""
-    return _BASELINES.get(trial.name, trial.name) if trial.kind == "baseline" else trial.name
+    return baseline_label(trial.name) if trial.kind == "baseline" else trial.name
+
+
+def baseline_label(name: str) -> str:
+    """Returns a baseline's name in words."""
+    return _BASELINES.get(name, name)
 
 
 def metric_label(experiment: Experiment) -> str:
@@ -180,6 +185,6 @@ def chosen(experiment: Experiment) -> str:
     return "the epoch that is kept" if experiment.is_training else "the front"
 
 
-def counted(count: int, noun: str) -> str:
-    """Returns "1 trial", "2 trials"."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """Returns "1 trial", "2 trials"; another plural where the noun has one."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {plural or noun + 's'}"

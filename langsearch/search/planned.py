@@ -9,9 +9,8 @@ from langsearch.experiment.task import TrialTask, baseline_task, searched_task
 from langsearch.experiment.try_tasks import try_task, tuned_names
 from langsearch.space.architecture import BaseShape
 from langsearch.space.schema import Space
-from langsearch.study.rows import TrialRow
+from langsearch.study.rows import TrialRow, baseline_of
 from langsearch.study.table import TrialTable
-from langsearch.study.tries import baseline_of
 
 
 def planned_tasks(space: Space, shape: BaseShape, folder: ExperimentFolder, table: TrialTable) -> dict[str, TrialTask]:

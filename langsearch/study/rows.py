@@ -153,6 +153,11 @@ class TrialRow:
         return self.kind == "searched" and self.same_as is None and self.retried_as is None and not self.is_rejected
 
 
+def baseline_of(name: str) -> str:
+    """Returns the baseline that a try, by its name, is one of."""
+    return name.partition(TRY)[0]
+
+
 def kind_beside(name: str) -> str:
     """Returns the kind of what lies in the baselines' study: baseline, donor, or try of a tuned baseline."""
     return "donor" if name.startswith(DONOR) else "try" if TRY in name else "baseline"

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from langsearch.space.dimensions import num_points
 from langsearch.study.mirror import History, Mirror, contains
-from langsearch.study.rows import TRY, State, TrialRow
+from langsearch.study.rows import TRY, State, TrialRow, baseline_of
 from langsearch.study.samplers import grid_values, mixed_seed
 
 _STATES = {
@@ -24,11 +24,6 @@ _STATES = {
 def try_name(baseline: str, number: int) -> str:
     """Returns the name of a baseline's try, numbered from 1."""
     return f"{baseline}{TRY}{number}"
-
-
-def baseline_of(name: str) -> str:
-    """Returns the baseline that a try, by its name, is one of."""
-    return name.partition(TRY)[0]
 
 
 def tries_of(rows: Iterable[TrialRow], baseline: str) -> list[TrialRow]:
