@@ -16,6 +16,7 @@ from langsearch.search.checking import (
     _describe_training,
     _print_line,
     check_constraints,
+    describe_check,
     print_check,
     print_plan,
     search_summary,
@@ -136,6 +137,20 @@ def test_check_shows_what_a_search_would_do(space_file: Path) -> None:
         "adapters    8,448 to 33,792 parameters (0.35 to 1.39 % of the base)",
     ]
     assert lines[lines.index("the sample's plan") - 1].startswith("a sample    rank ")
+
+
+def test_check_says_which_baselines_are_tuned_in_how_many_tries_and_in_what(space_file: Path) -> None:
+    tuned = "baselines=[pretrained, {full_finetuning: {tune: 6}}, {published: {tune: {trials: 9, %s}}}]"
+    values = "lr: {choice: [0.01, 0.003]}, epochs: {choice: [1, 2]}"
+    checked = check_space(load_space(space_file, [tuned % values]))
+    stream = io.StringIO()
+    print_check(Console(file=stream, width=200), checked)
+    text = stream.getvalue()
+    assert "baselines: pretrained, full_finetuning (6 tries), published (4 tries)\n" in text
+    assert "\ntuned       full_finetuning: lr 3e-05 to 0.003, log\n" in text
+    assert "\ntuned       published: lr 0.01, 0.003; epochs 1, 2\n" in text
+    assert "kept of the front and of each tuned baseline's best try, no limit" in text
+    assert describe_check(checked)["tries"] == {"full_finetuning": 6, "published": 4}
 
 
 def test_check_fits_80_columns_and_wraps_below_its_labels(space_file: Path) -> None:

@@ -178,6 +178,13 @@ def test_early_stopping_takes_less_and_more_trials_take_longer(measured: Forecas
     low, high = search_s("search.trials=300", "search.scheduler=asha")
     assert low < high == search_s("search.trials=300")[1]
     assert search_s("search.trials=300", "search.max_hours=0.001") == (3.6, 3.6)
+    # Two tries of a baseline take twice its time, and those of fewer epochs less.
+    tuned = "baselines=[pretrained, {shared_lora: {tune: %s}}]"
+    one = search_s("baselines=[pretrained, shared_lora]")[1]
+    two, six = search_s(tuned % 2)[1], search_s(tuned % 6)[1]
+    assert six - one == pytest.approx(5 * (two - one))
+    assert two > one
+    assert search_s(tuned % "{trials: 2, epochs: {choice: [1, 2]}}")[1] < two
     # Cuts cost what is decoded, not what ordinary trials would take.
     one_shot = ["search.trials=300", "search.strategy=one_shot"]
     few, many = (search_s(*one_shot, f"search.one_shot={{cuts: {num}}}") for num in (8, 400))

@@ -52,6 +52,13 @@ def test_memory_and_time_tell_of_as_many_trials_at_once(space_file: Path, monkey
     checked, (*_, room) = needs_of(space_file)
     assert needs.num_at_once(checked.space) == 4
     assert "enough for one, but 4 trials share it, and may run out of memory together" in room
+    # Tries of full fine-tuning may meet: four of them take more than one and three trials.
+    machine(monkeypatch, 3_630 * 10**6, cpus=4)
+    _, (*_, room) = needs_of(space_file)
+    assert room.endswith("enough for the 4 trials that share it")
+    _, (*_, room) = needs_of(space_file, "baselines=[{full_finetuning: {tune: 4}}]")
+    assert "enough for one, but 4 trials share it" in room
+    machine(monkeypatch, 2 * 10**9, cpus=4)
     _, (*_, room) = needs_of(space_file, "resources.cpu=4")
     assert room.endswith("enough for the one trial that runs at a time")
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution, distribution_to_json
+from optuna.distributions import BaseDistribution, distribution_to_json
 from rich.console import Console
 from rich.table import Table
 
@@ -16,6 +16,7 @@ from langsearch.experiment.dirt import FoundDirt
 from langsearch.experiment.environment import CheckedSpace, check_space
 from langsearch.experiment.printable import Unpadded
 from langsearch.experiment.task import summarize
+from langsearch.experiment.try_tasks import tuned_names
 from langsearch.model.cache import cache_folder
 from langsearch.model.finding import FoundBase
 from langsearch.search.data_lines import data_lines, describe_data
@@ -25,7 +26,7 @@ from langsearch.search.known_pieces import describe_languages, language_lines
 from langsearch.search.needs import describe_needs, memory_lines, memory_needs
 from langsearch.search.sentence_lines import describe_sentences, dirt_table, find_dirt_of, sentence_lines, worst_lines
 from langsearch.search.sizes import parameter_range, sample_point
-from langsearch.search.strategy_line import strategy_line
+from langsearch.search.strategy_line import show_values, strategy_line, tuning_lines
 from langsearch.search.trackers import describe_tracking, tracking_problems
 from langsearch.space.architecture import Architecture, BaseShape
 from langsearch.space.draft import WrongSpaceError
@@ -87,6 +88,8 @@ def print_check(
     stand_in = " (a stand-in: not comparable with published spBLEU)" if checked.tokenizer.is_stand_in else ""
     _print_line(console, "spBLEU", f"tokenizer {checked.tokenizer.name}{stand_in}")
     _print_line(console, "trials", strategy_line(checked))
+    for text in tuning_lines(space):
+        _print_line(console, "tuned", text)
     for label, text in search_summary(space).items():
         _print_line(console, label, text)
     for text in loss_lines(space.trainer_section.loss):
@@ -200,6 +203,7 @@ def describe_check(
         "failures": asdict(space.failures),
         "checkpoints": asdict(space.checkpoints),
         "baselines": [baseline.name for baseline in space.baselines],
+        "tries": {name: space.num_tries(name) for name in tuned_names(space)},
         "tracking": asdict(space.tracking),
         "dimensions": {name: json.loads(distribution_to_json(found)) for name, found in dimensions.items()},
         "adapter_parameters": {"at_least": low, "at_most": high},
@@ -253,7 +257,10 @@ def search_summary(space: Space) -> dict[str, str]:
         + (f"; {failures.in_a_row} in a row stop the run" if failures.in_a_row is not None else "")
     )
     limit = f"at most {checkpoints.max_gigabytes:g} GB" if checkpoints.max_gigabytes is not None else "no limit"
-    lines["weights"] = f"kept of {'the front' if checkpoints.keep == 'front' else 'every trial'}, {limit}"
+    kept = "the front" if checkpoints.keep == "front" else "every trial"
+    if tuned_names(space) and checkpoints.keep == "front":
+        kept += " and of each tuned baseline's best try"
+    lines["weights"] = f"kept of {kept}, {limit}"
     return lines
 
 
@@ -375,13 +382,5 @@ def _table(title: str, *columns: str, right: int = 0) -> Table:
 def _dimensions_table(dimensions: Mapping[str, BaseDistribution]) -> Table:
     table = _table(f"{len(dimensions)} dimensions", "dimension", "values")
     for name, distribution in dimensions.items():
-        table.add_row(name, _describe(distribution))
+        table.add_row(name, show_values(distribution))
     return table
-
-
-def _describe(distribution: BaseDistribution) -> str:
-    if isinstance(distribution, CategoricalDistribution):
-        return ", ".join(str(choice) for choice in distribution.choices)
-    low, high = distribution.low, distribution.high
-    log = ", log" if distribution.log else ""
-    return f"{low:g} to {high:g}{log}"

@@ -200,9 +200,14 @@ def search_seconds(checked: CheckedSpace, found: Forecast, measured: Measured) -
     baselines = 0.0
     for baseline in space.baselines:
         task = baseline_task(space, checked.shape, baseline.name)
+        num_epochs = task.num_epochs
+        if baseline.tune is not None:
+            searched = baseline.tune.epochs
+            each = num_epochs if searched is None else int(sum(extremes(searched)) / 2)
+            num_epochs = space.num_tries(baseline.name) * each
         score_s = _score_seconds(measured.translations, *num_scored(checked, space.evaluation.search, "validation"))
         an_epoch = whole / len(epochs) if epochs else 0.0
-        baselines += task.num_epochs * an_epoch if task.num_epochs else score_s
+        baselines += num_epochs * an_epoch if num_epochs else score_s
     final, members = space.evaluation.final, min(_NUM_MEMBERS, space.search.trials)
     again_s, test_s = (
         _score_seconds(measured.final, *num_scored(checked, final, part)) for part in ("validation", "test")

@@ -8,6 +8,7 @@ import torch
 
 from langsearch.cluster.resources import amounts, num_fit
 from langsearch.experiment.environment import CheckedSpace
+from langsearch.experiment.try_tasks import num_tries
 from langsearch.model.cpus import available_cpus
 from langsearch.model.families import read_config
 from langsearch.model.memory import total_bytes
@@ -83,7 +84,7 @@ def memory_lines(checked: CheckedSpace, needs: Mapping[str, MemoryNeed]) -> list
 def num_at_once(space: Space) -> int:
     """Returns how many trials of a space this machine runs at once, at least one."""
     here = {"CPU": float(available_cpus()), "GPU": float(torch.cuda.device_count() if space.resources.gpu else 0)}
-    planned = space.search.trials + len(space.baselines)
+    planned = space.search.trials + len(space.baselines) + num_tries(space)
     return max(1, min(num_fit([here], amounts(space.resources)), planned))
 
 
@@ -94,11 +95,13 @@ def _enough(checked: CheckedSpace, needs: Mapping[str, MemoryNeed], room: int) -
     sharing = num_at_once(space)
     if space.resources.gpu:
         sharing = min(sharing, num_fit([{"GPU": 1.0}], {"GPU": amounts(space.resources)["GPU"]}))
-    is_full = any(baseline.name == "full_finetuning" for baseline in space.baselines)
-    most = max(trial, needs["full fine-tuning"].total) if is_full else trial
+    # Tries of full fine-tuning may train beside each other.
+    num_full = sum(max(1, space.num_tries(one.name)) for one in space.baselines if one.name == "full_finetuning")
+    num_full = min(num_full, sharing)
+    full = max(trial, needs["full fine-tuning"].total)
     if sharing == 1:
         return "enough for the one trial that runs at a time"
-    if most + (sharing - 1) * trial + sharing * beside <= room:
+    if num_full * full + (sharing - num_full) * trial + sharing * beside <= room:
         return f"enough for the {sharing} trials that share it"
     return (
         f"enough for one, but {sharing} trials share it, and may run out of memory together. Have fewer of them at a "
