@@ -95,10 +95,12 @@ def test_the_summary_and_show_tell_of_tries(experiment: Experiment) -> None:
     with console.capture() as captured:
         print_front(console, experiment)
         print_trial(console, experiment, find_trial(experiment, f"{FULL}-try-1"))
+        print_trial(console, experiment, find_trial(experiment, FULL))
     text = captured.get()
     assert "Full fine-tuning was tuned: 3 tries" in text
     assert "Budgets, training and validation: the search 1" in text
     assert "trainer.lr" in text
+    assert f"tuned from   {FULL}-try-2\n" in text
 
 
 def test_before_a_baseline_is_made_of_its_tries_the_sentence_says_so(tmp_path: Path) -> None:

@@ -109,7 +109,8 @@ def run(
     """Search: run the trials, test the front and the baselines, write the report.
 
     The baselines are the pretrained base and one LoRA that all languages share, unless the space lists its own:
-    full_finetuning and published are two more, and `baselines: []` has none.
+    full_finetuning and published are two more, and `baselines: []` has none. `{shared_lora: {tune: 6}}` searches a
+    baseline's learning rate in six tries, so that it gets as much care as the search.
 
     Ctrl+C once: the trials stop behind a checkpoint. Twice: they stop now, and lose at most the epoch in progress.
 

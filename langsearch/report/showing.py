@@ -184,7 +184,8 @@ def _facts(experiment: Experiment, trial: Trial) -> Iterator[tuple[str, str]]:
         yield "note", trial.note
     if trial.cut is not None:
         yield "cut", f"goes on from {trial.cut}" if trial.is_from_cut else f"{trial.cut}, trained alone"
-    for name, other in (("same as", trial.same_as), ("retry of", trial.retry_of), ("retried as", trial.retried_as)):
+    others = {"same as": trial.same_as, "tuned from": trial.tuned_from, "retry of": trial.retry_of}
+    for name, other in (others | {"retried as": trial.retried_as}).items():
         if other:
             yield name, other
     yield "architecture", trial.summary or wording.MISSING
