@@ -60,11 +60,26 @@ class DirectionScore:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better one system is than another, in spBLEU, with a 95 % interval of the paired bootstrap."""
+    """How much better one system is than another, in spBLEU, with its 95 % interval; `differences.compare` makes it.
+
+    What has a default was not recorded by older versions.
+    """
 
     value: float
     low: float
     high: float
+    p: float | None = None
+    """Two-sided."""
+
+    holm_p: float | None = None
+    """Adjusted for all members of the front that are compared with the same baseline. None: not one of several."""
+
+    num_seeds: int = 1
+    """Trainings of each of the two at least, of those that are trained. Of 2 or more, the interval holds sentences and
+    seeds; else sentences alone, by the paired bootstrap."""
+
+    sentences_sd: float | None = None
+    """The part of the standard deviation that is due to the sentences."""
 
 
 @dataclass(frozen=True)
