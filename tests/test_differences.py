@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from langsearch.evaluate.differences import (
+from langsearch.evaluate.differences import Trainings, compare
+from langsearch.evaluate.seed_statistics import (
     SeedVariance,
-    Trainings,
-    compare,
     degrees_of_freedom,
     holm,
     interval,

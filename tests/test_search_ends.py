@@ -15,9 +15,9 @@ from langsearch.experiment.folder import ExperimentFolder, read_json
 from langsearch.experiment.object_store import StorageError
 from langsearch.experiment.task import TrialTask
 from langsearch.search import phases, tasks
+from langsearch.search.search import Ended
 from langsearch.search.searcher import TableSearcher
 from langsearch.search.stop_reasons import TIME
-from langsearch.search.tuning import Ended
 from langsearch.space.settings import Constraint, Plateau
 from langsearch.study.rows import State
 from langsearch.study.table import TrialTable

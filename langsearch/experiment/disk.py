@@ -69,10 +69,11 @@ class DiskBudget:
 
         With `keep: front` the weights of searched trials that have ended outside of the front go at once, but for
         those that other bounds of the constraints would bring back to it; so do those of tries of a baseline but for
-        its best one. Over the budget go, in this order and only until it is kept: what a retried trial has left;
-        weights outside of the front, first those that violate a constraint, then the pruned ones, then by spBLEU, and
-        last those that might come back; the checkpoint before the newest of running trials; what failed trials have
-        left for a retry, oldest first; weights of baselines that are tested.
+        its best one, and those of further seeds once these are tested, since what is exported is the original's. Over
+        the budget go, in this order and only until it is kept: what a retried trial has left; weights outside of the
+        front, first those that violate a constraint, then the pruned ones, then by spBLEU, and last those that might
+        come back; the checkpoint before the newest of running trials; what failed trials have left for a retry, oldest
+        first; weights of baselines and further seeds that are tested.
 
         Args:
             rows: The trial table.
@@ -97,7 +98,8 @@ class DiskBudget:
             sizes = self._sizes(row)
             if sizes.checkpoint:  # the run was killed between the result and the deletion
                 yield row, self._folder.trial(row.name).checkpoint
-            if sizes.weights and self._settings.keep == "front" and _is_outside(row, front):
+            is_over = _is_outside(row, front) or (row.kind == "seed" and row.test is not None)
+            if sizes.weights and self._settings.keep == "front" and is_over:
                 yield row, self._folder.trial(row.name).weights
 
     def _meet_budget(
@@ -140,7 +142,7 @@ class DiskBudget:
         for row in failed:
             yield from self._leftovers(row)
         for row in rows:
-            if row.kind == "baseline" and row.test is not None:
+            if row.kind in ("baseline", "seed") and row.test is not None:
                 yield row, self._folder.trial(row.name).weights
 
     def _leftovers(self, row: TrialRow) -> Iterator[tuple[TrialRow, Path]]:
@@ -175,6 +177,8 @@ class DiskBudget:
             rest += sizes.rest
             if row.state is State.RUNNING:
                 name = "checkpoints and weights of running trials"
+            elif row.kind == "seed":
+                name = "weights of further seeds"
             elif row.kind == "baseline" or (row.kind == "try" and row.name in front):
                 name = "weights of baselines"
             elif row.name in front:

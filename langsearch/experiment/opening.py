@@ -26,6 +26,7 @@ _FREE = (
     "base.revision",
     "base.family",
     "data.allow_overlap",
+    "evaluation.final.seeds",
     "search.trials",
     "search.max_hours",
     "search.plateau",

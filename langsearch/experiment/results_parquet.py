@@ -1,8 +1,8 @@
 """The trial table as Parquet, for the report and for anyone: one row a trial, rewritten while the search runs."""
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +12,17 @@ from langsearch.experiment.task import TrialTask
 from langsearch.study.cut_rows import as_cuts
 from langsearch.study.results import TrialResult, cut_words
 from langsearch.study.rows import TrialRow
+from langsearch.study.seed_names import original_of
+from langsearch.study.seeds import SeedScores, seed_scores
 from langsearch.study.table import TrialTable
+
+COMPARED = {
+    "pretrained": "test_to_pretrained",
+    "full_finetuning": "test_to_full",
+    "shared_lora": "test_to_shared_lora",
+    "published": "test_to_published",
+}
+"""Baselines, and what the columns of differences to each begin with."""
 
 RESULTS = pa.schema(
     [
@@ -21,6 +31,7 @@ RESULTS = pa.schema(
         ("state", pa.string()),
         ("cause", pa.string()),
         ("note", pa.string()),
+        ("seed_of", pa.string()),
         ("same_as", pa.string()),
         ("retry_of", pa.string()),
         ("retried_as", pa.string()),
@@ -56,12 +67,16 @@ RESULTS = pa.schema(
         ("test_num_zero_shot", pa.int64()),
         ("test_zero_shot_spbleu", pa.float64()),
         ("test_cut_share", pa.float64()),
-        ("test_to_pretrained", pa.float64()),
-        ("test_to_pretrained_low", pa.float64()),
-        ("test_to_pretrained_high", pa.float64()),
-        ("test_to_full", pa.float64()),
-        ("test_to_full_low", pa.float64()),
-        ("test_to_full_high", pa.float64()),
+        ("test_num_seeds", pa.int64()),
+        ("test_seeds_spbleu", pa.float64()),
+        ("test_seeds_spbleu_sd", pa.float64()),
+        ("test_seeds_spbleu_low", pa.float64()),
+        ("test_seeds_spbleu_high", pa.float64()),
+        *(
+            (f"{name}{end}", pa.int64() if end == "_num_seeds" else pa.float64())
+            for name in COMPARED.values()
+            for end in ("", "_low", "_high", "_p", "_holm_p", "_num_seeds", "_sentences_sd")
+        ),
         ("trainable_parameters", pa.int64()),
         ("trainable_percent", pa.float64()),
         ("nonzero_parameters", pa.int64()),
@@ -126,14 +141,18 @@ class ResultsFile:
             for index, part in enumerate(parts)
         ]
         whole = pa.Table.from_batches([block.batch for block in self._blocks], RESULTS)
-        # Whether a trial is on the front, and by how much it is not, depends on the others: made each time.
+        # Whether a trial is on the front, and by how much it is not, and what its other seeds score, depends on the
+        # others: made each time.
         columns: dict[str, list[Any]] = {"is_front": [row.name in front for row in rows]}
+        over_seeds = seed_scores(rows)
+        for field in fields(SeedScores):
+            columns[field.name] = [seed_values(row, over_seeds).get(field.name) for row in rows]
         if final:
             judged = [replace(row, violations=final.get(row.name, row.violations)) for row in rows]
             columns |= {"is_feasible": [row.is_feasible for row in judged], "violations": [*map(_violations, judged)]}
         for name, values in columns.items():
-            field = RESULTS.field(name)
-            whole = whole.set_column(RESULTS.get_field_index(name), field, pa.array(values, field.type))
+            column = RESULTS.field(name)
+            whole = whole.set_column(RESULTS.get_field_index(name), column, pa.array(values, column.type))
         write_table(self._folder.results, whole)
 
     def _block(self, rows: Sequence[TrialRow]) -> _Block:
@@ -186,15 +205,27 @@ def _violations(row: TrialRow) -> str | None:
     return None if row.violations is None else json.dumps(dict(row.violations))
 
 
+def seed_values(row: TrialRow, over_seeds: Mapping[str, SeedScores]) -> dict[str, Any]:
+    """Returns the columns of a row that all seeds of its system make; of one that was tested once, only their number.
+
+    Args:
+        row: A row of the trial table.
+        over_seeds: As `seeds.seed_scores` gives it of all rows.
+    """
+    if row.kind == "seed" or row.test is None:
+        return {}
+    return vars(over_seeds[row.name]) if row.name in over_seeds else {"test_num_seeds": 1}
+
+
 def row_values(row: TrialRow, base_parameters: int) -> dict[str, Any]:
     """Returns the columns that the trial table says, without `is_front`, which depends on the other trials."""
     values: dict[str, Any] = {}
     for part in (row.result, row.final, row.test):
         values |= vars(part) if part is not None else {}
-    for other, name in (("pretrained", "test_to_pretrained"), ("full_finetuning", "test_to_full")):
+    for other, name in COMPARED.items():
         if other in row.differences:
-            difference = row.differences[other]
-            values |= {name: difference.value, f"{name}_low": difference.low, f"{name}_high": difference.high}
+            found = dict(vars(row.differences[other]))
+            values |= {name: found.pop("value"), **{f"{name}_{end}": value for end, value in found.items()}}
     if row.result:
         values["epochs"] = row.result.epoch
         values["trainable_percent"] = 100 * row.result.trainable_parameters / base_parameters
@@ -204,6 +235,7 @@ def row_values(row: TrialRow, base_parameters: int) -> dict[str, Any]:
         "kind": row.kind,
         "state": row.state.value,
         "cause": row.cause,
+        "seed_of": original_of(row.name) if row.kind == "seed" else None,
         "same_as": row.same_as,
         "retry_of": row.retry_of,
         "retried_as": row.retried_as,

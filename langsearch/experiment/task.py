@@ -40,9 +40,9 @@ class TrialTask:
     """One architecture, or a baseline, and how it is trained."""
 
     name: str
-    """The trial's number in five digits, or the baseline's name, or that of one of its tries."""
+    """The trial's number in five digits, or the baseline's name; "-try-2" or "-seed-2" stand behind one's own."""
 
-    kind: Literal["searched", "baseline", "donor", "cut", "try"]
+    kind: Literal["searched", "baseline", "donor", "cut", "try", "seed"]
     method: Method
     """adapters: an architecture in the frozen base. full: all parameters. none: the base as it is."""
 

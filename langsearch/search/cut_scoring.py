@@ -15,9 +15,9 @@ from langsearch.experiment.environment import portable
 from langsearch.experiment.task import TrialTask
 from langsearch.search.cut_worker import score_on_worker, write_on_worker
 from langsearch.search.ray_tasks import as_they_end
+from langsearch.search.search import Search, capacity_of
 from langsearch.search.searcher import AT_RANDOM_AFTER, MAX_REPEATS
 from langsearch.search.stop_reasons import REQUESTED, TIME, by_signal
-from langsearch.search.tuning import Search, capacity_of
 from langsearch.space.one_shot import DONOR, cut_dimensions
 from langsearch.study.cut_rows import cut_row, scored_cuts
 from langsearch.study.results import TrialResult

@@ -148,6 +148,10 @@ class Display:
         if state is not State.COMPLETE:
             self._plain(f"{name:<15} {state.value}{f': {cause}' if cause else ''}")
 
+    def plan_more(self, num: int) -> None:
+        """So many trainings more are planned than when the search began."""
+        self._num_planned += num
+
     def front(self, names: Sequence[str]) -> None:
         """The front has these members by now."""
         self._front = tuple(names)

@@ -197,7 +197,7 @@ def search_seconds(checked: CheckedSpace, found: Forecast, measured: Measured) -
     for end in (*rungs, len(epochs)):
         stopped += share * sum(epochs[begin:end])
         share, begin = share / space.search.reduction_factor, end
-    baselines = 0.0
+    baselines, seeds = 0.0, SeedPlan.of(checked)
     for baseline in space.baselines:
         task = baseline_task(space, checked.shape, baseline.name)
         num_epochs = task.num_epochs
@@ -208,11 +208,12 @@ def search_seconds(checked: CheckedSpace, found: Forecast, measured: Measured) -
         score_s = _score_seconds(measured.translations, *num_scored(checked, space.evaluation.search, "validation"))
         an_epoch = whole / len(epochs) if epochs else 0.0
         baselines += num_epochs * an_epoch if num_epochs else score_s
-    final, members = space.evaluation.final, min(_NUM_MEMBERS, space.search.trials)
+    final, members = space.evaluation.final, seeds.num_members
     again_s, test_s = (
         _score_seconds(measured.final, *num_scored(checked, final, part)) for part in ("validation", "test")
     )
     last_s = members * again_s + (members + len(space.baselines)) * test_s
+    last_s += seeds.num_further * (members * whole + baselines + (members + seeds.num_baselines) * test_s)
     trials = [space.search.trials * one for one in (stopped if rungs else whole, whole)]
     if space.search.strategy == "one_shot":
         trials = _one_shot_seconds(checked, epochs, measured)
@@ -236,6 +237,31 @@ def _one_shot_seconds(checked: CheckedSpace, epochs: Sequence[float], measured: 
     num_epochs = num_donors(space) * (settings.donor_epochs or len(epochs)) + settings.winners * settings.epochs
     trained = num_epochs * an_epoch + settings.sample * whole
     return [trained + share * cuts for share in (_LEAST_DIFFERENT, 1.0)]
+
+
+@dataclass(frozen=True)
+class SeedPlan:
+    """What a forecast assumes of the further seeds of what is tested; which trials that will be nobody knows yet."""
+
+    num_further: int
+    """Trainings of each beside its own."""
+
+    num_members: int
+    """Members of the front that are counted on."""
+
+    num_baselines: int
+    """Baselines that are trained."""
+
+    @classmethod
+    def of(cls, checked: CheckedSpace) -> "SeedPlan":
+        """Returns that of a space."""
+        space = checked.space
+        tasks = [baseline_task(space, checked.shape, baseline.name) for baseline in space.baselines]
+        return cls(
+            space.evaluation.num_seeds - 1,
+            min(_NUM_MEMBERS, space.search.trials),
+            sum(task.num_epochs > 0 for task in tasks),
+        )
 
 
 def taught_seconds(found: Forecast) -> float | None:

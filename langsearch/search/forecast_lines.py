@@ -7,7 +7,7 @@ from typing import Any
 
 from langsearch.experiment.environment import CheckedSpace
 from langsearch.model.cpus import available_cpus
-from langsearch.search.forecast import NOT_ASKED, Forecast, taught_seconds
+from langsearch.search.forecast import NOT_ASKED, Forecast, SeedPlan, taught_seconds
 from langsearch.study.results import TrialResult, beam_words
 from langsearch.trial.teaching import Taught
 
@@ -45,6 +45,8 @@ def forecast_lines(checked: CheckedSpace, found: Forecast) -> Iterator[tuple[str
     if found.taught is not None:
         yield "teacher", _teacher(found.taught, taught_seconds(found))
     yield from _times(found)
+    if (seeds := SeedPlan.of(checked)).num_further:
+        yield "seeds", _seeds(seeds)
     yield "base score", base_score(checked, found)
     for text in (*counted_warnings(checked, found), *measured_warnings(checked, found)):
         yield "warning", text
@@ -248,6 +250,17 @@ def _teacher(taught: Taught, seconds: float | None) -> str:
         f"{taught.teacher} reads up to {taught.num_pairs:,} pairs of a training once for all trials of a machine, "
         f"{took}; {_bytes(taught.num_bytes)} are kept beside the tokens. While it reads, its "
         f"{_bytes(taught.num_weight_bytes)} of weights are loaded too"
+    )
+
+
+def _seeds(plan: SeedPlan) -> str:
+    members = "1 member" if plan.num_members == 1 else f"{plan.num_members} members"
+    baselines = "1 trained baseline" if plan.num_baselines == 1 else f"{plan.num_baselines} trained baselines"
+    num = plan.num_further * (plan.num_members + plan.num_baselines)
+    return (
+        f"{plan.num_further} more of each member of the front and of each trained baseline, once the front is final. "
+        f"The search's time counts {members} and {baselines}, so {num} whole trainings more; the front may have more "
+        "members, or fewer"
     )
 
 

@@ -16,7 +16,8 @@ from langsearch.experiment.folder import ExperimentFolder, read_json, write_json
 from langsearch.experiment.task import searched_task
 from langsearch.prior.seeding import Seeding
 from langsearch.search.cut_scoring import score_cuts, write_cuts
-from langsearch.search.tuning import Ended, Search, deadline_of, run_trials
+from langsearch.search.search import Ended, Search
+from langsearch.search.tuning import run_trials
 from langsearch.study.cut_rows import cut_name, cut_row, scored_cuts
 from langsearch.study.front import hypervolume
 from langsearch.study.mirror import Proposal
@@ -53,7 +54,9 @@ def write_plan(folder: ExperimentFolder, plan: OneShotPlan) -> None:
     write_json(folder.one_shot, asdict(plan))
 
 
-def run_one_shot(search: Search, seeding: Seeding, retry: Sequence[str], described: dict[str, Any]) -> Ended:
+def run_one_shot(
+    search: Search, seeding: Seeding, retry: Sequence[str], described: dict[str, Any], deadline: float | None
+) -> Ended:
     """Runs a one-shot search up to the last scores and the test, which are those of every search.
 
     Args:
@@ -61,11 +64,11 @@ def run_one_shot(search: Search, seeding: Seeding, retry: Sequence[str], describ
         seeding: How an ordinary search begins, which it becomes where cuts cannot be trusted.
         retry: Failed trials to try again.
         described: Gets what the experiment's description keeps of it.
+        deadline: When the time is up, by the monotonic clock. None: never.
     """
     cuts = search.cuts
     assert cuts is not None, "the table of cuts must be open"
     space, table, settings = search.space, search.table, search.space.search.one_shot
-    deadline = deadline_of(space)
     plan = read_plan(search.folder)
     if plan.is_trusted is False:
         described["num_trials"] = space.search.trials

@@ -1,4 +1,4 @@
-"""The phases of a search: its priors, its trials, the last scores of the candidates, the test of the front."""
+"""The phases of a search: priors, trials, the last scores of the candidates, further seeds, the test of the front."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,9 +12,11 @@ from langsearch.experiment.environment import portable
 from langsearch.prior.seeding import Seeding, describe_task, next_task, seed
 from langsearch.search.one_shot import run_one_shot
 from langsearch.search.ray_tasks import result_of
+from langsearch.search.search import Ended, Search, deadline_of
+from langsearch.search.seeds import train_seeds
 from langsearch.search.selection import evaluate_candidates, test_front
 from langsearch.search.tasks import learn_on_worker
-from langsearch.search.tuning import Ended, Search, run_trials
+from langsearch.search.tuning import run_trials
 from langsearch.space.problems import InputError
 from langsearch.trial.failures import DISK_FULL, WORKER_LOST, Failure, failure_cause, plain_cause
 
@@ -32,11 +34,17 @@ def run_phases(search: Search, retry: Sequence[str], described: dict[str, Any]) 
             return replace(ended, stopped_by=seeding), False
         if seeding.points:
             described["prior"] = seeding.describe()
+        deadline = deadline_of(search.space)
         if search.cuts is None:
-            ended = run_trials(search, seeding, retry)
+            ended = run_trials(search, seeding, retry, deadline=deadline)
         else:
-            ended = run_one_shot(search, seeding, retry, described)
-        return ended, ended.is_done and evaluate_candidates(search) and test_front(search)
+            ended = run_one_shot(search, seeding, retry, described, deadline)
+        if not (ended.is_done and evaluate_candidates(search)):
+            return ended, False
+        seeds = train_seeds(search, seeding, deadline)
+        if not seeds.is_done:
+            return replace(ended, is_done=False, stopped_by=seeds.stopped_by), False
+        return ended, test_front(search)
     except (StorageInternalError, SQLAlchemyError, OSError) as error:
         return replace(ended, is_done=False, stopped_by=fault(error)), False
 

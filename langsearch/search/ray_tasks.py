@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import ray
 
 from langsearch.cluster.resources import task_options
-from langsearch.search.tuning import Search
+from langsearch.search.search import Search
 from langsearch.search.unfit_node import UnfitNodeError
 
 Key = TypeVar("Key", bound=Hashable)

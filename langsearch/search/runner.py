@@ -45,7 +45,9 @@ from langsearch.search.display import Display
 from langsearch.search.late_nodes import LateNodes
 from langsearch.search.phases import fault, run_phases
 from langsearch.search.placing import place_base
-from langsearch.search.tuning import Search, bring_up_to_date
+from langsearch.search.search import Search
+from langsearch.search.seeds import has_missing_seeds
+from langsearch.search.tuning import bring_up_to_date
 from langsearch.search.uploading import Uploads, add_missing
 from langsearch.space.problems import InputError, LeaseLostError
 from langsearch.study.retrying import choose_failed
@@ -300,6 +302,7 @@ def _is_finished(search: Search) -> bool:
         and baselines == {baseline.name for baseline in space.baselines}
         and not table.unscored()
         and not table.untested()
+        and not has_missing_seeds(space, table)
     )
 
 

@@ -6,19 +6,21 @@ from typing import Any
 
 import ray
 
-from langsearch.data.directions import Direction
-from langsearch.evaluate.spbleu import Resamples, SpBleu
-from langsearch.experiment.environment import Environment, portable
-from langsearch.experiment.folder import ExperimentFolder, TrialFolder, read_rows
+from langsearch.experiment.environment import portable
+from langsearch.search.compared import compare_tested
 from langsearch.search.ray_tasks import as_they_end
+from langsearch.search.search import Search
 from langsearch.search.tasks import evaluate_on_worker
-from langsearch.search.tuning import Search
 from langsearch.study.results import FinalResult, TestResult, beam_words, final_part
 from langsearch.study.rows import PRETRAINED
+from langsearch.study.seed_names import original_of
 from langsearch.study.table import TrialTable
 from langsearch.trial.scores import FinalSplit
 
 logger = logging.getLogger(__name__)
+
+_WITHOUT_ADAPTERS = (PRETRAINED, "full_finetuning")
+"""Baselines that translate without the cost of adapters."""
 
 
 def evaluate_candidates(search: Search) -> bool:
@@ -72,12 +74,12 @@ def test_front(search: Search) -> bool:
 def _longest_first(table: TrialTable, names: Sequence[str]) -> list[str]:
     """Returns trials so that those whose evaluation takes longest come first: then all workers end about together.
 
-    All translate the same sentences; what differs is how much their adapters take. `COMPARED_WITH` have none.
+    All translate the same sentences; what differs is how much their adapters take.
     """
 
     def cost(name: str) -> int:
         result = table.row(name).result
-        return 0 if name in COMPARED_WITH or result is None else result.trainable_parameters
+        return 0 if original_of(name) in _WITHOUT_ADAPTERS or result is None else result.trainable_parameters
 
     return sorted(names, key=cost, reverse=True)
 
@@ -144,40 +146,3 @@ def _run(search: Search, evaluations: Sequence[tuple[str, FinalSplit]]) -> None:
             search.copy.pull(name)
         if search.uploads is not None:
             search.uploads.look()
-
-
-COMPARED_WITH = ("pretrained", "full_finetuning")
-"""The baselines that every tested system is compared with."""
-
-
-def compare_tested(folder: ExperimentFolder, table: TrialTable, environment: Environment) -> None:
-    """Records how much better each tested system is than the pretrained base and than full fine-tuning.
-
-    Comparisons that the table has already are not made again.
-    """
-    spbleu = SpBleu(environment.tokenizer)
-    rows = {row.name: row for row in table.rows() if row.test is not None}
-    resamples: dict[str, Resamples] = {}
-
-    def of(name: str) -> Resamples:
-        if name not in resamples:
-            resamples[name] = resample_trial(spbleu, folder.trial(name))
-        return resamples[name]
-
-    for name, row in rows.items():
-        missing = [other for other in COMPARED_WITH if other in rows and other != name and other not in row.differences]
-        if missing:
-            found = {other: of(name).minus(of(other)) for other in missing}
-            table.record_differences(name, {**row.differences, **found})
-
-
-def resample_trial(spbleu: SpBleu, trial: TrialFolder) -> Resamples:
-    """Returns a tested trial's resampled scores on the test set."""
-    hypotheses: dict[Direction, list[str]] = {}
-    references: dict[Direction, list[str]] = {}
-    rows = [row for row in read_rows(trial.translations) if row["split"] == "test"]
-    for row in sorted(rows, key=lambda row: (row["src"], row["tgt"], row["row"])):
-        direction = Direction(row["src"], row["tgt"])
-        hypotheses.setdefault(direction, []).append(row["hypothesis"])
-        references.setdefault(direction, []).append(row["reference"])
-    return spbleu.resample(hypotheses, references)

@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow.fs as pafs
@@ -11,31 +10,25 @@ from optuna.exceptions import StorageInternalError
 from ray import tune
 
 from langsearch.cluster.interrupts import gentle_interrupts
-from langsearch.cluster.nodes import may_come
-from langsearch.cluster.resources import NUM_AHEAD, Capacity, amounts, num_threads
 from langsearch.experiment.disk import DiskBudget
-from langsearch.experiment.environment import CheckedSpace, Environment, portable
-from langsearch.experiment.folder import ExperimentFolder, read_rows, write_text
-from langsearch.experiment.lease import LeaseMark, RemoteLease
-from langsearch.experiment.results_parquet import ResultsFile
+from langsearch.experiment.environment import portable
+from langsearch.experiment.folder import read_rows, write_text
 from langsearch.experiment.task import searched_task
 from langsearch.experiment.try_tasks import tuned_names
 from langsearch.experiment.working_copy import WorkingCopy
 from langsearch.prior.seeding import Seeding
-from langsearch.search.display import Display
 from langsearch.search.forecast_lines import scored_warnings
 from langsearch.search.getting_ready import ReadyWorkers
-from langsearch.search.late_nodes import LateNodes, PlacedFifo, PlacedHalving
+from langsearch.search.late_nodes import PlacedFifo, PlacedHalving
 from langsearch.search.lost_nodes import Losses, restarts
 from langsearch.search.planned import planned_tasks
 from langsearch.search.pushing import PushingSearcher
+from langsearch.search.search import Ended, Search, capacity_of, deadline_of
 from langsearch.search.searcher import TableSearcher
 from langsearch.search.stop_reasons import REQUESTED, TIME, by_signal, why
 from langsearch.search.tracking import tracking_callbacks
 from langsearch.search.tries import adopt_tuned, begin_baselines, try_proposer
-from langsearch.search.uploading import Uploads
 from langsearch.search.worker import TrialTrainable
-from langsearch.space.schema import Space
 from langsearch.space.search_sections import rungs
 from langsearch.study.results import parse_result
 from langsearch.study.rows import PRETRAINED
@@ -48,70 +41,14 @@ logger = logging.getLogger(__name__)
 _SECONDS_BETWEEN_LOOKS, _SECONDS_BETWEEN_RESULTS = 1.0, 5.0
 
 
-@dataclass(frozen=True)
-class Search:
-    """What the trials of a search share."""
-
-    checked: CheckedSpace
-    folder: ExperimentFolder
-    table: TrialTable
-    environment: Environment
-    display: Display
-    results: ResultsFile
-    address: str | None
-    """The Ray cluster's; None: this machine alone."""
-
-    base: Any = None
-    """The base in Ray's object store, once Ray has started: a reference to a `SharedBase`, which workers get."""
-
-    copy: WorkingCopy | None = None
-    """The copy of a remote experiment that is worked on; None: the folder is the experiment."""
-
-    late_nodes: LateNodes = field(default_factory=lambda: LateNodes({}, None, lambda text: None))
-    """Which nodes run trials and tasks of their size."""
-
-    uploads: Uploads | None = None
-    """Of a remote experiment: sends what the driver writes."""
-
-    lease: RemoteLease | None = None
-    """Of an experiment that other machines may write to as well."""
-
-    cuts: TrialTable | None = None
-    """The table of cuts; None: nothing is cut."""
-
-    def check_held(self) -> None:
-        """Raises LeaseLostError if another run holds the experiment by now, or may."""
-        if self.lease is not None:
-            self.lease.check()
-
-    @property
-    def lease_mark(self) -> LeaseMark | None:
-        """What workers look at before they write."""
-        return None if self.lease is None else self.lease.mark
-
-    @property
-    def space(self) -> Space:
-        """The space that new trials come from."""
-        return self.checked.space
-
-    @property
-    def num_threads(self) -> int:
-        """Threads of PyTorch in a worker."""
-        return num_threads(self.space.resources)
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How the trials of a run ended."""
-
-    is_done: bool
-    """Whether all that was planned has ended."""
-    ended_by: str | None
-    stopped_by: str | None
-
-
 def run_trials(
-    search: Search, seeding: Seeding, retry: Sequence[str], *, are_proposed: bool = True, deadline: float | None = None
+    search: Search,
+    seeding: Seeding,
+    retry: Sequence[str],
+    *,
+    are_proposed: bool = True,
+    are_seeds: bool = False,
+    deadline: float | None = None,
 ) -> Ended:
     """Runs a search's trials until all that were planned have ended, or something stops the run.
 
@@ -120,15 +57,18 @@ def run_trials(
         seeding: Its dimensions, and how it begins.
         retry: Failed trials to try again.
         are_proposed: Whether new ones are; else those of the table are all that there are.
+        are_seeds: Whether further seeds of what is tested are run, and nothing else; else these wait for their turn.
         deadline: When the time is up, by the monotonic clock. None: as the space says, from now.
     """
     space, table, folder = search.space, search.table, search.folder
-    adopt_tries(search)
-    begin_baselines(space, table)
+    if not are_seeds:
+        adopt_tries(search)
+        begin_baselines(space, table)
     tasks = planned_tasks(space, search.checked.shape, folder, table)
     tuned = tuned_names(space)
-    running = [row for row in table.rows() if not row.state.is_finished and row.same_as is None]
-    running = [row for row in running if row.name in tasks and row.name not in tuned]
+    open_rows = [row for row in table.rows() if not row.state.is_finished and row.same_as is None]
+    running = [row for row in open_rows if row.name in tasks and row.name not in tuned]
+    running = [row for row in running if (row.kind == "seed") == are_seeds]
     search.display.known(table.rows(), tasks)
     losses = Losses(folder, space.resources.max_failures)
     searcher = PushingSearcher(
@@ -197,19 +137,6 @@ def adopt_tries(search: Search) -> None:
     search.check_held()
     for task, row in adopt_tuned(search.space, search.folder, search.table, search.copy):
         search.display.adopted(task, row)
-
-
-def deadline_of(space: Space) -> float | None:
-    """Returns when the time of a search that begins now is up, by the monotonic clock; None: never."""
-    hours = space.search.max_hours
-    return time.monotonic() + 3600 * hours if hours else None
-
-
-def capacity_of(search: Search) -> Capacity:
-    """Returns how many trials may run at once."""
-    wanted = amounts(search.space.resources)
-    may_grow = search.address is not None and may_come(wanted) is not False
-    return Capacity(wanted, NUM_AHEAD if may_grow else 0, search.late_nodes.resources)
 
 
 class _Between(tune.Callback):  # type: ignore[misc]  # Ray has no types
@@ -312,6 +239,8 @@ class _Between(tune.Callback):  # type: ignore[misc]  # Ray has no types
             self._search.display.ended(name, row.state, row.cause)
         elif PAUSED in last:
             self._search.display.message(f"{name:<15} stopped behind a checkpoint")
+            # Its worker saw the request first: else Tune may ask ten minutes for a next trial before `on_step_end`.
+            self._searcher.stop(REQUESTED)
         elif FAILED in last:
             self._search.display.message(f"{name:<15} {last[FAILED]}")
         self._losses.trials.pop(name, None)

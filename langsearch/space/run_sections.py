@@ -186,7 +186,14 @@ class DecodingSection(Section):
 
     def over(self, settings: DecodingSettings) -> DecodingSettings:
         """Returns the settings with those keys replaced that the section sets."""
-        return replace(settings, **{name: getattr(self, name) for name in self.model_fields_set})
+        names = self.model_fields_set & DecodingSection.model_fields.keys()
+        return replace(settings, **{name: getattr(self, name) for name in names})
+
+
+class FinalSection(DecodingSection):
+    """`evaluation.final`: how the last scores are decoded, and how often what is tested is trained."""
+
+    seeds: Annotated[int, fixed("int", low=1)] = EvaluationSettings.num_seeds
 
 
 def _parse_spbleu(raw: object) -> str:
@@ -200,7 +207,7 @@ class EvaluationSection(Section):
 
     spbleu: Annotated[str, PlainValidator(_parse_spbleu)] = EvaluationSettings().spbleu
     search: DecodingSection = DecodingSection()
-    final: DecodingSection = DecodingSection()
+    final: FinalSection = FinalSection()
     rungs: list[DecodingSection] = Field(default_factory=list)
     """What is cheaper than `search` up to the first rung, the second and so on."""
 
@@ -208,7 +215,9 @@ class EvaluationSection(Section):
         """Returns the plain settings; what a rung leaves out is as in `search`."""
         search, final = self.search.over(DecodingSettings()), self.final.over(FINAL_DECODING)
         rungs = tuple(rung.over(search) for rung in self.rungs)
-        return EvaluationSettings(spbleu=self.spbleu, search=search, final=final, rungs=rungs)
+        return EvaluationSettings(
+            spbleu=self.spbleu, search=search, final=final, num_seeds=self.final.seeds, rungs=rungs
+        )
 
 
 BASELINES: tuple[BaselineName, ...] = ("pretrained", "full_finetuning", "shared_lora", "published")

@@ -349,7 +349,7 @@ def _resolve(data: Mapping[str, Any], parsed: Mapping[str, Any]) -> dict[str, An
     filled["evaluation"] = {
         "spbleu": evaluation.spbleu,
         "search": _decoding(evaluation.search),
-        "final": _decoding(evaluation.final),
+        "final": _decoding(evaluation.final) | {"seeds": evaluation.num_seeds},
         "rungs": [_decoding(rung) for rung in evaluation.rungs],
     }
     filled["data"] |= {"normalize": parsed["data"].normalize}

@@ -189,12 +189,13 @@ class EvaluationSettings:
     """For the scores that select, on the validation part."""
 
     final: DecodingSettings = FINAL_DECODING
-    """For the front once the search has ended, on the validation part, and for what is left of it and the baselines,
-    on the test part."""
+    """For the front once the search has ended, on validation; for what is left of it and the baselines, on test."""
+
+    num_seeds: int = 1
+    """How often what is tested is trained in all, each time with the next seed; `evaluation.final.seeds`."""
 
     rungs: tuple[DecodingSettings, ...] = ()
-    """For the epochs up to the first rung, the second and so on, where those are cheaper than `search`; later epochs
-    have `search`."""
+    """For the epochs up to each rung in turn, where those are cheaper than `search`, which later epochs have."""
 
 
 SourceKind = Literal[
@@ -332,8 +333,7 @@ class Plateau:
     """How many trials in a row must gain too little."""
 
     min_gain: float = 0.01
-    """The least growth over them: of the dominated hypervolume, as a share of it; of a single objective, as a share of
-    the best value."""
+    """The least growth over them, as a share of the dominated hypervolume; of a single objective, of its best value."""
 
 
 Reaction = Literal["fail", "retry", "stop"]

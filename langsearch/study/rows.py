@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from langsearch.evaluate.spbleu import Difference
 from langsearch.study.results import FinalResult, TestResult, TrialResult
+from langsearch.study.seed_names import seed_of
 
 RESULT, CAUSE, FINGERPRINT, NAME = "result", "cause", "fingerprint", "name"
 SAME_AS, RETRY_OF, SPACE_VERSION, RUNG = "same_as", "retry_of", "space_version", "rung/"
@@ -159,8 +160,12 @@ def baseline_of(name: str) -> str:
 
 
 def kind_beside(name: str) -> str:
-    """Returns the kind of what lies in the baselines' study: baseline, donor, or try of a tuned baseline."""
-    return "donor" if name.startswith(DONOR) else "try" if TRY in name else "baseline"
+    """Returns the kind of what lies in the baselines' study: baseline, donor, try of a tuned baseline, or seed."""
+    if name.startswith(DONOR):
+        return "donor"
+    if TRY in name:
+        return "try"
+    return "baseline" if seed_of(name) is None else "seed"
 
 
 def is_trial(trial: FrozenTrial, kind: str) -> bool:

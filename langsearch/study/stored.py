@@ -72,7 +72,7 @@ class StoredTrials:
             "searched": self._open_study(f"{name}{part}", objectives),
             "baseline": self._open_study(f"{name}/baselines", objectives),
         }
-        self._study_ids |= dict.fromkeys(("donor", "try"), self._study_ids["baseline"])
+        self._study_ids |= dict.fromkeys(("donor", "try", "seed"), self._study_ids["baseline"])
         self._found: dict[str, StoredTrial] = {}
         self._columns = Columns()
 

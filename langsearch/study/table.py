@@ -43,6 +43,7 @@ from langsearch.study.rows import (
     TrialRow,
     kind_beside,
 )
+from langsearch.study.seeds import complete_seeds
 from langsearch.study.stored import CUTS, StoredTrials
 
 
@@ -84,9 +85,7 @@ class TrialTable:
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.objectives = tuple(objectives)
-        self.constraints = Constraints(
-            all=tuple(constraints), base_parameters=base_parameters, classes=dict(classes or {})
-        )
+        self.constraints = Constraints(tuple(constraints), base_parameters, dict(classes or {}))
         self.space_version = space_version
         self.stored = StoredTrials(url, name, self.objectives, CUTS if cuts_of else "")
         """Where the rows lie."""
@@ -183,7 +182,7 @@ class TrialTable:
         return found
 
     def add_baseline(self, name: str, point: Mapping[str, Any] | None = None, tuned_from: str | None = None) -> None:
-        """Adds a running baseline, or a donor, or a try with its point, unless it is there and not failed."""
+        """Adds a running baseline, donor, seed, or try with its point, unless it is there and not failed."""
         old = self._baselines.get(name)
         if old is not None and old.state is not State.FAILED:
             return
@@ -345,9 +344,10 @@ class TrialTable:
         return find_unscored(self.candidates(), self.constraints, self._complete_pretrained())
 
     def untested(self) -> list[TrialRow]:
-        """Returns what is to be scored on the test set: the complete baselines and the front, those that were not."""
-        baselines = [row for row in self._baselines.values() if row.state is State.COMPLETE and row.kind == "baseline"]
-        return [row for row in [*baselines, *self.front()] if row.test is None]
+        """Returns what is to be scored on the test set: the complete baselines, the front, and their further seeds."""
+        tested = [row for row in self._baselines.values() if row.state is State.COMPLETE and row.kind == "baseline"]
+        tested += self.front()
+        return [row for row in [*tested, *complete_seeds(self._baselines.values(), tested)] if row.test is None]
 
     def final_violations(self) -> dict[str, dict[str, float]]:
         """Returns how far candidates violate constraints by their final scores, by name; none before all have these."""

@@ -22,6 +22,7 @@ from langsearch.model.device import Resident, allow_tf32
 from langsearch.space.architecture import Architecture
 from langsearch.space.settings import DecodingSettings
 from langsearch.study.results import TrialResult
+from langsearch.study.seed_names import original_of
 from langsearch.train.back_translation import ToTranslate
 from langsearch.train.checkpoint import Checkpoint, read_checkpoint, read_newest_checkpoint, write_checkpoint
 from langsearch.train.loop import Progress, TrainingData, train
@@ -91,7 +92,9 @@ def run_trial(
 def settings_at(environment: Environment, task: TrialTask, epoch: int) -> DecodingSettings:
     """Returns how a task is evaluated after an epoch: baselines by all, others by more at each rung, at last all."""
     evaluation = environment.evaluation
-    if task.kind in ("searched", "donor") and epoch < task.num_epochs:
+    # A further seed of a trial is evaluated as that was; the names of trials are numbers.
+    is_by_rungs = task.kind in ("searched", "donor") or original_of(task.name).isdecimal()
+    if is_by_rungs and epoch < task.num_epochs:
         for rung, settings in zip(environment.rung_epochs, evaluation.rungs, strict=False):
             if epoch <= rung:
                 return settings

@@ -1,0 +1,22 @@
+"""The names of further trainings with other seeds: "00012-seed-2", "shared_lora-seed-3"."""
+
+import re
+
+_NAME = re.compile(r"(.+)-seed-([0-9]+)")
+
+
+def seed_name(original: str, number: int) -> str:
+    """Returns the name of a further training of a trial or a baseline; its own is number 1, so that they begin at 2."""
+    return f"{original}-seed-{number}"
+
+
+def seed_of(name: str) -> tuple[str, int] | None:
+    """Returns which training a name is a further one of, and its number. None: it is no further one."""
+    found = _NAME.fullmatch(name)
+    return None if found is None else (found[1], int(found[2]))
+
+
+def original_of(name: str) -> str:
+    """Returns the name of the trial or baseline that a training is one of: its own, unless it is a further one."""
+    found = seed_of(name)
+    return name if found is None else found[0]
