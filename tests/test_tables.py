@@ -107,7 +107,7 @@ def test_best_and_smallest_come_from_validation(experiment: Experiment) -> None:
     assert gain(summary.best, summary.full_finetuning, "test") == pytest.approx(0.9)
     assert (
         headline(summary)
-        == "The best adapters beat full fine-tuning by 0.90 spBLEU, training 4.00 % of the parameters."
+        == "The best adapters score 0.90 spBLEU more than full fine-tuning, training 4.00 % of the parameters."
     )
 
 
@@ -154,7 +154,7 @@ def test_a_best_member_that_is_not_tested_yet_is_compared_on_validation(tmp_path
     experiment = _experiment(tmp_path / "extended", rows)
     summary = summarise(experiment)
     assert (summary.split, summary.best and summary.best.name) == ("validation", "00001")
-    assert "beat full fine-tuning by 1.50 spBLEU" in headline(summary)
+    assert "score 1.50 spBLEU more than full fine-tuning" in headline(summary)
     text = " ".join(sentences(experiment, summary, {}))
     assert "trial 00001: 14.00 spBLEU (95 % interval 13.50–14.50) on validation" in text
     assert "Trial 00001 has not been scored on the test set yet, others have." in text

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 
 _TELLING = (
-    *("name", "test_spbleu", "test_to_pretrained", "test_to_full", "full_spbleu", "spbleu"),
+    *("name", "test_spbleu", "test_num_seeds", "test_seeds_spbleu", "test_seeds_spbleu_sd"),
+    *("test_to_pretrained", "test_to_full", "full_spbleu", "spbleu"),
     *("trainable_parameters", "trainable_percent", "nonzero_parameters", "summary"),
 )
 """The columns of results.parquet that come first in a front."""
@@ -89,7 +90,8 @@ class Experiment:
         """
         results = self.results()
         members = results[results.is_front.astype(bool)].sort_values("spbleu", ascending=False, ignore_index=True)
-        return members[[*_TELLING, *(name for name in members.columns if name not in _TELLING)]]
+        first = [name for name in _TELLING if name in members.columns]  # older experiments lack some
+        return members[[*first, *(name for name in members.columns if name not in _TELLING)]]
 
     def trial(self, name: str | int) -> dict[str, Any]:
         """Returns all that is known of a trial, as `langsearch show EXPERIMENT TRIAL --json` prints it.

@@ -175,7 +175,7 @@ def _words(traces: Sequence[Figure]) -> str:
     if any("-open" in trace["marker"]["symbol"] for trace in traces):
         text += " Open marks are baselines."
     if any(any(trace["error_y"]["array"]) or any(trace["error_y"]["arrayminus"]) for trace in traces):
-        text += " Bars are 95 % bootstrap intervals."
+        text += " Bars are 95 % intervals: over sentences, and over seeds where there are several."
     return text
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from langsearch.dashboard.remembered import RememberingReaders, stamp
 from langsearch.experiment.folder import ExperimentFolder, write_text
 from langsearch.experiment.lock import LOCK, is_held
-from langsearch.experiment.results_parquet import row_values, task_values
+from langsearch.experiment.results_parquet import row_values, seed_values, task_values
 from langsearch.experiment.study_reader import StudyReader, StudyState, UnreadableError
 from langsearch.report.experiment_reader import as_trial, read_experiment
 from langsearch.report.experiment_values import Experiment, Trial
@@ -23,6 +23,7 @@ from langsearch.report.summary import Summary, summarise
 from langsearch.space.problems import InputError
 from langsearch.space.schema import load_space
 from langsearch.study.rows import State, TrialRow
+from langsearch.study.seeds import seed_scores
 
 RunState = Literal["running", "done", "stopped", "absent"]
 """running: a run holds it. done: its search has ended. stopped: --resume goes on. absent: it was not begun."""
@@ -100,7 +101,7 @@ class LiveExperiment:
         self._page: LivePage | None = None
         self._readers = RememberingReaders()
         self._tasks: dict[str, dict[str, Any]] = {}
-        self._trials: dict[str, tuple[TrialRow, bool, Mapping[str, Any], Trial]] = {}
+        self._trials: dict[str, tuple[TrialRow, dict[str, Any], Mapping[str, Any], Trial]] = {}
 
     @property
     def name(self) -> str:
@@ -279,16 +280,21 @@ class LiveExperiment:
         rows, front = self._state.rows, self._state.front
         self._learn_tasks(rows)
         base = as_integer(read_json(self._folder.description, []).get("base_parameters")) or 1
-        return [trial for row in rows if (trial := self._trial(row, row.name in front, base)) is not None], None
+        over_seeds = seed_scores(rows)
+        trials = (
+            self._trial(row, {"is_front": row.name in front, **seed_values(row, over_seeds)}, base) for row in rows
+        )
+        return [trial for trial in trials if trial is not None], None
 
-    def _trial(self, row: TrialRow, is_front: bool, base_parameters: int) -> Trial | None:
+    def _trial(self, row: TrialRow, by_others: dict[str, Any], base_parameters: int) -> Trial | None:
+        """Returns a row as a trial, made anew only where it has changed, or what the other rows say of it."""
         task = self._tasks.get(row.same_as or row.name, {})
         known = self._trials.get(row.name)
-        if known is not None and known[0] is row and known[1] == is_front and known[2] is task:
+        if known is not None and known[0] is row and known[1] == by_others and known[2] is task:
             return known[3]
-        trial = as_trial({**task, **row_values(row, base_parameters), "is_front": is_front})
+        trial = as_trial({**task, **row_values(row, base_parameters), **by_others})
         if trial is not None:
-            self._trials[row.name] = (row, is_front, task, trial)
+            self._trials[row.name] = (row, by_others, task, trial)
         return trial
 
     def _learn_tasks(self, rows: tuple[TrialRow, ...]) -> None:

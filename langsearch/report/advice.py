@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from langsearch.report import wording
+from langsearch.report import verdicts, wording
 from langsearch.report.experiment_values import CurvePoint, Experiment, Trial
 from langsearch.report.importance import Importance
 from langsearch.report.quoted_commands import resume_command
@@ -69,12 +69,10 @@ def next_sentences(
         )
     lines += [_importance_sentence(entry) for entry in found if entry.values]
     paired = best.test_to_full
-    if paired is not None and paired.low <= 0 <= paired.high:
-        interval = wording.paired_interval(paired.low, paired.high)
-        lines.append(
-            f"The difference to full fine-tuning may be chance (95 % interval {interval}): score more test sentences, "
-            "or train both with other seeds."
-        )
+    full = summary.full_finetuning
+    if paired is not None and (missing := verdicts.caution(paired, best.test, None if full is None else full.test)):
+        may = "is more than chance on these sentences, but" if verdicts.is_sure(paired) else "may be chance:"
+        lines.append(f"The difference to full fine-tuning ({verdicts.evidence(paired)}) {may} {missing}.")
     if summary.split != "test":
         chosen = wording.chosen(experiment)
         lines.append(f"{untested(summary)}: the scores here chose {chosen}, so they flatter it.")

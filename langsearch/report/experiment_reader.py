@@ -5,6 +5,7 @@ Only JSON, Parquet and text are read, so a folder from somebody else cannot run 
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_args
@@ -97,7 +98,7 @@ def read_experiment(folder: Path, trials: Sequence[Trial] | None = None, note: s
         constraints=as_texts(about.get("constraints")),
         space_text=space_text,
         trials=tuple(trial for trial in trials if trial.kind in ("searched", "baseline")),
-        beside=tuple(trial for trial in trials if trial.kind in ("donor", "cut", "try")),
+        beside=tuple(trial for trial in trials if trial.kind in ("donor", "cut", "try", "seed")),
         num_validation_sentences=as_integer(about.get("num_validation_sentences")),
         notes=tuple(notes),
         final_beams=_final_beams(space_text),
@@ -170,7 +171,7 @@ def as_trial(row: Mapping[str, Any]) -> Trial | None:
         epochs=as_integer(row.get("epochs")),
         max_epochs=as_integer(row.get("max_epochs")),
         validation=_score(row, ""),
-        test=_score(row, "test_"),
+        test=_test_score(row),
         trainable_parameters=as_integer(row.get("trainable_parameters")),
         trainable_percent=as_number(row.get("trainable_percent")),
         nonzero_parameters=as_integer(row.get("nonzero_parameters")),
@@ -187,10 +188,13 @@ def as_trial(row: Mapping[str, Any]) -> Trial | None:
         summary=as_text(row.get("summary")) or "",
         test_to_pretrained=_difference(row, "test_to_pretrained"),
         test_to_full=_difference(row, "test_to_full"),
+        test_to_shared_lora=_difference(row, "test_to_shared_lora"),
+        test_to_published=_difference(row, "test_to_published"),
         final=_score(row, "full_"),
         kept_epoch=as_integer(row.get("kept_epoch")),
         beams=as_integer(row.get("beams")),
         note=as_text(row.get("note")) or None,
+        seed_of=as_text(row.get("seed_of")),
         same_as=as_text(row.get("same_as")),
         tuned_from=as_text(row.get("tuned_from")),
         retry_of=as_text(row.get("retry_of")),
@@ -212,7 +216,34 @@ def _difference(row: Mapping[str, Any], name: str) -> PairedDifference | None:
     value, low, high = (as_number(row.get(name + end)) for end in ("", "_low", "_high"))
     if value is None or low is None or high is None:
         return None
-    return PairedDifference(value=value, low=low, high=high)
+    return PairedDifference(
+        value=value,
+        low=low,
+        high=high,
+        p=as_number(row.get(f"{name}_p")),
+        holm_p=as_number(row.get(f"{name}_holm_p")),
+        num_seeds=as_integer(row.get(f"{name}_num_seeds")) or 1,
+        sentences_sd=as_number(row.get(f"{name}_sentences_sd")),
+    )
+
+
+def _test_score(row: Mapping[str, Any]) -> Score | None:
+    """Returns the score on test: of several seeds, the mean over them."""
+    one, num, mean = (
+        _score(row, "test_"),
+        as_integer(row.get("test_num_seeds")),
+        as_number(row.get("test_seeds_spbleu")),
+    )
+    if one is None or num is None or num < 2 or mean is None:
+        return one
+    return replace(
+        one,
+        spbleu=mean,
+        low=as_number(row.get("test_seeds_spbleu_low")),
+        high=as_number(row.get("test_seeds_spbleu_high")),
+        num_seeds=num,
+        seeds_sd=as_number(row.get("test_seeds_spbleu_sd")),
+    )
 
 
 def _score(row: Mapping[str, Any], prefix: str) -> Score | None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from langsearch.space.architecture import Architecture
 from langsearch.study.results import VIOLATES
 
-Kind = Literal["searched", "baseline", "donor", "cut", "try"]
+Kind = Literal["searched", "baseline", "donor", "cut", "try", "seed"]
 State = Literal["running", "complete", "pruned", "failed"]
 Split = Literal["validation", "full", "test"]
 """validation: what the search selected by. full: the front once more on validation, by `evaluation.final`."""
@@ -26,22 +26,32 @@ METRICS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """spBLEU of one trial on one split: the macro average over directions, with its 95 % bootstrap interval."""
+    """spBLEU of one trial on one split: the macro average over directions, with its 95 % bootstrap interval.
+
+    On test, of a trial that was trained with several seeds: the mean over these, with an interval over both.
+    """
 
     spbleu: float
     low: float | None
     high: float | None
     num_sentences: int | None
     num_directions: int | None
+    num_seeds: int = 1
+    seeds_sd: float | None = None
+    """Standard deviation over the seeds; None of one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairedDifference:
-    """How much better a trial is than a baseline on the test set, spBLEU, with its 95 % paired bootstrap interval."""
+    """How much better a trial is than a baseline on the test set; the fields are those of `spbleu.Difference`."""
 
     value: float
     low: float
     high: float
+    p: float | None = None
+    holm_p: float | None = None
+    num_seeds: int = 1
+    sentences_sd: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +85,15 @@ class Trial:
     tuned_from: str | None = None
     """Of a tuned baseline: the try whose result it has."""
 
+    test_to_shared_lora: PairedDifference | None = None
+    test_to_published: PairedDifference | None = None
     final: Score | None = None
     """On validation once more, by `evaluation.final`: the whole part unless it says less."""
 
     kept_epoch: int | None = None
     beams: int | None = None
     note: str | None = None
+    seed_of: str | None = None
     same_as: str | None = None
     retry_of: str | None = None
     retried_as: str | None = None
@@ -106,6 +119,15 @@ class Trial:
         """Whether it is one of the trials that a search was asked for; as `TrialRow.counts`."""
         is_other = self.same_as is not None or self.retried_as is not None
         return self.kind == "searched" and not is_other and not self.is_rejected
+
+    def test_to(self, baseline: str) -> PairedDifference | None:
+        """Returns how it compares with a baseline on test, None where that was not measured."""
+        return {
+            "pretrained": self.test_to_pretrained,
+            "full_finetuning": self.test_to_full,
+            "shared_lora": self.test_to_shared_lora,
+            "published": self.test_to_published,
+        }.get(baseline)
 
     def score(self, split: Split) -> Score | None:
         """Returns the score on a split, None where it was not measured."""
@@ -199,8 +221,8 @@ class Experiment:
     """Of the scores by `evaluation.final`, on validation and on test."""
 
     beside: tuple[Trial, ...] = ()
-    """What is not compared with trials: the tries of tuned baselines, and of a one-shot search the wide trainings and
-    what was cut out of them."""
+    """What is not compared with trials: the tries of tuned baselines; of a one-shot search the wide trainings, and what
+    was cut out of them; further trainings with other seeds, which the scores of their originals hold."""
 
     is_training: bool = False
     """Whether `langsearch train` wrote it: one trial, without a search."""

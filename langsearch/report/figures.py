@@ -151,7 +151,7 @@ def _words(side: str, traces: Sequence[Figure], level: Trial | None, joined: str
         parts.append(f"The dashed line is {_LEVEL_WORDS[level.name]}.")
     bars = (trace.get("error_y", {"array": [], "arrayminus": []}) for trace in traces)
     if any(any(error["array"]) or any(error["arrayminus"]) for error in bars):
-        parts.append("Bars are 95 % bootstrap intervals.")
+        parts.append("Bars are 95 % intervals: over sentences, and over seeds where there are several.")
     return " ".join(parts)
 
 
@@ -302,6 +302,7 @@ def _hover_texts(trial: Trial, split: Split) -> list[str]:
         state += f", epoch {trial.epochs} of {trial.max_epochs}"
     size = f"{wording.parameters(trial.trainable_parameters)} trainable ({wording.percent(trial.trainable_percent)} %)"
     scored = f"{wording.spbleu(None if score is None else score.spbleu)} spBLEU, 95 % {wording.interval(score)}"
+    scored += wording.over_seeds(score, "; ")
     return [wording.trial_label(trial), state, scored, size, trial.summary[:60]]
 
 

@@ -37,7 +37,7 @@ from langsearch.report.matrices import ordered_languages
 from langsearch.report.payload import rank_payload, score_payload, translation_payload
 from langsearch.report.quoted_commands import reproduce_command
 from langsearch.report.sentences import demand_sentences, headline, sentences
-from langsearch.report.summary import Summary
+from langsearch.report.summary import Summary, has_seeds
 from langsearch.report.timeline import timeline_figure
 from langsearch.report.trial_columns import trial_columns
 from langsearch.report.tries import try_rows, try_sentences
@@ -118,7 +118,7 @@ def template(name: str, *folders: Path) -> jinja2.Template:
     )
     for function in (
         *(wording.spbleu, wording.interval, wording.difference, wording.parameters, wording.percent),
-        *(wording.duration, wording.memory, wording.trial_label, with_code),
+        *(wording.duration, wording.memory, wording.trial_label, wording.over_seeds, with_code),
     ):
         environment.filters[function.__name__] = function
     return environment.get_template(name)
@@ -225,6 +225,7 @@ def _values(material: Material, price_per_gpu_hour: float | None) -> dict[str, A
         "counted": wording.counted,
         "state_words": STATE_WORDS,
         "front_rows": page_tables.front_rows(summary),
+        "has_seeds": has_seeds(summary),
         "try_rows": try_rows(experiment),
         "settings": _settings(summary),
         "pairs": own_pairs,

@@ -5,9 +5,9 @@ How a number or an interval is written is in `wording`.
 
 from collections.abc import Mapping
 
-from langsearch.report import wording
+from langsearch.report import verdicts, wording
 from langsearch.report.empty_front import empty_front_sentences
-from langsearch.report.experiment_values import Experiment, Score, Split, Trial
+from langsearch.report.experiment_values import Experiment, PairedDifference, Score, Split, Trial
 from langsearch.report.matrices import ordered_languages
 from langsearch.report.summary import DirectionScores, Summary, gain, is_losing
 from langsearch.space.architecture import Architecture
@@ -40,15 +40,27 @@ def headline(summary: Summary) -> str:
     if change is None:
         return f"The best adapters reach {reach}, training {size}."
     paired = best.test_to_full if summary.split == "test" else None
-    if paired is not None and paired.low <= 0 <= paired.high:
-        interval = wording.paired_interval(paired.low, paired.high)
-        return (
-            f"The best adapters cannot be told from full fine-tuning ({wording.difference(change)} spBLEU, 95 % "
-            f"{interval}), training {size}."
-        )
-    if change > 0:
-        return f"The best adapters beat full fine-tuning by {change:.2f} spBLEU, training {size}."
-    return f"The best adapters come within {-change:.2f} spBLEU of full fine-tuning, training {size}."
+    return f"The best adapters {_against_full(change, paired, best_score, full, size)}."
+
+
+def _against_full(
+    change: float, paired: PairedDifference | None, mine: Score | None, full: Trial | None, size: str
+) -> str:
+    """Returns what the best adapters do against full fine-tuning, no more than is known of it."""
+    theirs = None if full is None else full.test
+    if paired is None:
+        more = f"score {change:.2f} spBLEU more than" if change > 0 else f"come within {-change:.2f} spBLEU of"
+        return f"{more} full fine-tuning, training {size}"
+    if not verdicts.is_sure(paired):
+        found = f"{wording.difference(change)} spBLEU, {verdicts.evidence(paired)}"
+        return f"cannot be told from full fine-tuning ({found}), training {size}"
+    if verdicts.beats(paired):
+        return f"beat full fine-tuning by {change:.2f} spBLEU ({verdicts.evidence(paired)}), training {size}"
+    more = f"score {change:.2f} spBLEU more than" if change > 0 else f"come within {-change:.2f} spBLEU of"
+    text = f"{more} full fine-tuning ({verdicts.evidence(paired)}), training {size}"
+    if verdicts.is_over_seeds(paired):
+        return text
+    return f"{text}; that is of these trainings alone: {verdicts.caution(paired, mine, theirs)}"
 
 
 def sentences(experiment: Experiment, summary: Summary, scores: Mapping[str, DirectionScores]) -> tuple[str, ...]:
@@ -80,6 +92,12 @@ def sentences(experiment: Experiment, summary: Summary, scores: Mapping[str, Dir
             lines.append(f"There is no score of {words} to compare with.")
         else:
             lines.append(_comparison(best, other, words, split, scores))
+    others = [trial for trial in summary.baselines if trial.name not in ("full_finetuning", "pretrained")]
+    lines += [
+        _comparison(best, other, wording.trial_label(other), split, scores)
+        for other in others
+        if split == "test" and best.test_to(other.name) is not None
+    ]
     if full is not None:
         lines.append(_smallest_sentence(summary.smallest, full, split))
     return (*lines, *infeasible, states)
@@ -214,9 +232,9 @@ def _comparison(best: Trial, other: Trial, words: str, split: Split, scores: Map
         missing = [f"trial {best.name}"] * (mine is None) + [words] * (theirs is None)
         return f"There is no {split} score of {' and of '.join(missing)} to compare with."
     text = f"Against {words}, {_scored(theirs)}, that is {wording.difference(mine.spbleu - theirs.spbleu)} spBLEU"
-    paired = {"pretrained": best.test_to_pretrained, "full_finetuning": best.test_to_full}.get(other.name)
+    paired = best.test_to(other.name)
     if split == "test" and paired is not None:
-        text += f" (95 % interval {wording.paired_interval(paired.low, paired.high)}, paired bootstrap)"
+        text += f" ({verdicts.evidence(paired)})"
     elif mine.low is not None and mine.high is not None and theirs.low is not None and theirs.high is not None:
         overlap = mine.low <= theirs.high and theirs.low <= mine.high
         text += f"; the two intervals {'overlap' if overlap else 'do not overlap'}"
@@ -256,9 +274,10 @@ def _states_sentence(summary: Summary) -> str:
 def _scored(score: Score | None) -> str:
     if score is None:
         return "not known"
+    over = wording.over_seeds(score, ", mean over ")
     if score.low is None or score.high is None:
-        return f"{wording.spbleu(score.spbleu)} spBLEU (no interval)"
-    return f"{wording.spbleu(score.spbleu)} spBLEU (95 % interval {wording.interval(score)})"
+        return f"{wording.spbleu(score.spbleu)} spBLEU (no interval{over})"
+    return f"{wording.spbleu(score.spbleu)} spBLEU (95 % interval {wording.interval(score)}{over})"
 
 
 def _size_phrase(trial: Trial) -> str:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from langsearch.experiment.lock import is_held
 from langsearch.experiment.printable import Unpadded, printable, printable_lines
-from langsearch.report import wording
+from langsearch.report import verdicts, wording
 from langsearch.report.choices import Choices, choice_sentences, read_choices
 from langsearch.report.cuts import cut_sentences
 from langsearch.report.experiment_reader import read_details, trial_folder
@@ -94,6 +94,7 @@ def print_experiment(console: Console, experiment: Experiment) -> None:
         "directions": f"{len(experiment.directions):,}{wording.of_zero_shot(experiment, len(experiment.directions))}",
         "objectives": objectives or wording.MISSING,
         "trials": _count_trials(experiment, summary, is_running=is_running),
+        **({"seeds": seeds} if (seeds := _count_seeds(experiment)) else {}),
         "started": f"{started}, {_so_far(experiment, is_running=is_running)}",
         "commit": experiment.git_commit or wording.MISSING,
     }
@@ -127,6 +128,8 @@ def print_trial(console: Console, experiment: Experiment, trial: Trial) -> None:
     details = read_details(experiment, _place(trial))
     _print_lines(console, dict(_facts(experiment, trial)))
     console.print(Unpadded(_score_table(experiment, trial)))
+    for name, text in _comparisons(experiment, trial):
+        _print(console, f"{name}: {text}")
     if trial.params:
         table = _table("point", "value")
         for name in trial.params:
@@ -146,6 +149,14 @@ def print_trial(console: Console, experiment: Experiment, trial: Trial) -> None:
     if details.failure is not None:
         _print(console, f"failed: {details.failure.cause}: {details.failure.message}")
         console.print(Text(printable_lines(details.failure.traceback), style="dim"), soft_wrap=True)
+
+
+def _count_seeds(experiment: Experiment) -> str:
+    """Returns "4 of 6 ended (4 complete, 2 running)" of the further trainings, "" where there are none."""
+    states = Counter(trial.state for trial in experiment.beside if trial.kind == "seed")
+    ended = sum(states.values()) - states["running"]
+    words = ", ".join(f"{states[state]:,} {state}" for state in STATES if states[state])
+    return f"{ended:,} of {sum(states.values()):,} ended ({words})" if states else ""
 
 
 def _count_trials(experiment: Experiment, summary: Summary, *, is_running: bool) -> str:
@@ -184,8 +195,8 @@ def _facts(experiment: Experiment, trial: Trial) -> Iterator[tuple[str, str]]:
         yield "note", trial.note
     if trial.cut is not None:
         yield "cut", f"goes on from {trial.cut}" if trial.is_from_cut else f"{trial.cut}, trained alone"
-    others = {"same as": trial.same_as, "tuned from": trial.tuned_from, "retry of": trial.retry_of}
-    for name, other in (others | {"retried as": trial.retried_as}).items():
+    others = {"seed of": trial.seed_of, "same as": trial.same_as, "tuned from": trial.tuned_from}
+    for name, other in (others | {"retry of": trial.retry_of, "retried as": trial.retried_as}).items():
         if other:
             yield name, other
     yield "architecture", trial.summary or wording.MISSING
@@ -208,7 +219,9 @@ def _facts(experiment: Experiment, trial: Trial) -> Iterator[tuple[str, str]]:
 def _score_table(experiment: Experiment, trial: Trial) -> Table:
     baselines = {other.name: other for other in experiment.trials if other.kind == "baseline"}
     compared = {heading: baselines.get(name) for heading, name in _COMPARED.items() if name in baselines}
-    table = _table("spBLEU on", "score", "95 %", *compared, "sentences", "directions")
+    has_seeds = trial.test is not None and trial.test.num_seeds > 1
+    seeds = ["seeds", "sd"] if has_seeds else []
+    table = _table("spBLEU on", "score", "95 %", *seeds, *compared, "sentences", "directions")
     for split in SPLITS:
         score = trial.score(split)
         if score is not None and not (split == "full" and wording.is_scored_alike(experiment, trial)):
@@ -216,6 +229,7 @@ def _score_table(experiment: Experiment, trial: Trial) -> Table:
                 _split_label(experiment, split, score),
                 wording.spbleu(score.spbleu),
                 wording.interval(score),
+                *([_count(score.num_seeds), wording.spbleu(score.seeds_sd)] if has_seeds else []),
                 *(wording.difference(gain(trial, other, split)) for other in compared.values()),
                 _count(score.num_sentences),
                 _directions(experiment, score),
@@ -223,6 +237,15 @@ def _score_table(experiment: Experiment, trial: Trial) -> Table:
     if not table.row_count:
         table.add_row("no score yet")
     return table
+
+
+def _comparisons(experiment: Experiment, trial: Trial) -> Iterator[tuple[str, str]]:
+    """Yields each baseline that a tested trial was compared with, and what is known of the difference."""
+    for other in experiment.trials:
+        if other.kind == "baseline" and (paired := trial.test_to(other.name)) is not None:
+            text = f"{wording.difference(paired.value)} on test, {verdicts.evidence(paired)}"
+            missing = verdicts.caution(paired, trial.test, other.test)
+            yield f"to {wording.trial_label(other)}", f"{text}; {missing}" if missing else text
 
 
 def _directions(experiment: Experiment, score: Score) -> str:

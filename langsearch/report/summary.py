@@ -101,6 +101,12 @@ def is_losing(summary: Summary) -> bool:
     return over_base is not None and over_base <= 0
 
 
+def has_seeds(summary: Summary) -> bool:
+    """Returns whether any of the scores that are compared is a mean over several seeds."""
+    shown = (*summary.front, *summary.baselines)
+    return any(score.num_seeds > 1 for trial in shown if (score := trial.score(summary.split)) is not None)
+
+
 def _selection(trial: Trial) -> float | None:
     """The score that may choose: validation; test only for rows that have nothing else (written by other tools)."""
     return _value(trial.validation or trial.test)

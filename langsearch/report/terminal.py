@@ -8,11 +8,11 @@ from rich.table import Table
 from rich.text import Text
 
 from langsearch.experiment.printable import Unpadded, printable, printable_lines
-from langsearch.report import wording
+from langsearch.report import verdicts, wording
 from langsearch.report.empty_front import empty_front_sentences
-from langsearch.report.experiment_values import Experiment, Trial
+from langsearch.report.experiment_values import Experiment, Score, Trial
 from langsearch.report.sentences import headline, untested
-from langsearch.report.summary import Summary, gain, is_losing, summarise
+from langsearch.report.summary import Summary, gain, has_seeds, is_losing, summarise
 from langsearch.report.tries import try_sentences
 from langsearch.study.results import CUT, CUT_WAY_OUT
 
@@ -48,6 +48,8 @@ def front_table(experiment: Experiment) -> Table:
     table.add_column("front", no_wrap=True)
     table.add_column("spBLEU", justify="right", no_wrap=True)
     table.add_column("95 %", justify="right", no_wrap=True)
+    if has_seeds(summary):
+        table.add_column("seeds", justify="right", no_wrap=True)
     other, words = _compared(summary)
     if other is not None:
         table.add_column(words, justify="right", no_wrap=True)
@@ -57,7 +59,8 @@ def front_table(experiment: Experiment) -> Table:
     for trial in reversed(summary.front):
         _add_row(table, trial, summary, other, "bold" if trial is summary.best else "")
     if not summary.front:
-        table.add_row(Text("none"), *[wording.MISSING] * (5 if other is not None else 4), Text("no trial on the front"))
+        num = 4 + has_seeds(summary) + (other is not None)
+        table.add_row(Text("none"), *[wording.MISSING] * num, Text("no trial on the front"))
     table.add_section()
     for trial in summary.baselines:
         _add_row(table, trial, summary, other, "dim" if trial.score(summary.split) is None else "")
@@ -87,12 +90,20 @@ def _add_row(table: Table, trial: Trial, summary: Summary, other: Trial | None, 
         Text(printable(name)),
         wording.spbleu(None if score is None else score.spbleu),
         wording.interval(score),
+        *([_seeds_cell(score)] if has_seeds(summary) else []),
         *([wording.MISSING if is_itself else wording.difference(gain(trial, other, summary.split))] if other else []),
         wording.parameters(trial.trainable_parameters),
         wording.percent(trial.trainable_percent),
         Text(shorten(printable(text), MAX_SUMMARY_CHARS, placeholder=" …")),
         style=style,
     )
+
+
+def _seeds_cell(score: Score | None) -> str:
+    """Returns "3 ±0.12", the number of seeds and the standard deviation over them."""
+    if score is None:
+        return wording.MISSING
+    return str(score.num_seeds) if score.seeds_sd is None else f"{score.num_seeds} ±{score.seeds_sd:.2f}"
 
 
 def _title(experiment: Experiment, summary: Summary) -> str:
@@ -103,14 +114,17 @@ def _title(experiment: Experiment, summary: Summary) -> str:
 
 def _caption(experiment: Experiment, summary: Summary) -> str:
     lines = ["* best by validation   = baseline   params: trainable, and in % of the base"]
-    best = summary.best
-    for words, paired in (
-        ("the pretrained base", best.test_to_pretrained if best else None),
-        ("full fine-tuning", best.test_to_full if best else None),
-    ):
-        if paired is not None and summary.split == "test":
-            interval = wording.paired_interval(paired.low, paired.high)
-            lines.append(f"* against {words}: {wording.difference(paired.value)}, 95 % {interval} (paired bootstrap)")
+    if has_seeds(summary):
+        lines.append("seeds: trainings, ± standard deviation over them; spBLEU is their mean, 95 % over both")
+    best, notes = summary.best, dict[str, bool]()
+    for trial in summary.baselines if best is not None and summary.split == "test" else ():
+        words = "the pretrained base" if trial.name == "pretrained" else wording.trial_label(trial)
+        if best is not None and (paired := best.test_to(trial.name)) is not None:
+            lines.append(f"* against {words}: {wording.difference(paired.value)}, {verdicts.short_evidence(paired)}")
+            notes |= {"p: by Holm's rule over members": paired.holm_p is not None}
+            notes |= {"1 seed: other trainings may differ": paired.p is not None and paired.num_seeds < 2}
+    if said := [text for text, is_said in notes.items() if is_said]:
+        lines.append("; ".join(said))
     num_before = len(lines)
     for trial in (*summary.front, *summary.baselines):
         lines += [f"{wording.trial_label(trial)}: {words}" for words in (trial.note or "").split("; ") if CUT in words]

@@ -122,6 +122,14 @@ def interval(score: Score | None) -> str:
     return f"{score.low:.2f}–{score.high:.2f}"
 
 
+def over_seeds(score: Score | None, lead: str = "") -> str:
+    """Returns "3 seeds, sd 0.12" behind a lead of a score that is a mean over several, else ""."""
+    if score is None or score.num_seeds < 2:
+        return ""
+    deviation = "" if score.seeds_sd is None else f", sd {score.seeds_sd:.2f}"
+    return f"{lead}{score.num_seeds} seeds{deviation}"
+
+
 def paired_interval(low: float, high: float) -> str:
     """Returns the interval of a difference, both ends with their signs."""
     return f"{difference(low)} to {difference(high)}"

@@ -85,7 +85,7 @@ class TrialTable:
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.objectives = tuple(objectives)
-        self.constraints = Constraints(tuple(constraints), base_parameters, dict(classes or {}))
+        self.constraints = Constraints(all=tuple(constraints), base_parameters=base_parameters, classes=classes or {})
         self.space_version = space_version
         self.stored = StoredTrials(url, name, self.objectives, CUTS if cuts_of else "")
         """Where the rows lie."""

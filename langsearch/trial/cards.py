@@ -314,7 +314,10 @@ def _span(counts: Sequence[int]) -> str:
 
 
 def _difference(difference: Difference) -> str:
-    return f"{difference.value:+.2f}, 95 % {difference.low:+.2f} to {difference.high:+.2f} (paired bootstrap)"
+    how = "paired bootstrap over sentences, one training of each"
+    if difference.num_seeds > 1:
+        how = f"means over seeds; the interval holds sentences and {difference.num_seeds} seeds"
+    return f"{difference.value:+.2f}, 95 % {difference.low:+.2f} to {difference.high:+.2f} ({how})"
 
 
 def _data_lines(folder: ExperimentFolder, environment: Environment, data: DataSettings) -> Iterator[str]:
