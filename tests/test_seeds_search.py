@@ -92,3 +92,25 @@ def test_a_search_stopped_among_its_seeds_goes_on_with_them_and_tests_all_once(
     assert set(shown) == {"pretrained", "shared_lora", "00000", "00001"}
     score = shown[member].test
     assert score is not None and score.num_seeds == 2
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(600)
+def test_a_further_seed_of_a_cut_s_winner_begins_at_the_same_cut(tmp_path: Path, space_file: Path) -> None:
+    one_shot = "search.one_shot={cuts: 4, winners: 1, sample: 2, min_correlation: -1}"
+    settings = ("search.strategy=one_shot", "search.donors=1", one_shot, "trainer.epochs=2", "baselines=[pretrained]")
+    try:
+        ended, said = _run(space_file, tmp_path, *settings, "evaluation.final.seeds=2", resume=False)
+    finally:
+        ray.shutdown()
+    assert ended.is_complete, said
+    rows = {row.name: row for row in ended.rows}
+    seeds = [row for row in ended.rows if row.kind == "seed"]
+    assert seeds and all(row.state is State.COMPLETE and row.test is not None for row in seeds)
+    folder = ExperimentFolder(tmp_path / "tiny")
+    for row in seeds:
+        original = row.name.removesuffix("-seed-2")
+        task, first = TrialTask.read(folder.trial(row.name)), TrialTask.read(folder.trial(original))
+        assert (task.trainer.start_cut, task.trainer.seed) == (first.trainer.start_cut, first.trainer.seed + 1)
+        assert bool(task.trainer.start_cut) == rows[original].is_from_cut
+        assert ("begins at the same cut" in said) or not task.trainer.start_cut

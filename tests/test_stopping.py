@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +15,9 @@ from langsearch.experiment.folder import ExperimentFolder, read_rows
 from langsearch.experiment.lock import clear_leftovers
 from langsearch.experiment.results_parquet import ResultsFile
 from langsearch.experiment.task import TrialTask
+from langsearch.search.late_nodes import PlacedFifo
 from langsearch.search.searcher import TableSearcher
+from langsearch.search.tuning import _Between
 from langsearch.space.settings import Constraint
 from langsearch.study.results import TrialResult
 from langsearch.study.rows import STOP_REQUESTED, State
@@ -214,3 +217,29 @@ def test_a_scripted_search_ends_with_all_its_trials_though_some_were_stopped(
     ResultsFile(driver.folder, 10**6).write(driver.table)
     rows = {row["name"]: row for row in read_rows(driver.folder.results)}
     assert (rows["00001"]["state"], rows["00001"]["cause"], rows["00001"]["epochs"]) == ("pruned", STOP_REQUESTED, 2)
+
+
+def test_a_trial_that_paused_before_the_driver_saw_the_request_stops_the_run(
+    tmp_path: Path, make_table: "TableMaker", make_task: "TaskMaker"
+) -> None:
+    driver = Driver(tmp_path, make_table(), make_task, num_trials=1, may_come_back=True)
+    config = driver.searcher.suggest("a")
+    assert driver.searcher.suggest("b") is None, "the running trial may come back, so Tune asks again and again"
+    said: list[str] = []
+    search: Any = SimpleNamespace(
+        folder=driver.folder,
+        table=driver.table,
+        display=SimpleNamespace(message=said.append),
+        space=SimpleNamespace(checkpoints=None),
+        address=None,
+        copy=None,
+    )
+    losses: Any = SimpleNamespace(trials={})
+    between = _Between(search, driver.searcher, losses, PlacedFifo())
+    between._written = float("inf")  # nothing but the end of the trial is looked at here
+    driver.searcher.on_trial_complete("a", PAUSE)
+    between.on_trial_complete(1, [], SimpleNamespace(config=config, last_result=PAUSE))
+    assert driver.searcher.stopped_by == "requested"
+    assert driver.searcher.suggest("b") == Searcher.FINISHED
+    assert driver.table.row(config["name"]).state is State.RUNNING, "it goes on with the next run"
+    assert said == [f"{config['name']:<15} stopped behind a checkpoint"]
