@@ -97,8 +97,9 @@ def test_a_search_stopped_among_its_seeds_goes_on_with_them_and_tests_all_once(
 @pytest.mark.integration
 @pytest.mark.timeout(600)
 def test_a_further_seed_of_a_cut_s_winner_begins_at_the_same_cut(tmp_path: Path, space_file: Path) -> None:
-    one_shot = "search.one_shot={cuts: 4, winners: 1, sample: 2, min_correlation: -1}"
-    settings = ("search.strategy=one_shot", "search.donors=1", one_shot, "trainer.epochs=2", "baselines=[pretrained]")
+    one_shot = "search.one_shot={cuts: 6, winners: 2, sample: 3, min_correlation: -1}"
+    both = "search.objectives=[spbleu, trainable_parameters]"
+    settings = ("search.strategy=one_shot", "search.donors=1", one_shot, both, "baselines=[pretrained]")
     try:
         ended, said = _run(space_file, tmp_path, *settings, "evaluation.final.seeds=2", resume=False)
     finally:

@@ -71,6 +71,7 @@ def test_so_many_seeds_are_recommended_as_the_spread_so_far_asks_for() -> None:
     assert "more test sentences" in verdicts.caution(replace(OPEN, sentences_sd=0.2), _score(0.1), _score(0.1))
     assert verdicts.caution(OPEN, _score(0.2), _score(0.2)).startswith("`evaluation.final.seeds: 7`")
     assert verdicts.caution(ONCE, once, once).endswith("`evaluation.final.seeds: 3` tells")
+    assert verdicts.caution(replace(OPEN, num_seeds=1), once, once).startswith("score more test sentences, or train")
     assert verdicts.caution(SURE, _score(0.1), _score(0.1)) == ""
 
 

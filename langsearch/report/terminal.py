@@ -1,5 +1,6 @@
 """The front against the baselines as a table for the terminal; plain lines where the output is no terminal."""
 
+from collections.abc import Iterator
 from textwrap import shorten
 
 from rich import box
@@ -112,19 +113,28 @@ def _title(experiment: Experiment, summary: Summary) -> str:
     return f"{experiment.name}: {wording.metric_label(experiment)} on {size}"
 
 
+def _differences(summary: Summary) -> Iterator[str]:
+    """Yields how the best member compares with each baseline on test, and what that rests on."""
+    if summary.best is None or summary.split != "test":
+        return
+    known = [(trial, paired) for trial in summary.baselines if (paired := summary.best.test_to(trial.name)) is not None]
+    for trial, paired in known:
+        words = "the pretrained base" if trial.name == "pretrained" else wording.trial_label(trial)
+        yield f"* against {words}: {wording.difference(paired.value)}, {verdicts.short_evidence(paired)}"
+    with_p = [paired for _, paired in known if paired.p is not None]
+    notes = {
+        "p: by Holm's rule over members": any(paired.holm_p is not None for paired in with_p),
+        "1 seed: other trainings may differ": not all(map(verdicts.is_over_seeds, with_p)),
+    }
+    if said := [text for text, is_said in notes.items() if is_said]:
+        yield "; ".join(said)
+
+
 def _caption(experiment: Experiment, summary: Summary) -> str:
     lines = ["* best by validation   = baseline   params: trainable, and in % of the base"]
     if has_seeds(summary):
         lines.append("seeds: trainings, ± standard deviation over them; spBLEU is their mean, 95 % over both")
-    best, notes = summary.best, dict[str, bool]()
-    for trial in summary.baselines if best is not None and summary.split == "test" else ():
-        words = "the pretrained base" if trial.name == "pretrained" else wording.trial_label(trial)
-        if best is not None and (paired := best.test_to(trial.name)) is not None:
-            lines.append(f"* against {words}: {wording.difference(paired.value)}, {verdicts.short_evidence(paired)}")
-            notes |= {"p: by Holm's rule over members": paired.holm_p is not None}
-            notes |= {"1 seed: other trainings may differ": paired.p is not None and paired.num_seeds < 2}
-    if said := [text for text, is_said in notes.items() if is_said]:
-        lines.append("; ".join(said))
+    lines += _differences(summary)
     num_before = len(lines)
     for trial in (*summary.front, *summary.baselines):
         lines += [f"{wording.trial_label(trial)}: {words}" for words in (trial.note or "").split("; ") if CUT in words]

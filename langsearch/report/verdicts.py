@@ -92,6 +92,8 @@ def caution(paired: PairedDifference, mine: Score | None, theirs: Score | None) 
     if is_over_seeds(paired) and is_sure(paired):
         return ""
     num = seeds_to_tell(paired, mine, theirs)
+    if not is_over_seeds(paired) and not is_sure(paired):
+        return f"score more test sentences, or train with more seeds: `evaluation.final.seeds: {num or USUAL_SEEDS}`"
     if not is_over_seeds(paired):
         return f"with other seeds it may be another: `evaluation.final.seeds: {num or USUAL_SEEDS}` tells"
     if num is None or num <= paired.num_seeds:
