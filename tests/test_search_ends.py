@@ -203,20 +203,21 @@ FAULTS: dict[str, tuple[Exception, str]] = {
 }
 
 
-@pytest.mark.parametrize("phase", ["_learn_priors", "run_trials", "evaluate_candidates", "test_front"])
+@pytest.mark.parametrize("phase", ["_learn_priors", "run_trials", "evaluate_candidates", "train_seeds", "test_front"])
 @pytest.mark.parametrize(("error", "told"), FAULTS.values(), ids=FAULTS)
 def test_a_fault_in_any_phase_stops_the_run_by_a_sentence(
     phase: str, error: Exception, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise error
 
     seeding = SimpleNamespace(points=())
     monkeypatch.setattr(phases, "_learn_priors", lambda _: seeding)
-    monkeypatch.setattr(phases, "run_trials", lambda *_: Ended(True, "trials", None))
+    monkeypatch.setattr(phases, "run_trials", lambda *_, **__: Ended(True, "trials", None))
+    monkeypatch.setattr(phases, "train_seeds", lambda *_: Ended(True, None, None))
     for name in ("evaluate_candidates", "test_front"):
         monkeypatch.setattr(phases, name, lambda _: True)
-    search: Any = SimpleNamespace(cuts=None)
+    search: Any = SimpleNamespace(cuts=None, space=SimpleNamespace(search=SimpleNamespace(max_hours=None)))
     assert phases.run_phases(search, (), {}) == (Ended(True, "trials", None), True)
     monkeypatch.setattr(phases, phase, fail)
     ended, is_complete = phases.run_phases(search, (), {})
