@@ -63,7 +63,7 @@ def tested_systems(experiment: Experiment) -> tuple[Trial, ...]:
     return tuple(trial for trial in (*summary.baselines, *summary.front) if trial.test is not None)
 
 
-def score_rows(systems: Sequence[Trial]) -> list[tuple[str, ...]]:
+def score_rows(systems: Sequence[Trial]) -> Sequence[tuple[str, ...]]:
     """Returns what each system is, its sizes, and its scores on validation and on test."""
     rows = [("System", "What it is", "stored", "not zero", "validation", "test, 95 %", "seeds, sd")]
     for trial in systems:
@@ -73,7 +73,7 @@ def score_rows(systems: Sequence[Trial]) -> list[tuple[str, ...]]:
     return rows
 
 
-def pair_rows(experiment: Experiment, systems: Sequence[Trial]) -> list[tuple[str, ...]]:
+def pair_rows(experiment: Experiment, systems: Sequence[Trial]) -> Sequence[tuple[str, ...]]:
     """Returns the mean test scores by source and target class, and over all directions."""
     scores = {trial.name: _over_seeds(experiment, trial) for trial in systems}
     pairs = class_pairs(experiment, scores)
@@ -85,7 +85,7 @@ def pair_rows(experiment: Experiment, systems: Sequence[Trial]) -> list[tuple[st
     return rows
 
 
-def difference_rows(systems: Sequence[Trial]) -> list[tuple[str, ...]]:
+def difference_rows(systems: Sequence[Trial]) -> Sequence[tuple[str, ...]]:
     """Returns how each member of the front compares with each baseline."""
     baselines = [trial for trial in systems if trial.kind == "baseline"]
     rows = [("Member", *(f"to {wording.trial_label(trial)}" for trial in baselines))]
@@ -95,7 +95,7 @@ def difference_rows(systems: Sequence[Trial]) -> list[tuple[str, ...]]:
     return rows
 
 
-def parameter_rows(experiment: Experiment, systems: Sequence[Trial]) -> list[tuple[str, ...]]:
+def parameter_rows(experiment: Experiment, systems: Sequence[Trial]) -> Sequence[tuple[str, ...]]:
     """Returns stored and non-zero adapter parameters by class, where a language has its own."""
     base = locate_base(load_space(ExperimentFolder(experiment.folder).space).base_source)
     shape = read_shape(base.folder)
@@ -112,7 +112,7 @@ def parameter_rows(experiment: Experiment, systems: Sequence[Trial]) -> list[tup
     return rows
 
 
-def budget_rows(experiment: Experiment) -> list[tuple[str, ...]]:
+def budget_rows(experiment: Experiment) -> Sequence[tuple[str, ...]]:
     """Returns how many trainings the search had, and each tuned baseline, and their hours."""
     own = [(one.label, str(one.num_trials), f"{one.seconds / 3600:.2f}") for one in budgets(experiment)]
     return [("Trained by", "trainings", "hours"), *own]
