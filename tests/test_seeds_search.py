@@ -109,6 +109,7 @@ def test_a_further_seed_of_a_cut_s_winner_begins_at_the_same_cut(tmp_path: Path,
     seeds = [row for row in ended.rows if row.kind == "seed"]
     assert seeds and all(row.state is State.COMPLETE and row.test is not None for row in seeds)
     folder = ExperimentFolder(tmp_path / "tiny")
+    assert any(rows[row.name.removesuffix("-seed-2")].is_from_cut for row in seeds), "a winner is on the front"
     for row in seeds:
         original = row.name.removesuffix("-seed-2")
         task, first = TrialTask.read(folder.trial(row.name)), TrialTask.read(folder.trial(original))
