@@ -25,9 +25,9 @@ from langsearch.search.planned import planned_tasks
 from langsearch.search.search import Ended
 from langsearch.space.architecture import Architecture
 from langsearch.space.settings import DecodingSettings, TrainerSettings
+from langsearch.study.beside_names import original_of, seed_name, seed_of
 from langsearch.study.results import TestResult
 from langsearch.study.rows import State, TrialRow
-from langsearch.study.seed_names import original_of, seed_name, seed_of
 from langsearch.study.seeds import seed_scores
 from langsearch.study.table import TrialTable
 from langsearch.train.loop import TrainingData, train

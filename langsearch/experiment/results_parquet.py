@@ -9,10 +9,10 @@ import pyarrow as pa
 
 from langsearch.experiment.folder import ExperimentFolder, TrialFolder, write_table
 from langsearch.experiment.task import TrialTask
+from langsearch.study.beside_names import original_of
 from langsearch.study.cut_rows import as_cuts
 from langsearch.study.results import TrialResult, cut_words
 from langsearch.study.rows import TrialRow
-from langsearch.study.seed_names import original_of
 from langsearch.study.seeds import SeedScores, seed_scores
 from langsearch.study.table import TrialTable
 

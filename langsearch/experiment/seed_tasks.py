@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from langsearch.experiment.folder import ExperimentFolder
 from langsearch.experiment.task import TrialTask
-from langsearch.study.seed_names import seed_of
+from langsearch.study.beside_names import seed_of
 
 
 def seed_task(folder: ExperimentFolder, name: str) -> TrialTask:

@@ -13,7 +13,7 @@ from langsearch.experiment.folder import PARTIAL, ExperimentFolder, TrialFolder
 from langsearch.experiment.task import TrialTask, baseline_task
 from langsearch.space.architecture import BaseShape
 from langsearch.space.schema import Space
-from langsearch.study.rows import baseline_of
+from langsearch.study.beside_names import baseline_of
 
 _OF_THE_TRY_ALONE = ("checkpoint", "stop", "proposals.json", f".*{PARTIAL}")
 

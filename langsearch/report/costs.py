@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from langsearch.report import wording
 from langsearch.report.experiment_values import Experiment, Trial
 from langsearch.report.lenient import as_number
-from langsearch.study.rows import baseline_of
+from langsearch.study.beside_names import baseline_of
 
 
 @dataclass(frozen=True, kw_only=True)

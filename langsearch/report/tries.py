@@ -6,7 +6,7 @@ from langsearch.report import wording
 from langsearch.report.costs import budgets
 from langsearch.report.experiment_values import Experiment, Score, Trial
 from langsearch.report.lenient import as_integer, as_number
-from langsearch.study.rows import TRY, baseline_of
+from langsearch.study.beside_names import TRY, baseline_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ from langsearch.evaluate.seed_statistics import holm
 from langsearch.evaluate.spbleu import Difference, Resamples, SpBleu
 from langsearch.experiment.environment import Environment
 from langsearch.experiment.folder import ExperimentFolder, TrialFolder, read_rows
+from langsearch.study.beside_names import original_of
 from langsearch.study.rows import TrialRow
-from langsearch.study.seed_names import original_of
 from langsearch.study.seeds import is_trained
 from langsearch.study.table import TrialTable
 

@@ -10,8 +10,8 @@ from langsearch.experiment.task import TrialTask, baseline_task, searched_task
 from langsearch.experiment.try_tasks import try_task, tuned_names
 from langsearch.space.architecture import BaseShape
 from langsearch.space.schema import Space
-from langsearch.study.rows import TrialRow, baseline_of
-from langsearch.study.seed_names import original_of
+from langsearch.study.beside_names import baseline_of, original_of
+from langsearch.study.rows import TrialRow
 from langsearch.study.table import TrialTable
 
 

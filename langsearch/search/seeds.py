@@ -8,8 +8,8 @@ from langsearch.search.cut_scoring import write_cuts
 from langsearch.search.search import Ended, Search
 from langsearch.search.tuning import run_trials
 from langsearch.space.schema import Space
+from langsearch.study.beside_names import original_of
 from langsearch.study.rows import State, TrialRow
-from langsearch.study.seed_names import original_of
 from langsearch.study.seeds import complete_seeds, further_seeds, missing_seeds
 from langsearch.study.table import TrialTable
 

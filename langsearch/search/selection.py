@@ -11,9 +11,9 @@ from langsearch.search.compared import compare_tested
 from langsearch.search.ray_tasks import as_they_end
 from langsearch.search.search import Search
 from langsearch.search.tasks import evaluate_on_worker
+from langsearch.study.beside_names import original_of
 from langsearch.study.results import FinalResult, TestResult, beam_words, final_part
 from langsearch.study.rows import PRETRAINED
-from langsearch.study.seed_names import original_of
 from langsearch.study.table import TrialTable
 from langsearch.trial.scores import FinalSplit
 

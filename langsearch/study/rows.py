@@ -11,8 +11,8 @@ from optuna.distributions import BaseDistribution, check_distribution_compatibil
 from optuna.trial import FrozenTrial, TrialState
 
 from langsearch.evaluate.spbleu import Difference
+from langsearch.study.beside_names import TRY, seed_of
 from langsearch.study.results import FinalResult, TestResult, TrialResult
-from langsearch.study.seed_names import seed_of
 
 RESULT, CAUSE, FINGERPRINT, NAME = "result", "cause", "fingerprint", "name"
 SAME_AS, RETRY_OF, SPACE_VERSION, RUNG = "same_as", "retry_of", "space_version", "rung/"
@@ -35,9 +35,6 @@ TEST, FINAL, DIFFERENCES = "test", "full", "differences"
 
 DONOR = "donor-"
 """Begins the names of wide trainings that others are cut out of; they lie with the baselines. A number follows."""
-
-TRY = "-try-"
-"""Between a tuned baseline's name and the number of one of its tries, which lie with the baselines too."""
 
 PRETRAINED = "pretrained"
 """The baseline that constraints on losses are measured against."""
@@ -152,11 +149,6 @@ class TrialRow:
     def counts(self) -> bool:
         """Whether it is one of the trials that a search was asked for: neither shared, nor rejected, nor retried."""
         return self.kind == "searched" and self.same_as is None and self.retried_as is None and not self.is_rejected
-
-
-def baseline_of(name: str) -> str:
-    """Returns the baseline that a try, by its name, is one of."""
-    return name.partition(TRY)[0]
 
 
 def kind_beside(name: str) -> str:

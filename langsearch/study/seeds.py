@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from langsearch.evaluate.seed_statistics import interval, seed_variance, t_quantile
+from langsearch.study.beside_names import original_of, seed_name
 from langsearch.study.results import TestResult
 from langsearch.study.rows import State, TrialRow
-from langsearch.study.seed_names import original_of, seed_name
 
 
 def is_trained(row: TrialRow) -> bool:

@@ -9,8 +9,9 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState
 
 from langsearch.space.dimensions import num_points
+from langsearch.study.beside_names import TRY, baseline_of
 from langsearch.study.mirror import History, Mirror, contains
-from langsearch.study.rows import TRY, State, TrialRow, baseline_of
+from langsearch.study.rows import State, TrialRow
 from langsearch.study.samplers import grid_values, mixed_seed
 
 _STATES = {

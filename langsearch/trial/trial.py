@@ -21,8 +21,8 @@ from langsearch.model.base import Base
 from langsearch.model.device import Resident, allow_tf32
 from langsearch.space.architecture import Architecture
 from langsearch.space.settings import DecodingSettings
+from langsearch.study.beside_names import original_of
 from langsearch.study.results import TrialResult
-from langsearch.study.seed_names import original_of
 from langsearch.train.back_translation import ToTranslate
 from langsearch.train.checkpoint import Checkpoint, read_checkpoint, read_newest_checkpoint, write_checkpoint
 from langsearch.train.loop import Progress, TrainingData, train

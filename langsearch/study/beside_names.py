@@ -1,6 +1,12 @@
-"""The names of further trainings with other seeds: "00012-seed-2", "shared_lora-seed-3"."""
+"""The names of what lies with the baselines: tries of tuned ones, further trainings with other seeds.
+
+"shared_lora-try-2"; "00012-seed-2", "shared_lora-seed-3". What shows experiments reads names without a study.
+"""
 
 import re
+
+TRY = "-try-"
+"""Between a tuned baseline's name and the number of one of its tries."""
 
 _NAME = re.compile(r"(.+)-seed-([0-9]+)")
 
@@ -20,3 +26,8 @@ def original_of(name: str) -> str:
     """Returns the name of the trial or baseline that a training is one of: its own, unless it is a further one."""
     found = seed_of(name)
     return name if found is None else found[0]
+
+
+def baseline_of(name: str) -> str:
+    """Returns the baseline that a try, by its name, is one of."""
+    return name.partition(TRY)[0]
