@@ -8,80 +8,22 @@ import torch
 from torch import Tensor
 
 from langsearch.adapters.cuts import CutMethod, Donor, Factors, fill
-from langsearch.adapters.learners import AdaptedModel, adapt
+from langsearch.adapters.learners import AdaptedModel
 from langsearch.adapters.lora import LanguageLoRA
-from langsearch.adapters.nested import NestedLoRA, NestedLoRALinear, nested_model
+from langsearch.adapters.nested import nested_model
 from langsearch.adapters.routing import Routing
 from langsearch.evaluate import cuts as cuts_module
 from langsearch.evaluate.cuts import KnownRows, evaluate_cuts
 from langsearch.evaluate.decoding import DecodingRow, decode_rows
-from langsearch.evaluate.evaluation import Evaluation, EvaluationSet, evaluate, evaluation_set
+from langsearch.evaluate.evaluation import evaluate
 from langsearch.evaluate.spbleu import SpBleu
 from langsearch.experiment.environment import Environment
 from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture, Scaling, Site, SiteAdapters
-from langsearch.space.nesting import Nesting
-from langsearch.space.settings import DecodingSettings
+from langsearch.space.nesting import Drawn, Nesting
+from tests.cut_cases import LANGUAGES, SETTINGS, SIDES, WIDE, alone, architecture, data_of, donor_of, randomise
 
 pytest_plugins = ["search_fixtures"]
-
-LANGUAGES = ("en", "fr", "sw")
-SIDES = {
-    Site("encoder", 0, "q_proj"): "src",
-    Site("encoder", 0, "v_proj"): "src",
-    Site("encoder", 2, "fc1"): "tgt",
-    Site("decoder", 0, "cross_k_proj"): "tgt",
-    Site("decoder", 2, "fc2"): "tgt",
-}
-WIDE = {"en": 4, "fr": 4, "sw": 6}
-SETTINGS = DecodingSettings(sentences=4, max_length_factor=1.0, rows_per_batch=9)
-
-
-def architecture(
-    ranks: dict[str, int], sites: Sequence[Site] = tuple(SIDES), scaling: Scaling = "none", shared: bool = False
-) -> Architecture:
-    return Architecture(
-        slots=tuple((language, "fr+sw" if shared and language != "en" else language) for language in LANGUAGES),
-        adapters=tuple(SiteAdapters(site, SIDES[site], tuple(ranks.items())) for site in sites),  # type: ignore[arg-type]
-        scaling=scaling,
-        alpha=4.0,
-    )
-
-
-def donor_of(base: Base, wide: Architecture, seed: int = 0) -> Donor:
-    adapters = LanguageLoRA(base, wide, LANGUAGES)
-    randomise(adapters, seed)
-    return Donor(adapters)
-
-
-def randomise(adapters: LanguageLoRA, seed: int = 0) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    for layer in adapters.layers.values():
-        for slot in layer.slots:
-            for matrix in layer.pair(slot):
-                matrix.copy_(torch.randn(matrix.shape, generator=generator) * 0.3)
-
-
-def data_of(environment: Environment, base: Base) -> EvaluationSet:
-    return evaluation_set(
-        environment.validation,
-        environment.directions,
-        SETTINGS,
-        environment.classes,
-        base.vocabulary(LANGUAGES),
-        environment.train,
-    )
-
-
-def alone(
-    base: Base, donor: Donor, cut: Architecture, environment: Environment, method: CutMethod = "columns"
-) -> Evaluation:
-    learner = adapt(base, cut, LANGUAGES)
-    fill(learner.lora, donor, donor.slots_of(cut), method)
-    try:
-        return evaluate(learner, data_of(environment, base), SETTINGS, base.tokenizer, SpBleu(environment.tokenizer))
-    finally:
-        learner.remove()
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -128,7 +70,7 @@ def test_a_cut_at_the_donors_own_architecture_says_what_the_donor_says(base: Bas
     for site in SIDES:
         assert all(
             torch.equal(cut, own)
-            for cut, own in zip(donor.pair(site, "fr", 4), donor.adapters.layers[site].pair("fr"), strict=True)
+            for cut, own in zip(donor.pair(site, "fr", 4), donor.pieces.pairs["own", site].pair("fr"), strict=True)
         )
 
 
@@ -209,10 +151,9 @@ NESTING = Nesting(
 @pytest.mark.parametrize("num_rows", [3, 300], ids=["rows with copies", "rows sorted"])
 def test_an_update_of_a_nested_training_is_that_of_the_narrower_pairs(base: Base, num_rows: int) -> None:
     wide = architecture(WIDE, [Site("decoder", 2, "fc2")])
-    nested = NestedLoRA(base, wide, LANGUAGES, nesting=Nesting(ranks=(("en", (2,)), ("fr", (0,)), ("sw", (5,)))))
+    nested = LanguageLoRA(base, wide, LANGUAGES)
     randomise(nested)
     (layer,) = nested.layers.values()
-    assert isinstance(layer, NestedLoRALinear)
     narrow = LanguageLoRA(base, architecture({"en": 2, "sw": 5}, [Site("decoder", 2, "fc2")]), LANGUAGES)
     fill(narrow, Donor(nested), {"en": "en", "sw": "sw"}, "columns")
     (narrow_layer,) = narrow.layers.values()
@@ -227,7 +168,7 @@ def test_an_update_of_a_nested_training_is_that_of_the_narrower_pairs(base: Base
         assert inputs.grad is not None
         return y.detach(), inputs.grad
 
-    nested.before_update(0.25)
+    nested.use(Drawn({"en": 2, "fr": 0, "sw": 5}, frozenset()))
     found, wanted = run(nested.routing, layer), run(narrow.routing, narrow_layer)
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other)
@@ -247,7 +188,7 @@ def test_between_updates_a_nested_model_is_whole_and_a_resumed_run_draws_the_sam
     model = nested_model(base, wide, LANGUAGES, 3, NESTING)
     try:
         adapters = model.adapters
-        assert isinstance(adapters, NestedLoRA)
+        assert isinstance(adapters, LanguageLoRA)
 
         def drawn(progress: float) -> list[list[int]]:
             model.before_update(progress)
@@ -255,7 +196,7 @@ def test_between_updates_a_nested_model_is_whole_and_a_resumed_run_draws_the_sam
 
         found = [drawn(update / 40) for update in range(40)]
         model.after_update()
-        assert all(layer.used_ranks == layer.ranks for layer in adapters.layers.values())
+        assert all(layer.used_ranks == layer.ranks and layer.is_used is None for layer in adapters.layers.values())
         assert found[7] == drawn(7 / 40), "by the update alone"
         by_site = dict(zip(adapters.layers, zip(*found, strict=True), strict=True))
         kept = {tuple(ranks) for ranks in by_site[Site("encoder", 0, "q_proj")]}

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from langsearch.adapters.lora import LanguageLoRA
 from langsearch.adapters.lora_linear import LanguageLoRALinear, lora_linear
 from langsearch.adapters.mounting import module_path
-from langsearch.adapters.protocol import Unscheduled
+from langsearch.adapters.protocol import Pieces, Unscheduled
 from langsearch.adapters.routing import Routing
 from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture, Side, Site
+from langsearch.space.nesting import Drawn
 
 
 class BothSidesLinear(nn.Module):
@@ -64,7 +65,7 @@ class BothSidesLinear(nn.Module):
         slots = [layer.row_slots(num_rows) for layer in layers]
         a_rows, b_rows = [], []
         for layer, of, count in zip(layers, slots, self._counts(slots), strict=True):
-            a = layer.A if layer.scale is None else layer.A * layer.scale
+            a = layer.used_a if layer.scale is None else layer.used_a * layer.scale
             a_rows.append(count * a[of])
             b_rows.append(layer.B[of])
         return torch.cat(a_rows, dim=1), torch.cat(b_rows, dim=2)
@@ -118,6 +119,17 @@ class BothSides(Unscheduled):
             for slot, views in adapters.owned(side).items():
                 found.setdefault(slot, []).extend(views)
         return found
+
+    def use(self, drawn: Drawn | None) -> None:
+        """Has an update compute with the first columns of a language's pairs of both sides alone; None: with all."""
+        for adapters in self._sides.values():
+            adapters.use(drawn)
+
+    def pieces(self) -> Pieces:
+        """Returns the pairs of both sides."""
+        return Pieces(
+            pairs={(side, site): layer for side, own in self._sides.items() for site, layer in own.layers.items()}
+        )
 
     def num_parameters(self) -> int:
         """Returns the parameters of both sides."""

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from langsearch.adapters.layer_norm import plain_norm
 from langsearch.adapters.mounting import ENCODER_NORM
-from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter, Unscheduled, zero_pair
+from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter, Pieces, Unscheduled, zero_pair
 from langsearch.adapters.routing import Routing
 from langsearch.data.directions import Direction
 from langsearch.model.base import Base
@@ -116,6 +116,12 @@ class EncoderZNorm(Unscheduled):
         """Returns 0: moments are counted, not trained."""
         return 0
 
+    def pieces(self) -> Pieces:
+        """Returns each language's scale and offset."""
+        return Pieces(
+            of_languages={name: dict(zip(self.languages, value, strict=True)) for name, value in self.state().items()}
+        )
+
     @torch.no_grad()
     def merged(self, direction: Direction, below: Below = NOTHING_BELOW) -> dict[str, nn.Module]:
         """Returns the encoder's last norm with the source's scale and offset in its own."""
@@ -147,7 +153,7 @@ def coloured(
         means: (languages, d).
         variances: (languages, d).
         is_known: (languages,) bool; scale 1 and offset 0 for the others.
-        znorm: Parts, strength and pivot. Without a pivot it is the mean over the known languages.
+        znorm: Pieces, strength and pivot. Without a pivot it is the mean over the known languages.
         languages: Their codes.
     """
     means, deviations = means.double(), (variances.double() + _EPS).sqrt()

@@ -23,12 +23,13 @@ from langsearch.adapters.lora import lora_layer, merged_linear, slot_generator
 from langsearch.adapters.lora_linear import LanguageLoRALinear
 from langsearch.adapters.mounting import linear_at, module_path
 from langsearch.adapters.peft_limits import why_no_peft
-from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter
+from langsearch.adapters.protocol import NOTHING_BELOW, Below, PairKey, PeftAdapter, Pieces
 from langsearch.adapters.pruning import PrunedPairs, PruningMasks
 from langsearch.adapters.routing import Routing, SlotTable
 from langsearch.data.directions import Direction
 from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture, Side, Site
+from langsearch.space.nesting import Drawn
 from langsearch.space.problems import InputError
 
 
@@ -66,6 +67,19 @@ class FactorizedLinear(nn.Module):
         self.in_scale = nn.Parameter(torch.zeros(len(slots), in_features, device=device))
         self.out_scale = nn.Parameter(torch.zeros(len(slots), out_features, device=device))
         self.pair = pair
+        self._is_used: Tensor | None = None
+
+    def use(self, ranks: Sequence[int] | None) -> None:
+        """Has the layer compute with what each slot's adapter is at these ranks, 0 for none; None: with all.
+
+        Args:
+            ranks: In the order of the slots; the scales count as one.
+        """
+        used = None if ranks is None else torch.tensor([[float(rank > 0)] for rank in ranks])
+        self._is_used = None if used is None else used.to(self.in_scale.device)
+        if self.pair is not None:
+            of_slots = dict(zip(self.table.slots, ranks, strict=True)) if ranks is not None else {}
+            self.pair.use(None if ranks is None else [max(of_slots[slot] - 1, 0) for slot in self.pair.slots])
 
     @property
     def sides(self) -> frozenset[Side]:
@@ -84,7 +98,8 @@ class FactorizedLinear(nn.Module):
             like: Says the type that products are made in. None: the frozen weight does.
         """
         dtype = type_of_products(self.base.weight if like is None else like)
-        gains_in, gains_out = (1 + self.table.take(scale, num_rows) for scale in (self.in_scale, self.out_scale))
+        used = [scale if self._is_used is None else scale * self._is_used for scale in (self.in_scale, self.out_scale)]
+        gains_in, gains_out = (1 + self.table.take(scale, num_rows) for scale in used)
         gains = gains_in[:, None].to(dtype), gains_out[:, None].to(dtype)
         pairs = None if self.pair is None else self.pair.row_pairs(num_rows)
         a, b = (None, None) if pairs is None else (pairs[0].to(dtype).transpose(1, 2), pairs[1].to(dtype))
@@ -188,6 +203,24 @@ class Factorized(PrunedPairs):
     def num_parameters(self) -> int:
         """Returns the sum of rank * (in + out) over sites and slots."""
         return self.architecture.num_site_parameters(self._shape)
+
+    def use(self, drawn: Drawn | None) -> None:
+        """Has an update compute with adapters of smaller ranks alone, of which the scales count as one; None: all."""
+        ranks = {entry.site: dict(entry.ranks) for entry in self.architecture.adapters}
+        for site, layer in self.layers.items():
+            of = ranks[site]
+            layer.use(None if drawn is None else [drawn.rank(site, slot, of[slot]) for slot in layer.table.slots])
+
+    def pieces(self) -> Pieces:
+        """Returns the pairs, and the scales, which an adapter of any rank has."""
+        pairs: dict[PairKey, LanguageLoRALinear] = {
+            ("own", site): layer.pair for site, layer in self.layers.items() if layer.pair is not None
+        }
+        scales = {}
+        for site, layer in self.layers.items():
+            for name, scale in (("in_scale", layer.in_scale), ("out_scale", layer.out_scale)):
+                scales[f"{site}.{name}"] = dict(zip(layer.table.slots, scale.data, strict=True))
+        return Pieces(pairs=pairs, of_slots=scales)
 
     @torch.no_grad()
     def merged(self, direction: Direction, below: Below = NOTHING_BELOW) -> dict[str, nn.Module]:

@@ -28,11 +28,12 @@ from langsearch.adapters.joint import type_of_products
 from langsearch.adapters.lora import AroundLoRA, slot_generator
 from langsearch.adapters.lora_linear import LanguageLoRALinear
 from langsearch.adapters.peft_limits import why_no_peft
-from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter
+from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter, Pieces
 from langsearch.adapters.routing import Reads, Routing, SlotTable
 from langsearch.data.directions import Direction
 from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture, Gate, Side, Site
+from langsearch.space.kinds import NOT_CUT
 from langsearch.space.problems import InputError
 
 _HIDDEN_START = 0.01
@@ -229,6 +230,14 @@ class GatedLoRA(AroundLoRA):
     def penalty(self) -> Tensor | None:
         """Returns how far the gates of the last forward pass were open beyond the budget."""
         return self.log.over_budget()
+
+    def pieces(self) -> Pieces:
+        """Refuses: a gate is open where the whole pair is worth it.
+
+        Raises:
+            InputError: Always.
+        """
+        raise InputError(f"Gated adapters cannot be cut: {NOT_CUT['gated']}.")
 
     def merged(self, direction: Direction, below: Below = NOTHING_BELOW) -> dict[str, nn.Module]:
         """Refuses: what a gate adds depends on the token.

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter, Unscheduled, zero_pair
+from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter, Pieces, Unscheduled, zero_pair
 from langsearch.adapters.routing import Routing, SlotTable
 from langsearch.data.directions import Direction
 from langsearch.model.base import Base
@@ -119,6 +119,11 @@ class LanguageLayerNorms(Unscheduled):
     def num_parameters(self) -> int:
         """Returns twice d for every norm and slot."""
         return len(self._own.slots) * self._count
+
+    def pieces(self) -> Pieces:
+        """Returns each slot's part of every norm."""
+        values = {name: value.data for name, value in self.parameters().items()}
+        return Pieces(of_slots={name: dict(zip(self._own.slots, value, strict=True)) for name, value in values.items()})
 
     @torch.no_grad()
     def merged(self, direction: Direction, below: Below = NOTHING_BELOW) -> dict[str, nn.Module]:

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from langsearch.adapters.lora_linear import JointInput, LanguageLoRALinear
 from langsearch.adapters.mounting import linear_at, module_path
-from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter, Unscheduled
+from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter, Pieces, Unscheduled
 from langsearch.adapters.pruning import PrunedPairs, PruningMasks
 from langsearch.adapters.routing import Routing
 from langsearch.data.directions import Direction
 from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture, Side, Site, Stack
+from langsearch.space.nesting import Drawn
 
 _SAME_INPUT: tuple[tuple[Stack, tuple[str, ...]], ...] = (
     ("encoder", ("q_proj", "k_proj", "v_proj")),
@@ -38,8 +39,6 @@ class LanguageLoRA(PrunedPairs):
         routing: To share the rows' languages with other adapters. None: their own.
     """
 
-    layer_class: type[LanguageLoRALinear] = LanguageLoRALinear
-
     def __init__(
         self,
         base: Base,
@@ -58,9 +57,7 @@ class LanguageLoRA(PrunedPairs):
         self.layers: dict[Site, LanguageLoRALinear] = {}
         for entry in architecture.adapters:
             ranks = dict(entry.ranks)
-            layer = lora_layer(
-                base, architecture, entry.site, entry.side, ranks, slot_of_language, self.routing, self.layer_class
-            )
+            layer = lora_layer(base, architecture, entry.site, entry.side, ranks, slot_of_language, self.routing)
             layer.reset(architecture.init, {slot: slot_generator(seed, entry.site, slot) for slot in ranks})
             self.layers[entry.site] = layer
         for stack, modules in _SAME_INPUT:
@@ -93,6 +90,15 @@ class LanguageLoRA(PrunedPairs):
     def num_parameters(self) -> int:
         """Returns the sum of rank * (in + out) over sites and slots."""
         return self.architecture.num_site_parameters(self._shape)
+
+    def use(self, drawn: Drawn | None) -> None:
+        """Has an update compute with the first columns of pairs alone, at some sites with none; None: with all."""
+        for site, layer in self.layers.items():
+            use_drawn(layer, site, drawn)
+
+    def pieces(self) -> Pieces:
+        """Returns the pairs of all sites."""
+        return Pieces(pairs={("own", site): layer for site, layer in self.layers.items()})
 
     @torch.no_grad()
     def merged(self, direction: Direction, below: Below = NOTHING_BELOW) -> dict[str, nn.Module]:
@@ -174,6 +180,12 @@ class AroundLoRA(Unscheduled):
         self.own.after_update()
 
 
+def use_drawn(layer: LanguageLoRALinear, site: Site, drawn: Drawn | None) -> None:
+    """Has the pairs of a site compute with what was drawn for an update; None: with all."""
+    pairs = zip(layer.slots, layer.ranks, strict=True)
+    layer.use(None if drawn is None else [drawn.rank(site, slot, rank) for slot, rank in pairs])
+
+
 def full_pair(linear: nn.Linear, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Returns a pair of all features of a layer as PEFT has it, zero where nothing is adapted, fp32 on the CPU.
 
@@ -222,7 +234,6 @@ def lora_layer(
     ranks: Mapping[str, int],
     slot_of_language: Sequence[str],
     routing: Routing,
-    layer_class: type[LanguageLoRALinear] = LanguageLoRALinear,
 ) -> LanguageLoRALinear:
     """Returns the pairs of one site, all of them zero, around the base's own layer.
 
@@ -234,10 +245,9 @@ def lora_layer(
         ranks: The rank of each slot that has a pair there.
         slot_of_language: For each language its slot's name.
         routing: Where the rows' languages stand.
-        layer_class: What computes them.
     """
     in_features, out_features = base.shape.features(site.stack, site.module, architecture.ffn_slice)
-    return layer_class(
+    return LanguageLoRALinear(
         linear_at(base.model, site),
         routing,
         side,

@@ -40,6 +40,7 @@ class LanguageLoRALinear(nn.Module):
 
     slot_index: Tensor
     scale: Tensor | None
+    is_used: Tensor | None
 
     def __init__(
         self,
@@ -60,7 +61,8 @@ class LanguageLoRALinear(nn.Module):
         self.slots = list(ranks)
         self.ranks = list(ranks.values())
         self.used_ranks = self.ranks
-        """How much of each pair is computed with: all of it, unless a kind says otherwise for an update."""
+        """How much of each pair is computed with; `use` says otherwise for an update."""
+        self.register_buffer("is_used", None, persistent=False)
         self.in_features, self.out_features = in_features, out_features
         # Rows whose language has no adapter here pick a last slot of zeros.
         num_slots = len(ranks) + (not set(slot_of_language) <= set(ranks))
@@ -93,6 +95,27 @@ class LanguageLoRALinear(nn.Module):
             values = torch.rand(rank, self.in_features, generator=generators[slot])
             self.A[index, :rank] = values.mul_(2 * bound).sub_(bound).to(self.A.device)
 
+    def use(self, ranks: Sequence[int] | None) -> None:
+        """Has the layer compute with the first so many columns of each slot's pair alone; None: with all.
+
+        Args:
+            ranks: In the order of the slots.
+        """
+        self.used_ranks, self.is_used = self.ranks, None
+        if ranks is not None and list(ranks) != self.ranks:
+            self.used_ranks = list(ranks)
+            limits = torch.tensor([*ranks, *[0] * (self.A.shape[0] - len(ranks))])
+            used = torch.arange(self.A.shape[1]) < limits[:, None]
+            self.is_used = used[..., None].to(self.A.device, self.A.dtype)
+
+    @property
+    def used_a(self) -> Tensor:
+        """What of A is computed with, (slots, rank, in).
+
+        Where A is zero, so is what B's columns would be multiplied with, and their gradient.
+        """
+        return self.A if self.is_used is None else self.A * self.is_used
+
     def pair(self, slot: str) -> tuple[Tensor, Tensor]:
         """Returns views (A, B) of one slot without its padding: (rank, in) and (out, rank)."""
         index = self.slots.index(slot)
@@ -103,7 +126,7 @@ class LanguageLoRALinear(nn.Module):
         """Returns (A, scaled B) of one slot without its padding, with gradients: (rank, in) and (out, rank)."""
         index = self.slots.index(slot)
         rank = self.ranks[index]
-        return self.A[index, :rank], self.B[index, :, :rank] * self.scales[index]
+        return self.used_a[index, :rank], self.B[index, :, :rank] * self.scales[index]
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns W x + b + s B A x, with each row's own A and B.
@@ -115,7 +138,7 @@ class LanguageLoRALinear(nn.Module):
         if runs is not None and self.joint.suits(x, runs):
             return self.joint.output(self, x, runs)
         slots = self.row_slots(x.shape[0])
-        return lora_linear(x, self.base.weight, self.base.bias, self.A, self.B, slots, self.scale)
+        return lora_linear(x, self.base.weight, self.base.bias, self.used_a, self.B, slots, self.scale)
 
     @property
     def sides(self) -> frozenset[Side]:
@@ -129,7 +152,7 @@ class LanguageLoRALinear(nn.Module):
     def row_pairs(self, num_rows: int) -> tuple[Tensor, Tensor]:
         """Returns each row's scaled A and its B transposed, (rows, rank, adapted in) and (rows, rank, adapted out)."""
         slots = self.row_slots(num_rows)
-        return _rows_of_a(self.A, self.scale, slots, self.A.dtype), _rows_of_b(self.B, slots, self.B.dtype)
+        return _rows_of_a(self.used_a, self.scale, slots, self.A.dtype), _rows_of_b(self.B, slots, self.B.dtype)
 
 
 class JointInput:

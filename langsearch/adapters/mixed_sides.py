@@ -23,7 +23,7 @@ from langsearch.adapters.both_sides import BothSides, BothSidesLinear
 from langsearch.adapters.lora import merged_linear
 from langsearch.adapters.lora_linear import LanguageLoRALinear
 from langsearch.adapters.mounting import module_path
-from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter
+from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter, Pieces
 from langsearch.data.directions import Direction
 from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture, Side, Site
@@ -128,6 +128,10 @@ class MixedSides(BothSides):
     def num_parameters(self) -> int:
         """Returns the parameters of both sides and two scalars a group."""
         return super().num_parameters() + 2 * len(self._scalars)
+
+    def pieces(self) -> Pieces:
+        """Returns the pairs of both sides, and the scalars, each of which all sites of a group have."""
+        return replace(super().pieces(), common={name: value.data for name, value in self._scalars.items()})
 
     @torch.no_grad()
     def merged(self, direction: Direction, below: Below = NOTHING_BELOW) -> dict[str, nn.Module]:

@@ -24,11 +24,13 @@ from langsearch.adapters.joint import type_of_products
 from langsearch.adapters.lora import full_pair, lora_layer, merged_linear, slot_generator
 from langsearch.adapters.lora_linear import LanguageLoRALinear, lora_linear
 from langsearch.adapters.mounting import module_path
-from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter, Unscheduled
+from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter, Pieces, Unscheduled
 from langsearch.adapters.routing import Routing
 from langsearch.data.directions import Direction
 from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture, Side, Site
+from langsearch.space.kinds import NOT_CUT
+from langsearch.space.problems import InputError
 
 _HARD_SHARE = 0.5
 """Of the updates of the soft part (HLT-MT's `--hard-adapter`)."""
@@ -213,6 +215,14 @@ class PooledLoRA(Unscheduled):
             return None
         found = [one.shares().sum(dim=0).square().sum() / len(self.languages) for one in self.maps.values()]
         return self._own.disparity * sum(found[1:], found[0])
+
+    def pieces(self) -> Pieces:
+        """Refuses: languages find their member while all members have all of their columns.
+
+        Raises:
+            InputError: Always.
+        """
+        raise InputError(f"A pool cannot be cut: {NOT_CUT['pool']}.")
 
     @torch.no_grad()
     def merged(self, direction: Direction, below: Below = NOTHING_BELOW) -> dict[str, nn.Module]:

@@ -7,14 +7,16 @@ promises below.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from langsearch.adapters.lora_linear import LanguageLoRALinear
 from langsearch.adapters.routing import Routing
 from langsearch.data.directions import Direction
-from langsearch.space.architecture import Architecture, Side
+from langsearch.space.architecture import Architecture, Side, Site
+from langsearch.space.nesting import Drawn
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,30 @@ Below = Mapping[str, nn.Module]
 """What other kinds of adapters of the same model have merged already, by path."""
 
 NOTHING_BELOW: Below = MappingProxyType({})
+
+
+Role = Literal["own", "shared", "src", "tgt"]
+"""What a pair is at its site: a language's, that of all, or a language's by one of both sides."""
+
+
+PairKey = tuple[Role, Site]
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What adapters consist of, as a cut takes them: nothing of their state is in none of these."""
+
+    pairs: Mapping[PairKey, LanguageLoRALinear] = field(default_factory=dict)
+    """Pairs, of which a cut has fewer columns."""
+
+    of_slots: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    """What a slot has beside its pairs, by a name and the slot: whole in every cut."""
+
+    of_languages: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    """What is a language's, whoever shares its slot."""
+
+    common: Mapping[str, Tensor] = field(default_factory=dict)
+    """What is nobody's."""
 
 
 class Adapters(Protocol):
@@ -96,6 +122,16 @@ class Adapters(Protocol):
     def after_update(self) -> None:
         """Called after every update of the optimizer."""
 
+    def use(self, drawn: Drawn | None) -> None:
+        """Has an update of a nested training compute with what was drawn for it alone; None: with all again."""
+
+    def pieces(self) -> Pieces:
+        """Returns what they consist of, as views.
+
+        Raises:
+            InputError: If what is cut out of them would be another model.
+        """
+
     def merged(self, direction: Direction, below: Below = NOTHING_BELOW) -> Mapping[str, nn.Module]:
         """Returns plain modules that compute the same for one direction, by path; exact but for rounding.
 
@@ -141,6 +177,9 @@ class Unscheduled(Adapters):
 
     def after_update(self) -> None:
         """Does nothing."""
+
+    def use(self, drawn: Drawn | None) -> None:
+        """Does nothing: all of it is in every cut."""
 
 
 def zero_pair(d_model: int) -> dict[str, tuple[Tensor, Tensor]]:

@@ -13,16 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from langsearch.adapters.joint import type_of_products
-from langsearch.adapters.lora import AroundLoRA, full_pair, lora_layer, merged_linear, slot_generator
+from langsearch.adapters.lora import AroundLoRA, full_pair, lora_layer, merged_linear, slot_generator, use_drawn
 from langsearch.adapters.lora_linear import LanguageLoRALinear
 from langsearch.adapters.mounting import module_path
-from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter
+from langsearch.adapters.protocol import NOTHING_BELOW, Below, PairKey, PeftAdapter, Pieces
 from langsearch.adapters.routing import Routing
 from langsearch.data.directions import Direction
 from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture, Side, Site
-
-_ALL = "all"
+from langsearch.space.nesting import SHARED, Drawn
 
 
 class SharedLoRALinear(nn.Module):
@@ -51,7 +50,7 @@ class SharedLoRALinear(nn.Module):
         """Returns W x + b and what both pairs add, (rows, len, all in) -> (rows, len, all out)."""
         y: Tensor = self.own(x)
         dtype = type_of_products(x)
-        a, b = self.shared.pair_of(_ALL)
+        a, b = self.shared.pair_of(SHARED)
         with torch.autocast(x.device.type, enabled=False):
             hidden = F.linear(x[..., : a.shape[1]].to(dtype), a.to(dtype))
             added = F.linear(hidden, b.to(dtype))
@@ -87,11 +86,11 @@ class SharedLoRA(AroundLoRA):
         assert architecture.shared_rank, "the architecture must have a shared rank"
         super().__init__(base, architecture, languages, seed, routing, architecture.num_shared_parameters(base.shape))
         self.layers: dict[Site, SharedLoRALinear] = {}
-        ranks = {_ALL: architecture.shared_rank}
+        ranks = {SHARED: architecture.shared_rank}
         for entry in architecture.adapters:
-            everybody = [_ALL] * len(languages)
+            everybody = [SHARED] * len(languages)
             shared = lora_layer(base, architecture, entry.site, entry.side, ranks, everybody, self.routing)
-            shared.reset(architecture.init, {_ALL: slot_generator(seed, f"{entry.site}/shared", _ALL)})
+            shared.reset(architecture.init, {SHARED: slot_generator(seed, f"{entry.site}/shared", SHARED)})
             self.layers[entry.site] = SharedLoRALinear(self.own.layers[entry.site], shared)
 
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -105,8 +104,21 @@ class SharedLoRA(AroundLoRA):
         """Returns each slot's own A and B of every site, and under "all" what is shared, which no side picks."""
         if side is not None:
             return self.own.owned(side)
-        shared = [view for layer in self.layers.values() for view in layer.shared.pair(_ALL)]
-        return {**self.own.owned(), _ALL: shared}
+        shared = [view for layer in self.layers.values() for view in layer.shared.pair(SHARED)]
+        return {**self.own.owned(), SHARED: shared}
+
+    def use(self, drawn: Drawn | None) -> None:
+        """Has an update compute with the first columns of both pairs alone; None: with all."""
+        self.own.use(drawn)
+        for site, layer in self.layers.items():
+            use_drawn(layer.shared, site, drawn)
+
+    def pieces(self) -> Pieces:
+        """Returns both pairs of every site; what is shared is cut by itself."""
+        shared: dict[PairKey, LanguageLoRALinear] = {
+            ("shared", site): layer.shared for site, layer in self.layers.items()
+        }
+        return Pieces(pairs={**self.own.pieces().pairs, **shared})
 
     @torch.no_grad()
     def merged(self, direction: Direction, below: Below = NOTHING_BELOW) -> dict[str, nn.Module]:
@@ -142,6 +154,6 @@ class SharedLoRA(AroundLoRA):
         """The shared A and scaled B of every site by its path, without gradients."""
         found = {}
         for site, layer in self.layers.items():
-            a, b = layer.shared.pair_of(_ALL)
+            a, b = layer.shared.pair_of(SHARED)
             found[module_path(site)] = a.detach(), b.detach()
         return found

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from langsearch.adapters.protocol import NOTHING_BELOW, Adapters, Below, PeftAdapter
+from langsearch.adapters.protocol import NOTHING_BELOW, Adapters, Below, PeftAdapter, Pieces
 from langsearch.data.directions import Direction
 from langsearch.space.architecture import Side
+from langsearch.space.nesting import Drawn
 
 
 class Together:
@@ -80,6 +81,21 @@ class Together:
         """Tells all parts."""
         for part in self.parts:
             part.after_update()
+
+    def use(self, drawn: Drawn | None) -> None:
+        """Tells all parts."""
+        for part in self.parts:
+            part.use(drawn)
+
+    def pieces(self) -> Pieces:
+        """Returns what all parts consist of."""
+        found = [part.pieces() for part in self.parts]
+        return Pieces(
+            pairs={key: layer for one in found for key, layer in one.pairs.items()},
+            of_slots={name: value for one in found for name, value in one.of_slots.items()},
+            of_languages={name: value for one in found for name, value in one.of_languages.items()},
+            common={name: value for one in found for name, value in one.common.items()},
+        )
 
     def merged(self, direction: Direction, below: Below = NOTHING_BELOW) -> dict[str, nn.Module]:
         """Returns what all parts merge into, each into what those before it have."""

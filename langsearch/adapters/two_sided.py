@@ -8,6 +8,7 @@ twice in the sum (Cao et al., Findings of EACL 2026). Of ranks r_s and r_t the s
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from langsearch.adapters.lora import merged_linear
 from langsearch.adapters.lora_linear import LanguageLoRALinear
 from langsearch.adapters.mounting import module_path
 from langsearch.adapters.peft_limits import why_no_peft
-from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter
+from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter, Pieces
 from langsearch.adapters.routing import Routing
 from langsearch.data.directions import Direction
 from langsearch.model.base import Base
@@ -78,6 +79,10 @@ class TwoSided(BothSides):
     def state(self) -> dict[str, Tensor]:
         """Returns the parameters and the ratio, which is not trained."""
         return super().state() | {RATIO: self.ratio}
+
+    def pieces(self) -> Pieces:
+        """Returns the pairs of both sides, and the ratio."""
+        return replace(super().pieces(), common={RATIO: self.ratio})
 
     @torch.no_grad()
     def merged(self, direction: Direction, below: Below = NOTHING_BELOW) -> dict[str, nn.Module]:

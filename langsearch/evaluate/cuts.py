@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 
-from langsearch.adapters.cuts import CutMethod, Donor, fill
+from langsearch.adapters.cuts import CutMethod, Donor
+from langsearch.adapters.kinds import build_adapters
 from langsearch.adapters.learners import AdaptedModel
-from langsearch.adapters.lora import LanguageLoRA
-from langsearch.adapters.side_by_side import RowKey, parts, side_by_side
+from langsearch.adapters.side_by_side import RowKey, fill_side_by_side, parts, side_by_side
 from langsearch.data.directions import Direction
 from langsearch.evaluate.decoding import Decoded, DecodingRow, decode_rows
 from langsearch.evaluate.evaluation import Evaluation, EvaluationSet, judge, longest_source
@@ -88,8 +88,8 @@ def _decoded(
 ) -> Mapping[RowKey, Decoded]:
     joined = side_by_side(donor.architecture, keys)
     languages = list(joined.language_of)
-    adapters = LanguageLoRA(base, joined.architecture, languages)
-    fill(adapters, donor, joined.slot_of, method)
+    adapters = build_adapters(base, joined.architecture, languages)
+    fill_side_by_side(adapters, joined, donor, method)
     positions = num_positions(base.model.config)
     longest = longest_source(settings, positions)
     limits = length_limits(settings, positions, list(data.rows), data.train)

@@ -176,7 +176,7 @@ class Architecture:
         set_field(self, "encoder_znorm", canonical_znorm(self.encoder_znorm, names))
         set_field(self, "layer_norm", canonical_norms(self.layer_norm, renamed, one_slot))
         set_field(self, "bridge", canonical_bridge(self.bridge, renamed))
-        if not any(self.pair_rank(rank) for entry in adapters for _, rank in entry.ranks):
+        if not self.has_pairs:
             set_field(self, "pruning", None)
             set_field(self, "init", "published")
             set_field(self, "scaling", "none")
@@ -269,6 +269,11 @@ class Architecture:
     def has_any(self) -> bool:
         """Whether there is anything to train but rows of new languages."""
         return bool(self.adapters or self.layer_norm or self.bridge)
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether there is a low-rank pair at any site."""
+        return any(self.pair_rank(rank) for entry in self.adapters for _, rank in entry.ranks)
 
     def pair_rank(self, rank: int) -> int:
         """Returns the rank of the pair that an adapter of a rank has: the scales of `factorized` count as one."""

@@ -21,6 +21,12 @@ SITE_KINDS: tuple[SiteKind, ...] = get_args(SiteKind)
 BESIDE: tuple[str, ...] = ("layer_norm", "bridge")
 """What can stand beside these, or alone."""
 
+NOT_CUT: Mapping[str, str] = {
+    "gated": "a gate has learned for which tokens the pair is worth it that it had, and would be open for them still",
+    "pool": "which member is whose was learned of members with all of their columns, and could be another for fewer",
+}
+"""Why a kind cannot be cut: a cut would be another model than what training the smaller one looks for."""
+
 
 def kind_words() -> dict[str, str]:
     """Returns every word for what an architecture has, in whatever order its parts are written, and the usual order."""

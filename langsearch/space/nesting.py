@@ -7,6 +7,9 @@ from typing import Any
 
 from langsearch.space.sites import Site
 
+SHARED = "all"
+"""Stands for a slot where pairs of all languages stand under their own."""
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -21,6 +24,10 @@ class Drawn:
     def has(self, site: Site) -> bool:
         """Returns whether a site's pairs take part."""
         return f"{site.stack}.{site.layer}" not in self.without and f"{site.stack}.{site.module}" not in self.without
+
+    def rank(self, site: Site, slot: str, rank: int) -> int:
+        """Returns how much takes part of an adapter that has a rank: 0 for none of it."""
+        return min(rank, self.ranks.get(slot, rank)) if self.has(site) else 0
 
 
 @dataclass(frozen=True)

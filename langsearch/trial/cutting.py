@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from langsearch.adapters.cuts import CutMethod, Donor, fill
+from langsearch.adapters.kinds import build_adapters
 from langsearch.adapters.learners import AdaptedModel
-from langsearch.adapters.lora import LanguageLoRA
 from langsearch.evaluate.cuts import KnownRows, evaluate_cuts
 from langsearch.evaluate.evaluation import Evaluation, EvaluationSet
 from langsearch.evaluate.spbleu import SpBleu
@@ -64,7 +64,7 @@ def open_donor(base: Base, environment: Environment, folder: TrialFolder, senten
     learner.remove()
     settings = cut_decoding(environment.evaluation.search, sentences)
     data = evaluation_data(base, environment, "full", settings)
-    return OpenDonor(folder.name, Donor(learner.lora), data, settings)
+    return OpenDonor(folder.name, Donor(learner.adapters), data, settings)
 
 
 def score_cuts(
@@ -118,7 +118,7 @@ def write_cut(base: Base, of: OpenDonor, task: TrialTask, folder: TrialFolder, m
         OSError: If the disk is full.
     """
     assert task.architecture is not None
-    adapters = LanguageLoRA(base, task.architecture, of.donor.adapters.languages)
+    adapters = build_adapters(base, task.architecture, of.donor.adapters.languages)
     fill(adapters, of.donor, of.donor.slots_of(task.architecture), method)
     task.write(folder)
     state = {"updates": 0, "epoch": 0}

@@ -134,7 +134,7 @@ def measure(donor_epochs: int, drop: float) -> dict[str, Any]:
         for number, of_donor in enumerate(donor_points(space), start=1):
             learner, train_s, evaluate_s, spbleu = trained(donor_task(space, shape, donor_name(number)))
             donors.append({"train": train_s, "evaluate": evaluate_s, "spbleu": spbleu})
-            donor = Donor(learner.lora)
+            donor = Donor(learner.adapters)
             mine = [point for point in points if all(point[name] == value for name, value in of_donor.items())]
             # A window that is cut off at the last layer is the same architecture again.
             unique = {
