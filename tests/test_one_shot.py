@@ -1,7 +1,6 @@
 """A search that trains wide once and cuts many: its space, its decisions, and a whole one."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,9 @@ import pytest
 import ray
 
 from langsearch.adapters.cuts import Donor
+from langsearch.adapters.kinds import build_adapters
 from langsearch.adapters.lora import LanguageLoRA
 from langsearch.adapters.peft_export import read_export
-from langsearch.cli.app import main
 from langsearch.experiment.cut_tasks import cut_task, donor_of, donor_task, going_on, whole_point
 from langsearch.experiment.environment import CheckedSpace, Environment, check_space
 from langsearch.experiment.folder import ExperimentFolder, TrialFolder, read_json, read_rows, write_json
@@ -35,14 +34,11 @@ from langsearch.study.table import TrialTable
 from langsearch.trial.cutting import OpenDonor
 from langsearch.trial.evaluating import evaluation_data
 from tests.benchmarks.search_efficiency.make_table import draw, grid
+from tests.one_shot_cases import EFFICIENCY, KINDS, ONE_SHOT, SPACES, one_shot_space, run_command
 from tests.search_fixtures import ResultMaker, TableMaker, TaskMaker
 from tests.table_fixtures import DIMENSIONS
 
 pytest_plugins = ["search_fixtures"]
-
-SPACES = Path(__file__).parents[1] / "search_spaces"
-EFFICIENCY = Path(__file__).parent / "benchmarks" / "search_efficiency" / "space.yaml"
-ONE_SHOT = ["search.strategy=one_shot"]
 
 
 def test_a_cut_changes_ranks_layers_and_modules_and_nothing_that_moves_a_side() -> None:
@@ -69,10 +65,18 @@ def test_donors_lie_evenly_in_what_cuts_cannot_change() -> None:
     assert donor_points(fixed) == [{}]
 
 
-@pytest.mark.parametrize("name", ["efficiency", "grains", "quickstart", "overridden"])
+@pytest.mark.parametrize("name", ["efficiency", "grains", "quickstart", "overridden", "kinds", "one for all"])
 def test_every_cut_of_a_space_can_be_cut_out_of_its_donor(name: str, base: Base) -> None:
-    file = EFFICIENCY if name in ("efficiency", "overridden") else SPACES / f"{name}.yaml"
-    more = {}
+    file = SPACES / f"{name}.yaml" if name in ("grains", "quickstart") else EFFICIENCY
+    more: dict[str, Any] = {
+        "kinds": KINDS,
+        "one for all": {
+            "architecture.sharing": "all",
+            "architecture.rank": {"int": [0, 4]},
+            "architecture.encoder": {"modules": {"subset": ["q_proj", "fc1"]}},
+            "prior": None,
+        },
+    }.get(name, {})
     if name == "overridden":
         # Wide is not what each dimension is largest at: the more layers, the fewer of rank 16.
         rule = {"layers": {"first": {"int": [1, 3]}}, "rank": {"low": {"choice": [0, 2]}}}
@@ -90,7 +94,7 @@ def test_every_cut_of_a_space_can_be_cut_out_of_its_donor(name: str, base: Base)
         if number not in donors:
             wide = donor_task(space, shape, f"donor-{number}").architecture
             assert wide is not None
-            donors[number] = Donor(LanguageLoRA(base, wide, space.languages))
+            donors[number] = Donor(build_adapters(base, wide, space.languages))
         task = cut_task(space, shape, 0, params)
         assert task.architecture is not None
         assert donors[number].why_not(task.architecture) is None
@@ -138,10 +142,22 @@ def test_an_ordinary_space_and_its_trials_are_as_before() -> None:
 
 WRONG: dict[str, tuple[list[str], str]] = {
     "without the strategy": (["search.donors=3"], "strategy: one_shot alone"),
-    "another kind": ([*ONE_SHOT, "architecture.adapter=lora+bridge"], "`architecture.adapter` must be lora"),
-    "a pool": ([*ONE_SHOT, "architecture.sharing=pool", "architecture.rank=4"], "must not be pool"),
-    "pruning": ([*ONE_SHOT, "architecture.pruning={target: 0.5}"], "`architecture.pruning` must be left out"),
-    "a shared rank": ([*ONE_SHOT, "architecture.shared_rank=2"], "`architecture.shared_rank` must be left out"),
+    "gates": (
+        [*ONE_SHOT, "architecture.adapter={choice: [lora, gated+bridge]}"],
+        "`architecture.adapter` cannot be gated+bridge with strategy: one_shot: a gate has learned for which tokens",
+    ),
+    "a pool": (
+        [*ONE_SHOT, "architecture.sharing=pool", "architecture.rank=4"],
+        "`architecture.sharing` cannot be pool with strategy: one_shot: which member is whose",
+    ),
+    "pruning": (
+        [*ONE_SHOT, "architecture.pruning={target: 0.5}"],
+        "`architecture.pruning` must be left out with strategy: one_shot: pruning goes by the epochs",
+    ),
+    "more kinds than donors": (
+        [*ONE_SHOT, "architecture.adapter={choice: [lora, two_sided, factorized]}"],
+        "`search.donors` must be at least 3, a wide training for each kind that `architecture.adapter` can be, but",
+    ),
     "seconds": (
         [*ONE_SHOT, "search.objectives={spbleu: max, train_seconds: min}"],
         "`search.objectives.train_seconds` must be known without training",
@@ -206,35 +222,20 @@ def test_the_best_cuts_are_those_that_together_dominate_most(make_table: TableMa
     assert best_cuts(cuts, 2) == chosen[:2]
 
 
-def _space(folder: Path, text: str, **settings: object) -> Path:
-    path = folder / "tiny.yaml"
-    more = {"cuts": 12, "winners": 2, "sample": 3, **settings}
-    text = text.replace("baselines: [pretrained, full_finetuning, shared_lora, published]", "baselines: [pretrained]")
-    path.write_text(text.replace("scheduler: none", f"strategy: one_shot, one_shot: {json.dumps(more)}"))
-    return path
-
-
-def _run(monkeypatch: pytest.MonkeyPatch, *given: str) -> object:
-    monkeypatch.setattr(sys, "argv", ["langsearch", *given])
-    with pytest.raises(SystemExit) as caught:
-        main()
-    return caught.value.code or 0
-
-
 @pytest.mark.integration
 @pytest.mark.timeout(900)
 def test_a_one_shot_search_trains_the_best_cuts_on_goes_on_after_a_stop_and_exports_any_cut(
     tmp_path: Path, tiny_space: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    space = _space(tmp_path, tiny_space, min_correlation=-1)
+    space = one_shot_space(tmp_path, tiny_space, min_correlation=-1)
     experiments = str(tmp_path / "experiments")
     path = tmp_path / "experiments" / "tiny"
     arguments = ["run", str(space), "--experiments", experiments]
     # The time is up after seconds, in whatever the run is at: each start goes on from what those before have reached.
     for _ in range(4):
         resume = ["--resume"] if path.exists() else []
-        assert _run(monkeypatch, *arguments, *resume, "--set", "search.max_hours=0.003") == 0
-    assert _run(monkeypatch, *arguments, "--resume", "--set", "search.max_hours=none") == 0
+        assert run_command(monkeypatch, *arguments, *resume, "--set", "search.max_hours=0.003") == 0
+    assert run_command(monkeypatch, *arguments, "--resume", "--set", "search.max_hours=none") == 0
     ray.shutdown()
     rows = {row["name"]: row for row in read_rows(path / "results.parquet")}
     donors, cuts = ([row for row in rows.values() if row["kind"] == kind] for kind in ("donor", "cut"))
@@ -250,11 +251,11 @@ def test_a_one_shot_search_trains_the_best_cuts_on_goes_on_after_a_stop_and_expo
     assert decided["is_trusted"] and decided["is_complete"]
     assert [row["cut"] for row in trained] == [*decided["sample"], *decided["winners"]]
     name = scored[0]["name"]
-    assert _run(monkeypatch, "export", str(path), "--trial", name, "--to", str(tmp_path / "cut")) == 0
+    assert run_command(monkeypatch, "export", str(path), "--trial", name, "--to", str(tmp_path / "cut")) == 0
     assert read_export(tmp_path / "cut").architecture.fingerprint == _architecture(path, name)
-    assert _run(monkeypatch, "evaluate", str(path), "--trial", name) == 0
-    assert _run(monkeypatch, "show", str(path), name) == 0
-    assert _run(monkeypatch, "report", str(path)) == 0
+    assert run_command(monkeypatch, "evaluate", str(path), "--trial", name) == 0
+    assert run_command(monkeypatch, "show", str(path), name) == 0
+    assert run_command(monkeypatch, "report", str(path)) == 0
 
 
 def _architecture(path: Path, name: str) -> str:
@@ -266,10 +267,10 @@ def _architecture(path: Path, name: str) -> str:
 def test_cuts_that_are_not_in_the_order_of_trainings_are_not_trusted_and_the_search_goes_on(
     tmp_path: Path, tiny_space: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    space = _space(tmp_path, tiny_space.replace("trials: 3", "trials: 5"), min_correlation=0.5)
+    space = one_shot_space(tmp_path, tiny_space.replace("trials: 3", "trials: 5"), min_correlation=0.5)
     # Three can be in perfect order by chance.
     monkeypatch.setattr("langsearch.search.one_shot._correlation", lambda search, cuts: -0.5)
-    assert _run(monkeypatch, "run", str(space), "--experiments", str(tmp_path / "experiments")) == 0
+    assert run_command(monkeypatch, "run", str(space), "--experiments", str(tmp_path / "experiments")) == 0
     ray.shutdown()
     path = tmp_path / "experiments" / "tiny"
     rows = [row for row in read_rows(path / "results.parquet") if row["kind"] == "searched" and not row["same_as"]]

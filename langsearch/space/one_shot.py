@@ -1,6 +1,7 @@
 """A space as wide trainings and what can be cut out of them: which of its dimensions a cut can change, and which not.
 
-A cut has fewer columns, layers and modules than its donor. Sides, learning rates and all else are the donor's.
+A cut has fewer columns, layers and modules than its donor. The kind of adapters, sides, learning rates and all else are
+the donor's.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,8 +13,8 @@ import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from langsearch.space.architecture import Architecture, BaseShape, Side, Site, SiteAdapters
-from langsearch.space.cut_names import is_cut_away
-from langsearch.space.nesting import Nesting
+from langsearch.space.cut_names import is_cut_away, is_idle
+from langsearch.space.nesting import SHARED, Nesting
 from langsearch.space.settings import DecodingSettings, TrainerSettings
 
 if TYPE_CHECKING:  # it checks itself with what is here
@@ -27,6 +28,9 @@ _MAX_VALUES = 12
 
 _NUM_RANDOM = 64
 """Points that are looked at beside those."""
+
+_MAX_COMBINATIONS = 4096
+"""Of what donors differ in; more are not looked through for equal ones."""
 
 
 def cut_dimensions(space: "Space") -> dict[str, BaseDistribution]:
@@ -45,22 +49,25 @@ def donor_points(space: "Space") -> list[dict[str, Any]]:
     """Returns each donor's values of the dimensions that cuts cannot change.
 
     All combinations where there are no more than `search.donors`; else so many that lie evenly in each dimension and at
-    random to each other (Latin hypercube, McKay et al. 1979), by the search's seed.
+    random to each other (Latin hypercube, McKay et al. 1979), by the search's seed. Those that differ in nothing that
+    their kind of adapters reads are one.
     """
     dimensions, num = donor_dimensions(space), space.search.donors
     if not dimensions:
         return [{}]
     values = [_values(found) for found in dimensions.values()]
     known = [found for found in values if found is not None]
-    if len(known) == len(values) and np.prod([len(found) for found in known]) <= num:
-        return [dict(zip(dimensions, found, strict=True)) for found in product(*known)]
+    if len(known) == len(values) and np.prod([len(found) for found in known]) <= _MAX_COMBINATIONS:
+        all_points = _different(space, [dict(zip(dimensions, found, strict=True)) for found in product(*known)])
+        if len(all_points) <= num:
+            return all_points
     rng = np.random.default_rng(space.search.seed)
     places = [(rng.permutation(num) + 0.5) / num for _ in dimensions]
     points = [
         {name: _at(found, float(place[index])) for (name, found), place in zip(dimensions.items(), places, strict=True)}
         for index in range(num)
     ]
-    return [point for index, point in enumerate(points) if point not in points[:index]]
+    return _different(space, points)
 
 
 def num_donors(space: "Space") -> int:
@@ -87,7 +94,8 @@ def donor_architecture(space: "Space", shape: BaseShape, point: Mapping[str, Any
         point: The donor's.
     """
     found = [space.architecture({**point, **cut}, shape) for cut in _looked_at(cut_dimensions(space))]
-    widest = max(found, key=lambda one: one.num_parameters(shape))
+    # A factor, and what else only a pair has, is said by one that has pairs.
+    widest = max(found, key=lambda one: (one.has_pairs, one.num_parameters(shape)))
     slots = dict(widest.slots)
     ranks: dict[Site, dict[str, int]] = {}
     sides: dict[Site, Side] = {}
@@ -106,8 +114,12 @@ def donor_architecture(space: "Space", shape: BaseShape, point: Mapping[str, Any
         for language, of_language in by_language.items():
             seen[slots[language]] |= of_language or {0}
     wide = replace(
-        widest, adapters=tuple(SiteAdapters(site, sides[site], tuple(of.items())) for site, of in ranks.items())
+        widest,
+        adapters=tuple(SiteAdapters(site, sides[site], tuple(of.items())) for site, of in ranks.items()),
+        shared_rank=max(one.shared_rank for one in found),
     )
+    if wide.shared_rank:
+        seen[SHARED] = {one.shared_rank for one in found}
     settings = space.search.one_shot
     nesting = Nesting(
         ranks=tuple((slot, tuple(sorted(seen[slot]))) for slot in sorted(seen) if len(seen[slot]) > 1),
@@ -124,6 +136,19 @@ def donor_trainer(space: "Space", point: Mapping[str, Any], nesting: Nesting) ->
     cut = next(_looked_at(cut_dimensions(space)))
     trainer, epochs = space.trainer({**point, **cut}), space.search.one_shot.donor_epochs
     return replace(trainer, nesting=nesting, epochs=epochs or trainer.epochs)
+
+
+def _different(space: "Space", points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the first of those that differ in nothing that matters."""
+    section = space.architecture_section
+    found: list[dict[str, Any]] = []
+    seen: list[dict[str, Any]] = []
+    for point in points:
+        matters = {name: value for name, value in point.items() if not is_idle(section, name, point)}
+        if matters not in seen:
+            seen.append(matters)
+            found.append(point)
+    return found
 
 
 def _may_lack(found: Sequence[Architecture], names: Sequence[str], name_of: Any) -> tuple[str, ...]:

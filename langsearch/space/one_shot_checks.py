@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping
 from langsearch.space.cut_names import is_cut_away
 from langsearch.space.dimensions import search_dimensions
 from langsearch.space.document import KeyPath
+from langsearch.space.kinds import NOT_CUT, site_kind
 from langsearch.space.language_section import LanguagesSection, Problem
 from langsearch.space.search_sections import SearchSection
 from langsearch.space.sections import ArchitectureSection, SearchTrainerSection
-from langsearch.space.values import extremes, options
+from langsearch.space.values import options
 
 _UNKNOWN_TO_CUTS = ("train_seconds", "peak_memory")
 """What only a training has."""
@@ -47,6 +48,9 @@ def check_one_shot(
     if architecture is None:
         return
     yield from _check_kinds(architecture)
+    if (num := len(options(architecture.adapter))) > search.donors:
+        text = f"must be at least {num}, a wide training for each kind that `architecture.adapter` can be"
+        yield ("search", "donors"), f"{text}, but got {search.donors}"
     if trainer is not None:
         found = search_dimensions(architecture, trainer)
         if not any(is_cut_away(architecture, name) for name in found):
@@ -55,14 +59,14 @@ def check_one_shot(
 
 def _check_kinds(architecture: ArchitectureSection) -> Iterator[Problem]:
     """Yields what a cut could not be made of."""
-    rule = "must be left out with strategy: one_shot, which cuts language-specific LoRA alone."
-    if set(options(architecture.adapter)) != {"lora"}:
-        yield ("architecture", "adapter"), f"must be lora with strategy: one_shot, but can be {architecture.adapter}"
+    for word in map(str, options(architecture.adapter)):
+        if (why := NOT_CUT.get(str(site_kind(word)))) is not None:
+            yield ("architecture", "adapter"), f"cannot be {word} with strategy: one_shot: {why}."
     if "pool" in options(architecture.sharing):
-        yield ("architecture", "sharing"), "must not be pool with strategy: one_shot: a cut would have another map."
+        yield ("architecture", "sharing"), f"cannot be pool with strategy: one_shot: {NOT_CUT['pool']}."
     if architecture.pruning is not None:
-        yield ("architecture", "pruning"), rule
-    if architecture.encoder_znorm is not None:
-        yield ("architecture", "encoder_znorm"), rule
-    if extremes(architecture.shared_rank)[1] > 0:
-        yield ("architecture", "shared_rank"), rule
+        yield (
+            ("architecture", "pruning"),
+            "must be left out with strategy: one_shot: pruning goes by the epochs that a cut does not have. Pruned at "
+            "once it would be another model, and trained on for a few epochs it would never be pruned.",
+        )
