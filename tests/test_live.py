@@ -1,5 +1,6 @@
 """What the dashboard sees of an experiment that is searched, and how it is asked to stop."""
 
+import operator
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,9 +12,13 @@ from werkzeug.test import Client
 from langsearch.dashboard.live import LiveExperiment
 from langsearch.experiment.folder import ExperimentFolder
 from langsearch.experiment.lock import hold
+from langsearch.experiment.opening import open_table
+from langsearch.experiment.results_parquet import ResultsFile
+from langsearch.report.cuts import cut_sentences
 from langsearch.report.experiment_reader import as_trial, read_experiment
 from langsearch.report.experiment_values import Trial
 from langsearch.study.rows import STOP_REQUESTED
+from tests.benchmarks.simulated_tune import scripted_result
 from tests.dashboard_fixtures import ASKING, LiveSearch, ask, client_of, running, states, stop, update, version
 
 pytest_plugins = ["dashboard_fixtures"]
@@ -24,6 +29,33 @@ def test_the_trials_are_those_of_results_parquet_to_the_last_value(search: LiveS
     live = LiveExperiment(search.folder.path).snapshot()
     assert live.experiment is not None
     assert live.experiment.trials == read_experiment(search.folder.path).trials
+
+
+def test_the_cuts_of_a_one_shot_search_are_shown_beside_the_trials_as_the_report_has_them(tmp_path: Path) -> None:
+    search = LiveSearch(tmp_path / "cut", ["search.strategy=one_shot"])
+    search.run_baselines()
+    live = LiveExperiment(search.folder.path)
+    assert live.snapshot().experiment is not None
+    cuts = open_table(search.folder, search.space, cuts_of=search.table)
+    search.table.add_baseline("donor-1")
+    search.table.complete("donor-1", scripted_result(4, 4, 5.0, 900))
+    names = []
+    for spbleu in (4.0, 6.0):
+        number, _ = cuts.propose(search.space.dimensions())
+        names.append(f"{number:05d}")
+        cuts.complete(names[-1], scripted_result(4, 4, spbleu, 10))
+    cuts.add(2, dict(cuts.row(names[0]).params), same_as=names[0])
+    cuts.share("00002", cuts.row(names[0]))
+    experiment = live.snapshot().experiment
+    assert experiment is not None
+    assert [trial.name for trial in experiment.beside] == ["donor-1", "cut-00000", "cut-00001", "cut-00002"]
+    assert experiment.beside[-1].same_as == "cut-00000"
+    assert "2 architectures were cut out of 1 wide training" in " ".join(cut_sentences(experiment))
+    ResultsFile(search.folder, search.shape.num_parameters).write(search.table, cuts)
+    written = read_experiment(search.folder.path)
+    assert (experiment.trials, experiment.beside) == (written.trials, written.beside)
+    again = live.snapshot().experiment
+    assert again is not None and all(map(operator.is_, again.beside, experiment.beside)), "nothing is read again"
 
 
 def test_what_changes_changes_the_version_and_is_in_the_next_update(client: Client, search: LiveSearch) -> None:

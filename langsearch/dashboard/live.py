@@ -31,6 +31,9 @@ RunState = Literal["running", "done", "stopped", "absent"]
 _QUICK_SECONDS = 0.5
 """A page that takes no longer than this to make is made at once; a slower one at most a quarter of the time."""
 
+_NO_TASK: dict[str, Any] = {}
+"""What is known of a task that is not written, always the same object."""
+
 _MANY = 100
 """Above so many new trials their tasks are taken from results.parquet, as far as it has them."""
 
@@ -279,6 +282,7 @@ class LiveExperiment:
             return known, f"Not readable yet: {error} What is shown is of the last look."
         rows, front = self._state.rows, self._state.front
         self._learn_tasks(rows)
+        rows = (*rows, *self._state.cuts)
         base = as_integer(read_json(self._folder.description, []).get("base_parameters")) or 1
         over_seeds = seed_scores(rows)
         trials = (
@@ -288,7 +292,7 @@ class LiveExperiment:
 
     def _trial(self, row: TrialRow, by_others: dict[str, Any], base_parameters: int) -> Trial | None:
         """Returns a row as a trial, made anew only where it has changed, or what the other rows say of it."""
-        task = self._tasks.get(row.same_as or row.name, {})
+        task = self._tasks.get(row.same_as or row.name, _NO_TASK)
         known = self._trials.get(row.name)
         if known is not None and known[0] is row and known[1] == by_others and known[2] is task:
             return known[3]

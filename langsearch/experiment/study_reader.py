@@ -16,13 +16,18 @@ from langsearch.experiment.opening import space_of_version, sqlite_url, storage_
 from langsearch.space.schema import Space
 from langsearch.study.candidates import final_front, final_violations, find_candidates
 from langsearch.study.constraints import Constraints
+from langsearch.study.cut_rows import as_cuts
 from langsearch.study.database import open_storage
 from langsearch.study.front import Objective
 from langsearch.study.rows import DIFFERENCES, FINAL, NAME, PRETRAINED, TEST, State, TrialRow, is_trial, read_row
+from langsearch.study.stored import CUTS
 
 _SECONDS_TO_WAIT = 1.0
 """For the driver, which locks SQLite for the moment of a commit."""
 
+
+_KINDS = {"baseline": "baseline", "searched": "searched", "cut": "searched"}
+"""How the rows of a study are kept in it, by what they are."""
 
 _ERRORS = (sqlite3.Error, SQLAlchemyError, StorageInternalError, KeyError, ValueError, TypeError, RuntimeError)
 """Of databases, and of what a foreign or torn one holds."""
@@ -40,6 +45,9 @@ class StudyState:
     """The baselines, then the searched trials by number; a trial that has not changed is the same object again."""
 
     front: frozenset[str]
+
+    cuts: tuple[TrialRow, ...] = ()
+    """Those of a one-shot search, by number; they are in no front."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,7 @@ class StudyReader:
         )
         name = space_of_version(folder, 1).name
         self.study_names = (f"{name}/baselines", name)
+        self._cuts_name = name + CUTS if space.search.strategy == "one_shot" else None
         self._watch: sqlite3.Connection | None = None
         self._known: dict[tuple[str, int], _Known] = {}
         self._judged: dict[str, _Judged] = {}
@@ -120,6 +129,7 @@ class StudyReader:
         with _reading():
             baselines = self._rows(self.study_names[0], "baseline")
             searched = self._rows(self.study_names[1], "searched")
+            cuts = self._cuts()
         retried = {row.retry_of: row.name for row in searched.values() if row.retry_of is not None}
         pretrained = baselines.get(PRETRAINED)
         if pretrained is not None and pretrained.state is not State.COMPLETE:
@@ -129,7 +139,8 @@ class StudyReader:
         front = final_front(self.objectives, self._constraints, candidates, pretrained)
         final = final_violations(candidates, self._constraints, pretrained)
         rows = [self._finally_judged(row, final[row.name]) if row.name in final else row for row in rows]
-        return StudyState((*baselines.values(), *rows), frozenset(row.name for row in front))
+        judged = (self._judge(row, None, pretrained) for row in cuts)
+        return StudyState((*baselines.values(), *rows), frozenset(row.name for row in front), tuple(judged))
 
     def close(self) -> None:
         """Closes the database."""
@@ -137,22 +148,33 @@ class StudyReader:
             self._watch.close()
         self._engine.dispose()
 
+    def _cuts(self) -> list[TrialRow]:
+        """Returns the rows of what was cut; none of an ordinary search, and none before there are any."""
+        if self._cuts_name is None:
+            return []
+        try:
+            self.storage.get_study_id_from_name(self._cuts_name)
+        except KeyError:
+            return []
+        return list(self._rows(self._cuts_name, "cut").values())
+
     def _rows(self, name: str, kind: str) -> dict[str, TrialRow]:
         study_id = self.storage.get_study_id_from_name(name)
         attributes = self.storage.get_study_user_attrs(study_id)
         rows = {}
         for trial in self.storage.get_all_trials(study_id, deepcopy=False):
-            if is_trial(trial, kind):
+            if is_trial(trial, _KINDS[kind]):
                 row = self._row(trial, kind, attributes)
                 rows[row.name] = row
         return rows
 
     def _row(self, trial: FrozenTrial, kind: str, attributes: Mapping[str, Any]) -> TrialRow:
-        name = f"{trial.number:05d}" if kind == "searched" else trial.user_attrs[NAME]
+        name = trial.user_attrs[NAME] if kind == "baseline" else f"{trial.number:05d}"
         noted = tuple(attributes.get(f"{key}/{name}") for key in (TEST, FINAL, DIFFERENCES))
         known = self._known.get((kind, trial.number))
         if known is None or known.noted != noted or (known.trial is not trial and known.trial != trial):
-            known = _Known(trial, noted, read_row(trial, kind, attributes))
+            row = read_row(trial, _KINDS[kind], attributes)
+            known = _Known(trial, noted, *(as_cuts([row]) if kind == "cut" else [row]))
             self._known[kind, trial.number] = known
         return known.row
 
