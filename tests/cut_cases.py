@@ -1,6 +1,7 @@
 """Wide adapters of every kind that can be cut, and what is compared with cuts of them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from langsearch.evaluate.evaluation import Evaluation, EvaluationSet, evaluate, 
 from langsearch.evaluate.spbleu import SpBleu
 from langsearch.experiment.environment import Environment
 from langsearch.model.base import Base
-from langsearch.space.architecture import Architecture, Bridge, LayerNorms, Scaling, Site, SiteAdapters, ZNorm
+from langsearch.space.architecture import Architecture, Bridge, LayerNorms, Scaling, Site, SiteAdapters, Stack, ZNorm
 from langsearch.space.settings import DecodingSettings
 
 LANGUAGES = ("en", "fr", "sw")
@@ -102,13 +103,19 @@ KINDS: Mapping[str, dict[str, Any]] = {
 
 
 def of_kind(
-    kind: str, ranks: Mapping[str, int], sites: Sequence[Site] = tuple(SIDES), shared_rank: int | None = None
+    kind: str,
+    ranks: Mapping[str, int],
+    sites: Sequence[Site] = tuple(SIDES),
+    shared_rank: int | None = None,
+    stacks: tuple[Stack, ...] = ("encoder", "decoder"),
 ) -> Architecture:
     """Returns an architecture of a kind; a pair of all languages has the rank of fr, or of its own where they share."""
     fields = dict(KINDS[kind])
     slot = fields.pop("slots", None)
     if "shared_rank" in fields and shared_rank is not None:
         fields["shared_rank"] = shared_rank
+    if "layer_norm" in fields:
+        fields["layer_norm"] = replace(fields["layer_norm"], stacks=stacks)
     of_slots = dict(ranks) if slot is None else {slot: ranks.get("fr", 0)}
     return Architecture(
         slots=tuple((language, slot or language) for language in LANGUAGES),

@@ -14,6 +14,7 @@ EFFICIENCY = Path(__file__).parent / "benchmarks" / "search_efficiency" / "space
 ONE_SHOT = ["search.strategy=one_shot"]
 KINDS: dict[str, Any] = {
     "architecture.adapter": {"choice": ["lora", "two_sided+layer_norm", "factorized+bridge"]},
+    "architecture.layer_norm": {"stacks": {"choice": ["both", "decoder"]}},
     "architecture.shared_rank": {"choice": [0, 2, 4]},
     "architecture.scaling": {"choice": ["none", "alpha/r"]},
     "architecture.rank": {"high": {"choice": [0, 1, 4]}, "low": {"choice": [1, 4]}},

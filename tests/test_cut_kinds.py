@@ -1,6 +1,7 @@
 """What holds for cuts of every kind of adapters that can be cut, and that the others say why they cannot."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -19,7 +20,7 @@ from langsearch.evaluate.evaluation import evaluate
 from langsearch.evaluate.spbleu import SpBleu
 from langsearch.experiment.environment import Environment
 from langsearch.model.base import Base
-from langsearch.space.architecture import Architecture
+from langsearch.space.architecture import Architecture, LayerNorms, Stack
 from langsearch.space.nesting import Drawn, Nesting
 from langsearch.space.problems import InputError
 from tests.adapter_cases import CASES
@@ -79,8 +80,8 @@ def test_many_cuts_decoded_at_once_say_what_each_says_alone(kind: str, base: Bas
     donor, data, scorer = donor_of(base, of_kind(kind, WIDE)), data_of(environment, base), SpBleu(environment.tokenizer)
     cuts = [
         of_kind(kind, {"en": 2, "fr": 4, "sw": 1}),
-        of_kind(kind, {"en": 2, "fr": 1, "sw": 6}, SOME[:3], 0),
-        of_kind(kind, {"fr": 3}, SOME[3:], 2),
+        of_kind(kind, {"en": 2, "fr": 1, "sw": 6}, SOME[:3], 0, ("encoder",)),
+        of_kind(kind, {"fr": 3}, SOME[3:], 2, ("decoder",)),
         of_kind(kind, {}),
     ]
     assert all(donor.why_not(cut) is None for cut in cuts)
@@ -88,6 +89,20 @@ def test_many_cuts_decoded_at_once_say_what_each_says_alone(kind: str, base: Bas
     wanted = [alone(base, donor, cut, environment, "svd") for cut in cuts]
     assert found == wanted
     assert len({str(evaluation.hypotheses) for evaluation in wanted}) == len(cuts), "they say different things"
+
+
+def test_norms_alone_are_cut_by_stacks(base: Base, environment: Environment) -> None:
+    norms = LayerNorms(slots=("en", "sw"))
+    slots = tuple((language, language) for language in LANGUAGES)
+    stacks: tuple[tuple[Stack, ...], ...] = norms.stacks, ("encoder",), ("decoder",)
+    cuts = [Architecture(slots=slots, adapters=(), layer_norm=replace(norms, stacks=some)) for some in stacks]
+    donor, data, scorer = donor_of(base, cuts[0]), data_of(environment, base), SpBleu(environment.tokenizer)
+    assert all(donor.why_not(cut) is None for cut in cuts)
+    found = evaluate_cuts(base, donor, cuts, data, SETTINGS, scorer, known={})
+    assert found == [alone(base, donor, cut, environment) for cut in cuts]
+    assert len({str(evaluation.hypotheses) for evaluation in found}) == len(cuts)
+    assert donor_of(base, cuts[1]).why_not(cuts[0]) == "the decoder has no norms of its own"
+    assert donor.why_not(replace(cuts[0], layer_norm=replace(norms, side="src"))) == "its layer_norm is another"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -145,12 +160,12 @@ def test_an_update_of_a_nested_training_is_that_of_the_cut_that_was_drawn(
     kind: str, base: Base, environment: Environment
 ) -> None:
     kept = [site for site in SOME if (site.stack, site.layer) != ("encoder", 2) and site.module != "fc2"]
-    narrow = of_kind(kind, {"en": 2, "fr": 1}, kept, DRAWN["all"])
+    narrow = of_kind(kind, {"en": 2, "fr": 1}, kept, DRAWN["all"], ("decoder",))
     donor = donor_of(base, of_kind(kind, WIDE))
     model = AdaptedModel(base, donor.adapters)
     try:
         whole, _ = gradients(model, environment, base)
-        donor.adapters.use(Drawn(DRAWN, frozenset({"encoder.2", "decoder.fc2"})))
+        donor.adapters.use(Drawn(DRAWN, frozenset({"encoder.2", "decoder.fc2", "encoder.layer_norm"})))
         logits, found = gradients(model, environment, base)
         donor.adapters.use(None)
         again, _ = gradients(model, environment, base)

@@ -19,7 +19,7 @@ pytest_plugins = ["search_fixtures"]
 
 def test_each_kind_has_its_own_donors_and_none_for_what_it_does_not_read() -> None:
     space = load_space(EFFICIENCY, {**KINDS, "trainer.lr": 0.01, "architecture.alpha": {"choice": [4.0, 8.0]}})
-    assert set(cut_dimensions(space)) >= {"shared_rank", "rank.high", "rank.low"}
+    assert set(cut_dimensions(space)) >= {"shared_rank", "rank.high", "rank.low", "layer_norm.stacks"}
     points = donor_points(space)
     by_kind = {kind: [point for point in points if point["adapter"] == kind] for kind in KINDS_OF}
     # Scaling and alpha are 3 combinations, since without a factor there is no alpha; two_sided has no sides.
@@ -33,6 +33,8 @@ def test_each_kind_has_its_own_donors_and_none_for_what_it_does_not_read() -> No
         is_lora = point["adapter"] == "lora"
         assert task.architecture.shared_rank == (4 if is_lora else 0)
         assert dict(task.trainer.nesting.ranks).get("all") == ((0, 2, 4) if is_lora else None)
+        found = {name for name in task.trainer.nesting.modules if "layer_norm" in name}
+        assert found == ({"encoder.layer_norm"} if "layer_norm" in point["adapter"] else set()), "all have the others"
     few = load_space(EFFICIENCY, {**KINDS, "search.donors": 3})
     assert {point["adapter"] for point in donor_points(few)} == set(KINDS_OF), "each kind, however few donors"
 

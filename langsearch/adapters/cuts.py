@@ -1,6 +1,7 @@
 """Smaller adapters cut out of wide ones that are trained: fewer columns, fewer sites.
 
-What adapters have beside low-rank pairs, such as scales, norms or a bridge, a cut has as its donor has it. Of a pair of
+What adapters have beside low-rank pairs, such as scales or a bridge, a cut has as its donor has it, and norms in some
+of its stacks. Of a pair of
 all languages and each language's own under it, either is cut by itself.
 
 Of a pair's product s B A the best one of rank r, in the sum of squares, is that of its r largest singular values
@@ -9,7 +10,7 @@ decomposed: the product itself, of the layer's size, is never made.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -78,13 +79,18 @@ class Donor:
     def why_not(self, architecture: Architecture) -> str | None:
         """Returns in a line why an architecture cannot be cut out of it, None if it can."""
         own, slots = self.architecture, self.slots_of(architecture)
-        names = ["new_languages", "encoder_znorm", "layer_norm", "bridge"]
+        names = ["new_languages", "encoder_znorm", "bridge"]
         names += ["kind", "pruning"] if architecture.adapters else []
         names += ["scaling", "alpha"] if architecture.has_pairs else []
         names += ["ffn_slice"] if any(entry.site.module in ("fc1", "fc2") for entry in architecture.adapters) else []
         for name in names:
             if getattr(own, name) != getattr(architecture, name):
                 return f"its {name} is another"
+        norms, wanted = own.layer_norm, architecture.layer_norm
+        if norms != wanted and (norms is None or wanted is None or norms != replace(wanted, stacks=norms.stacks)):
+            return "its layer_norm is another"
+        if norms is not None and wanted is not None and (more := set(wanted.stacks) - set(norms.stacks)):
+            return f"the {more.pop()} has no norms of its own"
         if architecture.shared_rank > own.shared_rank:
             return f"all languages have rank {own.shared_rank}, less than {architecture.shared_rank}"
         for entry in architecture.adapters:

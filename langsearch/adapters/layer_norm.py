@@ -17,6 +17,7 @@ from langsearch.adapters.routing import Routing, SlotTable
 from langsearch.data.directions import Direction
 from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture, Side
+from langsearch.space.nesting import Drawn
 from langsearch.space.sites import Stack
 
 _NORMS: dict[Stack, tuple[str, ...]] = {
@@ -45,6 +46,8 @@ class LanguageLayerNorm(nn.Module):
         self.table = SlotTable(routing, side, slots, slot_of_language, device)
         self.scale = nn.Parameter(torch.zeros(len(slots), base.weight.shape[0], device=device))
         self.offset = nn.Parameter(torch.zeros(len(slots), base.weight.shape[0], device=device))
+        self.is_used = True
+        """Whether it is computed with; an update of a nested training may be without."""
 
     @property
     def sides(self) -> frozenset[Side]:
@@ -54,6 +57,8 @@ class LanguageLayerNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Returns the norm of x (rows, len, d) with each row's own scale and offset."""
         scale, offset = (self.table.take(part, x.shape[0])[:, None] for part in (self.scale, self.offset))
+        if not self.is_used:
+            scale, offset = scale * 0, offset * 0
         y: Tensor = self.base(x)
         normed = F.layer_norm(x, self.base.normalized_shape, eps=self.base.eps)
         # The frozen norm's own sum first: adding zero to it leaves its bits.
@@ -120,6 +125,13 @@ class LanguageLayerNorms(Unscheduled):
         """Returns twice d for every norm and slot."""
         return len(self._own.slots) * self._count
 
+    def use(self, drawn: Drawn | None) -> None:
+        """Has an update compute with the norms of some stacks alone; None: with all."""
+        for path, layer in self.layers.items():
+            layer.is_used = drawn is None or drawn.has_norms(
+                "encoder" if path.startswith("model.encoder.") else "decoder"
+            )
+
     def pieces(self) -> Pieces:
         """Returns each slot's part of every norm."""
         values = {name: value.data for name, value in self.parameters().items()}
@@ -153,6 +165,13 @@ class LanguageLayerNorms(Unscheduled):
             weight += layer.scale[index].to(weight.dtype)
             bias += layer.offset[index].to(bias.dtype)
         return plain_norm(base, weight, bias)
+
+
+def stack_of(name: str) -> Stack | None:
+    """Returns the stack of a norm by the name of its scale or offset; None: it is the name of something else."""
+    if name.split(".")[-2] not in (*_NORMS["decoder"], "layer_norm"):
+        return None
+    return "encoder" if name.startswith("encoder.") else "decoder"
 
 
 def plain_norm(like: nn.LayerNorm, weight: Tensor, bias: Tensor) -> nn.LayerNorm:

@@ -15,12 +15,22 @@ from typing import get_args
 import torch
 
 from langsearch.adapters.cuts import CutMethod, Donor, fill, fill_beside
+from langsearch.adapters.layer_norm import stack_of
 from langsearch.adapters.protocol import Adapters
 from langsearch.data.directions import Direction
-from langsearch.space.architecture import Architecture, Side, Site, SiteAdapters
+from langsearch.space.architecture import Architecture, Side, Site, SiteAdapters, Stack
 
-Part = tuple[tuple[Site, int, int], ...]
-"""The sites of one side where a language has something, with its own rank, and that of the pair of all languages."""
+
+@dataclass(frozen=True)
+class Part:
+    """What a language has on one side."""
+
+    sites: tuple[tuple[Site, int, int], ...]
+    """Those where it has something, with its own rank, and that of the pair of all languages."""
+
+    norms: tuple[Stack, ...] = ()
+    """The stacks in which it has norms of its own."""
+
 
 RowKey = tuple[Direction, Part, Part]
 """All that the translations of a direction depend on in cuts of one donor."""
@@ -41,6 +51,9 @@ class SideBySide:
 
     ranks: Mapping[tuple[Site, str], tuple[int, int]]
     """Of each site and slot the rank of its own, and that of the pair of all languages."""
+
+    norms: Mapping[str, Sequence[Stack]]
+    """For each slot the stacks in which it has norms of its own."""
 
     names: Mapping[tuple[Side, str, Part], str]
     """What stands for a language with these sites on this side."""
@@ -63,7 +76,13 @@ def parts(architecture: Architecture) -> dict[tuple[Side, str], Part]:
             if slot in ranks or architecture.shared_rank:
                 for side in both if architecture.kind == "two_sided" else (entry.side,):
                     found[side, language].append((entry.site, ranks.get(slot, 0), architecture.shared_rank))
-    return {key: tuple(sites) for key, sites in found.items()}
+    norms = architecture.layer_norm
+    return {
+        (side, language): Part(
+            tuple(sites), norms.stacks if norms and side == norms.side and slots[language] in norms.slots else ()
+        )
+        for (side, language), sites in found.items()
+    }
 
 
 def side_by_side(donor: Architecture, keys: Sequence[RowKey]) -> SideBySide:
@@ -82,7 +101,7 @@ def side_by_side(donor: Architecture, keys: Sequence[RowKey]) -> SideBySide:
     numbers = {slot: str(number) for number, slot in enumerate(dict.fromkeys(own_slots.values()))}
     ranks: dict[Site, dict[str, int]] = {}
     for (_, _, part), number in numbers.items():
-        for site, own, shared in part:
+        for site, own, shared in part.sites:
             ranks.setdefault(site, {})[number] = own + shared
     norms, bridge, znorm = donor.layer_norm, donor.bridge, donor.encoder_znorm
 
@@ -108,7 +127,8 @@ def side_by_side(donor: Architecture, keys: Sequence[RowKey]) -> SideBySide:
         architecture=joined,
         language_of={name: language for (_, language, _), name in names.items()},
         slot_of={slot: own for slot, (_, own, _) in found.items()},
-        ranks={(site, slot): (own, shared) for slot, (_, _, part) in found.items() for site, own, shared in part},
+        ranks={(site, slot): (own, shared) for slot, (_, _, part) in found.items() for site, own, shared in part.sites},
+        norms={slot: part.norms for slot, (_, _, part) in found.items()},
         names=names,
     )
 
@@ -123,12 +143,18 @@ def fill_side_by_side(adapters: Adapters, joined: SideBySide, donor: Donor, meth
         donor: What they are cut out of.
         method: How.
     """
-    if not donor.architecture.shared_rank:
+    pieces = adapters.pieces()
+    if donor.architecture.shared_rank:
+        for (_, site), layer in pieces.pairs.items():
+            for slot in layer.slots:
+                pair = donor.sum_of_pairs(site, joined.slot_of[slot], *joined.ranks[site, slot], method)
+                for own, cut in zip(layer.pair(slot), pair, strict=True):
+                    own.copy_(cut)
+        fill_beside(adapters, donor, joined.slot_of, joined.language_of)
+    else:
         fill(adapters, donor, joined.slot_of, method, joined.language_of)
-        return
-    for (_, site), layer in adapters.pieces().pairs.items():
-        for slot in layer.slots:
-            pair = donor.sum_of_pairs(site, joined.slot_of[slot], *joined.ranks[site, slot], method)
-            for own, cut in zip(layer.pair(slot), pair, strict=True):
-                own.copy_(cut)
-    fill_beside(adapters, donor, joined.slot_of, joined.language_of)
+    for name, of_slots in pieces.of_slots.items():
+        stack = stack_of(name)
+        for slot, value in of_slots.items():
+            if stack is not None and stack not in joined.norms[slot]:
+                value.zero_()

@@ -10,7 +10,7 @@ from langsearch.space.sections import ArchitectureSection
 from langsearch.space.values import pick
 
 _CUT_AWAY = re.compile(
-    r"(?:rank|shared_rank|(encoder|decoder)\.(?:overrides\.(\d+)\.)?(?:rank|layers|modules))(?:\.|$)"
+    r"(?:rank|shared_rank|layer_norm\.stacks|(encoder|decoder)\.(?:overrides\.(\d+)\.)?(?:rank|layers|modules))(?:\.|$)"
 )
 _OF_SIDES = re.compile(r"(encoder|decoder)\.(?:sides(?:\.|$)|source_layers$|overrides\.(\d+)\.)")
 _OF_SITES = ("init", "scaling", "alpha", "ffn_slice")

@@ -5,10 +5,15 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from langsearch.space.sites import Site
+from langsearch.space.sites import Site, Stack
 
 SHARED = "all"
 """Stands for a slot where pairs of all languages stand under their own."""
+
+
+def norms_name(stack: Stack) -> str:
+    """Returns what stands for a stack's own norms among modules."""
+    return f"{stack}.layer_norm"
 
 
 @dataclass(frozen=True)
@@ -19,11 +24,15 @@ class Drawn:
     """The most columns of each slot's pairs; slots that are not named have all of theirs."""
 
     without: Collection[str]
-    """Layers, "decoder.2", and modules, "decoder.fc1", that are left out."""
+    """Layers, "decoder.2", modules, "decoder.fc1", and a stack's own norms, "decoder.layer_norm", that are left out."""
 
     def has(self, site: Site) -> bool:
         """Returns whether a site's pairs take part."""
         return f"{site.stack}.{site.layer}" not in self.without and f"{site.stack}.{site.module}" not in self.without
+
+    def has_norms(self, stack: Stack) -> bool:
+        """Returns whether a stack's own norms take part."""
+        return norms_name(stack) not in self.without
 
     def rank(self, site: Site, slot: str, rank: int) -> int:
         """Returns how much takes part of an adapter that has a rank: 0 for none of it."""
@@ -41,7 +50,7 @@ class Nesting:
     """Those that a cut may lack, "decoder.2"."""
 
     modules: tuple[str, ...] = ()
-    """Those that a cut may lack in the whole stack, "decoder.fc1"."""
+    """Those that a cut may lack in the whole stack, "decoder.fc1", or "decoder.layer_norm" for its own norms."""
 
     drop_layers: float = 0.0
     """How often each of these layers is left out of an update."""

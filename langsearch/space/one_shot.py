@@ -14,7 +14,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from langsearch.space.architecture import Architecture, BaseShape, Side, Site, SiteAdapters
 from langsearch.space.cut_names import is_cut_away, is_idle
-from langsearch.space.nesting import SHARED, Nesting
+from langsearch.space.nesting import SHARED, Nesting, norms_name
+from langsearch.space.rules import STACKS
 from langsearch.space.settings import DecodingSettings, TrainerSettings
 
 if TYPE_CHECKING:  # it checks itself with what is here
@@ -113,10 +114,14 @@ def donor_architecture(space: "Space", shape: BaseShape, point: Mapping[str, Any
                     by_language[language].add(rank)
         for language, of_language in by_language.items():
             seen[slots[language]] |= of_language or {0}
+    stacks = [one.layer_norm.stacks for one in found if one.layer_norm is not None]
+    norms = tuple(stack for stack in STACKS if any(stack in some for some in stacks))
+    may_lack_norms = [norms_name(stack) for stack in norms if not all(stack in some for some in stacks)]
     wide = replace(
         widest,
         adapters=tuple(SiteAdapters(site, sides[site], tuple(of.items())) for site, of in ranks.items()),
         shared_rank=max(one.shared_rank for one in found),
+        layer_norm=replace(widest.layer_norm, stacks=norms) if widest.layer_norm else None,
     )
     if wide.shared_rank:
         seen[SHARED] = {one.shared_rank for one in found}
@@ -124,7 +129,10 @@ def donor_architecture(space: "Space", shape: BaseShape, point: Mapping[str, Any
     nesting = Nesting(
         ranks=tuple((slot, tuple(sorted(seen[slot]))) for slot in sorted(seen) if len(seen[slot]) > 1),
         layers=_may_lack(found, [f"{site.stack}.{site.layer}" for site in ranks], lambda s: f"{s.stack}.{s.layer}"),
-        modules=_may_lack(found, [f"{site.stack}.{site.module}" for site in ranks], lambda s: f"{s.stack}.{s.module}"),
+        modules=(
+            *_may_lack(found, [f"{site.stack}.{site.module}" for site in ranks], lambda s: f"{s.stack}.{s.module}"),
+            *may_lack_norms,
+        ),
         drop_layers=settings.drop_layers,
         drop_modules=settings.drop_modules,
     )
