@@ -109,14 +109,17 @@ class Trained:
 
         It can be over 1: the exhaustive front was chosen by the first training's luck as well.
         """
-        return self._volume_again(fingerprints, first) / self._everything[1]
+        return self.worth(self.front(fingerprints, first), first)
+
+    def worth(self, members: Collection[str], first: int = 1) -> float:
+        """Returns what the members of a front dominate by the other trainings, as a share of the exhaustive front's."""
+        return self._volume_again(members, first) / self._everything[1]
 
     @cached_property
     def _everything(self) -> tuple[float, float]:
-        return self.volume([self.point(name) for name in self.rows]), self._volume_again(self.rows)
+        return self.volume([self.point(name) for name in self.rows]), self._volume_again(self.front(self.rows))
 
-    def _volume_again(self, fingerprints: Collection[str], first: int = 1) -> float:
-        members = self.front(fingerprints, first)
+    def _volume_again(self, members: Collection[str], first: int = 1) -> float:
         return self.volume([(best_score(self.again[name], first), self.point(name)[1]) for name in members])
 
 
