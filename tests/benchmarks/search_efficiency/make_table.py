@@ -66,7 +66,7 @@ def main() -> None:
     parts = arguments.to.with_suffix(".parts")
     environment = build_environment(checked, base, parts / "store")
     if arguments.priors:
-        learn_priors(checked, base, environment, parts / "priors")
+        learn_priors(checked, base, environment, ExperimentFolder(parts / "priors"), FOLDER / "priors.json")
         return
     points = list(grid(checked.space) if arguments.num_random is None else draw(checked.space, arguments.num_random))
     tasks: dict[str, tuple[TrialTask, dict[str, Any]]] = {}
@@ -157,9 +157,10 @@ def train_and_score(base: Base, environment: Environment, task: TrialTask) -> di
             learner.remove()
 
 
-def learn_priors(checked: CheckedSpace, base: Base, environment: Environment, path: Path) -> None:
+def learn_priors(
+    checked: CheckedSpace, base: Base, environment: Environment, folder: ExperimentFolder, to: Path
+) -> None:
     """Learns what the space's `prior` asks for, and writes the points that a search begins with, and their cost."""
-    folder = ExperimentFolder(path)
     num_updates = 0
     while (task := next_task(checked.space, checked.shape, folder)) is not None:
         learn(base, environment, task, folder)
@@ -168,7 +169,7 @@ def learn_priors(checked: CheckedSpace, base: Base, environment: Environment, pa
         )
         epochs = num_updates / epoch_updates(environment, task)
     seeds = seed(checked.space, checked.shape, folder).points
-    write_json(FOLDER / "priors.json", {"epochs": epochs, "seeds": list(seeds)})
+    write_json(to, {"epochs": epochs, "seeds": list(seeds)})
     print(f"The priors cost as much as {epochs:.1f} epochs; a search begins with {len(seeds)} points.")
 
 

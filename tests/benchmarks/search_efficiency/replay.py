@@ -134,16 +134,27 @@ def read_table(file: Path, again: Path) -> Trained:
     rows = {row["fingerprint"]: row for row in table.to_pylist()}
     others = {row["params"]: row for row in pq.read_table(again).to_pylist()}
     meta = json.loads(table.schema.metadata[b"langsearch"])
+    again_rows = {fingerprint: others[row["params"]] for fingerprint, row in rows.items()}
+    return trained_of(rows, again_rows, meta["pretrained_spbleu"], meta["fidelities"])
+
+
+def trained_of(
+    rows: Mapping[str, Mapping[str, Any]],
+    again: Mapping[str, Mapping[str, Any]],
+    pretrained: float,
+    fidelities: Mapping[str, float],
+) -> Trained:
+    """Returns a table of rows by fingerprint, as `train_and_score` gives them, with what an epoch costs."""
     train = [row[f"train_seconds_{row['epochs']}"] / row["epochs"] for row in rows.values()]
     both = [row[f"seconds_{row['epochs']}"] / row["epochs"] for row in rows.values()]
     train_seconds = statistics.median(train)
     return Trained(
         rows=rows,
-        again={fingerprint: others[row["params"]] for fingerprint, row in rows.items()},
-        pretrained=meta["pretrained_spbleu"],
+        again=again,
+        pretrained=pretrained,
         train_seconds=train_seconds,
         evaluation_seconds=statistics.median(both) - train_seconds,
-        fidelities=meta["fidelities"],
+        fidelities=fidelities,
     )
 
 
@@ -192,10 +203,11 @@ def replay(
     priors: Mapping[str, Any],
     objectives: Sequence[Objective] = OBJECTIVES,
     constraints: Sequence[Constraint] = (),
+    max_cost: float = MAX_COST,
 ) -> Found:
-    """Runs one search on the table."""
+    """Runs one search on the table, up to a share of the cost of training everything."""
     shape = read_shape(find_base(space.base))
-    budget = MAX_COST * trained.cost
+    budget = max_cost * trained.cost
     found: dict[str, float] = {}
     started = trained.train_seconds * priors["epochs"] if method.with_priors else 0.0
 
