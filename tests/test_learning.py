@@ -1,15 +1,16 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from langsearch.adapters.lora import LanguageLoRA
 from langsearch.adapters.mixed_sides import SideWeights
 from langsearch.experiment.environment import CheckedSpace
 from langsearch.experiment.folder import read_json
 from langsearch.model.base import Base
 from langsearch.prior.learning import LearningTask, middle_point, sides_task, subspace_task
 from langsearch.prior.sides import SCALAR_LR, LearnedSides, learn_sides, read_sides
-from langsearch.prior.subspace import Demand, learn_subspace, read_demand, share
+from langsearch.prior.subspace import Demand, kept_entries, learn_subspace, read_demand, share
 from langsearch.space.architecture import Architecture, Pruning, Site
 from langsearch.space.prior_settings import SidesPrior, SubspacePrior
 from langsearch.space.problems import InputError
@@ -168,6 +169,25 @@ def test_a_language_whose_task_needs_more_rank_keeps_more(
         assert share(own) == pytest.approx(0.2, abs=1e-3)
     assert len(demand.cells) == 2 * 2 * 8
     assert {(cell.rank, cell.side, cell.stack) for cell in demand.cells} == {(4, "tgt", "decoder")}
+
+
+def test_where_no_gradient_comes_nothing_is_demanded(copier: Base, equal_ranks: Architect) -> None:
+    # All entries of a layer that learned nothing are equal: which of them pruning leaves says nothing of a language.
+    pruning = Pruning(targets=(("fr", 0.8), ("de", 0.8)), start=1, duration=2, scope="layer")
+    architecture = equal_ranks(("fr", "de"), DECODER, 4, pruning)
+
+    def demand(layers: Sequence[int]) -> Demand:
+        adapters = LanguageLoRA(copier, architecture, ("fr", "de"))
+        for site, layer in adapters.layers.items():
+            if site.layer in layers:
+                layer.B.data[layer.slots.index("fr")] = 1.0
+        adapters.begin_epoch(3)
+        return Demand(tuple(kept_entries(adapters)))
+
+    learned_nothing = demand([])
+    assert learned_nothing.language_ranks() == {"fr": 0.0, "de": 0.0}
+    assert learned_nothing.rank([("fr", Site("decoder", 0, "fc1"))]) == 0.0
+    assert demand([1]).language_ranks() == {"fr": pytest.approx(8.0), "de": 0.0}
 
 
 def test_interrupted_estimation_goes_on_to_the_same_demand(

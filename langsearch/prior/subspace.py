@@ -1,7 +1,7 @@
 """Intrinsic subspace estimation: how much rank each language demands, by layer and module (METHOD section 3)."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -45,7 +45,7 @@ class Kept:
     stored: int
     """Entries of B before pruning."""
     kept: int
-    """Entries of B that live."""
+    """Entries of B that live and are not zero."""
 
     @property
     def site(self) -> tuple[str, int, str]:
@@ -59,6 +59,7 @@ class Demand:
 
     What a language keeps says how it stands to the others, not how much it needs by itself: in every layer the same
     share of all entries lives. So the demanded rank is the equal rank, shared out anew in proportion to what is kept.
+    Where all of them learned nothing it is 0.
     """
 
     cells: tuple[Kept, ...]
@@ -77,14 +78,18 @@ class Demand:
         found = [self._by_cell[key] for key in keys if key in self._by_cell]
         if not found:
             return None
-        return max(cell.rank for cell in found) * share(found) / self._mean_share
+        return self._rank(found)
 
     def language_ranks(self) -> dict[str, float]:
         """Returns the rank that each language demands over all sites."""
         by_language: dict[str, list[Kept]] = defaultdict(list)
         for cell in self.cells:
             by_language[cell.language].append(cell)
-        return {name: max(c.rank for c in own) * share(own) / self._mean_share for name, own in by_language.items()}
+        return {name: self._rank(own) for name, own in by_language.items()}
+
+    def _rank(self, cells: Sequence[Kept]) -> float:
+        kept = share(cells)
+        return max(cell.rank for cell in cells) * kept / self._mean_share if kept else 0.0
 
 
 def share(cells: Iterable[Kept]) -> float:
@@ -119,11 +124,15 @@ def learn_subspace(base: Base, data: TrainingData, task: LearningTask, folder: P
 
 
 def kept_entries(adapters: LanguageLoRA) -> Iterator[Kept]:
-    """Yields what every slot keeps at every site; each language must have a slot of its own."""
+    """Yields what every slot keeps at every site; each language must have a slot of its own.
+
+    What is still zero, as it started, no gradient has reached. Where a layer has nothing else, pruning leaves some of
+    it all the same, of whichever slot comes last: that is no demand.
+    """
     assert adapters.masks is not None, "only pruned adapters say what they keep"
     for site, layer in adapters.layers.items():
         for index, (language, rank) in enumerate(zip(layer.slots, layer.ranks, strict=True)):
-            alive = adapters.masks.alive[site][index, :, :rank]
+            b = layer.B.data[index, :, :rank]
             yield Kept(
                 language=language,
                 stack=site.stack,
@@ -131,8 +140,8 @@ def kept_entries(adapters: LanguageLoRA) -> Iterator[Kept]:
                 module=site.module,
                 side=layer.side,
                 rank=rank,
-                stored=alive.numel(),
-                kept=int(alive.sum()),
+                stored=b.numel(),
+                kept=int((adapters.masks.alive[site][index, :, :rank] & (b != 0)).sum()),
             )
 
 
