@@ -17,6 +17,7 @@ def test_every_shipped_space_is_known_here() -> None:
         "flores30.yaml",
         "flores8.yaml",
         "grains.yaml",
+        "planted.yaml",
         "quickstart.yaml",
         "systems.yaml",
     ]

@@ -1,0 +1,1 @@
+"""Searches where the truth is known: ciphers planted for a tiny base, and who finds what they need."""
