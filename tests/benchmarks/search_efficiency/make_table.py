@@ -32,7 +32,7 @@ from langsearch.experiment.environment import CheckedSpace, Environment, build_e
 from langsearch.experiment.folder import ExperimentFolder, write_json
 from langsearch.experiment.task import TrialTask, searched_task
 from langsearch.model.base import Base, load_base
-from langsearch.prior.learning import LearningTask
+from langsearch.prior.learning import LearningTask, sides_task
 from langsearch.prior.seeding import learn, next_task, seed
 from langsearch.space.schema import Space, load_space
 from langsearch.space.settings import TrainerSettings
@@ -161,16 +161,23 @@ def learn_priors(
     checked: CheckedSpace, base: Base, environment: Environment, folder: ExperimentFolder, to: Path
 ) -> None:
     """Learns what the space's `prior` asks for, and writes the points that a search begins with, and their cost."""
-    num_updates = 0
     while (task := next_task(checked.space, checked.shape, folder)) is not None:
         learn(base, environment, task, folder)
-        num_updates += (
-            (task.steps or 0) if task.kind == "sides" else task.trainer.epochs * epoch_updates(environment, task)
-        )
-        epochs = num_updates / epoch_updates(environment, task)
+    epochs = learned_epochs(checked, environment)
     seeds = seed(checked.space, checked.shape, folder).points
     write_json(to, {"epochs": epochs, "seeds": list(seeds)})
     print(f"The priors cost as much as {epochs:.1f} epochs; a search begins with {len(seeds)} points.")
+
+
+def learned_epochs(checked: CheckedSpace, environment: Environment) -> float:
+    """Returns how long the priors of a space learn, in epochs of a trial."""
+    prior, epochs = checked.space.prior, 0.0
+    if prior.sides is not None:
+        task = sides_task(checked.space, checked.shape, prior.sides)
+        epochs += task.total / epoch_updates(environment, task)
+    if prior.subspace is not None:
+        epochs += prior.subspace.epochs
+    return epochs
 
 
 def epoch_updates(environment: Environment, task: LearningTask) -> int:
