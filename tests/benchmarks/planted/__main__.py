@@ -112,8 +112,8 @@ def space_in(folder: Path, seed: int = 0, changes: Sequence[str] = ()) -> Space:
 def digest(folder: Path, space: Space) -> str:
     """Returns what tells trainings on other bases, sentences or spaces apart: 8 hexadecimal digits."""
     found = hashlib.sha256((folder / "base" / "model.safetensors").read_bytes())
-    files = [*sorted(folder.glob("*/*.txt")), SPACE]
-    for file in files:
+    found.update(space.text.encode())
+    for file in sorted(folder.glob("*/*.txt")):
         found.update(file.read_bytes())
     return found.hexdigest()[:8]
 
