@@ -30,7 +30,15 @@ TINY = BaseShape(
 VERSES = BaseShape(
     encoder_layers=3, decoder_layers=3, d_model=192, encoder_ffn_dim=768, decoder_ffn_dim=768, num_parameters=4_654_080
 )
-SHAPES = {"tiny-m2m": TINY, "facebook/m2m100_418M": M2M100_418M, "../shared/models/verses-nllb": VERSES}
+PLANTED = BaseShape(
+    encoder_layers=1, decoder_layers=2, d_model=64, encoder_ffn_dim=128, decoder_ffn_dim=128, num_parameters=137_856
+)
+SHAPES = {
+    "tiny-m2m": TINY,
+    "facebook/m2m100_418M": M2M100_418M,
+    "../shared/models/verses-nllb": VERSES,
+    "data/planted/base": PLANTED,
+}
 SMALL = """\
 base: tiny-m2m
 languages: {high: [en, fr], low: [sw]}

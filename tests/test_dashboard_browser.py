@@ -101,6 +101,8 @@ def test_a_trial_that_ends_while_the_page_is_open_is_on_it_within_two_seconds(co
         assert "running" in row.inner_text() and "1/4" in row.inner_text()
         search.epoch("00003", 2, 7.0)
         row.get_by_text("2/4").wait_for(timeout=SOON_MS)
+        # What is out of sight is drawn once it is seen.
+        opened.page.locator("#front-plot").scroll_into_view_if_needed()
         search.complete("00003", 30.0)  # nothing is better, so it is on the front
         soon(lambda: num_points(opened, "front") == len(search.table.front()))
         assert row.locator(".badge.front").count() == 1

@@ -20,6 +20,7 @@ def test_every_shipped_space_is_known_here() -> None:
         "planted.yaml",
         "quickstart.yaml",
         "systems.yaml",
+        "verses10.yaml",
     ]
 
 
