@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from langsearch.experiment.folder import read_rows
-from langsearch.experiment.remote import Remote
+from langsearch.experiment.remote import Remote, local_copy
 from tests.integration.harness import Driver, Experiment
 from tests.s3_fixtures import s3_url
 
@@ -138,5 +138,10 @@ def whole(experiment: Experiment) -> tuple[int, dict[str, dict[str, Any]]]:
 
 
 def has_begun(experiment: Experiment, url: str | None) -> bool:
-    """Whether a run has begun the experiment, so that the next one must go on with it."""
-    return experiment.path.exists() if url is None else Remote(url).child("tiny").exists("space.yaml")
+    """Whether a run has begun the experiment, so that the next one must go on with it.
+
+    A run that is killed before it sends anything has begun it on its own machine alone.
+    """
+    if url is None:
+        return experiment.path.exists()
+    return Remote(url).child("tiny").exists("space.yaml") or (local_copy(url) / "tiny" / "space.yaml").exists()
