@@ -153,7 +153,7 @@ def coloured(
         means: (languages, d).
         variances: (languages, d).
         is_known: (languages,) bool; scale 1 and offset 0 for the others.
-        znorm: Pieces, strength and pivot. Without a pivot it is the mean over the known languages.
+        znorm: Parts, strength and pivot. Without a pivot it is the mean over the known languages.
         languages: Their codes.
     """
     means, deviations = means.double(), (variances.double() + _EPS).sqrt()
