@@ -29,7 +29,7 @@ from langsearch.study.table import TrialTable
 from langsearch.train.checkpoint import Checkpoint, write_checkpoint
 from langsearch.trial.evaluating import evaluation_data
 from langsearch.trial.monitor import peak_memory_bytes
-from langsearch.trial.scores import score_columns
+from langsearch.trial.scores import search_columns
 from langsearch.trial.trial import load_trained
 
 
@@ -135,12 +135,10 @@ def _result(
 ) -> TrialResult:
     num_trainable = task.num_trainable(base.shape)
     return TrialResult(
-        **score_columns(evaluation),
+        **search_columns(evaluation, of.settings, with_directions=environment.with_directions),
         epoch=0,
         finished=True,
         kept_epoch=0,
-        signature=evaluation.scores.signature,
-        worst_class_spbleu=evaluation.worst_class_spbleu,
         trainable_parameters=num_trainable,
         nonzero_parameters=num_trainable,
         train_loss=None,
@@ -148,9 +146,6 @@ def _result(
         train_seconds=0.0,
         seconds=seconds,
         peak_memory_bytes=peak_memory_bytes(base.model.device),
-        chrf=evaluation.chrf.chrf if evaluation.chrf else None,
-        direction_spbleu=evaluation.direction_spbleu if environment.with_directions else None,
-        beams=of.settings.beams,
         note=f"cut out of {of.name}, not trained",
         worker=f"{socket.gethostname()}/{os.getpid()}",
     )

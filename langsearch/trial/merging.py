@@ -15,12 +15,6 @@ from langsearch.adapters.learners import AdaptedModel, Learner
 from langsearch.adapters.two_sided import TwoSided
 from langsearch.space.settings import TrainerSettings
 
-SCORES = (
-    *("spbleu", "spbleu_low", "spbleu_high", "worst_class_spbleu", "chrf", "direction_spbleu", "signature", "beams"),
-    *("num_sentences", "num_directions", "cut_share", "num_cut_sources"),
-)
-"""Of a trial's result: what an evaluation says."""
-
 _Found = TypeVar("_Found")
 
 Ratio = tuple[float, float]

@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from langsearch.evaluate.evaluation import Evaluation, EvaluationSet
 from langsearch.experiment.folder import TrialFolder, read_rows, write_rows
+from langsearch.space.settings import DecodingSettings
 
 ScoredSplit = Literal["validation", "full", "test"]
 """validation: what selected, as the search decodes it. full: the same part as `evaluation.final` decodes it, by default
@@ -87,6 +88,23 @@ def write_scores(folder: TrialFolder, split: ScoredSplit, evaluation: Evaluation
     _replace(folder, split, rows)
     if split == "test":
         write_rows(folder.translations, list(_translation_rows(split, evaluation.hypotheses, data)), TRANSLATIONS)
+
+
+def search_columns(evaluation: Evaluation, settings: DecodingSettings, *, with_directions: bool) -> dict[str, Any]:
+    """Returns what an evaluation while searching says of a trial, by the names that a `TrialResult` has for it.
+
+    Args:
+        evaluation: The evaluation.
+        settings: How it was decoded.
+        with_directions: Whether constraints need the scores by direction.
+    """
+    return score_columns(evaluation) | {
+        "signature": evaluation.scores.signature,
+        "worst_class_spbleu": evaluation.worst_class_spbleu,
+        "chrf": evaluation.chrf.chrf if evaluation.chrf else None,
+        "direction_spbleu": evaluation.direction_spbleu if with_directions else None,
+        "beams": settings.beams,
+    }
 
 
 def copy_scores(folder: TrialFolder, split: ScoredSplit, to: ScoredSplit) -> None:

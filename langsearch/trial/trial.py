@@ -31,10 +31,10 @@ from langsearch.trial.batch_size import found_tokens, settled_trainer
 from langsearch.trial.choices import write_choices
 from langsearch.trial.curve import CURVE, curve_row
 from langsearch.trial.kept_weights import is_whole, remove_weights, tidy, weights_in_use
-from langsearch.trial.merging import SCORES, find_ratio, has_ratio
+from langsearch.trial.merging import find_ratio, has_ratio
 from langsearch.trial.monitor import Monitor, Unwatched, peak_memory_bytes, reset_peak_memory
 from langsearch.trial.probing import probe_words
-from langsearch.trial.scores import score_columns, write_scores
+from langsearch.trial.scores import search_columns, write_scores
 from langsearch.trial.starting import start_new
 
 logger = logging.getLogger(__name__)
@@ -181,14 +181,19 @@ class _Run:
                 lambda found: found[0].scores.spbleu,
             )
             self._count_seconds()
-            scored = self._result(evaluation, settings)
-            state = {"updates": self.kept_updates, "epoch": self.kept.kept_epoch, "spbleu": scored.spbleu}
+            spbleu = evaluation.scores.spbleu
+            state = {"updates": self.kept_updates, "epoch": self.kept.kept_epoch, "spbleu": spbleu}
             weights = Checkpoint(self.learner.state(), state)
             write_checkpoint(self.folder.weights, weights, num_kept=3, check=self._check_fence)
             write_scores(self.folder, "validation", evaluation, data)
-            found = {name: getattr(scored, name) for name in (*SCORES, "seconds", "peak_memory_bytes")}
             note = f"merge ratio {ratio[0]:g} of the source, {ratio[1]:g} of the target"
-            self.kept = replace(self.kept, **found, note="; ".join(filter(None, (self.kept.note, note))))
+            self.kept = replace(
+                self.kept,
+                **self._columns(evaluation, settings),
+                seconds=self.seconds,
+                peak_memory_bytes=self._peak_memory_bytes(),
+                note="; ".join(filter(None, (self.kept.note, note))),
+            )
         return self._close(self.kept)
 
     def _translate(self, learner: Learner, sentences: Sequence[ToTranslate]) -> list[list[int] | None]:
@@ -257,30 +262,30 @@ class _Run:
     def _result(
         self, evaluation: Evaluation, settings: DecodingSettings, progress: Progress | None = None
     ) -> TrialResult:
-        task, environment = self.task, self.environment
-        epoch = progress.epoch if progress else 0
+        task, epoch = self.task, progress.epoch if progress else 0
         num_trainable = task.num_trainable(self.base.shape)
-        peak = peak_memory_bytes(self.base.model.device)
         return TrialResult(
-            **score_columns(evaluation),
+            **self._columns(evaluation, settings),
             epoch=epoch,
             finished=progress is None or epoch == task.num_epochs,
             kept_epoch=epoch,
-            signature=evaluation.scores.signature,
-            worst_class_spbleu=evaluation.worst_class_spbleu,
             trainable_parameters=num_trainable,
             nonzero_parameters=self.learner.num_nonzero() if task.method == "adapters" else num_trainable,
             train_loss=progress.train_loss if progress else None,
             updates=progress.updates if progress else 0,
             train_seconds=progress.train_seconds if progress else 0.0,
             seconds=self.seconds,
-            peak_memory_bytes=max(peak, self.kept.peak_memory_bytes if self.kept else 0),
-            chrf=evaluation.chrf.chrf if evaluation.chrf else None,
-            direction_spbleu=evaluation.direction_spbleu if environment.with_directions else None,
-            beams=settings.beams,
+            peak_memory_bytes=self._peak_memory_bytes(),
             note=self._note(is_last=epoch == task.num_epochs),
             worker=f"{socket.gethostname()}/{os.getpid()}",
         )
+
+    def _columns(self, evaluation: Evaluation, settings: DecodingSettings) -> dict[str, Any]:
+        return search_columns(evaluation, settings, with_directions=self.environment.with_directions)
+
+    def _peak_memory_bytes(self) -> int:
+        """Returns the most of this process, and of those that the trial was in before."""
+        return max(peak_memory_bytes(self.base.model.device), self.kept.peak_memory_bytes if self.kept else 0)
 
     def _note(self, *, is_last: bool) -> str:
         found = found_tokens(self.folder.path)
