@@ -185,6 +185,9 @@ def test_early_stopping_takes_less_and_more_trials_take_longer(measured: Forecas
     assert six - one == pytest.approx(5 * (two - one))
     assert two > one
     assert search_s(tuned % "{trials: 2, epochs: {choice: [1, 2]}}")[1] < two
+    # A further seed trains a tuned baseline once, not as often as it was tried.
+    seeds = "evaluation.final.seeds=2"
+    assert search_s(tuned % 6, seeds)[1] - six == pytest.approx(search_s(tuned % 2, seeds)[1] - two)
     # Cuts cost what is decoded, not what ordinary trials would take.
     one_shot = ["search.trials=300", "search.strategy=one_shot"]
     few, many = (search_s(*one_shot, f"search.one_shot={{cuts: {num}}}") for num in (8, 400))

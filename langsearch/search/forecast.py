@@ -197,23 +197,23 @@ def search_seconds(checked: CheckedSpace, found: Forecast, measured: Measured) -
     for end in (*rungs, len(epochs)):
         stopped += share * sum(epochs[begin:end])
         share, begin = share / space.search.reduction_factor, end
-    baselines, seeds = 0.0, SeedPlan.of(checked)
+    baselines, further, seeds = 0.0, 0.0, SeedPlan.of(checked)
+    score_s = _score_seconds(measured.translations, *num_scored(checked, space.evaluation.search, "validation"))
+    an_epoch = whole / len(epochs) if epochs else 0.0
     for baseline in space.baselines:
-        task = baseline_task(space, checked.shape, baseline.name)
-        num_epochs = task.num_epochs
+        num_epochs = each = baseline_task(space, checked.shape, baseline.name).num_epochs
         if baseline.tune is not None:
             searched = baseline.tune.epochs
-            each = num_epochs if searched is None else int(sum(extremes(searched)) / 2)
+            each = each if searched is None else int(sum(extremes(searched)) / 2)
             num_epochs = space.num_tries(baseline.name) * each
-        score_s = _score_seconds(measured.translations, *num_scored(checked, space.evaluation.search, "validation"))
-        an_epoch = whole / len(epochs) if epochs else 0.0
         baselines += num_epochs * an_epoch if num_epochs else score_s
+        further += each * an_epoch
     final, members = space.evaluation.final, seeds.num_members
     again_s, test_s = (
         _score_seconds(measured.final, *num_scored(checked, final, part)) for part in ("validation", "test")
     )
     last_s = members * again_s + (members + len(space.baselines)) * test_s
-    last_s += seeds.num_further * (members * whole + baselines + (members + seeds.num_baselines) * test_s)
+    last_s += seeds.num_further * (members * whole + further + (members + seeds.num_baselines) * test_s)
     trials = [space.search.trials * one for one in (stopped if rungs else whole, whole)]
     if space.search.strategy == "one_shot":
         trials = _one_shot_seconds(checked, epochs, measured)
