@@ -53,6 +53,11 @@ class PairedDifference:
     num_seeds: int = 1
     sentences_sd: float | None = None
 
+    @property
+    def final_p(self) -> float | None:
+        """The p that counts: Holm's, where it is one of several."""
+        return self.p if self.holm_p is None else self.holm_p
+
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:

@@ -48,15 +48,14 @@ def _against_full(
 ) -> str:
     """Returns what the best adapters do against full fine-tuning, no more than is known of it."""
     theirs = None if full is None else full.test
+    more = f"score {change:.2f} spBLEU more than" if change > 0 else f"come within {-change:.2f} spBLEU of"
     if paired is None:
-        more = f"score {change:.2f} spBLEU more than" if change > 0 else f"come within {-change:.2f} spBLEU of"
         return f"{more} full fine-tuning, training {size}"
     if not verdicts.is_sure(paired):
         found = f"{wording.difference(change)} spBLEU, {verdicts.evidence(paired)}"
         return f"cannot be told from full fine-tuning ({found}), training {size}"
     if verdicts.beats(paired):
         return f"beat full fine-tuning by {change:.2f} spBLEU ({verdicts.evidence(paired)}), training {size}"
-    more = f"score {change:.2f} spBLEU more than" if change > 0 else f"come within {-change:.2f} spBLEU of"
     text = f"{more} full fine-tuning ({verdicts.evidence(paired)}), training {size}"
     if verdicts.is_over_seeds(paired):
         return text

@@ -22,7 +22,7 @@ MAX_SEEDS = 10
 
 def is_sure(paired: PairedDifference) -> bool:
     """Returns whether a difference is more than chance, over what it holds."""
-    p = paired.p if paired.holm_p is None else paired.holm_p
+    p = paired.final_p
     return not paired.low <= 0 <= paired.high if p is None else p < ALPHA
 
 
@@ -38,9 +38,8 @@ def beats(paired: PairedDifference | None) -> bool:
 
 def evidence(paired: PairedDifference) -> str:
     """Returns "95 % +0.20 to +0.85 over sentences and 3 seeds, Holm's p 0.012", what a difference rests on."""
-    p = "" if paired.p is None else f", p {p_words(paired.p)}"
-    if paired.holm_p is not None:
-        p = f", Holm's p {p_words(paired.holm_p)}"
+    name = "p" if paired.holm_p is None else "Holm's p"
+    p = "" if paired.final_p is None else f", {name} {p_words(paired.final_p)}"
     interval = f"95 % {wording.paired_interval(paired.low, paired.high)}"
     if is_over_seeds(paired):
         return f"{interval} over sentences and {paired.num_seeds} seeds{p}"
@@ -49,7 +48,7 @@ def evidence(paired: PairedDifference) -> str:
 
 def short_evidence(paired: PairedDifference) -> str:
     """Returns "95 % +0.20 to +0.85 (3 seeds, p 0.012)", of p Holm's where there is one; for a line of 80 characters."""
-    p = paired.p if paired.holm_p is None else paired.holm_p
+    p = paired.final_p
     text = f"95 % {wording.paired_interval(paired.low, paired.high)}"
     if p is None:
         return f"{text} (paired bootstrap)"

@@ -20,7 +20,7 @@ import plotly.graph_objects as go
 from langsearch.experiment.folder import ExperimentFolder
 from langsearch.model.finding import locate_base
 from langsearch.model.shape import read_shape
-from langsearch.report import wording
+from langsearch.report import verdicts, wording
 from langsearch.report.costs import budgets
 from langsearch.report.experiment_reader import read_details, read_experiment
 from langsearch.report.experiment_values import Experiment, PairedDifference, Score, Trial
@@ -28,6 +28,7 @@ from langsearch.report.matrices import class_pair_averages
 from langsearch.report.page_tables import class_pairs
 from langsearch.report.summary import DirectionScores, summarise
 from langsearch.space.architecture import Architecture
+from langsearch.space.plan import shared_slots
 from langsearch.space.pruned_size import num_nonzero
 from langsearch.space.schema import load_space
 
@@ -102,7 +103,7 @@ def parameter_rows(experiment: Experiment, systems: Sequence[Trial]) -> Sequence
     rows = [("System", *(f"{name}: stored, not zero" for name in experiment.classes))]
     for trial in systems:
         architecture = read_details(experiment, trial.name).architecture
-        if architecture is not None and architecture.adapters and len(dict(architecture.slots).values()) > 1:
+        if architecture is not None and architecture.adapters and not shared_slots(architecture):
             of_classes = (_of_class(architecture, members) for members in experiment.classes.values())
             cells = [
                 f"{part.num_parameters(shape):,}, {num_nonzero(part, shape, trial.max_epochs or 0):,}"
@@ -190,10 +191,7 @@ def _score(score: Score | None) -> tuple[str, str]:
 
 
 def _difference(found: PairedDifference | None) -> str:
-    if found is None:
-        return ""
-    p = found.p if found.holm_p is None else found.holm_p
-    return f"{found.value:+.2f} ({found.low:+.2f} to {found.high:+.2f}{'' if p is None else f', p {p:.2g}'})"
+    return "" if found is None else f"{wording.difference(found.value)}, {verdicts.short_evidence(found)}"
 
 
 def _count(number: int | None) -> str:
