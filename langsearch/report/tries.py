@@ -6,7 +6,7 @@ from langsearch.report import wording
 from langsearch.report.costs import budgets
 from langsearch.report.experiment_values import Experiment, Score, Trial
 from langsearch.report.lenient import as_integer, as_number
-from langsearch.study.beside_names import TRY, baseline_of
+from langsearch.study.beside_names import try_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +36,13 @@ def try_rows(experiment: Experiment) -> tuple[TryRow, ...]:
     chosen = {trial.tuned_from for trial in experiment.trials if trial.kind == "baseline"}
     rows = []
     for trial in experiment.beside:
-        number = trial.name.partition(TRY)[2]
-        if trial.kind == "try" and number.isdecimal():
+        if trial.kind == "try" and (found := try_of(trial.name)) is not None:
+            baseline, number = found
             rows.append(
                 TryRow(
                     trial=trial,
-                    label=wording.baseline_label(baseline_of(trial.name)),
-                    number=int(number),
+                    label=wording.baseline_label(baseline),
+                    number=number,
                     lr=as_number(trial.params.get("trainer.lr")),
                     epochs=as_integer(trial.max_epochs if trial.epochs is None else trial.epochs),
                     score=trial.validation,

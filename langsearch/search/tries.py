@@ -9,9 +9,10 @@ from langsearch.experiment.try_tasks import adopt_folder, try_task, tuned_names
 from langsearch.experiment.working_copy import WorkingCopy
 from langsearch.space.architecture import BaseShape
 from langsearch.space.schema import Space
+from langsearch.study.beside_names import try_name
 from langsearch.study.rows import State, TrialRow
 from langsearch.study.table import TrialTable
-from langsearch.study.tries import best_try, next_try, tries_of, try_name
+from langsearch.study.tries import best_try, next_try, tries_of
 
 Propose = Callable[[], TrialTask | None]
 

@@ -5,10 +5,21 @@
 
 import re
 
-TRY = "-try-"
-"""Between a tuned baseline's name and the number of one of its tries."""
 
-_NAME = re.compile(r"(.+)-seed-([0-9]+)")
+def try_name(baseline: str, number: int) -> str:
+    """Returns the name of a baseline's try, numbered from 1."""
+    return f"{baseline}-try-{number}"
+
+
+def try_of(name: str) -> tuple[str, int] | None:
+    """Returns which baseline a name is a try of, and its number. None: it is no try."""
+    return _parted(name, "try")
+
+
+def baseline_of(name: str) -> str:
+    """Returns the baseline that a try, by its name, is one of; any other name is returned as it is."""
+    found = try_of(name)
+    return name if found is None else found[0]
 
 
 def seed_name(original: str, number: int) -> str:
@@ -18,8 +29,7 @@ def seed_name(original: str, number: int) -> str:
 
 def seed_of(name: str) -> tuple[str, int] | None:
     """Returns which training a name is a further one of, and its number. None: it is no further one."""
-    found = _NAME.fullmatch(name)
-    return None if found is None else (found[1], int(found[2]))
+    return _parted(name, "seed")
 
 
 def original_of(name: str) -> str:
@@ -28,6 +38,6 @@ def original_of(name: str) -> str:
     return name if found is None else found[0]
 
 
-def baseline_of(name: str) -> str:
-    """Returns the baseline that a try, by its name, is one of."""
-    return name.partition(TRY)[0]
+def _parted(name: str, word: str) -> tuple[str, int] | None:
+    found = re.fullmatch(rf"(.+)-{word}-([0-9]+)", name)
+    return None if found is None else (found[1], int(found[2]))

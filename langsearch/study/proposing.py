@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 from langsearch.study.candidates import result_costs, result_values
 from langsearch.study.front import Objective
 from langsearch.study.mirror import BLOCK, LIMITS, History, Mirror, Proposal, shown
-from langsearch.study.rows import STATES, State, TrialRow
+from langsearch.study.rows import OPTUNA_STATES, State, TrialRow
 from langsearch.study.stored import StoredTrials
 
 
@@ -141,7 +141,7 @@ class Proposer:
             values = [stored.intermediate[row.result.epoch]]
         return History(
             params=row.params,
-            state=next(known for known, found in STATES.items() if found is state),
+            state=OPTUNA_STATES[state],
             values=values,
             constraints=row.violations or {},
             attributes=stored.attributes,

@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution, check_distribution_compatibil
 from optuna.trial import FrozenTrial, TrialState
 
 from langsearch.evaluate.spbleu import Difference
-from langsearch.study.beside_names import TRY, seed_of
+from langsearch.study.beside_names import seed_of, try_of
 from langsearch.study.results import FinalResult, TestResult, TrialResult
 
 RESULT, CAUSE, FINGERPRINT, NAME = "result", "cause", "fingerprint", "name"
@@ -60,6 +60,7 @@ STATES = {
     TrialState.PRUNED: State.PRUNED,
     TrialState.FAIL: State.FAILED,
 }
+OPTUNA_STATES = {state: found for found, state in STATES.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +156,7 @@ def kind_beside(name: str) -> str:
     """Returns the kind of what lies in the baselines' study: baseline, donor, try of a tuned baseline, or seed."""
     if name.startswith(DONOR):
         return "donor"
-    if TRY in name:
+    if try_of(name) is not None:
         return "try"
     return "baseline" if seed_of(name) is None else "seed"
 

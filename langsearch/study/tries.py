@@ -6,31 +6,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from optuna.distributions import BaseDistribution
-from optuna.trial import TrialState
 
 from langsearch.space.dimensions import num_points
-from langsearch.study.beside_names import TRY, baseline_of
+from langsearch.study.beside_names import baseline_of, try_name, try_of
 from langsearch.study.mirror import History, Mirror, contains
-from langsearch.study.rows import State, TrialRow
+from langsearch.study.rows import OPTUNA_STATES, State, TrialRow
 from langsearch.study.samplers import grid_values, mixed_seed
-
-_STATES = {
-    State.RUNNING: TrialState.RUNNING,
-    State.COMPLETE: TrialState.COMPLETE,
-    State.PRUNED: TrialState.PRUNED,
-    State.FAILED: TrialState.FAIL,
-}
-
-
-def try_name(baseline: str, number: int) -> str:
-    """Returns the name of a baseline's try, numbered from 1."""
-    return f"{baseline}{TRY}{number}"
 
 
 def tries_of(rows: Iterable[TrialRow], baseline: str) -> list[TrialRow]:
     """Returns a baseline's tries by number."""
-    found = [row for row in rows if row.kind == "try" and baseline_of(row.name) == baseline]
-    return sorted(found, key=lambda row: int(row.name.partition(TRY)[2]))
+    numbered = [(found[1], row) for row in rows if (found := try_of(row.name)) is not None and found[0] == baseline]
+    return [row for _, row in sorted(numbered, key=lambda one: one[0])]
 
 
 def best_try(tries: Iterable[TrialRow]) -> TrialRow | None:
@@ -78,7 +65,7 @@ def next_try(
         [
             History(
                 params=row.params,
-                state=_STATES[row.state],
+                state=OPTUNA_STATES[row.state],
                 values=[row.result.spbleu] if row.state is State.COMPLETE and row.result is not None else None,
             )
             for row in tries
