@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from langsearch.evaluate.seed_statistics import TAIL, SeedVariance, interval, p_value, seed_variance
+from langsearch.evaluate.seed_statistics import SeedVariance, interval, p_value, seed_variance
 from langsearch.evaluate.spbleu import Difference, Resamples
 
 
@@ -79,6 +79,7 @@ def compare(mine: Trainings, theirs: Trainings) -> Difference:
         low, high = interval(value, of_sentences, found)
         p = p_value(value, of_sentences, found)
     else:
-        low, high = map(float, np.percentile(means, [100 * (1 - TAIL), 100 * TAIL]))
+        paired = Resamples(mine.value, mine.means).minus(Resamples(theirs.value, theirs.means))
+        low, high = paired.low, paired.high
         p = p_value(value, of_sentences, ())
     return Difference(value, low, high, p=p, num_seeds=num_seeds, sentences_sd=math.sqrt(of_sentences))
