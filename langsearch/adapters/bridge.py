@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from langsearch.adapters.lora import merged_linear, slot_generator
 from langsearch.adapters.mounting import ENCODER_NORM, linear_at, module_path
 from langsearch.adapters.peft_limits import why_no_peft
-from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter, Pieces, Unscheduled
+from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter, Pieces, Unscheduled, by_owner
 from langsearch.adapters.routing import Routing, SlotTable
 from langsearch.data.directions import Direction
 from langsearch.model.base import Base
@@ -165,8 +165,7 @@ class LanguageBridge(Unscheduled):
 
     def pieces(self) -> Pieces:
         """Returns each slot's map, whole."""
-        values = {name: value.data for name, value in self.parameters().items()}
-        return Pieces(of_slots={name: dict(zip(self._own.slots, value, strict=True)) for name, value in values.items()})
+        return Pieces(of_slots=by_owner(self._own.slots, self.parameters()))
 
     @torch.no_grad()
     def merged(self, direction: Direction, below: Below = NOTHING_BELOW) -> dict[str, nn.Module]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from langsearch.adapters.layer_norm import plain_norm
 from langsearch.adapters.mounting import ENCODER_NORM
-from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter, Pieces, Unscheduled, zero_pair
+from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter, Pieces, Unscheduled, by_owner, zero_pair
 from langsearch.adapters.routing import Routing
 from langsearch.data.directions import Direction
 from langsearch.model.base import Base
@@ -118,9 +118,7 @@ class EncoderZNorm(Unscheduled):
 
     def pieces(self) -> Pieces:
         """Returns each language's scale and offset."""
-        return Pieces(
-            of_languages={name: dict(zip(self.languages, value, strict=True)) for name, value in self.state().items()}
-        )
+        return Pieces(of_languages=by_owner(self.languages, self.state()))
 
     @torch.no_grad()
     def merged(self, direction: Direction, below: Below = NOTHING_BELOW) -> dict[str, nn.Module]:

@@ -23,7 +23,7 @@ from langsearch.adapters.lora import lora_layer, merged_linear, slot_generator
 from langsearch.adapters.lora_linear import LanguageLoRALinear
 from langsearch.adapters.mounting import linear_at, module_path
 from langsearch.adapters.peft_limits import why_no_peft
-from langsearch.adapters.protocol import NOTHING_BELOW, Below, PairKey, PeftAdapter, Pieces
+from langsearch.adapters.protocol import NOTHING_BELOW, Below, PairKey, PeftAdapter, Pieces, by_owner
 from langsearch.adapters.pruning import PrunedPairs, PruningMasks
 from langsearch.adapters.routing import Routing, SlotTable
 from langsearch.data.directions import Direction
@@ -216,10 +216,10 @@ class Factorized(PrunedPairs):
         pairs: dict[PairKey, LanguageLoRALinear] = {
             ("own", site): layer.pair for site, layer in self.layers.items() if layer.pair is not None
         }
-        scales = {}
+        scales: dict[str, dict[str, Tensor]] = {}
         for site, layer in self.layers.items():
-            for name, scale in (("in_scale", layer.in_scale), ("out_scale", layer.out_scale)):
-                scales[f"{site}.{name}"] = dict(zip(layer.table.slots, scale.data, strict=True))
+            both = {f"{site}.in_scale": layer.in_scale, f"{site}.out_scale": layer.out_scale}
+            scales |= by_owner(layer.table.slots, both)
         return Pieces(pairs=pairs, of_slots=scales)
 
     @torch.no_grad()

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter, Pieces, Unscheduled, zero_pair
+from langsearch.adapters.protocol import NOTHING_BELOW, Below, PeftAdapter, Pieces, Unscheduled, by_owner, zero_pair
 from langsearch.adapters.routing import Routing, SlotTable
 from langsearch.data.directions import Direction
 from langsearch.model.base import Base
@@ -134,8 +134,7 @@ class LanguageLayerNorms(Unscheduled):
 
     def pieces(self) -> Pieces:
         """Returns each slot's part of every norm."""
-        values = {name: value.data for name, value in self.parameters().items()}
-        return Pieces(of_slots={name: dict(zip(self._own.slots, value, strict=True)) for name, value in values.items()})
+        return Pieces(of_slots=by_owner(self._own.slots, self.parameters()))
 
     @torch.no_grad()
     def merged(self, direction: Direction, below: Below = NOTHING_BELOW) -> dict[str, nn.Module]:

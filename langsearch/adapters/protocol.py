@@ -68,6 +68,11 @@ class Pieces:
     """What is nobody's."""
 
 
+def by_owner(owners: Sequence[str], values: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Returns stacked values, (owners, …) each, by their names and by owner: views of the same memory."""
+    return {name: dict(zip(owners, value.detach(), strict=True)) for name, value in values.items()}
+
+
 class Adapters(Protocol):
     """The adapters of one kind in one base, built but not in it yet: `AdaptedModel` puts them there.
 
