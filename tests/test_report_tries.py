@@ -12,6 +12,7 @@ from langsearch.report.costs import budgets, costs
 from langsearch.report.experiment_reader import read_experiment
 from langsearch.report.experiment_values import Experiment
 from langsearch.report.page import render_page
+from langsearch.report.page_tables import failure_groups
 from langsearch.report.showing import find_trial, print_trial
 from langsearch.report.summary import summarise
 from langsearch.report.terminal import print_front
@@ -115,3 +116,21 @@ def test_the_timeline_has_the_tries_and_not_the_baseline_that_has_their_result(e
     text = str(figure["data"])
     assert f"{FULL}-try-1" in text
     assert "full fine-tuning" not in text
+
+
+def test_the_timeline_and_the_failures_know_whatever_trained_beside_the_trials(tmp_path: Path) -> None:
+    folder = make_experiment(tmp_path / "flores8")
+    rows = pq.read_table(folder / "results.parquet").to_pylist()
+    own = next(row for row in rows if row["name"] == "00001")
+    again = own | {"state": "failed", "cause": "non-finite loss: nan", "is_front": False}
+    beside = [again | {"name": "00001-seed-2", "kind": "seed"}, again | {"name": "wide", "kind": "donor"}]
+    beside.append(again | {"name": "cut", "kind": "cut"})
+    pq.write_table(pa.Table.from_pylist([*rows, *beside]), folder / "results.parquet")
+    experiment = read_experiment(folder)
+    figure = timeline_figure(experiment)
+    assert figure is not None
+    shown = {name for trace in figure["data"] for name in trace["meta"]}
+    assert {"00001-seed-2", "wide"} <= shown
+    assert "cut" not in shown
+    (group,) = [group for group in failure_groups(experiment, {}) if group.cause == "non-finite loss: nan"]
+    assert {"00001-seed-2", "wide"} <= set(group.names)

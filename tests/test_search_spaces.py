@@ -6,6 +6,8 @@ import pytest
 from langsearch.experiment.environment import check_space
 from langsearch.model.finding import EMBEDDED_FOLDER
 from langsearch.space.schema import load_space
+from tests.benchmarks.search_efficiency.for_real import METHODS, settings_of
+from tests.benchmarks.search_efficiency.replay import FOLDER as EFFICIENCY
 
 FOLDER = Path(__file__).parents[1] / "search_spaces"
 SHIPPED = sorted(FOLDER.rglob("*.yaml"))
@@ -63,3 +65,9 @@ def test_flores30_is_right_with_the_real_sentences_on_a_base_of_its_kind(shared_
     corpus = checked.corpus
     assert [len(text) for text in (corpus.train, corpus.validation, corpus.test)] == [897, 100, 1012]
     assert len(checked.directions) == 870
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_searches_of_the_efficiency_benchmark_are_right(method: str) -> None:
+    space = load_space(EFFICIENCY / "space.yaml", settings_of(method, 1))
+    assert (space.prior.sides, space.prior.subspace, space.search.seed) == (None, None, 1)

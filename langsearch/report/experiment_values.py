@@ -231,3 +231,8 @@ class Experiment:
 
     is_training: bool = False
     """Whether `langsearch train` wrote it: one trial, without a search."""
+
+    @property
+    def beside_trained(self) -> tuple[Trial, ...]:
+        """What trained beside the trials, on workers as they do: all that stands beside them but cuts."""
+        return tuple(trial for trial in self.beside if trial.kind != "cut")

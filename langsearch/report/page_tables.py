@@ -127,9 +127,9 @@ def class_pair_rows(
 
 
 def failure_groups(experiment: Experiment, failures: Mapping[str, Failure]) -> tuple[FailureGroup, ...]:
-    """Returns the failed trials and tries of baselines by cause, the most frequent first."""
+    """Returns by cause the names of all that failed to train, the most frequent cause first."""
     names = defaultdict(list)
-    for trial in (*experiment.trials, *(one for one in experiment.beside if one.kind == "try")):
+    for trial in (*experiment.trials, *experiment.beside_trained):
         if trial.state == "failed":
             written = failures.get(trial.name)
             names[trial.cause or (written.cause if written else "unknown cause")].append(trial.name)

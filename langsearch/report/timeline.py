@@ -36,13 +36,12 @@ class _Bar:
 
 
 def timeline_figure(experiment: Experiment) -> Figure | None:
-    """Returns a bar for each trial from its start to its end, by worker; None where no start is known.
+    """Returns a bar for whatever trained, from its start to its end, by worker; None where no start is known.
 
     A trial that was resumed, or tried on another worker, is one bar on its last worker.
     """
-    tries = [trial for trial in experiment.beside if trial.kind == "try"]
     ran = [trial for trial in experiment.trials if trial.same_as is None and trial.tuned_from is None]
-    bars = _bars([trial for trial in (*ran, *tries) if not trial.is_rejected])
+    bars = _bars([trial for trial in (*ran, *experiment.beside_trained) if not trial.is_rejected])
     if not bars:
         return None
     lanes = _lanes(bars)

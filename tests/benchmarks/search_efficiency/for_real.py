@@ -67,12 +67,16 @@ def main() -> None:
     print_table(found, read_table(FOLDER / "table.parquet", FOLDER / "table_seed1.parquet"))
 
 
+def settings_of(name: str, seed: int) -> list[str]:
+    """Returns what a search sets beside the benchmark's space: nothing but its method is to cost anything."""
+    return [*METHODS[name], f"search.seed={seed}", "prior=null", "baselines=[]", "evaluation.rungs=[]"]
+
+
 def search(name: str, seed: int) -> list[dict[str, Any]]:
     """Runs a search; returns its trials, donors and cuts, in the order in which they ended."""
     with tempfile.TemporaryDirectory() as folder:
-        settings = [*METHODS[name], f"search.seed={seed}", "prior={}", "baselines=[]", "evaluation.rungs=[]"]
         command = [sys.executable, "-m", "langsearch", "run", str(FOLDER / "space.yaml"), "--experiments", folder]
-        for setting in settings:
+        for setting in settings_of(name, seed):
             command += ["--set", setting]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         rows = pq.read_table(Path(folder) / "search_efficiency" / "results.parquet").to_pylist()
