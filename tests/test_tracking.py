@@ -202,6 +202,7 @@ def tracked(tmp_path_factory: pytest.TempPathFactory, tiny_space: str) -> Iterat
     ray.shutdown()
 
 
+@pytest.mark.integration
 def test_a_search_writes_event_files_that_hold_what_the_curve_holds(tracked: Path) -> None:
     found = events(tracked / "tensorboard" / "00000")
     curve = read_rows(tracked / "trials" / "00000" / "curve.parquet")
@@ -209,6 +210,7 @@ def test_a_search_writes_event_files_that_hold_what_the_curve_holds(tracked: Pat
     assert {path.name for path in (tracked / "tensorboard").iterdir()} == {"00000"}
 
 
+@pytest.mark.integration
 def test_a_search_writes_runs_for_mlflow(tracked: Path) -> None:
     import mlflow
 
@@ -229,6 +231,7 @@ def test_a_search_writes_runs_for_mlflow(tracked: Path) -> None:
     assert steps == [1, 2]
 
 
+@pytest.mark.integration
 def test_a_search_writes_offline_runs_for_weights_and_biases(tracked: Path) -> None:
     (run,) = (tracked / "wandb").glob("offline-run-*")
     (record,) = run.glob("*-00000.wandb")
@@ -237,6 +240,7 @@ def test_a_search_writes_offline_runs_for_weights_and_biases(tracked: Path) -> N
     assert b"rank.high" in content
 
 
+@pytest.mark.integration
 def test_nothing_is_written_outside_the_experiment(tracked: Path) -> None:
     assert {path.name for path in tracked.parent.iterdir()} == {"tiny", "tiny.yaml", ".store"}
 
