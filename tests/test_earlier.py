@@ -64,6 +64,19 @@ def test_a_search_that_began_when_a_shared_lora_started_as_peft_does_goes_on_so(
         assert architecture.init == "peft"
 
 
+def test_a_search_that_began_with_another_sampler_goes_on_with_it(tmp_path: Path) -> None:
+    space = load(tmp_path)
+    assert space.search.sampler == "gp"
+    folder = start_experiment(tmp_path / "experiments" / "small", space, resume=False)
+    folder.space.write_text(folder.space.read_text().replace("sampler: gp", "sampler: tpe"))
+    resumed = with_earlier_defaults(folder, space)
+    assert resumed.search.sampler == "tpe"
+    check_start(folder.path, resumed, resume=True)
+    asked = with_earlier_defaults(folder, load(tmp_path, SMALL + "search: {sampler: gp}\n"))
+    with pytest.raises(InputError, match=r"search\.sampler: tpe -> gp"):
+        check_start(folder.path, asked, resume=True)
+
+
 def test_a_space_that_is_sent_leaves_open_what_its_experiment_may_have_begun_with(
     begun: ExperimentFolder, tmp_path: Path
 ) -> None:

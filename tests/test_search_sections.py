@@ -269,3 +269,11 @@ def test_a_section_has_every_setting_with_its_default(
 ) -> None:
     assert list(section.model_fields) == [field.name for field in fields(settings)]
     assert section().settings() == settings()
+
+
+def test_of_four_objectives_a_process_that_encloses_them_all_is_not_asked_for_proposals(tmp_path: Path) -> None:
+    four = "search.objectives=[spbleu, chrf, trainable_parameters, nonzero_parameters]"
+    assert load(tmp_path, SMALL).search.sampler == "gp"
+    assert load(tmp_path, SMALL, "search.objectives=[spbleu, chrf, peak_memory]").search.sampler == "gp"
+    assert load(tmp_path, SMALL, four).search.sampler == "tpe"
+    assert load(tmp_path, SMALL, four, "search.sampler=gp").search.sampler == "gp"

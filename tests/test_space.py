@@ -52,7 +52,7 @@ def test_flores12_means_what_it_says() -> None:
     assert space.evaluation.final == DecodingSettings(directions=None, sentences=None, beams=5)
     assert [item.name for item in space.baselines] == ["pretrained", "full_finetuning", "shared_lora", "published"]
     assert space.search.objectives == {"spbleu": "max", "trainable_parameters": "min"}
-    assert (space.search.trials, space.search.max_hours, space.search.sampler) == (64, 12.0, "tpe")
+    assert (space.search.trials, space.search.max_hours, space.search.sampler) == (64, 12.0, "gp")
     assert (space.search.grace_epochs, space.search.reduction_factor) == (1, 3)
     assert (space.resources.gpu, space.resources.cpu, space.resources.max_failures) == (1, 4, 3)
 

@@ -1,6 +1,6 @@
 """Defaults that have changed since an experiment was started: it goes on with those that it began with."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +12,12 @@ from langsearch.experiment.folder import ExperimentFolder
 from langsearch.space.baseline_start import with_start
 from langsearch.space.schema import DEFAULT_BASELINES, Space, load_space, space_of
 
-EARLIER_DEFAULTS: dict[str, Any] = {"max_length_factor": 2.0, "rows_per_batch": 128}
-"""Keys of `evaluation.search` and `evaluation.final`, with the defaults that they had before."""
-
+EARLIER_DEFAULTS: Mapping[tuple[str, ...], Any] = {
+    **{("evaluation", part, "max_length_factor"): 2.0 for part in ("search", "final")},
+    **{("evaluation", part, "rows_per_batch"): 128 for part in ("search", "final")},
+    ("search", "sampler"): "tpe",
+}
+"""Keys of a space, with the defaults that they had before."""
 
 _AS_READ = {"normalize": "none"}
 """Versions that had no `data.normalize` left the sentences as they were read."""
@@ -50,13 +53,13 @@ def with_earlier_defaults(folder: ExperimentFolder, space: Space) -> Space:
         return space
     kept = YAML(typ="safe", pure=True).load(folder.space.read_text(encoding="utf-8")) or {}
     data, is_changed = deepcopy(space.document.data), False
-    for section in ("search", "final"):
-        begun = (kept.get("evaluation") or {}).get(section) or {}
-        for key, default in EARLIER_DEFAULTS.items():
-            given = (data.get("evaluation") or {}).get(section) or {}
-            if begun.get(key) == default and key not in given:
-                data["evaluation"] = (data.get("evaluation") or {}) | {section: given | {key: default}}
-                is_changed = True
+    for path, default in EARLIER_DEFAULTS.items():
+        if _at(kept, path) == default and _at(data, path) is None:
+            section = data
+            for name in path[:-1]:
+                section[name] = section = section.get(name) or {}
+            section[path[-1]] = default
+            is_changed = True
     if "normalize" not in (kept.get("data") or {}) and "normalize" not in data["data"]:
         data["data"] = data["data"] | _AS_READ
         is_changed = True
@@ -67,6 +70,13 @@ def with_earlier_defaults(folder: ExperimentFolder, space: Space) -> Space:
         data["baselines"] = with_start(data.get("baselines", DEFAULT_BASELINES), "peft")
         is_changed = True
     return space_of(replace(space.document, data=data)) if is_changed else space
+
+
+def _at(data: Any, path: Sequence[str]) -> Any:
+    """Returns what a space has at a key; None where it has nothing."""
+    for name in path:
+        data = (data or {}).get(name)
+    return data
 
 
 def _starts_as_peft(baselines: list[Any]) -> bool:
@@ -87,9 +97,7 @@ def with_open_defaults(space: Space) -> dict[str, Any]:
         del data["baselines"]
     if "normalize" not in written["data"]:
         data["data"].pop("normalize", None)
-    for section in ("search", "final"):
-        given = (written.get("evaluation") or {}).get(section) or {}
-        for key in EARLIER_DEFAULTS:
-            if key not in given:
-                data["evaluation"][section].pop(key, None)
+    for path in EARLIER_DEFAULTS:
+        if _at(written, path) is None:
+            _at(data, path[:-1]).pop(path[-1], None)
     return data
