@@ -9,20 +9,12 @@ import pyarrow as pa
 
 from langsearch.experiment.folder import ExperimentFolder, TrialFolder, write_table
 from langsearch.experiment.task import TrialTask
-from langsearch.study.beside_names import original_of
+from langsearch.study.beside_names import COMPARED, original_of
 from langsearch.study.cut_rows import as_cuts
 from langsearch.study.results import TrialResult, cut_words
 from langsearch.study.rows import TrialRow
 from langsearch.study.seeds import SeedScores, seed_scores
 from langsearch.study.table import TrialTable
-
-COMPARED = {
-    "pretrained": "test_to_pretrained",
-    "full_finetuning": "test_to_full",
-    "shared_lora": "test_to_shared_lora",
-    "published": "test_to_published",
-}
-"""Baselines, and what the columns of differences to each begin with."""
 
 RESULTS = pa.schema(
     [

@@ -68,7 +68,7 @@ def next_sentences(
             "promise little."
         )
     lines += [_importance_sentence(entry) for entry in found if entry.values]
-    paired = best.test_to_full
+    paired = best.differences.get("full_finetuning")
     full = summary.full_finetuning
     if paired is not None and (missing := verdicts.caution(paired, best.test, None if full is None else full.test)):
         may = "is more than chance on these sentences, but" if verdicts.is_sure(paired) else "may be chance:"

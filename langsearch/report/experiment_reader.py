@@ -39,6 +39,7 @@ from langsearch.report.lenient import (
 )
 from langsearch.space.architecture import Architecture
 from langsearch.space.problems import InputError
+from langsearch.study.beside_names import COMPARED
 
 _FINAL_BEAMS = re.compile(r"\bfinal: *\{[^}]*\bbeams: *([0-9]+)")
 """In a space as it is written down, with all defaults; a reader of YAML would take long to load for one number."""
@@ -186,10 +187,9 @@ def as_trial(row: Mapping[str, Any]) -> Trial | None:
         worker=as_text(row.get("worker")),
         params=MappingProxyType(parse_object(row.get("params"))),
         summary=as_text(row.get("summary")) or "",
-        test_to_pretrained=_difference(row, "test_to_pretrained"),
-        test_to_full=_difference(row, "test_to_full"),
-        test_to_shared_lora=_difference(row, "test_to_shared_lora"),
-        test_to_published=_difference(row, "test_to_published"),
+        differences=MappingProxyType(
+            {name: found for name, column in COMPARED.items() if (found := _difference(row, column)) is not None}
+        ),
         final=_score(row, "full_"),
         kept_epoch=as_integer(row.get("kept_epoch")),
         beams=as_integer(row.get("beams")),

@@ -85,13 +85,12 @@ class Trial:
     worker: str | None
     params: Mapping[str, Any]
     summary: str
-    test_to_pretrained: PairedDifference | None = None
-    test_to_full: PairedDifference | None = None
+    differences: Mapping[str, PairedDifference] = field(default_factory=dict)
+    """To the baselines by name, on test, where they were measured."""
+
     tuned_from: str | None = None
     """Of a tuned baseline: the try whose result it has."""
 
-    test_to_shared_lora: PairedDifference | None = None
-    test_to_published: PairedDifference | None = None
     final: Score | None = None
     """On validation once more, by `evaluation.final`: the whole part unless it says less."""
 
@@ -124,15 +123,6 @@ class Trial:
         """Whether it is one of the trials that a search was asked for; as `TrialRow.counts`."""
         is_other = self.same_as is not None or self.retried_as is not None
         return self.kind == "searched" and not is_other and not self.is_rejected
-
-    def test_to(self, baseline: str) -> PairedDifference | None:
-        """Returns how it compares with a baseline on test, None where that was not measured."""
-        return {
-            "pretrained": self.test_to_pretrained,
-            "full_finetuning": self.test_to_full,
-            "shared_lora": self.test_to_shared_lora,
-            "published": self.test_to_published,
-        }.get(baseline)
 
     def score(self, split: Split) -> Score | None:
         """Returns the score on a split, None where it was not measured."""

@@ -39,7 +39,7 @@ def headline(summary: Summary) -> str:
         return f"No adapters beat the pretrained base: the best reach {reach}, {less}, training {size}."
     if change is None:
         return f"The best adapters reach {reach}, training {size}."
-    paired = best.test_to_full if summary.split == "test" else None
+    paired = best.differences.get("full_finetuning") if summary.split == "test" else None
     return f"The best adapters {_against_full(change, paired, best_score, full, size)}."
 
 
@@ -95,7 +95,7 @@ def sentences(experiment: Experiment, summary: Summary, scores: Mapping[str, Dir
     lines += [
         _comparison(best, other, wording.trial_label(other), split, scores)
         for other in others
-        if split == "test" and best.test_to(other.name) is not None
+        if split == "test" and other.name in best.differences
     ]
     if full is not None:
         lines.append(_smallest_sentence(summary.smallest, full, split))
@@ -231,7 +231,7 @@ def _comparison(best: Trial, other: Trial, words: str, split: Split, scores: Map
         missing = [f"trial {best.name}"] * (mine is None) + [words] * (theirs is None)
         return f"There is no {split} score of {' and of '.join(missing)} to compare with."
     text = f"Against {words}, {_scored(theirs)}, that is {wording.difference(mine.spbleu - theirs.spbleu)} spBLEU"
-    paired = best.test_to(other.name)
+    paired = best.differences.get(other.name)
     if split == "test" and paired is not None:
         text += f" ({verdicts.evidence(paired)})"
     elif mine.low is not None and mine.high is not None and theirs.low is not None and theirs.high is not None:

@@ -242,7 +242,7 @@ def _score_table(experiment: Experiment, trial: Trial) -> Table:
 def _comparisons(experiment: Experiment, trial: Trial) -> Iterator[tuple[str, str]]:
     """Yields each baseline that a tested trial was compared with, and what is known of the difference."""
     for other in experiment.trials:
-        if other.kind == "baseline" and (paired := trial.test_to(other.name)) is not None:
+        if other.kind == "baseline" and (paired := trial.differences.get(other.name)) is not None:
             text = f"{wording.difference(paired.value)} on test, {verdicts.evidence(paired)}"
             missing = verdicts.caution(paired, trial.test, other.test)
             yield f"to {wording.trial_label(other)}", f"{text}; {missing}" if missing else text

@@ -117,7 +117,8 @@ def _differences(summary: Summary) -> Iterator[str]:
     """Yields how the best member compares with each baseline on test, and what that rests on."""
     if summary.best is None or summary.split != "test":
         return
-    known = [(trial, paired) for trial in summary.baselines if (paired := summary.best.test_to(trial.name)) is not None]
+    differences = summary.best.differences
+    known = [(trial, differences[trial.name]) for trial in summary.baselines if trial.name in differences]
     for trial, paired in known:
         words = "the pretrained base" if trial.name == "pretrained" else wording.trial_label(trial)
         yield f"* against {words}: {wording.difference(paired.value)}, {verdicts.short_evidence(paired)}"

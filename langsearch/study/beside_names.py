@@ -1,9 +1,17 @@
-"""The names of what lies with the baselines: tries of tuned ones, further trainings with other seeds.
+"""The names of what lies with the baselines: tries of tuned ones, further trainings with other seeds, differences.
 
 "shared_lora-try-2"; "00012-seed-2", "shared_lora-seed-3". What shows experiments reads names without a study.
 """
 
 import re
+
+COMPARED = {
+    "pretrained": "test_to_pretrained",
+    "full_finetuning": "test_to_full",
+    "shared_lora": "test_to_shared_lora",
+    "published": "test_to_published",
+}
+"""Baselines, and what the columns of differences to each begin with."""
 
 
 def try_name(baseline: str, number: int) -> str:

@@ -92,7 +92,7 @@ def difference_rows(systems: Sequence[Trial]) -> Sequence[tuple[str, ...]]:
     rows = [("Member", *(f"to {wording.trial_label(trial)}" for trial in baselines))]
     for trial in systems:
         if trial.kind == "searched":
-            rows.append((trial.name, *(_difference(trial.test_to(other.name)) for other in baselines)))
+            rows.append((trial.name, *(_difference(trial.differences.get(other.name)) for other in baselines)))
     return rows
 
 
