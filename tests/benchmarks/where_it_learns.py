@@ -36,7 +36,7 @@ from tests.benchmarks.systems import data_of
 
 SPACE = Path(__file__).parents[2] / "search_spaces" / "verses10.yaml"
 
-FULL_RATE, LORA_RATE = 8e-4, 5e-3
+FULL_RATE, LORA_RATE = 8e-4, 1e-3
 
 PARTS: Mapping[str, Callable[[str], bool]] = {
     "everything": lambda name: True,
