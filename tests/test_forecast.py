@@ -29,7 +29,7 @@ from langsearch.search.forecast_lines import (
 )
 from langsearch.space.architecture import Architecture
 from langsearch.space.schema import load_space
-from langsearch.space.settings import DecodingSettings
+from langsearch.space.settings import DecodingSettings, TrainerSettings
 from langsearch.trial import update_count
 from langsearch.trial.measuring import time_translations
 from tests.search_fixtures import ResultMaker
@@ -53,6 +53,25 @@ def test_the_updates_are_those_that_a_trial_makes(trained: Path) -> None:
     assert found.epoch.is_exact
     (epoch,) = read_rows(trained / "trials" / "00000" / "curve.parquet")
     assert found.epoch.num_updates == found.fewest == found.most == epoch["updates"] > 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "mean", "last"),
+    [
+        (TrainerSettings(lr=0.01, epochs=2), "0.20", "0.11"),
+        (TrainerSettings(lr=0.01, epochs=2, warmup_updates=40), "0.67", "0.69"),
+        (TrainerSettings(lr=0.01, epochs=2, schedule="constant"), "1.00", "1.00"),
+    ],
+)
+def test_it_is_said_how_much_of_the_rate_updates_have(
+    settings: TrainerSettings, mean: str, last: str, tmp_path: Path
+) -> None:
+    given = counted(tmp_path)
+    found = replace(given, trainer=settings, epoch=replace(given.epoch, num_updates=42))
+    lines = dict(forecast_lines(check_space(load(tmp_path, SMALL, "evaluation.spbleu=base")), found))
+    assert lines["rates"] == (
+        f"an update has {mean} of trainer.lr on average, the last one {last}, by its schedule and warmup"
+    )
 
 
 def test_of_a_large_text_a_sample_says_about_how_many_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
+from statistics import fmean
 from typing import Any
 
 from langsearch.experiment.environment import CheckedSpace
 from langsearch.model.cpus import available_cpus
 from langsearch.search.forecast import NOT_ASKED, Forecast, SeedPlan, taught_seconds
 from langsearch.study.results import TrialResult, beam_words
+from langsearch.train.optimizer import learning_rate
 from langsearch.trial.teaching import Taught
 
 MIN_UPDATES = 50
@@ -38,10 +40,14 @@ _MIN_SENTENCES = 4
 _MAX_LISTED = 12
 """So many target languages have their score beside them."""
 
+_MAX_RATES = 10_000
+"""Of so many updates at most, evenly spaced, the mean rate is taken."""
+
 
 def forecast_lines(checked: CheckedSpace, found: Forecast) -> Iterator[tuple[str, str]]:
     """Yields a label and a text for the updates, the time, what that rests on, and each warning."""
     yield "updates", _updates(found)
+    yield "rates", _rates(found)
     if found.taught is not None:
         yield "teacher", _teacher(found.taught, taught_seconds(found))
     yield from _times(found)
@@ -238,6 +244,18 @@ def _updates(found: Forecast) -> str:
     if found.fewest != found.most:
         return f"{text}; {found.fewest:,} to {found.most:,}{_apart(found)} by what is searched"
     return text if epoch.num_apart == 1 else f"{text}; {found.fewest:,}{_apart(found)}".rstrip(",")
+
+
+def _rates(found: Forecast) -> str:
+    """Returns how much of `trainer.lr` updates have: with another warmup, the same value means other rates."""
+    trainer = found.trainer
+    num_updates = max(found.epoch.num_updates * trainer.epochs // found.epoch.num_apart, 1)
+    step = math.ceil(num_updates / _MAX_RATES)
+    shares = [learning_rate(update, trainer) / trainer.lr for update in range(1, num_updates + 1, step)]
+    return (
+        f"an update has {fmean(shares):.2f} of trainer.lr on average, the last one "
+        f"{learning_rate(num_updates, trainer) / trainer.lr:.2f}, by its schedule and warmup"
+    )
 
 
 def _apart(found: Forecast) -> str:
