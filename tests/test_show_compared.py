@@ -6,6 +6,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
@@ -13,7 +15,9 @@ from langsearch.report.experiment_reader import read_experiment
 from langsearch.report.experiment_values import Experiment
 from langsearch.report.listing import Listed, listing_table
 from langsearch.report.showing import _so_far, find_trial, print_trial
+from langsearch.report.summary import gain
 from langsearch.report.terminal import print_front
+from tests.report_fixtures import make_experiment
 
 pytest_plugins = ["search_fixtures"]
 
@@ -68,3 +72,16 @@ def test_a_search_that_runs_is_not_told_to_have_taken_no_time(experiment: Experi
     assert _so_far(replace(first, seconds=90.0), is_running=True) == "1 min 30 s before this run"
     assert _so_far(replace(first, seconds=90.0), is_running=False) == "1 min 30 s in all"
     assert _so_far(replace(first, started=None), is_running=True) == "running"
+
+
+def test_scores_of_other_sentences_have_no_difference(tmp_path: Path) -> None:
+    folder = make_experiment(tmp_path / "flores8")
+    rows = pq.read_table(folder / "results.parquet").to_pylist()
+    for row in rows:
+        if row["name"] == "00003":
+            row |= {"state": "pruned", "num_sentences": 40, "is_front": False}
+    pq.write_table(pa.Table.from_pylist(rows), folder / "results.parquet")
+    trials = {trial.name: trial for trial in read_experiment(folder).trials}
+    assert gain(trials["00003"], trials["pretrained"], "validation") is None
+    assert gain(trials["00002"], trials["pretrained"], "validation") is not None
+    assert gain(replace(trials["00002"], beams=9), trials["pretrained"], "validation") is None

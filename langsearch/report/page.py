@@ -37,7 +37,7 @@ from langsearch.report.matrices import ordered_languages
 from langsearch.report.payload import rank_payload, score_payload, translation_payload
 from langsearch.report.quoted_commands import reproduce_command
 from langsearch.report.sentences import demand_sentences, headline, sentences
-from langsearch.report.summary import Summary, has_seeds
+from langsearch.report.summary import Summary, gain, has_seeds
 from langsearch.report.timeline import timeline_figure
 from langsearch.report.trial_columns import trial_columns
 from langsearch.report.tries import try_rows, try_sentences
@@ -173,6 +173,11 @@ def make_page(material: Material, price_per_gpu_hour: float | None = None) -> Pa
         "ranks": ranks,
         "trials": trial_columns(material.experiment, summary, material.curves, all_scores, pairs),
         "pair_splits": dict.fromkeys(material.scores, summary.split),
+        "beside_full": [
+            trial.name
+            for trial in material.experiment.trials
+            if trial.name in material.scores and gain(trial, summary.full_finetuning, summary.split) is not None
+        ],
         "translations": translation_payload(material),
         "best": None if summary.best is None else summary.best.name,
         "pretrained": None if summary.pretrained is None else summary.pretrained.name,

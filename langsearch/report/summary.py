@@ -88,11 +88,19 @@ def front_members(experiment: Experiment) -> tuple[Trial, ...]:
 
 
 def gain(trial: Trial | None, other: Trial | None, split: Split) -> float | None:
-    """Returns the difference of two trials' spBLEU on a split, None where one was not measured."""
+    """Returns the difference of two trials' spBLEU on a split, None where one was not measured, or on other sentences.
+
+    A trial that was stopped at a rung may have been scored on fewer there than `evaluation.search` says.
+    """
     if trial is None or other is None:
         return None
     mine, theirs = trial.score(split), other.score(split)
-    return None if mine is None or theirs is None else mine.spbleu - theirs.spbleu
+    if mine is None or theirs is None:
+        return None
+    are_alike = (mine.num_sentences, mine.num_directions) == (theirs.num_sentences, theirs.num_directions)
+    if not are_alike or (split == "validation" and trial.beams != other.beams):
+        return None
+    return mine.spbleu - theirs.spbleu
 
 
 def is_losing(summary: Summary) -> bool:

@@ -200,8 +200,8 @@
     const own = trials.pairs[index];
     if (!own) return null;
     const full = at(langsearch.data.full ?? "");
-    const isSame = full >= 0 && full !== index && langsearch.data.pair_splits[trials.name[index]] === langsearch.data.pair_splits[trials.name[full]];
-    const other = isSame ? trials.pairs[full] : null;
+    const isBeside = full !== index && langsearch.data.beside_full.includes(trials.name[index]);  // scored on the same sentences
+    const other = isBeside ? trials.pairs[full] : null;
     const rows = trials.pair_names.map(([src, tgt], place) => {
       if (own[place] === null) return null;
       const difference = other && other[place] !== null ? words.signed(own[place] - other[place]) : MISSING;

@@ -182,9 +182,11 @@ class Display:
 
     def _difference(self, result: TrialResult) -> float | None:
         pretrained = self._lines.get("pretrained")
-        if pretrained is None or pretrained.result is None or pretrained.result is result:
+        base = pretrained.result if pretrained is not None else None
+        # At a rung that is scored cheaply, a trial has translated other sentences than the base has.
+        if base is None or base is result or not result.is_scored_as(base):
             return None
-        return result.spbleu - pretrained.result.spbleu
+        return result.spbleu - base.spbleu
 
     def _render(self) -> RenderableType:
         table = Table(box=None, pad_edge=False, expand=True, header_style="bold")

@@ -57,6 +57,11 @@ class TrialResult:
     def __post_init__(self) -> None:
         object.__setattr__(self, "direction_spbleu", _as_pairs(self.direction_spbleu))
 
+    def is_scored_as(self, other: "TrialResult") -> bool:
+        """Returns whether another one's scores are of the same sentences, and made in the same way."""
+        same = ("num_sentences", "num_directions", "beams", "signature")
+        return all(getattr(self, name) == getattr(other, name) for name in same)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TestResult:

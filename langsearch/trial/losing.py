@@ -11,8 +11,7 @@ def pretrained_result(folder: ExperimentFolder, row: TrialRow) -> TrialResult | 
     if row.result is None or not file.exists():
         return None
     found = TrialResult(**read_json(file))
-    same = ("num_sentences", "num_directions", "beams", "signature")
-    return found if all(getattr(found, name) == getattr(row.result, name) for name in same) else None
+    return found if found.is_scored_as(row.result) else None
 
 
 def losing_words(folder: ExperimentFolder, row: TrialRow) -> str:
