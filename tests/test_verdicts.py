@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,17 @@ def test_a_gain_over_seeds_beats_and_the_means_are_shown_with_their_spread(tmp_p
     front = next(trace for trace in figure["data"] if trace["name"] == "front")
     assert (front["y"], front["error_y"]["array"], front["error_y"]["arrayminus"]) == ([9.0], [1.5], [1.5])
     assert "over seeds where there are several" in figure["words"]
+
+
+def test_at_80_columns_a_table_with_seeds_loses_no_letter(tmp_path: Path) -> None:
+    given = _experiment(tmp_path / "tiny", SURE, with_seeds=True)
+    text = "rank 2;2;8 · enc 0-2 dec 0-2 · 10 src 29 tgt"
+    trials = tuple(replace(one, summary=text, trainable_parameters=569_088) for one in given.trials)
+    printed = _printed(replace(given, trials=trials), print_front, width=80)
+    lines = printed.partition("* best")[0].splitlines()
+    (start,) = (line.index("architecture") for line in lines if "architecture" in line)
+    shown = re.sub(r"\s", "", "".join(line[start:] for line in lines))
+    assert shown.count(re.sub(r"\s", "", text)) == len(trials)
 
 
 def test_a_gain_of_one_training_each_is_said_to_be_of_these_and_how_to_learn_more(tmp_path: Path) -> None:
