@@ -55,7 +55,7 @@ def main() -> None:
             print(markdown(table), end="\n\n")
     print(f"{wording.metric_label(experiment)}; {experiment.signature}")
     if arguments.figure is not None:
-        figure(systems).write_html(arguments.figure, include_plotlyjs="cdn", config={"displayModeBar": False})
+        figure(systems).write_html(arguments.figure, include_plotlyjs=True, config={"displayModeBar": False})
 
 
 def tested_systems(experiment: Experiment) -> tuple[Trial, ...]:
@@ -136,6 +136,7 @@ def figure(systems: Sequence[Trial]) -> go.Figure:
                 mode="markers+text",
                 text=[wording.trial_label(trial) for trial in of_kind],
                 textposition="middle right",
+                cliponaxis=False,
                 marker={"size": 11, "color": _COLOURS[kind]},
                 name=label,
             )
@@ -143,7 +144,12 @@ def figure(systems: Sequence[Trial]) -> go.Figure:
     shown.update_xaxes(type="log", title="parameters that are not zero (pretrained: none)")
     shown.update_yaxes(title="spBLEU on test, mean of seeds")
     shown.update_layout(
-        template="plotly_white", width=1000, height=560, font={"size": 14}, legend={"x": 0.01, "y": 0.99}
+        template="plotly_white",
+        width=1000,
+        height=460,
+        font={"size": 14},
+        legend={"x": 0.01, "y": 0.99},
+        margin={"t": 16, "r": 130, "b": 60},
     )
     return shown
 
