@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from langsearch.cluster.packing import pack
-from langsearch.experiment.earlier import load_begun_space, with_earlier_defaults
+from langsearch.experiment.earlier import load_begun_space, with_earlier_defaults, with_open_defaults
 from langsearch.experiment.folder import ExperimentFolder
 from langsearch.experiment.opening import check_start, start_experiment
 from langsearch.space.problems import InputError
@@ -75,6 +75,15 @@ def test_a_search_that_began_with_another_sampler_goes_on_with_it(tmp_path: Path
     asked = with_earlier_defaults(folder, load(tmp_path, SMALL + "search: {sampler: gp}\n"))
     with pytest.raises(InputError, match=r"search\.sampler: tpe -> gp"):
         check_start(folder.path, asked, resume=True)
+
+
+def test_a_key_that_is_written_as_nothing_is_written_and_no_default(tmp_path: Path) -> None:
+    begun = load(tmp_path, SMALL, "evaluation.search.rows_per_batch=128")
+    folder = start_experiment(tmp_path / "experiments" / "small", begun, resume=False)
+    assert with_earlier_defaults(folder, load(tmp_path)).evaluation.search.rows_per_batch == 128
+    asked = load(tmp_path, SMALL, "evaluation.search.rows_per_batch=null")
+    assert with_earlier_defaults(folder, asked).evaluation.search.rows_per_batch is None
+    assert "rows_per_batch" in with_open_defaults(asked)["evaluation"]["search"]
 
 
 def test_a_space_that_is_sent_leaves_open_what_its_experiment_may_have_begun_with(

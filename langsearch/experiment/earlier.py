@@ -54,7 +54,7 @@ def with_earlier_defaults(folder: ExperimentFolder, space: Space) -> Space:
     kept = YAML(typ="safe", pure=True).load(folder.space.read_text(encoding="utf-8")) or {}
     data, is_changed = deepcopy(space.document.data), False
     for path, default in EARLIER_DEFAULTS.items():
-        if _at(kept, path) == default and _at(data, path) is None:
+        if _section(kept, path).get(path[-1]) == default and path[-1] not in _section(data, path):
             section = data
             for name in path[:-1]:
                 section[name] = section = section.get(name) or {}
@@ -72,10 +72,10 @@ def with_earlier_defaults(folder: ExperimentFolder, space: Space) -> Space:
     return space_of(replace(space.document, data=data)) if is_changed else space
 
 
-def _at(data: Any, path: Sequence[str]) -> Any:
-    """Returns what a space has at a key; None where it has nothing."""
-    for name in path:
-        data = (data or {}).get(name)
+def _section(data: dict[str, Any], path: Sequence[str]) -> dict[str, Any]:
+    """Returns the section of a space that a key stands in; an empty one where there is none."""
+    for name in path[:-1]:
+        data = data.get(name) or {}
     return data
 
 
@@ -98,6 +98,6 @@ def with_open_defaults(space: Space) -> dict[str, Any]:
     if "normalize" not in written["data"]:
         data["data"].pop("normalize", None)
     for path in EARLIER_DEFAULTS:
-        if _at(written, path) is None:
-            _at(data, path[:-1]).pop(path[-1], None)
+        if path[-1] not in _section(written, path):
+            _section(data, path).pop(path[-1], None)
     return data
