@@ -125,12 +125,17 @@ def test_the_timeline_and_the_failures_know_whatever_trained_beside_the_trials(t
     again = own | {"state": "failed", "cause": "non-finite loss: nan", "is_front": False}
     beside = [again | {"name": "00001-seed-2", "kind": "seed"}, again | {"name": "wide", "kind": "donor"}]
     beside.append(again | {"name": "cut", "kind": "cut"})
-    pq.write_table(pa.Table.from_pylist([*rows, *beside]), folder / "results.parquet")
+    beside.append(own | {"name": f"{FULL}-seed-2", "kind": "seed", "seed_of": FULL, "state": "complete"})
+    pq.write_table(
+        pa.Table.from_pylist([{"seed_of": None} | row for row in (*rows, *beside)]), folder / "results.parquet"
+    )
     experiment = read_experiment(folder)
     figure = timeline_figure(experiment)
     assert figure is not None
     shown = {name for trace in figure["data"] for name in trace["meta"]}
     assert {"00001-seed-2", "wide"} <= shown
     assert "cut" not in shown
+    (baselines,) = [trace for trace in figure["data"] if trace["name"] == "baselines"]
+    assert f"{FULL}-seed-2" in baselines["meta"], "drawn as what it is another training of"
     (group,) = [group for group in failure_groups(experiment, {}) if group.cause == "non-finite loss: nan"]
     assert {"00001-seed-2", "wide"} <= set(group.names)

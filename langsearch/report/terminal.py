@@ -56,7 +56,7 @@ def front_table(experiment: Experiment) -> Table:
         table.add_column(words, justify="right", no_wrap=True)
     table.add_column("params", justify="right", no_wrap=True)
     table.add_column("%", justify="right", no_wrap=True)
-    # Of a table that is wider than the screen, letters would be cut off.
+    # The caption is as wide as the table; of one that is wider than 80 columns letters would be cut off.
     table.add_column("architecture", min_width=12 if has_seeds(summary) else 16, overflow="fold")
     for trial in reversed(summary.front):
         _add_row(table, trial, summary, other, "bold" if trial is summary.best else "")

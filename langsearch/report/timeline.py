@@ -47,11 +47,12 @@ def timeline_figure(experiment: Experiment) -> Figure | None:
     lanes = _lanes(bars)
     word, unit = ("hours", 3600.0) if max(bar.end for bar in bars) > _LONG_SECONDS else ("minutes", 60.0)
     names = sorted(set(lanes.values()), key=_natural)
+    baselines = {trial.name for trial in experiment.trials if trial.kind == "baseline"}
     groups: dict[str, list[_Bar]] = {key: [] for key in _COLOURS}
     for bar in bars:
         # A baseline that failed counts as failed.
-        is_baseline = bar.trial.kind in ("baseline", "try") and bar.trial.state == "complete"
-        groups["baseline" if is_baseline else bar.trial.state].append(bar)
+        is_baseline = bar.trial.kind in ("baseline", "try") or bar.trial.seed_of in baselines
+        groups["baseline" if is_baseline and bar.trial.state == "complete" else bar.trial.state].append(bar)
     data: list[Figure] = []
     for key, members in groups.items():
         if members:
