@@ -86,27 +86,32 @@ def test_a_summary_shows_as_text(make_task: "TaskMaker", monkeypatch: pytest.Mon
     assert "[red]title" in shown(display)[2]
 
 
-def test_scores_of_a_cheap_rung_have_no_difference_to_the_base(
-    make_task: "TaskMaker", make_result: "ResultMaker"
-) -> None:
-    piped = console(is_terminal=False)
+@pytest.fixture
+def piped() -> Console:
+    return console(is_terminal=False)
+
+
+@pytest.fixture
+def played(piped: Console, make_task: "TaskMaker", make_result: "ResultMaker") -> Display:
+    """A display in lines, behind what `play` does."""
     display = Display(piped, "tiny", 3, 1)
     with display.showing():
         play(display, make_task, make_result)
-        display.epoch("00001", make_result(epoch=1, spbleu=1.25, num_sentences=1))
-        display.epoch("00001", make_result(epoch=2, spbleu=1.5))
+    return display
+
+
+def test_scores_of_a_cheap_rung_have_no_difference_to_the_base(
+    piped: Console, played: Display, make_result: "ResultMaker"
+) -> None:
+    played.epoch("00001", make_result(epoch=1, spbleu=1.25, num_sentences=1))
+    played.epoch("00001", make_result(epoch=2, spbleu=1.5))
     *_, rung, whole = (line for line in text_of(piped).splitlines() if line.startswith("00001  "))
     assert "spBLEU  1.25 " in rung and "(" not in rung
     assert "spBLEU  1.50 (-0.50)" in whole
 
 
-def test_without_a_terminal_there_are_lines_and_no_control_characters(
-    make_task: "TaskMaker", make_result: "ResultMaker"
-) -> None:
-    piped = console(is_terminal=False)
-    display = Display(piped, "tiny", 3, 1)
-    with display.showing():
-        play(display, make_task, make_result)
+@pytest.mark.usefixtures("played")
+def test_without_a_terminal_there_are_lines_and_no_control_characters(piped: Console) -> None:
     lines = text_of(piped).splitlines()
     assert any("00001" in line and "spBLEU  1.25 (-0.75)" in line for line in lines)
     assert any("out of memory" in line for line in lines)
