@@ -6,6 +6,7 @@ import pytest
 from langsearch.experiment.environment import check_space
 from langsearch.model.finding import EMBEDDED_FOLDER
 from langsearch.space.schema import load_space
+from tests.benchmarks import where_it_learns
 from tests.benchmarks.search_efficiency.for_real import METHODS, settings_of
 from tests.benchmarks.search_efficiency.replay import FOLDER as EFFICIENCY
 
@@ -71,3 +72,12 @@ def test_flores30_is_right_with_the_real_sentences_on_a_base_of_its_kind(shared_
 def test_the_searches_of_the_efficiency_benchmark_are_right(method: str) -> None:
     space = load_space(EFFICIENCY / "space.yaml", settings_of(method, 1))
     assert (space.prior.sides, space.prior.subspace, space.search.seed) == (None, None, 1)
+
+
+@pytest.mark.parametrize("name", [*where_it_learns.PARTS, *where_it_learns.ADAPTERS])
+def test_a_part_of_the_study_s_base_is_trained_at_the_rate_that_the_benchmark_names(name: str) -> None:
+    space = where_it_learns.space_of(name)
+    assert space.baselines or not space.dimensions(), "a trial of its own is fixed"
+    trainers = [space.baseline_trainer(item.name) for item in space.baselines] or [space.trainer({})]
+    (rate,) = {trainer.lr for trainer in trainers}
+    assert rate == (where_it_learns.FULL_RATE if name in where_it_learns.PARTS else where_it_learns.LORA_RATE)

@@ -27,7 +27,7 @@ def main() -> None:
     """Measures, and prints what it comes to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--languages", type=int, default=30)
-    parser.add_argument("--part", type=int, default=96, help="sentences translated, spread over the directions")
+    parser.add_argument("--part", type=int, default=48, help="sentences translated, spread over the directions")
     parser.add_argument("--sentences", type=int, nargs="*", default=[100, 1012], help="of a direction, in the whole")
     parser.add_argument("--beams", type=int, nargs="*", default=[1, 5])
     arguments = parser.parse_args()

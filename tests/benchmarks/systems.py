@@ -16,6 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -111,17 +112,35 @@ def checked_space(name: str, seed: int, rate: float, overrides: Sequence[str]) -
     return check_space(load_space({**given, "trainer": {**plain, "lr": rate, "seed": seed, **trainer}}))
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What a training is made of, beside its learner."""
+
+    base: Base
+    environment: Environment
+    training: TrainingData
+    scorer: SpBleu
+
+
+def prepare(checked: CheckedSpace, task: TrialTask, folder: Path) -> Prepared:
+    """Returns a base in the type and place that a task computes in, and sentences whose tokens a folder keeps."""
+    base = load_base(checked.base)
+    environment = build_environment(checked, base, folder / "store")
+    base = settle(base, resident(environment, task))
+    vocabulary = base.vocabulary(environment.languages)
+    training = TrainingData(environment.train, environment.directions, environment.languages, vocabulary)
+    return Prepared(base, environment, training, SpBleu(environment.tokenizer))
+
+
 def run(name: str, seed: int, rate: float, overrides: Sequence[str], folder: Path) -> dict[str, Any]:
     """Trains a system once; returns its best epoch's validation score, and that epoch's sentences on the test set."""
     checked = checked_space(name, seed, rate, overrides)
-    base = load_base(checked.base)
-    environment = build_environment(checked, base, folder / "store")
     task = searched_task(checked.space, checked.shape, 0, {})
-    base = settle(base, resident(environment, task))
+    prepared = prepare(checked, task, folder)
+    base, environment, scorer = prepared.base, prepared.environment, prepared.scorer
     learner = build_learner(base, environment, task)
     assert isinstance(learner, AdaptedModel)
-    vocabulary, scorer = base.vocabulary(environment.languages), SpBleu(environment.tokenizer)
-    training = TrainingData(environment.train, environment.directions, environment.languages, vocabulary)
+    vocabulary, training = base.vocabulary(environment.languages), prepared.training
     validation, test = (data_of(environment, base, part) for part in ("validation", "test"))
     settings = environment.evaluation.search
 
@@ -152,13 +171,11 @@ def run(name: str, seed: int, rate: float, overrides: Sequence[str], folder: Pat
 def run_pretrained(overrides: Sequence[str], folder: Path) -> dict[str, Any]:
     """Returns the test scores of the base as it is."""
     checked = checked_space("lora", 0, RATES[0], overrides)
-    base = load_base(checked.base)
-    environment = build_environment(checked, base, folder / "store")
-    task: TrialTask = baseline_task(checked.space, checked.shape, "pretrained")
-    base = settle(base, resident(environment, task))
-    learner = build_learner(base, environment, task)
-    scorer, test = SpBleu(environment.tokenizer), data_of(environment, base, "test")
-    return {"parameters": 0, **scored(learner, test, base, scorer, environment.evaluation.final)}
+    task = baseline_task(checked.space, checked.shape, "pretrained")
+    prepared = prepare(checked, task, folder)
+    base, environment = prepared.base, prepared.environment
+    learner, test = build_learner(base, environment, task), data_of(environment, base, "test")
+    return {"parameters": 0, **scored(learner, test, base, prepared.scorer, environment.evaluation.final)}
 
 
 def data_of(environment: Environment, base: Base, part: str) -> EvaluationSet:

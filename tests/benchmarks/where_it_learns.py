@@ -22,17 +22,14 @@ from torch import nn
 
 from langsearch.adapters.learners import AdaptedModel, FullModel
 from langsearch.evaluate.evaluation import evaluate
-from langsearch.evaluate.spbleu import SpBleu
-from langsearch.experiment.environment import build_environment, check_space
+from langsearch.experiment.environment import CheckedSpace, check_space
 from langsearch.experiment.folder import TrialFolder, write_json
-from langsearch.experiment.task import baseline_task, searched_task
-from langsearch.model.base import load_base
-from langsearch.model.device import settle
-from langsearch.space.schema import load_space
-from langsearch.train.loop import TrainingData, train
+from langsearch.experiment.task import TrialTask, baseline_task, searched_task
+from langsearch.space.schema import Space, load_space
+from langsearch.train.loop import train
 from langsearch.trial.starting import start_new
-from langsearch.trial.trial import build_learner, resident
-from tests.benchmarks.systems import data_of
+from langsearch.trial.trial import build_learner
+from tests.benchmarks.systems import data_of, prepare
 
 SPACE = Path(__file__).parents[2] / "search_spaces" / "verses10.yaml"
 
@@ -87,39 +84,45 @@ def main() -> None:
         for name in arguments.only or [*PARTS, *ADAPTERS]:
             if name not in found:
                 with tempfile.TemporaryDirectory() as folder:
-                    measured = run(name, Path(folder))
-                # Read again: the other half may be measured by another process.
-                found = json.loads(arguments.to.read_text(encoding="utf-8")) if arguments.to.exists() else {}
-                found[name] = measured
+                    found[name] = run(name, Path(folder))
                 write_json(arguments.to, found)
-                print(name, measured, flush=True)
+                print(name, found[name], flush=True)
     print_table(found)
+
+
+def space_of(name: str) -> Space:
+    """Returns the study's space with what a part or adapters are trained with; nothing of it is searched."""
+    method, options = ADAPTERS.get(name, ("full_finetuning", {}))
+    given = {key: value for key, value in load_space(SPACE).document.data.items() if key != "prior"}
+    if method == "lora":
+        given |= {"architecture": options, "baselines": [], "trainer": given["trainer"] | {"lr": LORA_RATE}}
+    else:
+        # A baseline has a rate of its own, whatever the trainer's is.
+        rate = FULL_RATE if method == "full_finetuning" else LORA_RATE
+        given["baselines"] = [{method: options | {"lr": rate}}]
+    return load_space(given)
+
+
+def task_of(name: str, checked: CheckedSpace) -> TrialTask:
+    """Returns what is trained in such a space: its one trial, or its baseline."""
+    method, _ = ADAPTERS.get(name, ("full_finetuning", {}))
+    if method == "lora":
+        return searched_task(checked.space, checked.shape, 0, {})
+    return baseline_task(checked.space, checked.shape, method)
 
 
 def run(name: str, folder: Path) -> dict[str, Any]:
     """Trains a part, or adapters; returns what every epoch reached on validation, from before the first on."""
-    method, options = ADAPTERS.get(name, ("full_finetuning", {}))
-    given = dict(load_space(SPACE).document.data)
-    given["architecture"] = {"rank": options["rank"]} if method == "lora" else given["architecture"]
-    given["baselines"] = [{"shared_lora": options}] if method == "shared_lora" else ["full_finetuning"]
-    rate = FULL_RATE if method == "full_finetuning" else LORA_RATE
-    given["trainer"] = {**given["trainer"], "lr": rate}
-    checked = check_space(load_space(given))
-    base = load_base(checked.base)
-    environment = build_environment(checked, base, folder / "store")
-    if method == "lora":
-        task = searched_task(checked.space, checked.shape, 0, {})
-    else:
-        task = baseline_task(checked.space, checked.shape, method)
-    base = settle(base, resident(environment, task))
-    learner = Part(base, PARTS[name]) if method == "full_finetuning" else build_learner(base, environment, task)
-    vocabulary, scorer = base.vocabulary(environment.languages), SpBleu(environment.tokenizer)
-    training = TrainingData(environment.train, environment.directions, environment.languages, vocabulary)
+    checked = check_space(space_of(name))
+    task = task_of(name, checked)
+    prepared = prepare(checked, task, folder)
+    base, environment, training = prepared.base, prepared.environment, prepared.training
+    learner = Part(base, PARTS[name]) if name in PARTS else build_learner(base, environment, task)
     validation = data_of(environment, base, "validation")
     of = {language: name for name, members in environment.classes.items() for language in members}
 
     def scores() -> dict[str, float]:
-        found = evaluate(learner, validation, environment.evaluation.search, base.tokenizer, scorer).scores
+        found = evaluate(learner, validation, environment.evaluation.search, base.tokenizer, prepared.scorer).scores
         by_class: dict[str, list[float]] = defaultdict(list)
         for one in found.by_direction:
             by_class[of[one.direction.tgt]].append(one.spbleu)

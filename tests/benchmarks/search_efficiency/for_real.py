@@ -1,6 +1,6 @@
 """Real searches of the benchmark's space: what each finds at which cost, nothing looked up but what its front is worth.
 
-    python -m tests.benchmarks.search_efficiency.for_real --to real.json              # 20 minutes on two idle cores
+    python -m tests.benchmarks.search_efficiency.for_real --to real.json              # half an hour of two idle cores
     python -m tests.benchmarks.search_efficiency.for_real --to real.json --table      # the table of what is there
 
 Every search is `langsearch run` in a process of its own, with Ray, training and scoring. Its cost is the seconds that
