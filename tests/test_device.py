@@ -13,7 +13,7 @@ from langsearch.data.store import TokenStore
 from langsearch.evaluate.decoding import DecodingRow, decode_rows
 from langsearch.model.base import Base
 from langsearch.model.cpu_precision import MeasuredPrecision, has_bf16_products, measure_cpu_precision
-from langsearch.model.device import Compute, Resident, product_dtype, require_gpu, settle
+from langsearch.model.device import Compute, Resident, choose_attention, product_dtype, require_gpu, settle
 from langsearch.space.architecture import Architecture
 from langsearch.space.problems import InputError
 from langsearch.space.settings import DecodingSettings, TrainerSettings
@@ -71,6 +71,18 @@ def test_auto_is_bf16_only_on_cards_that_really_have_it(
 @pytest.mark.parametrize("precision", ["auto", "fp32", "bf16", "fp16"])
 def test_a_base_that_is_trained_whole_is_kept_in_fp32(gpu: float, precision: str) -> None:
     assert Compute(gpu, "bf16").resident(precision, is_full=True).dtype is torch.float32
+
+
+def test_on_a_gpu_attention_is_not_planned_anew_for_every_shape() -> None:
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    try:
+        torch.backends.cuda.enable_cudnn_sdp(True)
+        choose_attention(CPU)
+        assert torch.backends.cuda.cudnn_sdp_enabled()
+        choose_attention(CUDA)
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
 
 
 def test_on_a_cpu_auto_is_what_was_measured_and_a_named_precision_is_itself() -> None:

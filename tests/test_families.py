@@ -228,7 +228,7 @@ def test_exported_adapters_load_in_plain_peft(
     peft.base_model.set_adapter(["src-en", "tgt-sw"])
     peft.eval()
     with torch.no_grad():
-        assert torch.allclose(peft(**inputs).logits, expected, atol=1e-5)
+        assert torch.allclose(peft(**inputs).logits, expected, atol=1e-4)
 
 
 def test_a_merged_model_translates_as_the_adapters_do(

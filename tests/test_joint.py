@@ -11,7 +11,9 @@ from torch import Tensor
 
 from langsearch.adapters import lora_linear
 from langsearch.adapters.joint import Part, Segment, joint_lora
+from langsearch.adapters.joint_rows import lora_of_rows, masked_lora, own_slots
 from langsearch.adapters.learners import AdaptedModel, adapt
+from langsearch.adapters.lora_linear import JointInput
 from langsearch.adapters.routing import Routing, Run
 from langsearch.data.batches import Batch, collate
 from langsearch.data.directions import all_directions
@@ -20,6 +22,7 @@ from langsearch.model.base import Base
 from langsearch.space.architecture import Architecture
 from langsearch.train.cross_entropy import CrossEntropy
 from langsearch.train.forward import by_target, run_forward
+from tests.benchmarks.launches import launches_by_step
 
 LANGUAGES = ("en", "fr", "de", "sw")
 DIRECTIONS = all_directions(LANGUAGES)
@@ -60,16 +63,17 @@ def loss_and_gradients(learner: AdaptedModel, batch: Batch) -> tuple[float, dict
 
 
 @contextmanager
-def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def counted(monkeypatch: pytest.MonkeyPatch, name: str = "joint_lora") -> Iterator[list[int]]:
     """Gives how many layers each joint product is of."""
     found: list[int] = []
 
     def joint(x: Tensor, weights: Any, *rest: Any) -> tuple[Tensor, ...]:
         found.append(len(weights))
-        return joint_lora(x, weights, *rest)
+        return product(x, weights, *rest)
 
+    product: Callable[..., tuple[Tensor, ...]] = getattr(lora_linear, name)
     with monkeypatch.context() as patched:
-        patched.setattr(lora_linear, "joint_lora", joint)
+        patched.setattr(lora_linear, name, joint)
         yield found
 
 
@@ -95,12 +99,74 @@ def test_losses_and_gradients_are_those_of_rows_one_by_one(
     with counted(monkeypatch) as sizes:
         loss, gradients = loss_and_gradients(learner, by_target(batch))
     assert sizes.count(3) == num_layers and sizes.count(2) == 2, "q, k and v are one, as are the encoder's k and v"
+    one_by_one(learner)
     monkeypatch.setattr(Routing, "runs", lambda *_: None)
-    with counted(monkeypatch) as sizes:
+    with counted(monkeypatch) as sizes, counted(monkeypatch, "lora_of_rows") as of_rows:
         expected_loss, expected = loss_and_gradients(learner, batch)
-    assert not sizes
+    assert not sizes and set(of_rows) == {1}
+    assert_same((loss, gradients), (expected_loss, expected))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"ranks": {"en": 2, "fr": 1}},
+        {"ranks": {"en": 2, "fr": 1}, "scaling": "alpha/r", "alpha": 3.0},
+        {"slots": dict.fromkeys(LANGUAGES, "all"), "ranks": {"all": 2}},
+    ],
+)
+def test_rows_in_any_order_and_with_few_launches_learn_the_same(
+    fields: dict[str, Any],
+    tiny_base: Base,
+    batch: Batch,
+    make_architecture: Architect,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    learner = randomised(adapt(tiny_base, make_architecture(**fields), LANGUAGES))
+    monkeypatch.setattr(Routing, "runs", lambda *_: None)
+    with counted(monkeypatch, "lora_of_rows") as sizes:
+        copies = loss_and_gradients(learner, batch)
+    assert sizes.count(3) == 4 and sizes.count(2) == 2, "q, k and v are one in each of four layers"
+    monkeypatch.setattr(lora_linear, "_wants_few_launches", lambda _: True)
+    with counted(monkeypatch, "masked_lora") as sizes, counted(monkeypatch, "lora_of_rows") as of_rows:
+        masked = loss_and_gradients(learner, batch)
+    assert sizes.count(3) == 4 and not of_rows
+    one_by_one(learner)
+    monkeypatch.setattr(lora_linear, "_wants_few_launches", lambda _: False)
+    expected = loss_and_gradients(learner, batch)
+    assert_same(copies, expected)
+    assert_same(masked, expected)
+
+
+def test_wide_slots_are_copied_where_few_launches_are_wanted(
+    tiny_base: Base, batch: Batch, make_architecture: Architect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    width = tiny_base.shape.d_model
+    learner = adapt(tiny_base, make_architecture(ranks={"en": width // 8, "fr": width // 8}), LANGUAGES)
+    monkeypatch.setattr(Routing, "runs", lambda *_: None)
+    monkeypatch.setattr(lora_linear, "_wants_few_launches", lambda _: True)
+    with counted(monkeypatch, "masked_lora") as masked, counted(monkeypatch, "lora_of_rows") as of_rows:
+        loss_and_gradients(learner, batch)
+    # Two slots and the one of rows without any: three eighths of the width, but less than a quarter of fc2's input.
+    assert of_rows and set(masked) == {1}
+
+
+def test_a_gpu_is_given_fewer_operations_than_by_plain_peft() -> None:
+    found = launches_by_step(num_layers=2)
+    assert found["langsearch, 12 languages"] == found["langsearch, 1 language"]
+    assert found["langsearch, 12 languages"] < 0.8 * found["PEFT, one shared LoRA"]
+
+
+def one_by_one(learner: AdaptedModel) -> None:
+    """Takes layers that read the same input apart."""
+    for layer in learner.lora.layers.values():
+        JointInput([layer])
+
+
+def assert_same(found: tuple[float, dict[str, Tensor]], expected: tuple[float, dict[str, Tensor]]) -> None:
+    (loss, gradients), (expected_loss, expected_gradients) = found, expected
     assert loss == pytest.approx(expected_loss, rel=1e-6)
-    for name, gradient in expected.items():
+    for name, gradient in expected_gradients.items():
         scale = gradient.abs().max()
         torch.testing.assert_close(gradients[name] / scale, gradient / scale, atol=2e-5, rtol=0)
 
@@ -175,3 +241,40 @@ def test_the_gradients_by_hand_pass_gradcheck(scale: float) -> None:
     assert torch.autograd.gradcheck(
         lambda x, *pairs: joint_lora(x, weights, biases, pairs[:2], pairs[2:], segments), (x, *a, *b)
     )
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize("same_slots", [True, False])
+@pytest.mark.parametrize("is_masked", [False, True])
+def test_the_gradients_of_rows_in_any_order_pass_gradcheck(is_masked: bool, same_slots: bool, narrow: bool) -> None:
+    def value(*shape: int, seed: int) -> Tensor:
+        return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+    x = value(4, 2, 4, seed=0).requires_grad_()
+    a = [value(2, 1 + index, 3 if narrow else 4, seed=1 + index).requires_grad_() for index in range(2)]
+    b = [value(2, 3 if narrow else 5, 1 + index, seed=5 + index).requires_grad_() for index in range(2)]
+    weights, biases = [value(5, 4, seed=8), value(5, 4, seed=9)], [value(5, seed=10), None]
+    scales = [None, torch.tensor([0.5, 3.0], dtype=torch.float64).view(-1, 1, 1)]
+    slots = [torch.tensor([1, 0, 1, 1])] * 2 if same_slots else [torch.tensor([1, 0, 1, 1]), torch.tensor([0, 0, 1, 1])]
+
+    def product(x: Tensor, *pairs: Tensor) -> tuple[Tensor, ...]:
+        if is_masked:
+            is_own = own_slots(slots, pairs[:2], torch.float64)
+            return masked_lora(x, weights, biases, pairs[:2], pairs[2:], is_own, scales)
+        return lora_of_rows(x, weights, biases, pairs[:2], pairs[2:], slots, scales)
+
+    assert torch.autograd.gradcheck(product, (x, *a, *b))
+
+
+@pytest.mark.parametrize("is_masked", [False, True])
+def test_gradients_have_the_layout_of_what_they_are_of(is_masked: bool) -> None:
+    """Others are copied once more where they are kept, and a fused optimizer would refuse them."""
+    a, b = torch.nn.Parameter(torch.randn(2, 3, 8)), torch.nn.Parameter(torch.randn(2, 8, 3))
+    x, weight, slots = torch.randn(4, 2, 8), torch.randn(8, 8), torch.tensor([1, 0, 1, 1])
+    if is_masked:
+        is_own = own_slots([slots], [a], torch.float32)
+        (y,) = masked_lora(x, [weight], [None], [a], [b], is_own, [None])
+    else:
+        (y,) = lora_of_rows(x, [weight], [None], [a], [b], [slots], [None])
+    torch.autograd.backward(y.square().sum())
+    assert a.grad is not None and a.grad.is_contiguous() and b.grad is not None and b.grad.is_contiguous()

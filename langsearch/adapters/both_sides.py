@@ -43,8 +43,7 @@ class BothSidesLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Returns the sum for x (rows, len, in), as (rows, len, out)."""
         a, b = self._pairs(x.shape[0])
-        rows = torch.arange(x.shape[0], device=x.device)
-        return lora_linear(x, self.base.weight, self.base.bias, a, b, rows, None)
+        return lora_linear(x, self.base.weight, self.base.bias, a, b, None, None)
 
     def row_pairs(self, num_rows: int) -> tuple[Tensor, Tensor]:
         """Returns each row's A and its B transposed, (rows, both ranks, in) and (rows, both ranks, out)."""

@@ -79,7 +79,7 @@ class _JointLoRA(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, dtype: torch.dtype, segments: Sequence[Segment], *tensors: Tensor
     ) -> tuple[Tensor, ...]:
-        weights, biases, a, b = _fourths(tensors)
+        weights, biases, a, b = fourths(tensors)
         x, weights = x.to(dtype), tuple(weight.to(dtype) for weight in weights)
         flat = x.reshape(-1, x.shape[2])
         outputs = [
@@ -134,7 +134,8 @@ class _JointLoRA(torch.autograd.Function):
         return (None if grad_x is None else grad_x.view(x.shape), None, None, *[None] * 2 * num, *of_pairs)
 
 
-def _fourths(tensors: Sequence[Any]) -> tuple[Sequence[Any], ...]:
+def fourths(tensors: Sequence[Any]) -> tuple[Sequence[Any], ...]:
+    """Returns tensors that stand behind one another as one sequence of each kind: weights, biases, A and B."""
     num = len(tensors) // 4
     return tuple(tensors[begin : begin + num] for begin in range(0, 4 * num, num))
 

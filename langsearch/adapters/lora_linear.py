@@ -8,13 +8,12 @@ both zero, so are both gradients.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from langsearch.adapters.joint import Part, Segment, joint_lora, type_of_products
+from langsearch.adapters.joint_rows import lora_of_rows, masked_lora, own_slots
 from langsearch.adapters.routing import Routing, Run
 from langsearch.space.architecture import Init, Side
 
@@ -22,6 +21,12 @@ _MIN_WORK = 1024
 """Tokens of a run of rows times the rank, on average, from which on a product for each run costs no more than one of
 all rows with a copy of each row's pair. Measured at d 256: 192 tokens of rank 8 cost the same, 77 of rank 8 a fifteenth
 of a step less with the copies, 192 of rank 32 a sixth of a step more."""
+
+_MIN_WORK_BF16 = 3072
+"""The same where products are made in bf16."""
+
+_MIN_WIDTHS = 4
+"""On a GPU all slots are multiplied with all tokens where their ranks together are at most this part of the input."""
 
 
 class LanguageLoRALinear(nn.Module):
@@ -73,6 +78,8 @@ class LanguageLoRALinear(nn.Module):
         self.B = nn.Parameter(torch.zeros(num_slots, out_features, rank, device=device))
         self.register_buffer("slot_index", torch.tensor(index, device=device), persistent=False)
         self.slot_of_language = index
+        self.slot_key = (num_slots, *index)
+        """Layers of the same have the same slots for the same languages."""
         self.scales = [scales[slot] for slot in self.slots]
         self.joint = JointInput([self])
         values = [*self.scales] + [1.0] * (num_slots - len(ranks))
@@ -134,11 +141,7 @@ class LanguageLoRALinear(nn.Module):
         Args:
             x: (rows, len, in). With beam search the rows are the batch's rows, each repeated beams times.
         """
-        runs = self.routing.runs(self.side, x.shape[0])
-        if runs is not None and self.joint.suits(x, runs):
-            return self.joint.output(self, x, runs)
-        slots = self.row_slots(x.shape[0])
-        return lora_linear(x, self.base.weight, self.base.bias, self.used_a, self.B, slots, self.scale)
+        return self.joint.output(self, x)
 
     @property
     def sides(self) -> frozenset[Side]:
@@ -147,12 +150,15 @@ class LanguageLoRALinear(nn.Module):
 
     def row_slots(self, num_rows: int) -> Tensor:
         """Returns the index of each row's slot, (rows,), for so many rows in flight."""
-        return self.slot_index[self.routing.rows(self.side, num_rows)]
+        return self.routing.once(
+            (self.side, num_rows, self.slot_key), lambda: self.slot_index[self.routing.rows(self.side, num_rows)]
+        )
 
     def row_pairs(self, num_rows: int) -> tuple[Tensor, Tensor]:
         """Returns each row's scaled A and its B transposed, (rows, rank, adapted in) and (rows, rank, adapted out)."""
         slots = self.row_slots(num_rows)
-        return _rows_of_a(self.used_a, self.scale, slots, self.A.dtype), _rows_of_b(self.B, slots, self.B.dtype)
+        a = self.used_a if self.scale is None else self.used_a * self.scale
+        return a.index_select(0, slots), self.B.transpose(1, 2).contiguous().index_select(0, slots)
 
 
 class JointInput:
@@ -165,41 +171,58 @@ class JointInput:
     def __init__(self, layers: Sequence[LanguageLoRALinear]) -> None:
         self._layers = tuple(layers)
         self._rank = max(max(layer.ranks) for layer in layers)
+        self._is_narrow = all(
+            _MIN_WIDTHS * layer.A.shape[0] * layer.A.shape[1] <= layer.in_features for layer in layers
+        )
         for layer in layers:
             layer.joint = self
         self._runs: tuple[Run, ...] = ()
         self._segments: tuple[Segment, ...] = ()
         self._x: Tensor | None = None
+        self._context: object = None
         self._outputs: dict[LanguageLoRALinear, Tensor] = {}
 
-    def suits(self, x: Tensor, runs: tuple[Run, ...]) -> bool:
-        """Returns whether runs of rows are long enough, and ranks large enough, to be multiplied one by one."""
-        return x.shape[0] * x.shape[1] * self._rank >= _MIN_WORK * len(runs)
-
-    def output(self, layer: LanguageLoRALinear, x: Tensor, runs: tuple[Run, ...]) -> Tensor:
+    def output(self, layer: LanguageLoRALinear, x: Tensor) -> Tensor:
         """Returns what a layer says to x (rows, len, in), as (rows, len, out).
 
         Args:
             layer: One of the layers.
             x: The input.
-            runs: The rows by language.
         """
-        if self._x is not x or self._runs is not runs or layer not in self._outputs:
-            if self._runs is not runs:
-                self._runs, self._segments = runs, self._segments_of(runs)
-            found = joint_lora(
-                x,
-                [layer.base.weight for layer in self._layers],
-                [layer.base.bias for layer in self._layers],
-                [layer.A for layer in self._layers],
-                [layer.B for layer in self._layers],
-                self._segments,
-            )
-            self._x, self._outputs = x, dict(zip(self._layers, found, strict=True))
+        context = layer.routing.context
+        if context is None or self._context is not context or self._x is not x or layer not in self._outputs:
+            outputs = dict(zip(self._layers, self._computed(x), strict=True))
+            if context is None:  # nothing says when the languages change
+                return outputs[layer]
+            self._x, self._context, self._outputs = x, context, outputs
         y = self._outputs.pop(layer)
         if not self._outputs:
             self._x = None
         return y
+
+    def _computed(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Returns what all layers say, in the way that is the fastest for these rows."""
+        layers, num_rows = self._layers, x.shape[0]
+        routing, side = layers[0].routing, layers[0].side
+        weights, biases = [layer.base.weight for layer in layers], [layer.base.bias for layer in layers]
+        b, scales = [layer.B for layer in layers], [layer.scale for layer in layers]
+        runs = routing.runs(side, num_rows)
+        if runs is not None and self._are_long(x, runs):
+            if self._runs is not runs:
+                self._runs, self._segments = runs, self._segments_of(runs)
+            return joint_lora(x, weights, biases, [layer.A for layer in layers], b, self._segments)
+        a, slots = [layer.used_a for layer in layers], [layer.row_slots(num_rows) for layer in layers]
+        if _wants_few_launches(x) and self._is_narrow:
+            dtype = type_of_products(x)
+            key = (side, num_rows, dtype, *((layer.slot_key, layer.A.shape[1]) for layer in layers))
+            is_own = routing.once(key, lambda: own_slots(slots, a, dtype))
+            return masked_lora(x, weights, biases, a, b, is_own, scales)
+        return lora_of_rows(x, weights, biases, a, b, slots, scales)
+
+    def _are_long(self, x: Tensor, runs: tuple[Run, ...]) -> bool:
+        """Returns whether runs of rows are long enough, and ranks large enough, to be multiplied one by one."""
+        least = _MIN_WORK_BF16 if type_of_products(x) is torch.bfloat16 else _MIN_WORK
+        return x.shape[0] * x.shape[1] * self._rank >= least * len(runs)
 
     def _segments_of(self, runs: tuple[Run, ...]) -> tuple[Segment, ...]:
         """Returns the rows that have pairs; adjacent ones of languages that share their slots are one segment."""
@@ -223,7 +246,7 @@ class JointInput:
 
 
 def lora_linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, slots: Tensor, scale: Tensor | None
+    x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, slots: Tensor | None, scale: Tensor | None
 ) -> Tensor:
     """Returns W x + bias + B A x with each row's A and B, adding in place; gradients go to x, A and B only.
 
@@ -233,82 +256,15 @@ def lora_linear(
         bias: (out,), frozen, or None.
         a: (slots, rank, adapted in); adapted in <= in.
         b: (slots, adapted out, rank); adapted out <= out.
-        slots: (rows,) index of each row's slot.
+        slots: (rows,) index of each row's slot. None: each row has a slot of its own.
         scale: (slots, 1, 1) or None for 1.
 
     Returns:
         (rows, len, out) in x's type, or in autocast's type where it is on.
     """
-    dtype = type_of_products(x)
-    with torch.autocast(x.device.type, enabled=False):
-        y: Tensor = _LoRALinear.apply(x, weight, bias, a, b, slots, scale, dtype)  # type: ignore[no-untyped-call]
-    return y
+    return lora_of_rows(x, [weight], [bias], [a], [b], [slots], [scale])[0]
 
 
-class _LoRALinear(torch.autograd.Function):
-    """The product and its gradients by hand: no intermediate of the frozen layer is kept, sums go in place.
-
-    B is taken transposed, (slots, rank, out): a batch of products with the long side last is two to six times as fast
-    as with the rank last, in the forward pass and for both gradients that B has a part in.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        a: Tensor,
-        b: Tensor,
-        slots: Tensor,
-        scale: Tensor | None,
-        dtype: torch.dtype,
-    ) -> Tensor:
-        x = x.to(dtype)
-        weight = weight.to(dtype)
-        y = F.linear(x, weight, None if bias is None else bias.to(dtype))
-        narrow_in, narrow_out = a.shape[2] < x.shape[2], b.shape[1] < y.shape[2]
-        x_in = x[..., : a.shape[2]] if narrow_in else x
-        hidden = torch.bmm(x_in, _rows_of_a(a, scale, slots, dtype).transpose(1, 2))
-        b_rows = _rows_of_b(b, slots, dtype)
-        if narrow_out:
-            y[..., : b.shape[1]] += torch.bmm(hidden, b_rows)
-        else:
-            y.baddbmm_(hidden, b_rows)
-        ctx.save_for_backward(x_in, weight, a, b, slots, scale, hidden)
-        ctx.dtype = dtype
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x_in, weight, a, b, slots, scale, hidden = ctx.saved_tensors
-        grad = grad.to(ctx.dtype)
-        grad_out = grad[..., : b.shape[1]]
-        grad_hidden = torch.bmm(grad_out, _rows_of_b(b, slots, ctx.dtype).transpose(1, 2))
-        grad_x = grad_a = grad_b = None
-        if ctx.needs_input_grad[0]:
-            grad_x = grad @ weight
-            a_rows = _rows_of_a(a, scale, slots, ctx.dtype)
-            if a.shape[2] < grad_x.shape[2]:
-                grad_x[..., : a.shape[2]] += torch.bmm(grad_hidden, a_rows)
-            else:
-                grad_x.baddbmm_(grad_hidden, a_rows)
-        if ctx.needs_input_grad[3]:
-            rows = torch.bmm(grad_hidden.transpose(1, 2), x_in).to(a.dtype)
-            grad_a = torch.zeros_like(a).index_add_(0, slots, rows)
-            if scale is not None:
-                grad_a *= scale
-        if ctx.needs_input_grad[4]:
-            rows = torch.bmm(hidden.transpose(1, 2), grad_out).to(b.dtype)
-            grad_b = b.new_zeros(b.shape[0], b.shape[2], b.shape[1]).index_add_(0, slots, rows).transpose(1, 2)
-        return grad_x, None, None, grad_a, grad_b, None, None, None
-
-
-def _rows_of_a(a: Tensor, scale: Tensor | None, slots: Tensor, dtype: torch.dtype) -> Tensor:
-    """Returns each row's scaled A, (rows, rank, in)."""
-    return (a if scale is None else a * scale).to(dtype).index_select(0, slots)
-
-
-def _rows_of_b(b: Tensor, slots: Tensor, dtype: torch.dtype) -> Tensor:
-    """Returns each row's B transposed, (rows, rank, out)."""
-    return b.to(dtype).transpose(1, 2).contiguous().index_select(0, slots)
+def _wants_few_launches(x: Tensor) -> bool:
+    """Returns whether a product's start costs more than its operations, as on a GPU it does."""
+    return x.is_cuda

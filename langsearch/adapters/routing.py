@@ -1,6 +1,6 @@
 """Which languages the rows in flight have: one object that all adapted layers of a model look at."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -44,17 +44,33 @@ class Routing:
         self.tgt: Tensor | None = None
         self._runs: dict[Side, tuple[Run, ...] | None] = {}
         self._weights: TokenWeights | None = None
+        self.context: object | None = None
+        """Another one whenever the rows' languages are; None where nothing says when they change."""
+        self._found: dict[Hashable, Tensor] = {}
 
     @contextmanager
     def languages(self, src_lang: Tensor, tgt_lang: Tensor, *, weights: TokenWeights | None = None) -> Iterator[None]:
         """Gives a context in which the rows of a batch have these languages: indices, (rows,)."""
         self.src, self.tgt, self._weights = src_lang, tgt_lang, weights
-        self._runs = {}
+        self._runs, self._found, self.context = {}, {}, object()
         try:
             yield
         finally:
-            self.src = self.tgt = self._weights = None
-            self._runs = {}
+            self.src = self.tgt = self._weights = self.context = None
+            self._runs, self._found = {}, {}
+
+    def once(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """Returns what is made of the rows' languages: the same tensor for one key as long as they stay.
+
+        Args:
+            key: Says all that the result depends on beside the languages.
+            make: Makes it.
+        """
+        if self.context is None:
+            return make()
+        if key not in self._found:
+            self._found[key] = make()
+        return self._found[key]
 
     def token_weights(self, reads: Reads) -> Tensor | None:
         """Returns how much the tokens that a layer reads count in a mean, (rows, len); None where it is not known."""

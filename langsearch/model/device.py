@@ -89,11 +89,24 @@ def product_dtype(precision: str, device: torch.device) -> torch.dtype:
 def settle(base: Base, resident: Resident) -> Base:
     """Returns the base on a device and in a type; nothing is copied where both are right already."""
     limit_threads()
+    choose_attention(resident.device)
     model = base.model.to(device=resident.device, dtype=resident.dtype)
     if resident.device.type == "cpu" and resident.dtype is torch.bfloat16:
         # The backward pass of PyTorch's fused attention loses in bf16 on a CPU what the products gain.
         model.set_attn_implementation("eager")
     return replace(base, model=model)
+
+
+def choose_attention(device: torch.device) -> None:
+    """Keeps PyTorch's fused attention of a GPU to kernels that take any shape.
+
+    On data-centre cards of NVIDIA's Hopper and Blackwell it prefers cuDNN's, which builds a plan of some 30 ms for
+    every new shape (PyTorch, `sdp_utils.cpp`, `check_prefer_cudnn_attention`, and the cache in `cudnn/MHA.cpp`).
+    Batches differ in their rows and lengths, and each token that is decoded makes the keys one longer: there it would
+    build plans and do little else.
+    """
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def limit_threads() -> None:

@@ -7,10 +7,11 @@ most), len = the longest sentence. Autograd keeps for the backward pass, of each
 | what | elements | by |
 |---|---|---|
 | the residual stream before each layer norm | d | layer norm keeps its input |
-| the output of each norm | d | `_LoRALinear` keeps its input, once for q, k and v; plain frozen layers keep none |
-| q, k, v and the attention's output | 4 d | scaled dot products; `_LoRALinear` if out_proj is adapted |
-| the feed-forward's activation | f | ReLU, and `_LoRALinear` of fc2, the same tensor |
+| the output of each norm | d | adapted layers keep their input, once for q, k and v; plain frozen layers keep none |
+| q, k, v and the attention's output | 4 d | scaled dot products; out_proj if it is adapted |
+| the feed-forward's activation | f | ReLU, and an adapted fc2, the same tensor |
 | where a dropout let through | d | dropout: the factor on a CPU (4 bytes), a bit mask on a GPU (1 byte) |
+| what all slots' A say of the input | d / 4 an adapted module | only on a GPU: `joint_rows.masked_lora`, at most |
 | attention's probabilities | 3 heads len | only where dropout falls on them and no fused kernel does it: on a CPU |
 
 An encoder layer has two norms, one attention and one feed-forward, so 8 d + f; a decoder layer three norms and two
@@ -93,6 +94,10 @@ def training_need(
     gradients = num_trained * _FLOAT
     logits = tokens_in_flight(config.vocab_size, is_cuda=is_cuda) * config.vocab_size
     per_token = _bytes_per_token(config, min(longest, tokens), dropout, is_cuda, layers, bytes_per_value)
+    if is_cuda and not is_full:
+        numbers = zip((config.encoder_layers, config.decoder_layers), layers, MODULES.values(), strict=True)
+        num_modules = sum((num_layers - first) * len(modules) for num_layers, first, modules in numbers)
+        per_token += num_modules * bytes_per_value * config.d_model // 4
     return MemoryNeed(
         base=num_parameters * bytes_per_value,
         trained=num_trained * _FLOAT,
