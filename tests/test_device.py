@@ -74,13 +74,13 @@ def test_a_base_that_is_trained_whole_is_kept_in_fp32(gpu: float, precision: str
 
 
 def test_on_a_gpu_attention_is_not_planned_anew_for_every_shape() -> None:
-    before = torch.backends.cuda.cudnn_sdp_enabled()
+    before = torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
     try:
         torch.backends.cuda.enable_cudnn_sdp(True)
         choose_attention(CPU)
-        assert torch.backends.cuda.cudnn_sdp_enabled()
+        assert torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
         choose_attention(CUDA)
-        assert not torch.backends.cuda.cudnn_sdp_enabled()
+        assert not torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
     finally:
         torch.backends.cuda.enable_cudnn_sdp(before)
 
