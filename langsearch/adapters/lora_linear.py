@@ -17,13 +17,15 @@ from langsearch.adapters.joint_rows import lora_of_rows, masked_lora, own_slots
 from langsearch.adapters.routing import Routing, Run
 from langsearch.space.architecture import Init, Side
 
-_MIN_WORK = 1024
-"""Tokens of a run of rows times the rank, on average, from which on a product for each run costs no more than one of
-all rows with a copy of each row's pair. Measured at d 256: 192 tokens of rank 8 cost the same, 77 of rank 8 a fifteenth
-of a step less with the copies, 192 of rank 32 a sixth of a step more."""
+_MIN_WORK = 1 << 18
+"""Tokens of a run of rows times the rank times the inputs, on average, from which on a product for each run costs no
+more than one of all rows with a copy of each row's pair. Measured at d 256: 192 tokens of rank 8 cost a hair less, 77
+of rank 8 an eighth of a step more, 192 of rank 32 a quarter of a step less."""
 
-_MIN_WORK_BF16 = 3072
-"""The same where products are made in bf16."""
+_MIN_WORK_BF16 = 1 << 20
+"""The same where products are made in bf16: there a CPU also compiles a product for each number of tokens that it has
+not seen lately, half a millisecond each. At d 256, 192 tokens of rank 8 cost a fifth of a step more, of rank 32 a
+seventh less; at d 1024, 77 of rank 8 cost a thirtieth more, 192 of rank 8 the same, of rank 32 a quarter less."""
 
 _MIN_WIDTHS = 4
 """On a GPU all slots are multiplied with all tokens where their ranks together are at most this part of the input."""
@@ -222,7 +224,7 @@ class JointInput:
     def _are_long(self, x: Tensor, runs: tuple[Run, ...]) -> bool:
         """Returns whether runs of rows are long enough, and ranks large enough, to be multiplied one by one."""
         least = _MIN_WORK_BF16 if type_of_products(x) is torch.bfloat16 else _MIN_WORK
-        return x.shape[0] * x.shape[1] * self._rank >= least * len(runs)
+        return x.numel() * self._rank >= least * len(runs)
 
     def _segments_of(self, runs: tuple[Run, ...]) -> tuple[Segment, ...]:
         """Returns the rows that have pairs; adjacent ones of languages that share their slots are one segment."""

@@ -186,6 +186,8 @@ def _inputs(
         "input_ids": torch.from_numpy(ids),
         "attention_mask": torch.from_numpy(is_token(ids, lengths).astype(np.int64)),
         "forced_bos_token_id": text.vocabulary.language_ids[direction.tgt],
+        # As langsearch's limit has it: its last token is the end, which then costs a hypothesis nothing.
+        "forced_eos_token_id": text.vocabulary.eos_id,
         "num_beams": settings.beams,
         "do_sample": False,
         "max_new_tokens": int(settings.max_length_factor * max(len(row.tokens) for row in batch)) + PLUS_TOKENS + 2,

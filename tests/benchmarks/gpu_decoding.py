@@ -1,6 +1,6 @@
 """Decoding of mixed directions against a loop over the directions with `generate`, on one model with adapters.
 
-Random weights never end a sentence, so every hypothesis is made as long as its own limit: its source and ten tokens.
+Random weights hardly ever end a sentence, so hypotheses are as long as their limit: their sources and ten tokens.
 """
 
 from dataclasses import dataclass
@@ -51,7 +51,6 @@ class Sentences:
 def random_sentences(base: Base, size: Size, num_languages: int, num_sentences: int) -> Sentences:
     """Returns so many sentences of random ids in each of all directions between so many languages."""
     learner = adapted_model(base, num_languages)
-    learner.model.generation_config.suppress_tokens = [_EOS]
     first = size.vocab - num_languages  # the last ids are the languages
     vocabulary = BatchVocabulary(
         pad_id=_PAD,

@@ -2,8 +2,9 @@
 
 The floor is the frozen base with gradients to its inputs: no adapter can be trained for less. Every round times one
 step of each variant in turn, and the ratios are taken within a round, so that a machine whose speed drifts gives the
-same answer. M2M-100's shape, d 256, 4+4 layers, 96 rows of 24 tokens a side, rank 8, one thread. On a CPU the seconds
-are the process's own, which other work on the machine moves less than the clock's.
+same answer. Every round has another shape, as every batch of a training has: about 96 rows of 24 tokens a side. M2M-100
+of d 256, 4+4 layers, rank 8, one thread. On a CPU the seconds are the process's own, which other work on the machine
+moves less than the clock's.
 
 Variants: langsearch with 1, 4, 12 and 30 languages, and with 12 of rank 32; PEFT's LoRA, one for all; full fine-tuning;
 a loop over the languages with a mask, as the published code does it, on plain autograd.
@@ -15,10 +16,13 @@ With `--encode-once` instead: a batch of sentences with all their targets, encod
 import argparse
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import cycle
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from langsearch.model.device import Resident
 from tests.benchmarks.step_variants import (
@@ -39,6 +43,9 @@ _SIZES = {
     256: Size(d_model=256, layers=4, ffn_dim=1024, heads=4, vocab=8000),
     1024: Size(d_model=1024, layers=1, ffn_dim=4096, heads=16, vocab=8000),
 }
+
+_MAX_SHAPES = 117
+"""So many differ."""
 
 _SLOW = ("full fine-tuning", "mask loop, 12 languages")
 
@@ -62,11 +69,14 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     device = torch.device(arguments.device)
-    variants = _encode_once if arguments.encode_once else _variants
     resident = Resident(device, torch.bfloat16 if arguments.bf16 else torch.float32)
-    steps, ratios_of = variants(_SIZES[arguments.width], arguments.rows, arguments.length, resident)
-    if arguments.no_slow or arguments.bf16:
-        steps = {name: step for name, step in steps.items() if name not in _SLOW}
+    size, rows, length = _SIZES[arguments.width], arguments.rows, arguments.length
+    if arguments.encode_once:
+        steps, ratios_of = _encode_once(size, rows, length, resident)
+    else:
+        shapes = [(rows + 7 * number % 13 - 6, length + 5 * number % 9 - 4) for number in range(_MAX_SHAPES)]
+        shapes = shapes[: arguments.warm + arguments.rounds]
+        steps, ratios_of = _variants(size, shapes, resident, with_slow=not (arguments.no_slow or arguments.bf16))
     seconds = time_in_turn(steps, device, num_rounds=arguments.rounds, num_warm=arguments.warm)
     frozen = seconds["floor"]
     figures = {}
@@ -88,23 +98,30 @@ Variants = tuple[dict[str, Step], Sequence[tuple[str, str]]]
 """Steps by name, and pairs of them whose ratios are told."""
 
 
-def _variants(size: Size, rows: int, length: int, resident: Resident) -> Variants:
+def _variants(size: Size, shapes: Sequence[tuple[int, int]], resident: Resident, *, with_slow: bool) -> Variants:
     base = random_base(size, resident)
-    batch = random_batch(size, rows, length, resident.device)
-    steps = {"floor": floor(base, batch)}
+    batches = [random_batch(size, rows, length, resident.device) for rows, length in shapes]
+    made: dict[str, Callable[[Tensor], Step]] = {"floor": partial(floor, base)}
     for num_languages in (1, 4, 12, 30):
         name = f"langsearch, {num_languages} language{'s' * (num_languages > 1)}"
-        steps[name] = adapted(base, batch, num_languages)
-    steps["langsearch, 12 of rank 32"] = adapted(base, batch, 12, rank=32)
-    steps["PEFT, one shared LoRA"] = shared_peft(base, batch)
-    full_tuning, masked = _SLOW
-    steps[full_tuning] = full(base, batch)
-    steps[masked] = mask_loop(base, batch, 12)
+        made[name] = partial(adapted, base, num_languages=num_languages)
+    made["langsearch, 12 of rank 32"] = partial(adapted, base, num_languages=12, rank=32)
+    made["PEFT, one shared LoRA"] = partial(shared_peft, base)
+    if with_slow:
+        full_tuning, masked = _SLOW
+        made[full_tuning] = partial(full, base)
+        made[masked] = partial(mask_loop, base, num_languages=12)
     ratios_of = [
         ("langsearch, 12 languages", "PEFT, one shared LoRA"),
         ("langsearch, 30 languages", "langsearch, 1 language"),
     ]
-    return steps, ratios_of
+    return {name: _in_turn([make(batch) for batch in batches]) for name, make in made.items()}, ratios_of
+
+
+def _in_turn(steps: Sequence[Step]) -> Step:
+    """Returns a step that is another one of these each time."""
+    turns = cycle(steps)
+    return lambda: next(turns)()
 
 
 def _encode_once(size: Size, rows: int, length: int, resident: Resident) -> Variants:
