@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from langsearch.adapters import lora_linear
 from langsearch.adapters.learners import AdaptedModel, FullModel, Learner, adapt
 from langsearch.adapters.routing import Routing
 from langsearch.data.batches import Batch, collate
@@ -66,6 +67,7 @@ def apart(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with monkeypatch.context() as patched:
         patched.setattr(forward, "_is_apart", lambda _: threading.current_thread() is here)
         patched.setattr(Routing, "runs", lambda *_: None)
+        patched.setattr(lora_linear, "_wants_few_launches", lambda _: True)
         patched.setattr(optimizer, "_is_fused", lambda _: True)
         yield
 
