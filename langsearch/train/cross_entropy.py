@@ -77,6 +77,13 @@ def _mean(weight: Tensor) -> Tensor:
     return _MEANS[weight][1]
 
 
+def _softmax(logits: Tensor) -> Tensor:
+    """Returns probabilities in fp32, (tokens, vocab); in place on a CPU, whose cache has no room for both."""
+    if logits.dtype is torch.float32 and not logits.is_cuda:
+        return torch.softmax(logits, dim=1, out=logits)
+    return torch.softmax(logits, dim=1, dtype=torch.float32)
+
+
 class _FusedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, eps: float) -> Tensor:
@@ -88,26 +95,25 @@ class _FusedCrossEntropy(torch.autograd.Function):
         chunk = tokens_in_flight(vocab, is_cuda=hidden.is_cuda)
         grad_hidden = torch.empty_like(hidden, dtype=torch.float32)
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        loss = torch.zeros((), device=hidden.device, dtype=torch.float32)
+        # Of each token the largest logit, its probability and the label's logit; all else waits until all are there, so
+        # that a chunk is few operations.
+        top, share, picked = torch.empty(3, num_tokens, device=hidden.device, dtype=torch.float32)
         for start in range(0, num_tokens, chunk):
             rows = slice(start, start + chunk)
-            h, y = hidden[rows], labels[rows]
-            logits = (h @ weight_cast.T).float()
-            picked = logits.gather(1, y[:, None]).squeeze(1)
-            top = logits.amax(dim=1, keepdim=True)
-            probabilities = logits.sub_(top).exp_()
-            total = probabilities.sum(dim=1, keepdim=True)
-            log_normalizer = total.log().add_(top).squeeze(1)
-            smooth = h.float() @ mean_weight
-            loss += (log_normalizer - (1 - eps) * picked - eps * smooth).sum()
-            probabilities.div_(total)
-            grad = (probabilities.to(dtype) @ weight_cast).float()
-            grad -= (1 - eps) * weight[y].float() + eps * mean_weight
-            grad_hidden[rows] = grad
+            logits = hidden[rows] @ weight_cast.T
+            top[rows] = logits.amax(dim=1)
+            picked[rows] = logits.gather(1, labels[rows, None]).squeeze(1)
+            probabilities = _softmax(logits)
+            torch.amax(probabilities, dim=1, out=share[rows])
+            grad_hidden[rows] = probabilities.to(dtype) @ weight_cast
             if grad_weight is not None:
-                grad_weight.addmm_(probabilities.T, h.float())
-                grad_weight.index_add_(0, y, h.float(), alpha=-(1 - eps))
-                grad_weight -= (eps / vocab) * h.float().sum(dim=0)
+                grad_weight.addmm_(probabilities.T, hidden[rows].float())
+        grad_hidden -= torch.add(eps * mean_weight, weight[labels].float(), alpha=1 - eps)
+        if grad_weight is not None:
+            grad_weight.index_add_(0, labels, hidden.float(), alpha=-(1 - eps))
+            grad_weight -= (eps / vocab) * hidden.float().sum(dim=0)
+        log_normalizer = top - share.log()
+        loss: Tensor = (log_normalizer - (1 - eps) * picked - eps * (hidden.float() @ mean_weight)).sum()
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.dtypes = (hidden.dtype, weight.dtype)
         return loss
