@@ -11,7 +11,7 @@ from torch import Tensor
 
 from langsearch.adapters import lora_linear
 from langsearch.adapters.joint import Part, Segment, joint_lora
-from langsearch.adapters.joint_rows import lora_of_rows, masked_lora, own_slots
+from langsearch.adapters.joint_rows import lora_of_rows, masked_lora, other_slots
 from langsearch.adapters.learners import AdaptedModel, adapt
 from langsearch.adapters.lora_linear import JointInput
 from langsearch.adapters.routing import Routing, Run
@@ -259,8 +259,7 @@ def test_the_gradients_of_rows_in_any_order_pass_gradcheck(is_masked: bool, same
 
     def product(x: Tensor, *pairs: Tensor) -> tuple[Tensor, ...]:
         if is_masked:
-            is_own = own_slots(slots, pairs[:2], torch.float64)
-            return masked_lora(x, weights, biases, pairs[:2], pairs[2:], is_own, scales)
+            return masked_lora(x, weights, biases, pairs[:2], pairs[2:], other_slots(slots, pairs[:2]), scales)
         return lora_of_rows(x, weights, biases, pairs[:2], pairs[2:], slots, scales)
 
     assert torch.autograd.gradcheck(product, (x, *a, *b))
@@ -272,9 +271,19 @@ def test_gradients_have_the_layout_of_what_they_are_of(is_masked: bool) -> None:
     a, b = torch.nn.Parameter(torch.randn(2, 3, 8)), torch.nn.Parameter(torch.randn(2, 8, 3))
     x, weight, slots = torch.randn(4, 2, 8), torch.randn(8, 8), torch.tensor([1, 0, 1, 1])
     if is_masked:
-        is_own = own_slots([slots], [a], torch.float32)
-        (y,) = masked_lora(x, [weight], [None], [a], [b], is_own, [None])
+        (y,) = masked_lora(x, [weight], [None], [a], [b], other_slots([slots], [a]), [None])
     else:
         (y,) = lora_of_rows(x, [weight], [None], [a], [b], [slots], [None])
     torch.autograd.backward(y.square().sum())
     assert a.grad is not None and a.grad.is_contiguous() and b.grad is not None and b.grad.is_contiguous()
+
+
+def test_what_overflows_in_another_rows_slot_spoils_no_row() -> None:
+    a = torch.stack([torch.full((1, 4), torch.finfo(torch.float32).max), torch.ones(1, 4)]).requires_grad_()
+    b, x, slots = torch.ones(2, 4, 1, requires_grad=True), torch.full((1, 2, 4), 2.0), torch.tensor([1])
+    (y,) = masked_lora(x, [torch.eye(4)], [None], [a], [b], other_slots([slots], [a]), [None])
+    torch.autograd.backward(y.sum())
+    assert torch.equal(y, torch.full_like(y, 10.0))
+    assert a.grad is not None and b.grad is not None
+    assert a.grad.isfinite().all() and b.grad.isfinite().all()
+    assert not a.grad[0].any() and not b.grad[0].any()

@@ -60,7 +60,7 @@ def masked_lora(
     biases: Sequence[Tensor | None],
     a: Sequence[Tensor],
     b: Sequence[Tensor],
-    is_own: Tensor,
+    is_other: Tensor,
     scales: Sequence[Tensor | None],
 ) -> tuple[Tensor, ...]:
     """Returns the same, by products with all slots.
@@ -71,31 +71,27 @@ def masked_lora(
         biases: Of each.
         a: Of each.
         b: Of each.
-        is_own: (rows, sum over layers of slots * rank) in the type of the products: 1 where a row's own slot is, else
-            0; see `own_slots`.
+        is_other: (rows, sum over layers of slots * rank) bool: True where a slot is not a row's own; see `other_slots`.
         scales: Of each.
     """
     dtype = type_of_products(x)
     with torch.autocast(x.device.type, enabled=False):
-        y: tuple[Tensor, ...] = _Masked.apply(x, dtype, is_own, scales, *weights, *biases, *a, *b)  # type: ignore[no-untyped-call]
+        y: tuple[Tensor, ...] = _Masked.apply(x, dtype, is_other, scales, *weights, *biases, *a, *b)  # type: ignore[no-untyped-call]
     return y
 
 
-def own_slots(slots: Sequence[Tensor], a: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    """Returns which columns of all slots are each row's own, (rows, sum over layers of slots * rank): 1, else 0.
+def other_slots(slots: Sequence[Tensor], a: Sequence[Tensor]) -> Tensor:
+    """Returns which columns of all slots are not each row's own, (rows, sum over layers of slots * rank), bool.
 
     Args:
         slots: (rows,) index of each row's slot, of each layer.
         a: (slots, rank, in) of each.
-        dtype: Of the result.
     """
-    found = [one_hot(of_rows, len(of_layer), dtype) for of_rows, of_layer in zip(slots, a, strict=True)]
-    return torch.cat([own.repeat_interleave(of.shape[1], dim=1) for own, of in zip(found, a, strict=True)], dim=1)
-
-
-def one_hot(slots: Tensor, num_slots: int, dtype: torch.dtype) -> Tensor:
-    """Returns (rows, num_slots), 1 where a row has a slot, else 0; PyTorch's own waits for a GPU."""
-    return (slots[:, None] == torch.arange(num_slots, device=slots.device)).to(dtype)
+    found = [
+        (of_rows[:, None] != _numbers(len(of_layer), of_rows)).repeat_interleave(of_layer.shape[1], dim=1)
+        for of_rows, of_layer in zip(slots, a, strict=True)
+    ]
+    return torch.cat(found, dim=1)
 
 
 class _ByCopies(torch.autograd.Function):
@@ -161,31 +157,31 @@ class _ByCopies(torch.autograd.Function):
 class _Masked(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, dtype: torch.dtype, is_own: Tensor, scales: Sequence[Tensor | None], *tensors: Tensor
+        ctx: Any, x: Tensor, dtype: torch.dtype, is_other: Tensor, scales: Sequence[Tensor | None], *tensors: Tensor
     ) -> tuple[Tensor, ...]:
         weights, biases, a, b = fourths(tensors)
         x, weights = x.to(dtype), tuple(weight.to(dtype) for weight in weights)
         outputs = _frozen(x, weights, biases)
         x_in = _first(x, a[0].shape[2])
-        all_a = torch.cat([_scaled(of_layer, scale).flatten(0, 1) for of_layer, scale in zip(a, scales, strict=True)])
-        all_a = all_a.to(dtype)
+        each_a = [_scaled(of_layer, scale).flatten(0, 1) for of_layer, scale in zip(a, scales, strict=True)]
+        all_a = (each_a[0] if len(each_a) == 1 else torch.cat(each_a)).to(dtype)
         all_b = [_below(of_layer, dtype) for of_layer in b]
-        hidden = F.linear(x_in, all_a).mul_(is_own[:, None])
+        hidden = F.linear(x_in, all_a).masked_fill_(is_other[:, None], 0.0)  # what overflows there is no NaN here
         for y, of_layer, h in zip(outputs, all_b, _by_layer(hidden, a, with_slots=True), strict=True):
             _first(y, of_layer.shape[1]).flatten(0, 1).addmm_(h.flatten(0, 1), of_layer)
-        ctx.save_for_backward(x_in, hidden, is_own, all_a, *weights, *a, *all_b)
+        ctx.save_for_backward(x_in, hidden, is_other, all_a, *weights, *a, *all_b)
         ctx.scales, ctx.dtype, ctx.num_layers = scales, dtype, len(weights)
         return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         num, dtype = ctx.num_layers, ctx.dtype
-        x_in, hidden, is_own, all_a, *saved = ctx.saved_tensors
+        x_in, hidden, is_other, all_a, *saved = ctx.saved_tensors
         weights, a, all_b = saved[:num], saved[num : 2 * num], saved[2 * num :]
         grads = tuple(grad.to(dtype) for grad in grads)
         adapted = [_first(grad, of_layer.shape[1]) for grad, of_layer in zip(grads, all_b, strict=True)]
         grad_hidden = _beside([F.linear(grad, of_layer) for grad, of_layer in zip(adapted, all_b, strict=True)])
-        grad_hidden.mul_(is_own[:, None])
+        grad_hidden.masked_fill_(is_other[:, None], 0.0)
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = _to_input(grads, weights)
@@ -291,5 +287,10 @@ def _sums_by_slot(of_rows: Tensor, a: Sequence[Tensor], slots: Sequence[Tensor |
 def _sum_by_slot(of_rows: Tensor, slots: Tensor | None, num_slots: int) -> Tensor:
     if slots is None:
         return of_rows
-    sums = one_hot(slots, num_slots, of_rows.dtype).T @ of_rows.flatten(1)
-    return sums.view(num_slots, *of_rows.shape[1:])
+    is_own = (slots == _numbers(num_slots, slots)[:, None]).to(of_rows.dtype)
+    return (is_own @ of_rows.flatten(1)).view(num_slots, *of_rows.shape[1:])
+
+
+def _numbers(num_slots: int, slots: Tensor) -> Tensor:
+    """Returns the numbers of slots, (slots,); PyTorch's own `one_hot` would wait for a GPU."""
+    return torch.arange(num_slots, device=slots.device)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from langsearch.adapters.joint import Part, Segment, joint_lora, type_of_products
-from langsearch.adapters.joint_rows import lora_of_rows, masked_lora, own_slots
+from langsearch.adapters.joint_rows import lora_of_rows, masked_lora, other_slots
 from langsearch.adapters.routing import Routing, Run
 from langsearch.space.architecture import Init, Side
 
@@ -215,10 +215,9 @@ class JointInput:
             return joint_lora(x, weights, biases, [layer.A for layer in layers], b, self._segments)
         a, slots = [layer.used_a for layer in layers], [layer.row_slots(num_rows) for layer in layers]
         if _wants_few_launches(x) and self._is_narrow:
-            dtype = type_of_products(x)
-            key = (side, num_rows, dtype, *((layer.slot_key, layer.A.shape[1]) for layer in layers))
-            is_own = routing.once(key, lambda: own_slots(slots, a, dtype))
-            return masked_lora(x, weights, biases, a, b, is_own, scales)
+            key = (side, num_rows, *((layer.slot_key, layer.A.shape[1]) for layer in layers))
+            is_other = routing.once(key, lambda: other_slots(slots, a))
+            return masked_lora(x, weights, biases, a, b, is_other, scales)
         return lora_of_rows(x, weights, biases, a, b, slots, scales)
 
     def _are_long(self, x: Tensor, runs: tuple[Run, ...]) -> bool:
