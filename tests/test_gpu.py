@@ -14,8 +14,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from langsearch.adapters.learners import AdaptedModel, FullModel, Learner, adapt
+from langsearch.adapters.lora_linear import JointInput, LanguageLoRALinear
+from langsearch.adapters.routing import Routing
 from langsearch.data.batches import collate
 from langsearch.data.directions import all_directions
 from langsearch.data.store import TokenStore
@@ -250,6 +253,40 @@ def test_fp16_scales_its_loss_and_halves_a_scale_that_is_too_large(compute: Comp
 def test_other_types_scale_nothing(precision: str, compute: Compute, start: Start) -> None:
     settings = replace(SETTINGS, epochs=1, precision=precision)  # type: ignore[arg-type]
     assert last_of(*start(compute.resident(precision)), settings).checkpoint().state["scaler"] == {}
+
+
+@pytest.mark.parametrize("rank", [2, 16])  # all slots at once on a GPU, and copies of each row's pair
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_adapted_layers_give_the_cpu_s_gradients_and_the_same_ones_each_time(
+    dtype: torch.dtype, rank: int, device: torch.device
+) -> None:
+    def gradients(device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        routing, ranks, scales = Routing(), dict.fromkeys(LANGUAGES, rank), dict.fromkeys(LANGUAGES, 0.5)
+        layers = []
+        for _ in range(2):
+            base = torch.nn.Linear(64, 48, bias=False, device=device, dtype=dtype).requires_grad_(False)
+            base.weight.copy_(torch.randn(48, 64, generator=generator) / 8)
+            layer = LanguageLoRALinear(
+                base, routing, "tgt", ranks, list(LANGUAGES), in_features=64, out_features=48, scales=scales
+            )
+            layer.A.data.copy_(torch.randn(layer.A.shape, generator=generator) / 8)
+            layer.B.data.copy_(torch.randn(layer.B.shape, generator=generator) / 8)
+            layers.append(layer)
+        JointInput(layers)
+        x = torch.randn(40, 8, 64, generator=generator).to(device, dtype).requires_grad_()
+        languages = torch.randint(len(LANGUAGES), (40,), generator=generator).to(device)
+        with routing.languages(languages, languages):
+            torch.autograd.backward(sum(layer(x).float().square().mean() for layer in layers))
+        found = [x.grad, *(matrix.grad for layer in layers for matrix in (layer.A, layer.B))]
+        return [gradient.float().cpu() for gradient in found if gradient is not None]
+
+    first, second = (gradients(device, dtype) for _ in range(2))
+    assert len(first) == 5 and all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+    for found, wanted in zip(first, gradients(torch.device("cpu"), torch.float32), strict=True):
+        scale = wanted.abs().max()
+        atol = 1e-5 if dtype is torch.float32 else 0.05
+        torch.testing.assert_close(found / scale, wanted / scale, atol=atol, rtol=0)
 
 
 def test_tf32_is_for_full_fine_tuning_alone(device: torch.device) -> None:
