@@ -209,6 +209,7 @@ def test_mixed_directions_decode_as_each_alone(
 def test_exported_adapters_load_in_plain_peft(
     base: Base, store: TokenStore, make_architecture: Architect, tmp_path: Path, family_folder: Path
 ) -> None:
+    base.model.double()  # in fp32 the sums of plain PEFT and of layers in one differ by up to 2e-5 from rounding alone
     learner = adapted(base, make_architecture(skipped="nothing"))
     batch = collate(store, [Direction("en", "sw")], np.array([[0, 1]], np.int32), base.vocabulary(LANGUAGES), LANGUAGES)
     inputs = {"input_ids": batch.src_ids, "decoder_input_ids": batch.decoder_input_ids}
@@ -226,9 +227,9 @@ def test_exported_adapters_load_in_plain_peft(
     peft = PeftModel.from_pretrained(plain, str(tmp_path / "out" / "src-en"), adapter_name="src-en")
     peft.load_adapter(str(tmp_path / "out" / "tgt-sw"), adapter_name="tgt-sw")
     peft.base_model.set_adapter(["src-en", "tgt-sw"])
-    peft.eval()
+    peft.double().eval()
     with torch.no_grad():
-        assert torch.allclose(peft(**inputs).logits, expected, atol=1e-4)
+        assert torch.allclose(peft(**inputs).logits, expected, atol=1e-5)
 
 
 def test_a_merged_model_translates_as_the_adapters_do(

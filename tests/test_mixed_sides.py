@@ -109,7 +109,7 @@ def test_a_decided_mixture_equals_the_adapters_of_its_sides(
         mixed = mixture.layers[site]
         source = mixed.by_source if site.layer == 0 else mixed.by_target
         adapter.A.data, adapter.B.data = source.A.data, source.B.data
-    torch.testing.assert_close(logits(learner, batch), logits(plain, batch), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits(learner, batch), logits(plain, batch), atol=1e-5, rtol=1e-5)
     assert {value.side for name, value in mixture.weights().items() if ".0" in name} == {"src"}
 
 
@@ -123,7 +123,7 @@ def test_a_new_mixture_changes_nothing_and_leaves_the_base_as_it_was(
             input_ids=batch.src_ids, attention_mask=batch.src_mask, decoder_input_ids=batch.decoder_input_ids
         ).logits
         learner, mixture = mix(tiny_base, make_architecture(), by=by)
-        torch.testing.assert_close(logits(learner, batch), before, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(logits(learner, batch), before, atol=1e-5, rtol=1e-5)
     assert len(mixture.weights()) == num_groups
     assert set(mixture.weights().values()) == {SideWeights(0.5, 0.5)}
     assert learner.num_nonzero() == 2 * make_architecture().num_parameters(tiny_base.shape) + 2 * num_groups
