@@ -82,10 +82,7 @@ class _JointLoRA(torch.autograd.Function):
         weights, biases, a, b = fourths(tensors)
         x, weights = x.to(dtype), tuple(weight.to(dtype) for weight in weights)
         flat = x.reshape(-1, x.shape[2])
-        outputs = [
-            F.linear(flat, weight, None if bias is None else bias.to(dtype))
-            for weight, bias in zip(weights, biases, strict=True)
-        ]
+        outputs = frozen_outputs(flat, weights, biases)
         hidden = []
         for segment in segments:
             tokens = slice(segment.begin * x.shape[1], segment.end * x.shape[1])
@@ -107,9 +104,7 @@ class _JointLoRA(torch.autograd.Function):
         of_outputs = [grad.to(x.dtype).reshape(len(flat), -1) for grad in grads]
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = of_outputs[0] @ weights[0]
-            for grad, weight in zip(of_outputs[1:], weights[1:], strict=True):
-                grad_x.addmm_(grad, weight)
+            grad_x = grad_of_input(of_outputs, weights)
         is_trained = any(ctx.needs_input_grad[3 + 2 * num :])
         grad_a = [torch.zeros_like(matrix) for matrix in a] if is_trained else []
         # Transposed: a product whose long side is last is the faster one.
@@ -138,6 +133,23 @@ def fourths(tensors: Sequence[Any]) -> tuple[Sequence[Any], ...]:
     """Returns tensors that stand behind one another as one sequence of each kind: weights, biases, A and B."""
     num = len(tensors) // 4
     return tuple(tensors[begin : begin + num] for begin in range(0, 4 * num, num))
+
+
+def frozen_outputs(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> list[Tensor]:
+    """Returns W x + bias of each layer, (…, all in) -> (…, all out), in the type of x and the weights."""
+    return [
+        F.linear(x, weight, None if bias is None else bias.to(x.dtype))
+        for weight, bias in zip(weights, biases, strict=True)
+    ]
+
+
+def grad_of_input(grads: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+    """Returns what the outputs' gradients, (…, all out), bring back through the frozen weights, (…, all in)."""
+    grad_x = grads[0] @ weights[0]
+    flat = grad_x.view(-1, grad_x.shape[-1])
+    for grad, weight in zip(grads[1:], weights[1:], strict=True):
+        flat.addmm_(grad.reshape(len(flat), -1), weight)
+    return grad_x
 
 
 def _of(hidden: Tensor, part: Part) -> Tensor:

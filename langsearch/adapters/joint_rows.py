@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from langsearch.adapters.joint import fourths, type_of_products
+from langsearch.adapters.joint import fourths, frozen_outputs, grad_of_input, type_of_products
 
 
 def lora_of_rows(
@@ -112,11 +112,11 @@ class _ByCopies(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         weights, biases, a, b = fourths(tensors)
         x, weights = x.to(dtype), tuple(weight.to(dtype) for weight in weights)
-        outputs = _frozen(x, weights, biases)
+        outputs = frozen_outputs(x, weights, biases)
         x_in = _first(x, a[0].shape[2])
-        hidden = torch.bmm(x_in, _rows_of_a(a, scales, slots, dtype).transpose(1, 2))
-        for y, of_layer, of_rows, h in zip(outputs, b, slots, _by_layer(hidden, a), strict=True):
-            _add_bmm(y, h, _rows_of_b(of_layer, of_rows, dtype))
+        hidden = torch.bmm(x_in, rows_of_a(a, scales, slots, dtype).transpose(1, 2))
+        for y, of_layer, of_rows, h in zip(outputs, b, slots, torch.split(hidden, _ranks(a), dim=2), strict=True):
+            _add_bmm(y, h, rows_of_b(of_layer, of_rows, dtype))
         ctx.save_for_backward(x_in, hidden, *weights, *a, *b)
         ctx.slots, ctx.scales, ctx.dtype = slots, scales, dtype
         return tuple(outputs)
@@ -130,25 +130,23 @@ class _ByCopies(torch.autograd.Function):
         adapted = [_first(grad, of_layer.shape[1]) for grad, of_layer in zip(grads, b, strict=True)]
         grad_hidden = _beside(
             [
-                torch.bmm(grad, _rows_of_b(of_layer, of_rows, dtype).transpose(1, 2))
+                torch.bmm(grad, rows_of_b(of_layer, of_rows, dtype).transpose(1, 2))
                 for grad, of_layer, of_rows in zip(adapted, b, slots, strict=True)
             ]
         )
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = _to_input(grads, weights)
-            _add_bmm(grad_x, grad_hidden, _rows_of_a(a, scales, slots, dtype))
+            grad_x = grad_of_input(grads, weights)
+            _add_bmm(grad_x, grad_hidden, rows_of_a(a, scales, slots, dtype))
         grad_a: list[Tensor | None] = [None] * num
         grad_b: list[Tensor | None] = [None] * num
         is_trained = ctx.needs_input_grad[4 + 2 * num :]
         if any(is_trained[:num]):
             of_rows_a = torch.bmm(grad_hidden.transpose(1, 2), x_in).to(a[0].dtype)
-            grad_a = list(_sums_by_slot(of_rows_a, a, slots))
-            for of_layer, scale in zip(grad_a, scales, strict=True):
-                if scale is not None and of_layer is not None:
-                    of_layer *= scale
+            sums = _sums_by_slot(of_rows_a, a, slots)
+            grad_a = [_scaled(of_layer, scale) for of_layer, scale in zip(sums, scales, strict=True)]
         if any(is_trained[num:]):
-            for index, h in enumerate(_by_layer(hidden, a)):
+            for index, h in enumerate(torch.split(hidden, _ranks(a), dim=2)):
                 of_rows_b = torch.bmm(h.transpose(1, 2), adapted[index]).to(b[index].dtype)
                 grad_b[index] = _sum_by_slot(of_rows_b, slots[index], len(b[index])).transpose(1, 2)
         return (grad_x, None, None, None, *[None] * 2 * num, *grad_a, *grad_b)
@@ -161,64 +159,49 @@ class _Masked(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         weights, biases, a, b = fourths(tensors)
         x, weights = x.to(dtype), tuple(weight.to(dtype) for weight in weights)
-        outputs = _frozen(x, weights, biases)
+        outputs = frozen_outputs(x, weights, biases)
         x_in = _first(x, a[0].shape[2])
         each_a = [_scaled(of_layer, scale).flatten(0, 1) for of_layer, scale in zip(a, scales, strict=True)]
         all_a = (each_a[0] if len(each_a) == 1 else torch.cat(each_a)).to(dtype)
-        all_b = [_below(of_layer, dtype) for of_layer in b]
+        all_b = [_transposed(of_layer, dtype).flatten(0, 1) for of_layer in b]
+        widths = [len(of_layer) for of_layer in all_b]
         hidden = F.linear(x_in, all_a).masked_fill_(is_other[:, None], 0.0)  # what overflows there is no NaN here
-        for y, of_layer, h in zip(outputs, all_b, _by_layer(hidden, a, with_slots=True), strict=True):
+        for y, of_layer, h in zip(outputs, all_b, torch.split(hidden, widths, dim=2), strict=True):
             _first(y, of_layer.shape[1]).flatten(0, 1).addmm_(h.flatten(0, 1), of_layer)
-        ctx.save_for_backward(x_in, hidden, is_other, all_a, *weights, *a, *all_b)
-        ctx.scales, ctx.dtype, ctx.num_layers = scales, dtype, len(weights)
+        ctx.save_for_backward(x_in, hidden, is_other, all_a, *weights, *all_b)
+        ctx.scales, ctx.dtype, ctx.kept_dtype = scales, dtype, a[0].dtype
+        ctx.sizes = [of_layer.shape[:2] for of_layer in a]
         return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        num, dtype = ctx.num_layers, ctx.dtype
+        num, dtype = len(ctx.sizes), ctx.dtype
         x_in, hidden, is_other, all_a, *saved = ctx.saved_tensors
-        weights, a, all_b = saved[:num], saved[num : 2 * num], saved[2 * num :]
+        weights, all_b = saved[:num], saved[num:]
+        widths = [len(of_layer) for of_layer in all_b]
         grads = tuple(grad.to(dtype) for grad in grads)
         adapted = [_first(grad, of_layer.shape[1]) for grad, of_layer in zip(grads, all_b, strict=True)]
         grad_hidden = _beside([F.linear(grad, of_layer) for grad, of_layer in zip(adapted, all_b, strict=True)])
         grad_hidden.masked_fill_(is_other[:, None], 0.0)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = _to_input(grads, weights)
+            grad_x = grad_of_input(grads, weights)
             _first(grad_x, all_a.shape[1]).flatten(0, 1).addmm_(grad_hidden.flatten(0, 1), all_a)
         grad_a: list[Tensor | None] = [None] * num
         grad_b: list[Tensor | None] = [None] * num
         is_trained = ctx.needs_input_grad[4 + 2 * num :]
         if any(is_trained[:num]):
-            of_all = (grad_hidden.flatten(0, 1).T @ x_in.flatten(0, 1)).to(a[0].dtype)
-            parts = torch.split(of_all, [of_layer.shape[0] * of_layer.shape[1] for of_layer in a])
-            for index, (of_layer, scale) in enumerate(zip(parts, ctx.scales, strict=True)):
-                grad_a[index] = _scaled(of_layer.view_as(a[index]), scale)
+            of_all = (grad_hidden.flatten(0, 1).T @ x_in.flatten(0, 1)).to(ctx.kept_dtype)
+            grad_a = [
+                _scaled(of_layer.view(*size, -1), scale)
+                for of_layer, size, scale in zip(torch.split(of_all, widths), ctx.sizes, ctx.scales, strict=True)
+            ]
         if any(is_trained[num:]):
-            for index, h in enumerate(_by_layer(hidden, a, with_slots=True)):
+            for index, h in enumerate(torch.split(hidden, widths, dim=2)):
                 of_layer = h.flatten(0, 1).T @ adapted[index].flatten(0, 1)
                 # In B's own layout and type at once: another one would be copied again where gradients are kept.
-                size, rank = a[index].shape[:2]
-                kept = torch.empty(size, of_layer.shape[1], rank, dtype=a[index].dtype, device=h.device)
-                grad_b[index] = kept.copy_(of_layer.view(size, rank, -1).transpose(1, 2))
+                grad_b[index] = _transposed(of_layer.view(*ctx.sizes[index], -1), ctx.kept_dtype)
         return (grad_x, None, None, None, *[None] * 2 * num, *grad_a, *grad_b)
-
-
-def _frozen(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> list[Tensor]:
-    """Returns W x + bias of each layer, (rows, len, all out)."""
-    return [
-        F.linear(x, weight, None if bias is None else bias.to(x.dtype))
-        for weight, bias in zip(weights, biases, strict=True)
-    ]
-
-
-def _to_input(grads: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
-    """Returns what the outputs' gradients bring back through the frozen weights, (rows, len, all in)."""
-    grad_x = grads[0] @ weights[0]
-    flat = grad_x.view(-1, grad_x.shape[2])
-    for grad, weight in zip(grads[1:], weights[1:], strict=True):
-        flat.addmm_(grad.reshape(len(flat), -1), weight)
-    return grad_x
 
 
 def _first(x: Tensor, num: int) -> Tensor:
@@ -234,11 +217,6 @@ def _add_bmm(y: Tensor, h: Tensor, matrices: Tensor) -> None:
         y.baddbmm_(h, matrices)
 
 
-def _by_layer(hidden: Tensor, a: Sequence[Tensor], *, with_slots: bool = False) -> tuple[Tensor, ...]:
-    """Returns each layer's columns."""
-    return torch.split(hidden, [of.shape[1] * (of.shape[0] if with_slots else 1) for of in a], dim=2)
-
-
 def _beside(found: list[Tensor]) -> Tensor:
     return found[0] if len(found) == 1 else torch.cat(found, dim=2)
 
@@ -247,13 +225,18 @@ def _scaled(matrix: Tensor, scale: Tensor | None) -> Tensor:
     return matrix if scale is None else matrix * scale
 
 
-def _below(b: Tensor, dtype: torch.dtype) -> Tensor:
-    """Returns B of all slots transposed and below one another, (slots * rank, out), in a type: one copy."""
-    size, num_out, rank = b.shape
-    return torch.empty(size, rank, num_out, dtype=dtype, device=b.device).copy_(b.transpose(1, 2)).flatten(0, 1)
+def _ranks(a: Sequence[Tensor]) -> list[int]:
+    return [of_layer.shape[1] for of_layer in a]
 
 
-def _rows_of_a(
+def _transposed(matrices: Tensor, dtype: torch.dtype) -> Tensor:
+    """Returns (slots, n, m) as (slots, m, n) in one piece and in a type: one copy."""
+    size, num_rows, num_columns = matrices.shape
+    kept = torch.empty(size, num_columns, num_rows, dtype=dtype, device=matrices.device)
+    return kept.copy_(matrices.transpose(1, 2))
+
+
+def rows_of_a(
     a: Sequence[Tensor], scales: Sequence[Tensor | None], slots: Sequence[Tensor | None], dtype: torch.dtype
 ) -> Tensor:
     """Returns each row's scaled A of all layers, (rows, ranks, in)."""
@@ -264,11 +247,9 @@ def _rows_of_a(
     return torch.cat([_picked(of_layer, of_rows) for of_layer, of_rows in zip(found, slots, strict=True)], dim=1)
 
 
-def _rows_of_b(b: Tensor, slots: Tensor | None, dtype: torch.dtype) -> Tensor:
+def rows_of_b(b: Tensor, slots: Tensor | None, dtype: torch.dtype) -> Tensor:
     """Returns each row's B transposed, (rows, rank, out)."""
-    size, num_out, rank = b.shape
-    transposed = torch.empty(size, rank, num_out, dtype=dtype, device=b.device).copy_(b.transpose(1, 2))
-    return _picked(transposed, slots)
+    return _picked(_transposed(b, dtype), slots)
 
 
 def _picked(of_slots: Tensor, slots: Tensor | None) -> Tensor:
@@ -277,10 +258,9 @@ def _picked(of_slots: Tensor, slots: Tensor | None) -> Tensor:
 
 def _sums_by_slot(of_rows: Tensor, a: Sequence[Tensor], slots: Sequence[Tensor | None]) -> Sequence[Tensor]:
     """Returns the sum over each slot's rows, (slots, rank, in) of each layer, of (rows, ranks, in)."""
-    ranks = [of_layer.shape[1] for of_layer in a]
     if all(of_layer is slots[0] for of_layer in slots):
-        return torch.split(_sum_by_slot(of_rows, slots[0], len(a[0])), ranks, dim=1)
-    parts = torch.split(of_rows, ranks, dim=1)
+        return torch.split(_sum_by_slot(of_rows, slots[0], len(a[0])), _ranks(a), dim=1)
+    parts = torch.split(of_rows, _ranks(a), dim=1)
     return [_sum_by_slot(part, of, len(of_layer)) for part, of, of_layer in zip(parts, slots, a, strict=True)]
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from langsearch.adapters.joint import Part, Segment, joint_lora, type_of_products
-from langsearch.adapters.joint_rows import lora_of_rows, masked_lora, other_slots
+from langsearch.adapters.joint_rows import lora_of_rows, masked_lora, other_slots, rows_of_a, rows_of_b
 from langsearch.adapters.routing import Routing, Run
 from langsearch.space.architecture import Init, Side
 
@@ -28,7 +28,8 @@ not seen lately, half a millisecond each. At d 256, 192 tokens of rank 8 cost a 
 seventh less; at d 1024, 77 of rank 8 cost a thirtieth more, 192 of rank 8 the same, of rank 32 a quarter less."""
 
 _MIN_WIDTHS = 4
-"""On a GPU all slots are multiplied with all tokens where their ranks together are at most this part of the input."""
+"""On a GPU all slots are multiplied with all tokens where the input is so many times as wide as their ranks together.
+"""
 
 
 class LanguageLoRALinear(nn.Module):
@@ -159,8 +160,7 @@ class LanguageLoRALinear(nn.Module):
     def row_pairs(self, num_rows: int) -> tuple[Tensor, Tensor]:
         """Returns each row's scaled A and its B transposed, (rows, rank, adapted in) and (rows, rank, adapted out)."""
         slots = self.row_slots(num_rows)
-        a = self.used_a if self.scale is None else self.used_a * self.scale
-        return a.index_select(0, slots), self.B.transpose(1, 2).contiguous().index_select(0, slots)
+        return rows_of_a([self.used_a], [self.scale], [slots], self.A.dtype), rows_of_b(self.B, slots, self.B.dtype)
 
 
 class JointInput:
