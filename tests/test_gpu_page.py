@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 from transformers import M2M100Config, M2M100ForConditionalGeneration
 
+from langsearch.adapters import lora_linear
 from langsearch.model.device import Resident
 from langsearch.space.architecture import BaseShape
 from langsearch.space.baseline_settings import Baseline
 from langsearch.space.build import baseline_architecture
 from langsearch.space.schema import load_space
 from langsearch.space.settings import TrainerSettings
+from langsearch.train.need import training_need
 from tests.benchmarks.step_variants import Size, adapted_model, random_base
 
 PAGE = (Path(__file__).parents[1] / "cluster" / "gpu.md").read_text(encoding="utf-8")
@@ -86,33 +88,52 @@ def test_memory_is_as_computed(name: str) -> None:
     assert tuple(row.split(" | ")) == expected
 
 
+_ROWS, _LENGTH = 4, 40
+
+
+def kept(width: int, layers: int, ffn: int, num_languages: int) -> int:
+    """Bytes that a forward pass keeps for the backward pass, of four rows of 40 tokens a side."""
+    base = random_base(Size(width, layers, ffn, 16, 300), Resident(torch.device("cpu"), torch.float32))
+    base.model.to(torch.bfloat16)  # fused attention stays, as on a GPU
+    learner = adapted_model(base, num_languages)
+    learner.model.train()
+    values = [*learner.model.parameters(), *learner.model.buffers()]
+    own = {value.untyped_storage().data_ptr() for value in values}
+    found: dict[int, Tensor] = {}
+
+    def note(saved: Tensor) -> Tensor:
+        if saved.untyped_storage().data_ptr() not in own:
+            found[saved.untyped_storage().data_ptr()] = saved
+        return saved
+
+    batch = torch.randint(4, 300, (_ROWS, _LENGTH))
+    languages = torch.randint(num_languages, (_ROWS,))
+    model: Any = learner.model.model
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved), learner.route(languages, languages):
+        states = model(input_ids=batch, decoder_input_ids=batch, use_cache=False)
+        size = sum(saved.untyped_storage().nbytes() for saved in found.values())
+    del states
+    return size
+
+
 @pytest.mark.parametrize("ffn", [1024, 2048])
 def test_the_formula_of_activations_counts_what_the_backward_pass_needs(ffn: int) -> None:
     """Without dropout, whose masks are the rest: 5 d bytes on a GPU, where one takes a byte."""
-    width, rows, length = 256, 4, 40
+    width, tokens = 256, _ROWS * _LENGTH
+    without_dropout = activations(width, 2, ffn, tokens) - 2 * tokens * 5 * width
+    assert kept(width, 3, ffn, 12) - kept(width, 1, ffn, 12) == pytest.approx(without_dropout, rel=0.1)
 
-    def kept(layers: int) -> int:
-        base = random_base(Size(width, layers, ffn, 16, 300), Resident(torch.device("cpu"), torch.float32))
-        base.model.to(torch.bfloat16)  # fused attention stays, as on a GPU
-        learner = adapted_model(base, 12)
-        learner.model.train()
-        values = [*learner.model.parameters(), *learner.model.buffers()]
-        own = {value.untyped_storage().data_ptr() for value in values}
-        found: dict[int, Tensor] = {}
 
-        def note(saved: Tensor) -> Tensor:
-            if saved.untyped_storage().data_ptr() not in own:
-                found[saved.untyped_storage().data_ptr()] = saved
-            return saved
-
-        batch = torch.randint(4, 300, (rows, length))
-        languages = torch.randint(12, (rows,))
-        model: Any = learner.model.model
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved), learner.route(languages, languages):
-            states = model(input_ids=batch, decoder_input_ids=batch, use_cache=False)
-            size = sum(saved.untyped_storage().nbytes() for saved in found.values())
-        del states
-        return size
-
-    without_dropout = activations(width, 2, ffn, rows * length) - 2 * rows * length * 5 * width
-    assert kept(3) - kept(1) == pytest.approx(without_dropout, rel=0.1)
+def test_the_estimate_has_room_for_what_all_slots_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight languages of rank 8 are a quarter of the width: more is never multiplied at once."""
+    width, ffn, num_layers = 256, 1024, 2
+    copies = kept(width, num_layers, ffn, 8)
+    monkeypatch.setattr(lora_linear, "_wants_few_launches", lambda _: True)
+    more = kept(width, num_layers, ffn, 8) - copies
+    base = random_base(Size(width, num_layers, ffn, 16, 300), Resident(torch.device("cpu"), torch.float32))
+    num_trained = sum(value.numel() for value in adapted_model(base, 8).parameters().values())
+    options: dict[str, Any] = {"config": base.model.config, "num_parameters": 0, "num_trained": num_trained}
+    options |= {"tokens": _ROWS * _LENGTH, "longest": _LENGTH, "dropout": 0.0, "bytes_per_value": 2, "is_full": False}
+    on_a_gpu, full = training_need(**options, is_cuda=True), training_need(**options | {"is_full": True}, is_cuda=True)
+    estimated = on_a_gpu.trained - full.trained + on_a_gpu.activations - full.activations
+    assert 0.3 * estimated < more < estimated

@@ -11,7 +11,7 @@ most), len = the longest sentence. Autograd keeps for the backward pass, of each
 | q, k, v and the attention's output | 4 d | scaled dot products; out_proj if it is adapted |
 | the feed-forward's activation | f | ReLU, and an adapted fc2, the same tensor |
 | where a dropout let through | d | dropout: the factor on a CPU (4 bytes), a bit mask on a GPU (1 byte) |
-| what all slots' A say of the input | d / 4 an adapted module | only on a GPU: `joint_rows.masked_lora`, at most |
+| what all slots' A say of the input | in / 4 of an adapted module | at most, on a GPU: `joint_rows.masked_lora` |
 | attention's probabilities | 3 heads len | only where dropout falls on them and no fused kernel does it: on a CPU |
 
 An encoder layer has two norms, one attention and one feed-forward, so 8 d + f; a decoder layer three norms and two
@@ -45,7 +45,7 @@ class MemoryNeed:
     """The frozen weights."""
 
     trained: int
-    """Adapters, or the copy of the base that full fine-tuning trains."""
+    """Adapters, on a GPU with a copy in the type of products, or the copy of the base that full fine-tuning trains."""
 
     gradients: int
     optimizer: int
@@ -93,14 +93,11 @@ def training_need(
     """
     gradients = num_trained * _FLOAT
     logits = tokens_in_flight(config.vocab_size, is_cuda=is_cuda) * config.vocab_size
-    per_token = _bytes_per_token(config, min(longest, tokens), dropout, is_cuda, layers, bytes_per_value)
-    if is_cuda and not is_full:
-        numbers = zip((config.encoder_layers, config.decoder_layers), layers, MODULES.values(), strict=True)
-        num_modules = sum((num_layers - first) * len(modules) for num_layers, first, modules in numbers)
-        per_token += num_modules * bytes_per_value * config.d_model // 4
+    is_masked = is_cuda and not is_full
+    per_token = _bytes_per_token(config, min(longest, tokens), dropout, is_cuda, layers, bytes_per_value, is_masked)
     return MemoryNeed(
         base=num_parameters * bytes_per_value,
-        trained=num_trained * _FLOAT,
+        trained=num_trained * (_FLOAT + (bytes_per_value if is_masked else 0)),
         gradients=gradients + (_FLOAT * config.vocab_size * config.d_model if is_full else 0),
         optimizer=2 * num_trained * _FLOAT,
         activations=int(_HOLES * (tokens * per_token + _IN_FLIGHT * _FLOAT * logits)),
@@ -128,7 +125,7 @@ def first_layers(architecture: Architecture | None, config: Any) -> tuple[int, i
 
 
 def _bytes_per_token(
-    config: Any, longest: int, dropout: float, is_cuda: bool, layers: tuple[int, int], size: int
+    config: Any, longest: int, dropout: float, is_cuda: bool, layers: tuple[int, int], size: int, is_masked: bool
 ) -> int:
     d, attention_dropout = config.d_model, min(dropout, config.attention_dropout)
     mask = (1 if is_cuda else size) * d if dropout > 0 else 0
@@ -137,6 +134,9 @@ def _bytes_per_token(
         probabilities = 3 * size * longest
     encoder = size * (8 * d + config.encoder_ffn_dim) + 2 * mask + probabilities * config.encoder_attention_heads
     decoder = size * (14 * d + config.decoder_ffn_dim) + 3 * mask + 2 * probabilities * config.decoder_attention_heads
+    if is_masked:  # of its modules the last, fc2, reads the feed-forward's units
+        encoder += size * ((len(MODULES["encoder"]) - 1) * d + config.encoder_ffn_dim) // 4
+        decoder += size * ((len(MODULES["decoder"]) - 1) * d + config.decoder_ffn_dim) // 4
     widest = max(config.encoder_ffn_dim, config.decoder_ffn_dim, d)
     return int(
         (config.encoder_layers - layers[0]) * encoder
