@@ -178,8 +178,6 @@ class JointInput:
         )
         for layer in layers:
             layer.joint = self
-        self._runs: tuple[Run, ...] = ()
-        self._segments: tuple[Segment, ...] = ()
         self._x: Tensor | None = None
         self._context: object = None
         self._outputs: dict[LanguageLoRALinear, Tensor] = {}
@@ -210,9 +208,8 @@ class JointInput:
         b, scales = [layer.B for layer in layers], [layer.scale for layer in layers]
         runs = routing.runs(side, num_rows)
         if runs is not None and self._are_long(x, runs):
-            if self._runs is not runs:
-                self._runs, self._segments = runs, self._segments_of(runs)
-            return joint_lora(x, weights, biases, [layer.A for layer in layers], b, self._segments)
+            segments = routing.once(("segments", self), lambda: self._segments_of(runs))
+            return joint_lora(x, weights, biases, [layer.A for layer in layers], b, segments)
         a, slots = [layer.used_a for layer in layers], [layer.row_slots(num_rows) for layer in layers]
         if _wants_few_launches(x) and self._is_narrow:
             key = (side, num_rows, *((layer.slot_key, layer.A.shape[1]) for layer in layers))

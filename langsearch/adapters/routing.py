@@ -4,12 +4,14 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from langsearch.space.architecture import Side
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -42,25 +44,24 @@ class Routing:
     def __init__(self) -> None:
         self.src: Tensor | None = None
         self.tgt: Tensor | None = None
-        self._runs: dict[Side, tuple[Run, ...] | None] = {}
         self._weights: TokenWeights | None = None
         self.context: object | None = None
         """Another one whenever the rows' languages are; None where nothing says when they change."""
-        self._found: dict[Hashable, Tensor] = {}
+        self._found: dict[Hashable, Any] = {}
 
     @contextmanager
     def languages(self, src_lang: Tensor, tgt_lang: Tensor, *, weights: TokenWeights | None = None) -> Iterator[None]:
         """Gives a context in which the rows of a batch have these languages: indices, (rows,)."""
         self.src, self.tgt, self._weights = src_lang, tgt_lang, weights
-        self._runs, self._found, self.context = {}, {}, object()
+        self._found, self.context = {}, object()
         try:
             yield
         finally:
             self.src = self.tgt = self._weights = self.context = None
-            self._runs, self._found = {}, {}
+            self._found = {}
 
-    def once(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
-        """Returns what is made of the rows' languages: the same tensor for one key as long as they stay.
+    def once(self, key: Hashable, make: Callable[[], Found]) -> Found:
+        """Returns what is made of the rows' languages: the same object for one key as long as they stay.
 
         Args:
             key: Says all that the result depends on beside the languages.
@@ -70,7 +71,8 @@ class Routing:
             return make()
         if key not in self._found:
             self._found[key] = make()
-        return self._found[key]
+        found: Found = self._found[key]
+        return found
 
     def token_weights(self, reads: Reads) -> Tensor | None:
         """Returns how much the tokens that a layer reads count in a mean, (rows, len); None where it is not known."""
@@ -99,15 +101,17 @@ class Routing:
         languages = self.src if side == "src" else self.tgt
         if languages is None or languages.is_cuda or languages.shape[0] != num_rows:
             return None
-        if side not in self._runs:
-            found, begin = [], 0
-            for language, group in groupby(languages.tolist()):
-                end = begin + len(list(group))
-                found.append(Run(language, begin, end))
-                begin = end
-            is_sorted = len({run.language for run in found}) == len(found)
-            self._runs[side] = tuple(found) if is_sorted else None
-        return self._runs[side]
+        return self.once(("runs", side), lambda: _runs_of(languages.tolist()))
+
+
+def _runs_of(languages: Sequence[int]) -> tuple[Run, ...] | None:
+    """Returns the runs of rows; None where a language has several."""
+    found, begin = [], 0
+    for language, group in groupby(languages):
+        end = begin + len(list(group))
+        found.append(Run(language, begin, end))
+        begin = end
+    return tuple(found) if len({run.language for run in found}) == len(found) else None
 
 
 class SlotTable:
