@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from langsearch.adapters import lora_linear
 from langsearch.adapters.learners import AdaptedModel, FullModel, Learner, adapt
-from langsearch.adapters.routing import Routing
 from langsearch.data.batches import Batch, collate
 from langsearch.data.directions import all_directions
 from langsearch.data.embedded import read_embedded
@@ -23,7 +21,7 @@ from langsearch.data.store import TokenStore
 from langsearch.model.base import Base, load_base
 from langsearch.space.architecture import Architecture
 from langsearch.space.settings import TrainerSettings
-from langsearch.train import forward, optimizer
+from langsearch.train import optimizer
 from langsearch.train.checkpoint import Checkpoint
 from langsearch.train.cross_entropy import CrossEntropy
 from langsearch.train.forward import by_target, ready, run_forward
@@ -32,6 +30,7 @@ from langsearch.train.losses import EpochLosses, NonFiniteLossError, UpdateLoss
 from langsearch.train.pace import Pace
 from langsearch.train.term import Need
 from langsearch.train.terms import make_terms
+from tests.benchmarks.launches import as_on_a_gpu
 
 pytest_plugins = ["family_fixtures"]
 
@@ -63,11 +62,7 @@ def pace(monkeypatch: pytest.MonkeyPatch, found: Pace) -> Iterator[None]:
 @contextmanager
 def apart(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Gives a context in which this thread takes the CPU for a device that it would have to wait for."""
-    here = threading.current_thread()
-    with monkeypatch.context() as patched:
-        patched.setattr(forward, "_is_apart", lambda _: threading.current_thread() is here)
-        patched.setattr(Routing, "runs", lambda *_: None)
-        patched.setattr(lora_linear, "_wants_few_launches", lambda _: True)
+    with monkeypatch.context() as patched, as_on_a_gpu():
         patched.setattr(optimizer, "_is_fused", lambda _: True)
         yield
 

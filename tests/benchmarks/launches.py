@@ -11,6 +11,7 @@ adapters in the model.
 
 import argparse
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from unittest.mock import patch
@@ -19,12 +20,11 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from langsearch.model.base import Base
 from langsearch.model.device import Resident
 from langsearch.space.settings import TrainerSettings
 from langsearch.train import cross_entropy
 from tests.benchmarks.gpu_decoding import decode_in_a_loop, decode_mixed, random_sentences
-from tests.benchmarks.step_variants import Size, Step, adapted, floor, random_base, random_batch, shared_peft
+from tests.benchmarks.step_variants import Size, makers, random_base, random_batch
 
 _NOTHING = ("aten.empty", "aten.new_empty", "aten.detach", "aten._unsafe_view")
 """Operations that are no views by what they say, and start nothing."""
@@ -47,9 +47,10 @@ class Launches(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @contextlib.contextmanager
 def as_on_a_gpu() -> Iterator[None]:
-    """Gives a context in which a step goes the way that it goes on a GPU."""
+    """Gives a context in which a step of this thread goes the way that it goes on a GPU."""
+    here = threading.current_thread()
     with (
-        patch("langsearch.train.forward._is_apart", lambda _: True),
+        patch("langsearch.train.forward._is_apart", lambda _: threading.current_thread() is here),
         patch("langsearch.adapters.lora_linear._wants_few_launches", lambda _: True),
         patch("langsearch.adapters.routing.Routing.runs", lambda *_: None),
         patch("langsearch.train.cross_entropy._CHUNK_ELEMENTS", 16 * cross_entropy._CHUNK_ELEMENTS),
@@ -85,7 +86,8 @@ def launches_by_step(num_layers: int) -> dict[str, int]:
     with patch("tests.benchmarks.step_variants.make_optimizer", _no_optimizer), as_on_a_gpu():
         base = random_base(size, Resident(torch.device("cpu"), torch.bfloat16))
         base.model.set_attn_implementation("sdpa")
-        return {name: num_launches(step) for name, step in _steps(base, size)}
+        batch = random_batch(size, 16, 8, base.model.device)
+        return {name: num_launches(make(batch)) for name, make in makers(base).items()}
 
 
 def launches_of_decoding(num_layers: int, beams: int) -> tuple[int, int]:
@@ -96,15 +98,6 @@ def launches_of_decoding(num_layers: int, beams: int) -> tuple[int, int]:
         base.model.set_attn_implementation("sdpa")
         text = random_sentences(base, size, num_languages=8, num_sentences=8).some(7)
         return num_launches(lambda: decode_mixed(text, beams)), num_launches(lambda: decode_in_a_loop(text, beams))
-
-
-def _steps(base: Base, size: Size) -> Iterator[tuple[str, Step]]:
-    batch = random_batch(size, 16, 8, torch.device("cpu"))
-    yield "floor", floor(base, batch)
-    for num_languages in (1, 4, 12, 30):
-        yield f"langsearch, {num_languages} language{'s' * (num_languages > 1)}", adapted(base, batch, num_languages)
-    yield "langsearch, 12 of rank 32", adapted(base, batch, 12, rank=32)
-    yield "PEFT, one shared LoRA", shared_peft(base, batch)
 
 
 def _no_optimizer(parameters: Mapping[str, nn.Parameter], _: TrainerSettings) -> torch.optim.Optimizer:

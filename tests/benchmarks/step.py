@@ -16,26 +16,24 @@ With `--encode-once` instead: a batch of sentences with all their targets, encod
 import argparse
 import json
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import cycle
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from langsearch.model.device import Resident
 from tests.benchmarks.step_variants import (
     Size,
     Step,
-    adapted,
     floor,
     full,
+    makers,
     mask_loop,
     multi_parallel,
     random_base,
     random_batch,
-    shared_peft,
 )
 from tests.benchmarks.timing import time_in_turn
 
@@ -43,9 +41,6 @@ _SIZES = {
     256: Size(d_model=256, layers=4, ffn_dim=1024, heads=4, vocab=8000),
     1024: Size(d_model=1024, layers=1, ffn_dim=4096, heads=16, vocab=8000),
 }
-
-_MAX_SHAPES = 117
-"""So many differ."""
 
 _SLOW = ("full fine-tuning", "mask loop, 12 languages")
 
@@ -74,8 +69,8 @@ def main() -> None:
     if arguments.encode_once:
         steps, ratios_of = _encode_once(size, rows, length, resident)
     else:
-        shapes = [(rows + 7 * number % 13 - 6, length + 5 * number % 9 - 4) for number in range(_MAX_SHAPES)]
-        shapes = shapes[: arguments.warm + arguments.rounds]
+        numbers = range(arguments.warm + arguments.rounds)
+        shapes = [(rows + 7 * number % 13 - 6, length + 5 * number % 9 - 4) for number in numbers]
         steps, ratios_of = _variants(size, shapes, resident, with_slow=not (arguments.no_slow or arguments.bf16))
     seconds = time_in_turn(steps, device, num_rounds=arguments.rounds, num_warm=arguments.warm)
     frozen = seconds["floor"]
@@ -101,12 +96,7 @@ Variants = tuple[dict[str, Step], Sequence[tuple[str, str]]]
 def _variants(size: Size, shapes: Sequence[tuple[int, int]], resident: Resident, *, with_slow: bool) -> Variants:
     base = random_base(size, resident)
     batches = [random_batch(size, rows, length, resident.device) for rows, length in shapes]
-    made: dict[str, Callable[[Tensor], Step]] = {"floor": partial(floor, base)}
-    for num_languages in (1, 4, 12, 30):
-        name = f"langsearch, {num_languages} language{'s' * (num_languages > 1)}"
-        made[name] = partial(adapted, base, num_languages=num_languages)
-    made["langsearch, 12 of rank 32"] = partial(adapted, base, num_languages=12, rank=32)
-    made["PEFT, one shared LoRA"] = partial(shared_peft, base)
+    made = makers(base)
     if with_slow:
         full_tuning, masked = _SLOW
         made[full_tuning] = partial(full, base)

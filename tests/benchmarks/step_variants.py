@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -87,6 +88,17 @@ def random_base(size: Size, resident: Resident) -> Base:
 def random_batch(size: Size, rows: int, length: int, device: torch.device) -> Tensor:
     """Returns (rows, length) ids that serve as both sides and as labels."""
     return torch.randint(NUM_MARKS, size.vocab, (rows, length), device=device)
+
+
+def makers(base: Base) -> dict[str, Callable[[Tensor], Step]]:
+    """Returns what makes a step of a batch, by the name of the variant: the floor, langsearch's, and PEFT's."""
+    made: dict[str, Callable[[Tensor], Step]] = {"floor": partial(floor, base)}
+    for num_languages in (1, 4, 12, 30):
+        name = f"langsearch, {num_languages} language{'s' * (num_languages > 1)}"
+        made[name] = partial(adapted, base, num_languages=num_languages)
+    made["langsearch, 12 of rank 32"] = partial(adapted, base, num_languages=12, rank=32)
+    made["PEFT, one shared LoRA"] = partial(shared_peft, base)
+    return made
 
 
 def floor(base: Base, batch: Tensor) -> Step:
