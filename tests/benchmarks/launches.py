@@ -19,6 +19,7 @@ from unittest.mock import patch
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from langsearch.model.device import Resident
 from langsearch.space.settings import TrainerSettings
@@ -38,11 +39,19 @@ class Launches(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.num: int = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
         aliases = [returned.alias_info for returned in func._schema.returns]
         is_view = bool(aliases) and all(alias is not None and not alias.is_write for alias in aliases)
+        # Some, as `contiguous`, may be either.
+        is_view = is_view and _storages(found) <= _storages((args, kwargs))
         if not is_view and not str(func).startswith(_NOTHING):
             self.num += 1
-        return func(*args, **(kwargs or {}))
+        return found
+
+
+def _storages(values: Any) -> set[int]:
+    """Returns where the tensors among values lie."""
+    return {leaf.untyped_storage().data_ptr() for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)}
 
 
 @contextlib.contextmanager
